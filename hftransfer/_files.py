@@ -1,0 +1,238 @@
+"""Partial files: preallocated, written by position, resumable, renamed into place.
+
+Everything here blocks and belongs into worker threads.
+
+A partial file is named ``<stem>.<n>.incomplete`` beside its journal
+``<stem>.<n>.journal.incomplete``; the stem says which content it holds. Whoever works on
+it holds an exclusive ``flock``, so that the next process finds and resumes what a killed
+one left (its lock died with it), while two living processes use different numbers. On
+file systems without working locks every process takes a name of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import itertools
+import os
+import re
+import uuid
+from pathlib import Path
+
+from hftransfer._journal import Journal, format_header
+from hftransfer.errors import DestinationError, DiskFullError
+
+__all__ = ("PartialFile", "destination_error", "is_partial_name", "remove_stale_partials")
+
+SUFFIX = ".incomplete"
+_JOURNAL = ".journal"
+_PARTIAL = re.compile(
+    r"(?P<stem>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
+)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_partial_name(name: str) -> bool:
+    """Return True if `name` is that of one of our partial files or journals."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
+def destination_error(error: OSError, path: Path) -> DestinationError:
+    """Return what a person should be told about `error` at `path`."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return DiskFullError(f"no room left to write {path}: {reason}")
+    return DestinationError(f"cannot write {path}: {reason}")
+
+
+class PartialFile:
+    """One open partial file and its journal.
+
+    Args:
+        folder: where it lies; on the file system of its target.
+        stem: from which its name is made; must name the content (see `is_partial_name`).
+        identity: of the content, recorded in the journal; empty means never resume.
+        size: bytes.
+        chunk_size: bytes.
+
+    Raises:
+        DestinationError: if it cannot be made.
+        DiskFullError: if there is no room for it.
+    """
+
+    def __init__(
+        self, folder: Path, stem: str, *, identity: str, size: int, chunk_size: int
+    ) -> None:
+        self.size = size
+        try:
+            self.path, self._fd = _claim(folder, stem)
+        except OSError as error:
+            raise destination_error(error, folder) from error
+        try:
+            journal_path = self.path.with_name(
+                self.path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX
+            )
+            if not identity:
+                journal_path.unlink(missing_ok=True)
+            self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
+            _preallocate(self._fd, size)
+        except OSError as error:
+            self.close()
+            raise destination_error(error, self.path) from error
+
+    @property
+    def held(self) -> dict[int, str]:
+        """Chunks that were there when it was opened: index to XXH3-128, unverified."""
+        return self.journal.held
+
+    def write(self, index: int, start: int, data: memoryview, digest: str) -> None:
+        """Write `data` at `start` and record it as chunk `index`.
+
+        Raises:
+            DiskFullError, DestinationError: if it cannot be written.
+        """
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], start + written)
+            self.journal.append(index, digest)
+        except OSError as error:
+            raise destination_error(error, self.path) from error
+
+    def read_into(self, start: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""
+        filled = 0
+        while filled < len(buffer):
+            count = os.preadv(self._fd, [buffer[filled:]], start + filled)
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def publish(self, target: Path, *, fsync: bool) -> None:
+        """Give the file its final name, atomically, replacing what was there.
+
+        Raises:
+            DestinationError: if it cannot be renamed.
+        """
+        try:
+            os.ftruncate(self._fd, self.size)
+            if fsync:
+                os.fsync(self._fd)
+            os.replace(self.path, target)
+            if fsync:
+                _sync_folder(target.parent)
+        except OSError as error:
+            raise destination_error(error, target) from error
+        self.journal.remove()
+        self.close()
+
+    def close(self) -> None:
+        """Close both files, which stay to be resumed."""
+        if journal := getattr(self, "journal", None):
+            journal.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Close and delete both files."""
+        # While the lock is still held: nobody can have claimed the names meanwhile.
+        self.path.unlink(missing_ok=True)
+        self.journal.remove()
+        self.close()
+
+
+def _claim(folder: Path, stem: str) -> tuple[Path, int]:
+    """Open and lock the first partial file of `stem` that no living process works on."""
+    for number in itertools.count():
+        path = folder / f"{stem}.{number}{SUFFIX}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and lock its owner may have renamed or deleted it.
+            if os.fstat(fd).st_ino == _inode(path):
+                return path, fd
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(fd)
+                raise
+            os.close(fd)
+            unique = folder / f"{stem}.{uuid.uuid4().hex}{SUFFIX}"
+            return unique, os.open(unique, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        os.close(fd)
+    raise AssertionError("unreachable")
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return -1
+
+
+def _preallocate(fd: int, size: int) -> None:
+    """Reserve `size` bytes, so that a full disk is known now and extents are few.
+
+    fallocate(2) itself is called because posix_fallocate falls back to writing a byte
+    into every block on file systems that cannot preallocate.
+    """
+    if os.fstat(fd).st_size > size:
+        os.ftruncate(fd, size)
+    if size == 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if fallocate is not None:
+        wide = ctypes.c_int64
+        if fallocate(ctypes.c_int(fd), ctypes.c_int(0), wide(0), wide(size)) == 0:
+            return
+        if (number := ctypes.get_errno()) in _FULL:
+            raise OSError(number, os.strerror(number))
+    os.ftruncate(fd, size)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_stale_partials(folder: Path, stems: set[str]) -> None:
+    """Delete partial files in `folder` of files named in `stems` that nobody works on.
+
+    Args:
+        folder: one folder, not searched deeper.
+        stems: stems without their content part, that is up to the last dot.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return  # the folder is gone, and its partial files with it
+    for name in names:
+        matched = _PARTIAL.fullmatch(name)
+        if matched is None or matched["stem"].rpartition(".")[0] not in stems:
+            continue
+        path = folder / name
+        data = path.with_name(name.removesuffix(_JOURNAL + SUFFIX) + SUFFIX)
+        if name.endswith(_JOURNAL + SUFFIX) and data.exists():
+            continue  # goes with its data file
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # gone meanwhile, or not ours to delete
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+            journal = path.with_name(name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
+            journal.unlink(missing_ok=True)
+        except OSError:
+            continue  # in use, or no locks here to tell
+        finally:
+            os.close(fd)

@@ -1,0 +1,245 @@
+"""The command line: ``hftransfer cp``, ``download`` and ``ls``.
+
+Exit codes: 0 done; 1 failed; 2 bad arguments, options or locations; 3 not found;
+4 access denied; 5 the destination cannot be written; 6 wrong bytes; 130 interrupted;
+143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from hftransfer.errors import (
+    AccessError,
+    DestinationError,
+    IntegrityError,
+    LocationError,
+    NotFoundError,
+    OptionsError,
+    TransferError,
+)
+from hftransfer.options import HubOptions, S3Options, TransferOptions, parse_size
+
+if TYPE_CHECKING:
+    from hftransfer._progress import Event
+    from hftransfer.report import Report
+
+__all__ = ("main",)
+
+_EXIT_CODES: tuple[tuple[type[TransferError], int], ...] = (
+    (OptionsError, 2),
+    (LocationError, 2),
+    (NotFoundError, 3),
+    (AccessError, 4),
+    (DestinationError, 5),
+    (IntegrityError, 6),
+)
+# A line on a terminal is redrawn at most so often, and elsewhere written so often: bytes.
+_TERMINAL_STEP = 4 << 20
+_LINE_STEP = 0.1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: without the program's name. Default: those of the process.
+    """
+    from hftransfer.sync import terminable
+
+    given = _parser().parse_args(arguments)
+    try:
+        with terminable():
+            given.run(given)
+    except KeyboardInterrupt:
+        print("hftransfer: interrupted; run it again to go on where it stopped", file=sys.stderr)
+        return 130
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except TransferError as error:
+        print(f"hftransfer: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(f"  {note}", file=sys.stderr)
+        return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hftransfer",
+        description="Move files between the Hugging Face Hub, S3 and local disk.",
+        epilog="Locations: hf://[datasets/|spaces/]org/name[@revision][/path], "
+        "s3://bucket[/key], or a path.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    cp = commands.add_parser("cp", help="copy a file, folder, prefix or repository")
+    cp.add_argument("source", metavar="SRC")
+    cp.add_argument("destinations", metavar="DST", nargs="+", help="one pass feeds them all")
+    _add_patterns(cp)
+    _add_common(cp)
+    cp.set_defaults(run=_copy)
+
+    ls = commands.add_parser("ls", help="list files with their sizes and digests")
+    ls.add_argument("location", metavar="LOCATION")
+    _add_common(ls)
+    ls.set_defaults(run=_list)
+
+    download = commands.add_parser(
+        "download", help="download a repository into huggingface_hub's cache, or a folder"
+    )
+    download.add_argument("repo_id", metavar="REPO")
+    download.add_argument("--repo-type", choices=("model", "dataset", "space"), default="model")
+    download.add_argument("--revision")
+    download.add_argument("--local-dir")
+    download.add_argument("--cache-dir")
+    download.add_argument("--token")
+    download.add_argument("--force-download", action="store_true")
+    _add_patterns(download)
+    download.set_defaults(run=_download)
+    return parser
+
+
+def _add_patterns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--include", metavar="PATTERN", action="append", help="only these paths")
+    parser.add_argument("--exclude", metavar="PATTERN", action="append", help="not these paths")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--connections", type=int, help="requests in flight per direction")
+    parser.add_argument("--chunk-size", help="bytes per request, such as 16MiB")
+    parser.add_argument("--endpoint", help="base URL of the Hub (HF_ENDPOINT)")
+    parser.add_argument("--s3-endpoint-url", help="base URL of S3 (AWS_ENDPOINT_URL_S3)")
+    parser.add_argument("--profile", help="AWS profile")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _options(given: argparse.Namespace) -> TransferOptions:
+    options = TransferOptions.from_env()
+    changed: dict[str, object] = {}
+    if given.connections is not None:
+        changed["connections"] = given.connections
+    if given.chunk_size is not None:
+        changed["chunk_size"] = parse_size(given.chunk_size)
+    return dataclasses.replace(
+        options,
+        hub=HubOptions(endpoint=given.endpoint),
+        s3=S3Options(endpoint_url=given.s3_endpoint_url, profile=given.profile),
+        **changed,  # type: ignore[arg-type]
+    )
+
+
+def _copy(given: argparse.Namespace) -> None:
+    from hftransfer.sync import Client
+
+    progress = _Progress(sys.stderr, quiet=given.json)
+    with progress, Client(_options(given), observer=progress) as client:
+        report = client.copy(
+            given.source,
+            given.destinations,
+            allow_patterns=given.include,
+            ignore_patterns=given.exclude,
+        )
+    print(json.dumps(report.to_dict()) if given.json else _summary(report))
+
+
+def _list(given: argparse.Namespace) -> None:
+    from hftransfer.sync import Client
+
+    with Client(_options(given)) as client:
+        entries = client.list(given.location)
+    if given.json:
+        rows = [
+            {"path": entry.path, "size": entry.size, "digest": str(entry.digest or "")}
+            for entry in entries
+        ]
+        print(json.dumps(rows))
+        return
+    for entry in entries:
+        print(f"{entry.size:>14}  {entry.path}")
+
+
+def _download(given: argparse.Namespace) -> None:
+    from hftransfer.sync import snapshot_download
+
+    print(
+        snapshot_download(
+            given.repo_id,
+            repo_type=given.repo_type,
+            revision=given.revision,
+            local_dir=given.local_dir,
+            cache_dir=given.cache_dir,
+            token=given.token,
+            force_download=given.force_download,
+            allow_patterns=given.include,
+            ignore_patterns=given.exclude,
+        )
+    )
+
+
+def _summary(report: Report) -> str:
+    parts = [f"{report.files} files, {_human(report.bytes + report.reused_bytes)}"]
+    if report.skipped:
+        parts.append(f"{report.skipped} already there")
+    if report.reused_bytes:
+        parts.append(f"{_human(report.reused_bytes)} resumed")
+    rate = report.bytes / report.seconds if report.seconds else 0.0
+    parts.append(f"{report.seconds:.1f} s ({_human(rate)}/s)")
+    if report.retries:
+        parts.append(f"{report.retries} retries")
+    return ", ".join(parts)
+
+
+def _human(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+class _Progress:
+    """An observer that writes one redrawn line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, out: TextIO, *, quiet: bool) -> None:
+        self._out = out
+        self._quiet = quiet
+        self._terminal = out.isatty()
+        self._total = 0
+        self._moved = 0
+        self._shown = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._terminal and self._shown:
+            self._out.write("\n")
+            self._out.flush()
+
+    def __call__(self, event: Event) -> None:
+        from hftransfer._progress import Moved, Retrying, TransferStarted
+
+        if isinstance(event, TransferStarted):
+            self._total = event.bytes
+        elif isinstance(event, Moved):
+            self._moved += event.bytes
+            self._show()
+        elif isinstance(event, Retrying) and not self._quiet and not self._terminal:
+            self._out.write(f"{event.path}: {event.error}; again in {event.delay:.1f} s\n")
+            self._out.flush()
+
+    def _show(self) -> None:
+        step = _TERMINAL_STEP if self._terminal else self._total * _LINE_STEP
+        if self._quiet or (abs(self._moved - self._shown) < step and self._moved < self._total):
+            return
+        self._shown = self._moved
+        percent = 100 * self._moved // self._total if self._total else 100
+        line = f"{percent:3d} %  {_human(self._moved)} of {_human(self._total)}"
+        self._out.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        self._out.flush()

@@ -1,0 +1,376 @@
+"""Repositories on the Hugging Face Hub, as a source.
+
+One request resolves the revision to a commit, one per thousand files lists sizes and
+digests, one per file resolves where its bytes lie. No HEAD anywhere.
+
+What is known of the wire (huggingface_hub's client and its issues, see
+https://huggingface.co/docs/huggingface_hub): ``resolve`` answers 302 to a signed URL on
+another host for LFS and Xet files, 307 to a cache on the same host for others, or 200.
+It is asked without a Range header, since a URL signed for a ranged request can be locked
+to that range. A signed URL serves any range for about an hour, is used byte for byte and
+shared by all chunks of its file; a refused or expiring one is replaced once for all of
+them. Authorization goes to the Hub's own origin and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, quote, urljoin, urlsplit
+
+import anyio
+
+from hftransfer._digests import Digest
+from hftransfer._retry import retrying
+from hftransfer._wire import Wire, is_redirect, status_error
+from hftransfer.errors import (
+    AccessError,
+    ExpiredError,
+    NotFoundError,
+    RangeNotSupportedError,
+    RejectedError,
+    Response,
+    ServerError,
+    TransferError,
+    redact,
+)
+from hftransfer.locations import HubLocation, safe_path
+from hftransfer.options import RetryPolicy
+from hftransfer.stores.base import ByteStream, Entry
+
+__all__ = ("HubSource", "hub_error")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NEXT = re.compile(r'<([^>]+)>\s*;[^,]*rel="?next"?')
+_MAX_HOPS = 20
+# A signed URL that does not say when it expires is renewed after this long, seconds.
+_DEFAULT_LIFETIME = 50 * 60.0
+# Renewed so long before it expires that a request made now is answered in time, seconds.
+_MARGIN = 60.0
+# A fresh URL refused this often in a row is refused for good.
+_MAX_REFUSALS = 2
+
+
+@dataclass
+class _Place:
+    """Where one file's bytes lie, shared by its chunks."""
+
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    url: str = ""
+    expires: float = 0.0
+    refusals: int = 0
+
+
+class HubSource:
+    """All files of a repository at one revision, or of a folder of it, or one file.
+
+    Args:
+        wire: carries the requests.
+        location: what to read.
+        endpoint: base URL of the Hub.
+        headers: for requests to the Hub's origin alone (authorization, user agent).
+        retry: for listing and resolving; reading is tried again by the engine.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        location: HubLocation,
+        *,
+        endpoint: str,
+        headers: Mapping[str, str],
+        retry: RetryPolicy,
+    ) -> None:
+        self._wire = wire
+        self._where = location
+        self._endpoint = endpoint.rstrip("/")
+        self._origin = urlsplit(self._endpoint)[:2]
+        self._headers = dict(headers)
+        self._retry = retry
+        self._places: dict[str, _Place] = {}
+        self.commit: str | None = None
+        self.single = False
+        """True once `list` found that the location is one file."""
+
+    @property
+    def location(self) -> str:
+        return str(self._where)
+
+    async def resolve(self) -> str:
+        """Return the commit of the revision; a revision that is a commit costs no request.
+
+        Raises:
+            NotFoundError: if the repository or the revision does not exist.
+            AccessError: if it may not be read.
+        """
+        if self.commit is None:
+            revision = self._where.revision or "main"
+            if _COMMIT.fullmatch(revision):
+                self.commit = revision
+            else:
+                url = f"{self._api}/revision/{quote(revision, safe='')}"
+                answer = await self._api_get(url)
+                self.commit = str(_json(answer)["sha"])
+        return self.commit
+
+    async def list(self) -> Sequence[Entry]:
+        commit = await self.resolve()
+        url: str | None = f"{self._api}/tree/{commit}?recursive=true&expand=false"
+        entries = []
+        while url is not None:
+            answer = await self._api_get(url)
+            entries += [
+                found
+                for item in _json(answer)
+                if item.get("type") == "file" and (found := self._entry(item)) is not None
+            ]
+            following = _NEXT.search(answer.headers.get("Link", ""))
+            # A mirror may pass on its upstream's Link: only the query is taken from it.
+            url = self._own(urljoin(url, following[1])) if following else None
+        if not entries and self._where.path:
+            raise NotFoundError(f"{self.location}: no such file or folder at commit {commit}")
+        return entries
+
+    def _entry(self, item: Mapping[str, Any]) -> Entry | None:
+        """Return the entry of a tree item, or None if it is not below the location."""
+        path = safe_path(str(item["path"]))
+        wanted = self._where.path
+        relative = path
+        if wanted and path == wanted:
+            self.single = True
+            relative = path.rpartition("/")[2]
+        elif wanted:
+            if not path.startswith(f"{wanted}/"):
+                return None
+            relative = path[len(wanted) + 1 :]
+        properties = {"repo-path": path, "blob-id": str(item["oid"])}
+        if lfs := item.get("lfs"):
+            digest = Digest("sha256", str(lfs["oid"]))
+            properties |= {"lfs-sha256": str(lfs["oid"]), "lfs-size": str(lfs["size"])}
+        else:
+            digest = Digest("git-sha1", str(item["oid"]))
+        if xet := item.get("xetHash"):
+            properties["xet-hash"] = str(xet)
+        return Entry(
+            path=relative,
+            size=int(item["size"]),
+            digest=digest,
+            etag=digest.value,
+            properties=properties,
+        )
+
+    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
+        if len(buffer) == entry.size:
+            await self._read_whole(entry, buffer)
+            return
+        place = self._place(entry)
+        url = await self._locate(entry, place)
+        try:
+            redirect = await self._wire.fill(
+                url,
+                start=start,
+                buffer=buffer,
+                size=entry.size,
+                headers=self._headers_for(url),
+            )
+        except (AccessError, NotFoundError) as error:
+            raise self._refused(entry, place, url, error) from error
+        if redirect is not None:
+            raise self._refused(entry, place, url, _unexpected(redirect))
+        place.refusals = 0
+
+    async def _read_whole(self, entry: Entry, buffer: memoryview) -> None:
+        """Read a small file without a Range, following the Hub's redirects to its bytes."""
+        url = self._resolve_url(entry)
+        for _ in range(_MAX_HOPS):
+            try:
+                redirect = await self._wire.fill(
+                    url,
+                    start=0,
+                    buffer=buffer,
+                    size=entry.size,
+                    headers=self._headers_for(url),
+                    ranged=False,
+                )
+            except (AccessError, NotFoundError, RejectedError) as error:
+                raise self._explained(error) from error
+            if redirect is None:
+                return
+            url = urljoin(url, redirect.headers["Location"])
+        raise _endless(url)
+
+    @asynccontextmanager
+    async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
+        url = self._resolve_url(entry)
+        for _ in range(_MAX_HOPS):
+            async with self._wire.stream(
+                url, size=entry.size, headers=self._headers_for(url)
+            ) as body:
+                if not isinstance(body, Response):
+                    yield body
+                    return
+                url = urljoin(url, body.headers["Location"])
+        raise _endless(url)
+
+    async def _locate(self, entry: Entry, place: _Place) -> str:
+        """Return the URL of a file's bytes, resolving it once for all chunks that wait."""
+        async with place.lock:
+            if not place.url or time.time() >= place.expires:
+                place.url, lifetime = await retrying(
+                    lambda: self._find(self._resolve_url(entry)), self._retry
+                )
+                place.expires = time.time() + lifetime
+            return place.url
+
+    async def _find(self, url: str) -> tuple[str, float]:
+        """Follow redirects as long as they stay on the Hub; return the URL and its lifetime."""
+        for _ in range(_MAX_HOPS):
+            answer = await self._wire.locate(url, headers=self._headers_for(url))
+            if not is_redirect(answer):
+                if answer.status != 200:
+                    raise self._explained(status_error(answer))
+                return url, _DEFAULT_LIFETIME
+            url = urljoin(url, answer.headers["Location"])
+            if not self._is_own(url):
+                return url, _lifetime(url)
+        raise _endless(url)
+
+    def _refused(
+        self, entry: Entry, place: _Place, url: str, error: TransferError
+    ) -> TransferError:
+        """Forget a refused URL; return the error that makes the engine do the right thing next."""
+        if self._is_own(url) and isinstance(error, AccessError | NotFoundError):
+            return self._explained(error)
+        if place.url == url:
+            place.url = ""
+            place.refusals += 1
+        if place.refusals > _MAX_REFUSALS:
+            # Content networks have refused valid ranges before; the whole body is still served.
+            return RangeNotSupportedError(
+                f"{self.location}: {entry.path}: ranges of it are refused: {error}",
+                response=error.response,
+            )
+        return ExpiredError(
+            f"{self.location}: {entry.path}: its signed URL was refused",
+            response=error.response,
+            retry_after=0.0,
+        )
+
+    def _place(self, entry: Entry) -> _Place:
+        return self._places.setdefault(entry.path, _Place())
+
+    @property
+    def _api(self) -> str:
+        return f"{self._endpoint}/api/{self._where.repo_type}s/{self._where.repo_id}"
+
+    def _resolve_url(self, entry: Entry) -> str:
+        prefix = "" if self._where.repo_type == "model" else f"{self._where.repo_type}s/"
+        revision = quote(self.commit or self._where.revision or "main", safe="")
+        path = quote(entry.properties.get("repo-path", entry.path))
+        return f"{self._endpoint}/{prefix}{self._where.repo_id}/resolve/{revision}/{path}"
+
+    def _is_own(self, url: str) -> bool:
+        return urlsplit(url)[:2] == self._origin
+
+    def _own(self, url: str) -> str:
+        parts = urlsplit(url)
+        return (
+            url
+            if self._is_own(url)
+            else f"{self._api.partition('/api/')[0]}{parts.path}"
+            + (f"?{parts.query}" if parts.query else "")
+        )
+
+    def _headers_for(self, url: str) -> Mapping[str, str]:
+        return self._headers if self._is_own(url) else {}
+
+    async def _api_get(self, url: str) -> Response:
+        """GET from the Hub's API, following redirects of renamed repositories on its origin."""
+
+        async def once() -> Response:
+            target = url
+            for _ in range(_MAX_HOPS):
+                answer = await self._wire.request("GET", target, headers=self._headers_for(target))
+                if not is_redirect(answer):
+                    if answer.status != 200:
+                        raise self._explained(status_error(answer))
+                    return answer
+                target = urljoin(target, answer.headers["Location"])
+            raise _endless(target)
+
+        return await retrying(once, self._retry)
+
+    def _explained(self, error: TransferError) -> TransferError:
+        return hub_error(error, self._where, self._endpoint)
+
+
+def hub_error(error: TransferError, location: HubLocation, endpoint: str) -> TransferError:
+    """Return what an answer of the Hub means in its own terms (``X-Error-Code``).
+
+    Args:
+        error: as made from the status; returned as it is where there is nothing to add.
+        location: what was asked for.
+        endpoint: base URL of the Hub, for the message.
+    """
+    response = error.response
+    if response is None:
+        return error
+    code = response.headers.get("X-Error-Code", "")
+    said = response.headers.get("X-Error-Message", "")
+    repo = f"{location.repo_type} {location.repo_id!r} on {redact(endpoint)}"
+    if code == "GatedRepo":
+        return AccessError(
+            f"access to {repo} is restricted: accept its conditions on its page and give a token "
+            f"of that account (HF_TOKEN or `hf auth login`). {said}".rstrip(),
+            response=response,
+        )
+    if code == "RevisionNotFound":
+        return NotFoundError(
+            f"{repo} has no revision {location.revision or 'main'!r}", response=response
+        )
+    if code == "EntryNotFound":
+        return NotFoundError(f"{error} (no such file in {repo})", response=response)
+    if said == "Access to this resource is disabled.":
+        return AccessError(f"{repo} is disabled", response=response)
+    if code == "RepoNotFound" or (response.status == 401 and "Invalid" not in said):
+        return NotFoundError(
+            f"there is no {repo}, or it is private and the token given, if any, may not read it",
+            response=response,
+        )
+    return error
+
+
+def _json(answer: Response) -> Any:
+    try:
+        return json.loads(answer.body)
+    except ValueError as error:
+        # A captive portal or an error page in place of the API.
+        raise ServerError(f"{redact(answer.url)}: the answer is not JSON", response=answer) from (
+            error
+        )
+
+
+def _lifetime(url: str) -> float:
+    """Return for how many seconds a signed URL may be used (CloudFront and S3 forms)."""
+    query = parse_qs(urlsplit(url).query)
+    try:
+        if "Expires" in query:
+            return float(query["Expires"][0]) - time.time() - _MARGIN
+        if "X-Amz-Expires" in query:
+            return float(query["X-Amz-Expires"][0]) - _MARGIN
+    except ValueError:
+        pass
+    return _DEFAULT_LIFETIME
+
+
+def _endless(url: str) -> RejectedError:
+    return RejectedError(f"{redact(url)}: more than {_MAX_HOPS} redirects")
+
+
+def _unexpected(redirect: Response) -> TransferError:
+    return RejectedError(f"{redact(redirect.url)}: redirected again", response=redirect)

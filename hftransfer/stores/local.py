@@ -1,0 +1,318 @@
+"""Local files and folders, as a source and as a sink.
+
+A file under its final name is complete and verified, or absent: chunks go into a
+`PartialFile` beside it, which is renamed when the engine says that all is well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from hftransfer._digests import chunk_digest
+from hftransfer._files import PartialFile, destination_error, is_partial_name, remove_stale_partials
+from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._plan import Chunk, PartLimits
+from hftransfer.errors import (
+    AccessError,
+    DestinationError,
+    DiskFullError,
+    IntegrityError,
+    NotFoundError,
+    SourceChangedError,
+    TransferError,
+)
+from hftransfer.locations import safe_path
+from hftransfer.stores.base import ByteStream, Entry, FileSink
+
+__all__ = ("LocalFileSink", "LocalSink", "LocalSource", "check_destination", "stem_for")
+
+T = TypeVar("T")
+
+# More writers than this fight for the lock of one file's inode instead of writing.
+_WRITERS_PER_FILE = 4
+# Bookkeeping of a `local_dir` download, of no use anywhere else.
+_BOOKKEEPING = (".cache", "huggingface")
+
+
+class LocalSource:
+    """A file, or all files under a folder (links to files are followed, to folders not).
+
+    Left out are partial files of interrupted transfers and huggingface_hub's
+    ``.cache/huggingface`` bookkeeping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.commit: str | None = None
+        self.single = False
+        """True once `list` found a file rather than a folder."""
+
+    @property
+    def location(self) -> str:
+        return str(self._path)
+
+    async def list(self) -> Sequence[Entry]:
+        return await anyio.to_thread.run_sync(self._list)
+
+    def _list(self) -> Sequence[Entry]:
+        try:
+            self.single = self._path.is_file()
+            if self.single:
+                return [_entry(self._path, self._path.name)]
+            if not self._path.is_dir():
+                raise NotFoundError(f"{self._path}: no such file or folder")
+            return [_entry(file, file.relative_to(self._path).as_posix()) for file in self._walk()]
+        except PermissionError as error:
+            raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    def _walk(self) -> Sequence[Path]:
+        def fail(error: OSError) -> None:
+            raise error
+
+        found: deque[Path] = deque()
+        for folder, names, files in os.walk(self._path, onerror=fail):
+            names.sort()
+            here = Path(folder)
+            if here.relative_to(self._path).parts == _BOOKKEEPING[:1] and _BOOKKEEPING[1] in names:
+                names.remove(_BOOKKEEPING[1])
+            found.extend(here / name for name in sorted(files) if not is_partial_name(name))
+        return found
+
+    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
+        await anyio.to_thread.run_sync(self._read_into, entry, start, buffer)
+
+    def _read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
+        path = self._path if self.single else self._path / entry.path
+        try:
+            with open(path, "rb", buffering=0) as file:
+                filled = 0
+                while filled < len(buffer):
+                    count = os.preadv(file.fileno(), [buffer[filled:]], start + filled)
+                    if count == 0:
+                        break
+                    filled += count
+                status = os.fstat(file.fileno())
+        except FileNotFoundError as error:
+            raise SourceChangedError(f"{path} was removed while it was being read") from error
+        except PermissionError as error:
+            raise AccessError(f"cannot read {path}: {error.strerror}") from error
+        except OSError as error:
+            raise TransferError(f"cannot read {path}: {error.strerror}") from error
+        if filled < len(buffer) or _etag(status) != entry.etag:
+            raise SourceChangedError(f"{path} was changed while it was being read")
+
+    @asynccontextmanager
+    async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
+        yield _LocalStream(self, entry)
+
+
+class _LocalStream:
+    def __init__(self, source: LocalSource, entry: Entry) -> None:
+        self._source = source
+        self._entry = entry
+        self._position = 0
+
+    async def readinto(self, buffer: memoryview) -> None:
+        await self._source.read_into(self._entry, self._position, buffer)
+        self._position += len(buffer)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
+def _entry(path: Path, name: str) -> Entry:
+    status = path.stat()
+    return Entry(path=safe_path(name), size=status.st_size, etag=_etag(status))
+
+
+def stem_for(target: Path, identity: str, size: int) -> str:
+    """Return the stem of the partial files of `target` with content `identity`.
+
+    Hidden, at most 140 bytes, and other for other content: what is resumed is what is
+    wanted, whatever the file of that name held before.
+    """
+    content = chunk_digest(memoryview(f"{identity} {size}".encode()))[:16]
+    return f"{_name_stem(target)}.{content}"
+
+
+def _name_stem(target: Path) -> str:
+    return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
+
+
+def check_destination(folder: Path, size: int) -> None:
+    """Check that `folder`, or its nearest existing parent, can take `size` bytes of files.
+
+    Raises:
+        DestinationError: if a file is in the way or the folder is not writable.
+        DiskFullError: if the file system has no room.
+    """
+    existing = folder
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise DestinationError(f"cannot write to {folder}: {existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        if isinstance(error, TransferError):
+            raise
+        raise destination_error(error, folder) from error
+    if free < size:
+        raise DiskFullError(f"no room in {existing}: {size} bytes are needed, {free} are free")
+
+
+class LocalFileSink:
+    """One local file on its way; made by `open`."""
+
+    def __init__(
+        self,
+        target: Path,
+        partial_file: PartialFile,
+        *,
+        fsync: bool,
+        on_publish: Callable[[FileManifest], None] | None,
+    ) -> None:
+        self._target = target
+        self._partial = partial_file
+        self._fsync = fsync
+        self._on_publish = on_publish
+        self._writers = anyio.CapacityLimiter(_WRITERS_PER_FILE)
+
+    @classmethod
+    async def open(
+        cls,
+        target: Path,
+        entry: Entry,
+        chunk_size: int,
+        *,
+        partial_folder: Path | None = None,
+        stem: str | None = None,
+        fsync: bool = False,
+        on_publish: Callable[[FileManifest], None] | None = None,
+    ) -> LocalFileSink:
+        """Make the folders of `target` and its partial file, resuming one that is there.
+
+        Args:
+            target: the final name.
+            entry: what is to be written.
+            chunk_size: bytes per chunk.
+            partial_folder: where the partial file lies, on the same file system.
+                Default: the target's folder.
+            stem: of the partial file's name. Default: `stem_for`.
+            fsync: flush to the disk before the rename.
+            on_publish: called in a worker thread right after the rename.
+
+        Raises:
+            DestinationError: if the file cannot be made there.
+        """
+        folder = partial_folder or target.parent
+
+        def make() -> PartialFile:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
+            except OSError as error:
+                raise destination_error(error, target) from error
+            return PartialFile(
+                folder,
+                stem or stem_for(target, entry.identity, entry.size),
+                identity=entry.identity,
+                size=entry.size,
+                chunk_size=chunk_size,
+            )
+
+        # Not abandoned by a cancellation, so the open file always reaches its owner.
+        partial_file = await anyio.to_thread.run_sync(make)
+        return cls(target, partial_file, fsync=fsync, on_publish=on_publish)
+
+    @property
+    def held(self) -> Mapping[int, str]:
+        return self._partial.held
+
+    async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
+        read = partial(self._partial.read_into, chunk.start, buffer)
+        if await anyio.to_thread.run_sync(read, limiter=self._writers) < len(buffer):
+            raise IntegrityError(f"{self._target}: the partial file is shorter than its journal")
+
+    async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
+        write = partial(self._partial.write, chunk.index, chunk.start, data, digest)
+        await anyio.to_thread.run_sync(write, limiter=self._writers)
+
+    async def commit(self, manifest: FileManifest) -> None:
+        def publish() -> None:
+            self._partial.publish(self._target, fsync=self._fsync)
+            if self._on_publish is not None:
+                self._on_publish(manifest)
+
+        await anyio.to_thread.run_sync(publish)
+
+    async def abort(self, *, discard: bool) -> None:
+        # A partial file without a single journalled chunk has nothing to resume.
+        def give_up() -> None:
+            if discard or self._partial.journal.is_empty:
+                self._partial.remove()
+            else:
+                self._partial.close()
+
+        await anyio.to_thread.run_sync(give_up)
+
+
+class LocalSink:
+    """A folder, or with `single` one file.
+
+    Args:
+        path: the folder that takes the files, or the file itself.
+        single: `path` is the name of the only file.
+        fsync: flush files to the disk before they get their names.
+    """
+
+    limits = PartLimits()
+
+    def __init__(self, path: Path, *, single: bool = False, fsync: bool = False) -> None:
+        self._path = path
+        self._single = single
+        self._fsync = fsync
+
+    @property
+    def location(self) -> str:
+        return str(self._path)
+
+    def _target(self, path: str) -> Path:
+        return self._path if self._single else self._path / safe_path(path)
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        folder = self._path.parent if self._single else self._path
+        size = sum(entry.size for entry in entries)
+        await anyio.to_thread.run_sync(check_destination, folder, size)
+
+    async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
+        target = self._target(entry.path)
+        return await LocalFileSink.open(target, entry, chunk_size, fsync=self._fsync)
+
+    async def finish(self, manifest: Manifest) -> None:
+        stems: dict[Path, set[str]] = {}
+        for path in manifest.files:
+            target = self._target(path)
+            stems.setdefault(target.parent, set()).add(_name_stem(target))
+
+        def clean() -> None:
+            for folder, names in stems.items():
+                remove_stale_partials(folder, names)
+
+        await anyio.to_thread.run_sync(clean)

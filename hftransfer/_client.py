@@ -281,7 +281,7 @@ def _hub_access(options: TransferOptions) -> tuple[str, dict[str, str]]:
     Blocks: a token may be read from a file or refreshed over the network.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined,unused-ignore]
+    from huggingface_hub.utils import build_hf_headers
 
     hub = options.hub
     agent = hub.user_agent

@@ -78,8 +78,6 @@ class Context:
     pool: BufferPool
     reads: anyio.CapacityLimiter
     """Requests to sources in flight."""
-    writes: anyio.CapacityLimiter
-    """Chunks on their way into network sinks; held by those sinks, not by the engine."""
     hashing: anyio.CapacityLimiter
     """Worker threads that make digests."""
     observer: Observer | None = None
@@ -90,7 +88,6 @@ class Context:
             options=options,
             pool=BufferPool(options.resolved_memory_budget),
             reads=anyio.CapacityLimiter(options.connections),
-            writes=anyio.CapacityLimiter(options.connections),
             hashing=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
             observer=observer,
         )
@@ -215,8 +212,9 @@ async def _try_file(
     file = None
     try:
         for sink in sinks:
-            if (begun := await sink.begin(entry, chunk_size)) is not None:
-                opened.append(begun)
+            begun = await sink.begin(entry, chunk_size)
+            if begun is not None:
+                opened.append(begun)  # noqa: PERF401 - known at once, so that a failure ends it
         if not opened:
             return None
         file = _File(entry, chunk_size, source, opened, context, tally)

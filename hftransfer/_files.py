@@ -229,6 +229,8 @@ def remove_stale_partials(folder: Path, stems: set[str]) -> None:
             continue  # gone meanwhile, or not ours to delete
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino != _inode(path):
+                continue  # renamed between open and lock; the name may be in use again
             path.unlink(missing_ok=True)
             journal = path.with_name(name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
             journal.unlink(missing_ok=True)

@@ -3,8 +3,9 @@
 A `Wire` is a connection pool with four verbs: small requests, ranged bodies into a
 caller's buffer, whole bodies as a stream, and bodies sent from a buffer. It follows no
 redirect (whoever knows which credentials belong to which host does that), tries nothing
-again, and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they
-are given, since a re-quoted signed URL is refused.
+again (aiohttp itself replaces, once, a connection that ended before any answer, as idle
+ones do), and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as
+they are given, since a re-quoted signed URL is refused.
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ class HubLocation:
     def __str__(self) -> str:
         revision = "" if self.revision is None else "@" + quote(self.revision, safe="")
         path = f"/{self.path}" if self.path else ""
-        return f"hf://{_PREFIXES[self.repo_type]}{self.repo_id}{revision}{path}"
+        prefix = _PREFIXES[self.repo_type]
+        if not prefix and self.repo_id.partition("/")[0] in _REPO_TYPES:
+            prefix = "models/"  # else the owner would be read as a type
+        return f"hf://{prefix}{self.repo_id}{revision}{path}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,13 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
         raise LocationError(
             f"{text!r} looks like a mistyped {fixed!r}; write ./{text} for a file of that name"
         )
-    return LocalLocation(Path(text).expanduser(), as_folder=text.endswith("/"))
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise LocationError(
+            f"{text!r}: {error}; write ./{text} for a file of that name"
+        ) from error
+    return LocalLocation(path, as_folder=text.endswith("/"))
 
 
 def _parse_hub(text: str, rest: str) -> HubLocation:

@@ -59,11 +59,11 @@ async def test_moves_every_file_into_every_sink_in_one_pass() -> None:
 
     report = await _move(source, first, second)
 
-    assert FILES == first.files
-    assert FILES == second.files
+    assert first.files == FILES
+    assert second.files == FILES
     assert len(source.reads) == len(set(source.reads))
     assert sum(map(len, FILES.values())) == report.bytes
-    assert (4, 4, 0) == (report.files, report.verified, report.retries)
+    assert (report.files, report.verified, report.retries) == (4, 4, 0)
 
 
 async def test_the_manifest_repeats_on_other_stores() -> None:
@@ -74,7 +74,7 @@ async def test_the_manifest_repeats_on_other_stores() -> None:
 
     again = await _move(MemoryStore(FILES, digests=False), second, manifest=report.manifest)
 
-    assert FILES == second.files
+    assert second.files == FILES
     assert len(FILES) == again.verified
     recorded = {path: file.chunks for path, file in report.manifest.files.items()}
     assert recorded == {path: file.chunks for path, file in again.manifest.files.items()}
@@ -90,7 +90,7 @@ async def test_bytes_other_than_recorded_are_refused() -> None:
         await _move(MemoryStore(damaged, digests=False), sink, manifest=report.manifest)
 
     assert "exact" not in sink.files
-    assert 0 == sink.open_files
+    assert sink.open_files == 0
 
 
 async def test_a_manifest_that_a_sink_cannot_take_is_refused() -> None:
@@ -109,7 +109,7 @@ async def test_part_limits_shape_the_chunks() -> None:
     await _move(source, MemoryStore(), MemoryStore(limits=PartLimits(minimum=3 * CHUNK)))
 
     large = sorted(read for read in source.reads if read[0] == "folder/large")
-    assert [3 * CHUNK, 3 * CHUNK, 3 * CHUNK, 17] == [stop - start for _, start, stop in large]
+    assert [stop - start for _, start, stop in large] == [3 * CHUNK, 3 * CHUNK, 3 * CHUNK, 17]
 
 
 async def test_failed_reads_and_writes_are_tried_again() -> None:
@@ -121,10 +121,10 @@ async def test_failed_reads_and_writes_are_tried_again() -> None:
 
     report = await _move(source, sink, context=Context.make(OPTIONS, events.append))
 
-    assert FILES == sink.files
-    assert 4 == report.retries
-    assert 4 == sum(isinstance(event, Retrying) for event in events)
-    assert 3 == source.reads.count(("folder/large", CHUNK, 2 * CHUNK))
+    assert sink.files == FILES
+    assert report.retries == 4
+    assert sum(isinstance(event, Retrying) for event in events) == 4
+    assert source.reads.count(("folder/large", CHUNK, 2 * CHUNK)) == 3
 
 
 async def test_retries_end() -> None:
@@ -135,7 +135,7 @@ async def test_retries_end() -> None:
     with pytest.raises(NetworkError, match=r"cut \(gave up after 3 tries\)"):
         await _move(source, sink)
 
-    assert 0 == sink.open_files
+    assert sink.open_files == 0
 
 
 async def test_other_errors_are_not_tried_again() -> None:
@@ -146,7 +146,7 @@ async def test_other_errors_are_not_tried_again() -> None:
     with pytest.raises(AccessError):
         await _move(source, MemoryStore())
 
-    assert 1 == sum(read[0] == "small" for read in source.reads)
+    assert sum(read[0] == "small" for read in source.reads) == 1
 
 
 @pytest.mark.parametrize("operation", ["begin", "write", "commit", "finish"])
@@ -170,7 +170,7 @@ async def test_nothing_is_read_when_a_destination_is_not_ready() -> None:
     with pytest.raises(DestinationError):
         await _move(source, MemoryStore(), sink)
 
-    assert [] == source.reads
+    assert source.reads == []
 
 
 async def test_sources_without_ranges_are_streamed() -> None:
@@ -179,8 +179,8 @@ async def test_sources_without_ranges_are_streamed() -> None:
 
     report = await _move(source, sink)
 
-    assert FILES == sink.files
-    assert 4 == report.verified
+    assert sink.files == FILES
+    assert report.verified == 4
 
 
 async def test_a_broken_stream_starts_over() -> None:
@@ -190,9 +190,9 @@ async def test_a_broken_stream_starts_over() -> None:
 
     report = await _move(source, sink)
 
-    assert FILES == sink.files
-    assert 1 == report.retries
-    assert 2 == source.reads.count(("folder/large", 0, CHUNK))
+    assert sink.files == FILES
+    assert report.retries == 1
+    assert source.reads.count(("folder/large", 0, CHUNK)) == 2
 
 
 class _Corrupting(MemoryStore):
@@ -216,8 +216,8 @@ async def test_a_file_with_wrong_bytes_is_fetched_once_more() -> None:
 
     await _move(source, sink, context=Context.make(OPTIONS, events.append))
 
-    assert FILES == sink.files
-    assert {} == sink.held
+    assert sink.files == FILES
+    assert sink.held == {}
     moved = sum(event.bytes for event in events if isinstance(event, Moved))
     assert sum(map(len, FILES.values())) == moved
 
@@ -230,8 +230,8 @@ async def test_a_file_whose_bytes_stay_wrong_is_never_published() -> None:
         await _move(_Corrupting(times=2), sink)
 
     assert "folder/large" not in sink.files
-    assert {} == sink.held
-    assert 0 == sink.open_files
+    assert sink.held == {}
+    assert sink.open_files == 0
 
 
 async def test_an_interrupted_file_goes_on_with_its_missing_chunks() -> None:
@@ -245,7 +245,7 @@ async def test_an_interrupted_file_goes_on_with_its_missing_chunks() -> None:
 
     report = await _move(source, sink)
 
-    assert FILES == sink.files
+    assert sink.files == FILES
     fetched = {start // CHUNK for path, start, _ in source.reads if path == "folder/large"}
     assert set(range(10)) - kept == fetched
     assert len(kept) * CHUNK == report.reused_bytes
@@ -261,7 +261,7 @@ async def test_a_damaged_kept_chunk_is_fetched_again() -> None:
 
     await _move(source, sink)
 
-    assert FILES == sink.files
+    assert sink.files == FILES
 
 
 async def test_one_kept_chunk_feeds_the_sinks_that_lack_it() -> None:
@@ -294,11 +294,11 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
 
         tasks.start_soon(move)
         await anyio.wait_all_tasks_blocked()
-        assert 4 * CHUNK == context.pool.in_use
+        assert context.pool.in_use == 4 * CHUNK
         release.set()
 
     assert source.files == sink.files
-    assert 0 == context.pool.in_use
+    assert context.pool.in_use == 0
 
 
 async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None:
@@ -316,7 +316,7 @@ async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
-    assert {} == sink.files
+    assert sink.files == {}
     assert 0 == sink.open_files == context.pool.in_use
     assert sink.held["file"]
 
@@ -336,7 +336,7 @@ async def test_observers_see_all_bytes_once() -> None:
     size = sum(map(len, FILES.values()))
     assert TransferStarted(4, size) == events[0]
     assert size == sum(event.bytes for event in events if isinstance(event, Moved))
-    assert 4 == sum(isinstance(event, FileFinished) for event in events)
+    assert sum(isinstance(event, FileFinished) for event in events) == 4
 
 
 async def test_a_file_listed_twice_is_refused() -> None:

@@ -174,8 +174,8 @@ class Delivery:
             _happened(handle)  # before the client can see anything of it
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_length = len(answer.body)
-        await response.prepare(self._request)
         self._exchange.status = answer.status
+        await response.prepare(self._request)
         if length:
             await self._send_body(response, answer.body, handle)
         await response.write_eof()

@@ -1,0 +1,327 @@
+"""Every fault that the test Hub can be told to commit, as a plain HTTP client sees it."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import pytest
+
+from hftransfer.testing import (
+    CorruptByte,
+    CutBody,
+    ExpireUrls,
+    Fault,
+    HubServer,
+    IgnoreRange,
+    RandomFile,
+    Redirect,
+    Repo,
+    ResetConnection,
+    Stall,
+    Status,
+    WrongRange,
+)
+
+SIZE = 300_000
+NAME = "w/model.safetensors"
+
+
+@pytest.fixture
+def repo(hub: HubServer) -> Repo:
+    """A repository with one LFS file and one regular file."""
+    return hub.create_repo("acme/tiny", files={NAME: RandomFile(SIZE), "a.txt": b"0123456789"})
+
+
+@contextmanager
+def request(url: str, method: str = "GET", **headers: str) -> Iterator[http.client.HTTPResponse]:
+    """Make one request on a connection of its own, following nothing."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+    try:
+        connection.request(method, f"{parts.path}?{parts.query}", headers=headers)
+        with connection.getresponse() as response:
+            yield response
+    finally:
+        connection.close()
+
+
+def signed(hub: HubServer) -> str:
+    with request(f"{hub.endpoint}/acme/tiny/resolve/main/{NAME}") as response:
+        return response.headers["Location"]
+
+
+def test_status(repo: Repo, hub: HubServer) -> None:
+    """A scripted status comes with its headers and body, once, and is counted."""
+    handle = hub.add_fault(
+        Fault(host="hub", action=Status(429, {"Retry-After": "3"}, b"slow down"))
+    )
+    url = f"{hub.endpoint}/api/models/acme/tiny"
+
+    assert not handle.wait(0)
+    with request(url) as response:
+        assert (response.status, response.headers["Retry-After"]) == (429, "3")
+        assert response.read() == b"slow down"
+    with request(url) as response:
+        assert response.status == 200
+    assert handle.wait(10)
+    assert handle.count == 1
+
+
+def test_redirect(repo: Repo, hub: HubServer) -> None:
+    """A scripted redirect sends its Location byte for byte."""
+    hub.add_fault(Fault(action=Redirect("http://elsewhere.invalid/%7Ea", status=307)))
+
+    with request(f"{hub.endpoint}/api/models/acme/tiny") as response:
+        assert (response.status, response.headers["Location"]) == (
+            307,
+            "http://elsewhere.invalid/%7Ea",
+        )
+
+
+def test_cut_body(repo: Repo, hub: HubServer) -> None:
+    """The whole length is promised, a part is sent, the connection ends."""
+    handle = hub.add_fault(Fault(host="cdn", action=CutBody(1000)))
+    with request(signed(hub)) as response:
+        assert response.headers["Content-Length"] == str(SIZE)
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            response.read()
+
+    assert cut.value.partial == repo.blob(NAME).read_bytes()[:1000]
+    assert handle.wait(10)
+    assert hub.wait_idle()
+    assert hub.requests[-1].bytes_sent == 1000
+
+
+def test_cut_body_of_an_api_answer(repo: Repo, hub: HubServer) -> None:
+    """Answers that are not files can be cut, too."""
+    hub.add_fault(Fault(host="hub", path="/api/*", action=CutBody(10)))
+    with (
+        request(f"{hub.endpoint}/api/models/acme/tiny") as response,
+        pytest.raises(http.client.IncompleteRead),
+    ):
+        response.read()
+
+
+def test_reset_before_the_answer(repo: Repo, hub: HubServer) -> None:
+    """With nothing sent first, the client sees a reset instead of an answer."""
+    url = signed(hub)
+    handle = hub.add_fault(Fault(host="cdn", action=ResetConnection()))
+
+    with pytest.raises(ConnectionResetError), request(url):
+        pass
+    assert handle.wait(10)
+    assert hub.wait_idle()
+    assert (hub.requests[-1].status, hub.requests[-1].bytes_sent) == (0, 0)
+
+
+def test_reset_in_the_body(repo: Repo, hub: HubServer) -> None:
+    """In the middle of a body the connection is reset, not closed."""
+    url = signed(hub)
+    hub.add_fault(Fault(host="cdn", action=ResetConnection(after_bytes=1000)))
+
+    with request(url) as response, pytest.raises(ConnectionResetError):
+        response.read()
+    assert hub.wait_idle()
+    assert hub.requests[-1].bytes_sent == 1000
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_stall_until_released(repo: Repo, hub: HubServer, after: int) -> None:
+    """A stalled body sends its first bytes, and the rest once released."""
+    handle = hub.add_fault(Fault(host="cdn", action=Stall(after)))
+    with request(signed(hub)) as response:
+        assert handle.wait(10)
+        assert hub.requests[-1].bytes_sent == after
+        assert not hub.wait_idle(0)
+        hub.release()
+        assert response.read() == repo.blob(NAME).read_bytes()
+
+
+def test_stall_of_an_answer_without_a_body_comes_before_its_head(
+    repo: Repo, hub: HubServer
+) -> None:
+    """A HEAD request that stalls gets no status line before the release."""
+    url = signed(hub)
+    handle = hub.add_fault(Fault(host="cdn", method="HEAD", action=Stall()))
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with request(url, "HEAD") as response:
+            statuses.append(response.status)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert handle.wait(10)
+    assert hub.requests[-1].status == 0
+    hub.release()
+    asking.join(10)
+    assert statuses == [200]
+
+
+def test_a_stall_ends_when_the_client_goes_away(repo: Repo, hub: HubServer) -> None:
+    """The server notices that the client of a stalled answer is gone."""
+    handle = hub.add_fault(Fault(host="cdn", action=Stall(1000)))
+    with request(signed(hub)):
+        assert handle.wait(10)
+
+    assert hub.wait_idle()
+    assert hub.requests[-1].bytes_sent == 1000
+
+
+def test_close_ends_a_stall() -> None:
+    """Leaving the context drops the connection of a stalled answer."""
+    with HubServer() as hub:
+        hub.create_repo("acme/tiny", files={NAME: RandomFile(SIZE)})
+        handle = hub.add_fault(Fault(host="cdn", action=Stall(10)))
+        parts = urlsplit(signed(hub))
+        client = socket.create_connection(("localhost", parts.port or 0), timeout=10)
+        client.sendall(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert handle.wait(10)
+
+    with client:
+        received = client.makefile("rb").read()
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert len(received) < SIZE
+
+
+def test_ignore_range(repo: Repo, hub: HubServer) -> None:
+    """A ranged request gets 200 and everything; requests without a Range do not count."""
+    url = signed(hub)
+    handle = hub.add_fault(Fault(action=IgnoreRange()))
+
+    with request(url) as response:
+        assert response.status == 200
+    assert handle.count == 0
+    with request(url, Range="bytes=5-9") as response:
+        assert (response.status, len(response.read())) == (200, SIZE)
+        assert "Content-Range" not in response.headers
+    with request(url, Range="bytes=5-9") as response:
+        assert response.status == 206
+
+
+@pytest.mark.parametrize(("shift", "start"), [(3, 8), (-3, 2), (-100, 0)])
+def test_wrong_range(repo: Repo, hub: HubServer, shift: int, start: int) -> None:
+    """Another range than the one asked for is served and declared."""
+    hub.add_fault(Fault(action=WrongRange(shift)))
+
+    with request(signed(hub), Range="bytes=5-9") as response:
+        assert response.status == 206
+        assert response.headers["Content-Range"] == f"bytes {start}-{start + 4}/{SIZE}"
+        assert response.read() == repo.blob(NAME).read_bytes()[start : start + 5]
+
+
+def test_corrupt_byte(repo: Repo, hub: HubServer) -> None:
+    """One byte is inverted, in the first answer that contains it and in no other."""
+    url, content = signed(hub), repo.blob(NAME).read_bytes()
+    handle = hub.add_fault(Fault(action=CorruptByte(1000)))
+
+    with request(url, Range="bytes=0-999") as response:
+        assert response.read() == content[:1000]
+    assert handle.count == 0
+    spoilt = bytes([content[1000] ^ 0xFF])
+    with request(url, Range="bytes=990-1009") as response:
+        assert response.read() == content[990:1000] + spoilt + content[1001:1010]
+    with request(url) as response:
+        assert response.read() == content
+    assert handle.count == 1
+
+
+@pytest.mark.parametrize("offset", [0, SIZE - 1])
+def test_corrupt_byte_at_the_ends(repo: Repo, hub: HubServer, offset: int) -> None:
+    """The first and the last byte can be inverted, too."""
+    content = bytearray(repo.blob(NAME).read_bytes())
+    content[offset] ^= 0xFF
+    hub.add_fault(Fault(action=CorruptByte(offset)))
+
+    with request(signed(hub)) as response:
+        assert response.read() == content
+
+
+def test_expire_urls(repo: Repo, hub: HubServer) -> None:
+    """From the fault on, earlier URLs are refused and later ones are served."""
+    early = signed(hub)
+    hub.add_fault(Fault(host="cdn", after=1, action=ExpireUrls()))
+    statuses = []
+    for url in (early, early, early):
+        with request(url) as response:
+            statuses.append(response.status)
+    with request(signed(hub)) as response:
+        statuses.append(response.status)
+
+    assert statuses == [200, 403, 403, 200]
+
+
+def test_after_and_times(repo: Repo, hub: HubServer) -> None:
+    """A fault passes `after` matches, hits `times`, then rests; `None` hits for ever."""
+    url = f"{hub.endpoint}/api/models/acme/tiny"
+
+    def statuses(count: int) -> list[int]:
+        seen = []
+        for _ in range(count):
+            with request(url) as response:
+                seen.append(response.status)
+        return seen
+
+    hub.add_fault(Fault(after=1, times=2, action=Status(503)))
+    assert statuses(5) == [200, 503, 503, 200, 200]
+    hub.add_fault(Fault(times=None, action=Status(500)))
+    assert statuses(3) == [500, 500, 500]
+    hub.clear_faults()
+    assert statuses(1) == [200]
+
+
+def test_faults_are_tried_in_the_order_in_which_they_were_added(repo: Repo, hub: HubServer) -> None:
+    """A request is hit by one fault, the first that fits."""
+    first = hub.add_fault(Fault(action=Status(500)))
+    second = hub.add_fault(Fault(action=Status(502)))
+    seen = []
+    for _ in range(3):
+        with request(f"{hub.endpoint}/api/models/acme/tiny") as response:
+            seen.append(response.status)
+
+    assert seen == [500, 502, 200]
+    assert (first.count, second.count) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "hit"),
+    [
+        (Fault(action=Status(500)), True),
+        (Fault(action=Status(500), host="hub"), False),
+        (Fault(action=Status(500), method="HEAD"), False),
+        (Fault(action=Status(500), ranged=True), True),
+        (Fault(action=Status(500), ranged=False), False),
+        (Fault(action=Status(500), path="*/model.safetensors"), True),
+        (Fault(action=Status(500), path="/xet-bridge-us/*"), True),
+        (Fault(action=Status(500), path="*.txt"), False),
+        (Fault(action=CutBody(10)), False),
+        (Fault(action=ResetConnection(10)), False),
+        (Fault(action=Stall(10)), False),
+    ],
+)
+def test_what_a_fault_fits(repo: Repo, hub: HubServer, fault: Fault, hit: bool) -> None:
+    """Host, method, Range, path or file name, and the length of the body are looked at."""
+    url = signed(hub)
+    handle = hub.add_fault(fault)
+    with request(url, Range="bytes=0-9") as response:
+        response.read()
+
+    assert handle.count == int(hit)
+
+
+def test_huggingface_hub_survives_a_cut(repo: Repo, hub: HubServer) -> None:
+    """A real client meets the fault, asks the CDN again and ends with the right bytes."""
+    hub.add_fault(Fault(host="cdn", method="GET", path=f"*/{NAME}", action=CutBody(1000)))
+    path = huggingface_hub.hf_hub_download("acme/tiny", NAME, endpoint=hub.endpoint)
+
+    assert Path(path).read_bytes() == repo.blob(NAME).read_bytes()
+    sent = [record.bytes_sent for record in hub.requests if record.host == "cdn"]
+    assert len(sent) == 2
+    assert sent[0] == 1000

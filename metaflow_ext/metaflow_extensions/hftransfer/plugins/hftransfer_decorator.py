@@ -1,0 +1,210 @@
+"""The step decorator: checks its attributes early, loads before the step, cleans up after.
+
+Imported on every ``import metaflow``; nothing but Metaflow itself is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from metaflow.decorators import StepDecorator
+
+from .repo_entry import CACHE_SCOPES
+from .repo_request import HuggingfaceHubError, parse_load, without_credentials
+
+if TYPE_CHECKING:
+    from .hftransfer_context import HuggingfaceHub
+
+_INCUMBENT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
+_INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
+
+
+class HuggingfaceHubDecorator(StepDecorator):
+    """
+    Loads models and datasets of the Hugging Face Hub, and keeps them in the datastore.
+
+    The first task that needs a repository downloads it and stores it; later ones, of this
+    run and of others, get it from the datastore.
+
+    Examples
+    --------
+
+    ```python
+    @huggingface_hub(load=["bert-base-uncased", ("org/dataset", "./data")])
+    @step
+    def train(self):
+        path = current.huggingface_hub.loaded["bert-base-uncased"]
+
+    @huggingface_hub
+    @step
+    def pull(self):
+        self.llm = current.huggingface_hub.snapshot_download(
+            repo_id=self.repo_id, allow_patterns=["*.safetensors", "*.json"]
+        )
+        self.next(self.use)
+
+    @model(load="llm")
+    @step
+    def use(self):
+        path = current.model.loaded["llm"]
+    ```
+
+    Parameters
+    ----------
+    load : Union[List[str], List[Tuple[str, str]], List[Tuple[Dict, str]], List[Dict], None]
+        Repositories to load before the step starts. An entry is a repository id, a dict
+        with ``repo_id`` and further arguments of ``huggingface_hub.snapshot_download``, or
+        a pair of either and the path where the files go. Without a path they go to a
+        temporary folder that is removed after the step.
+    cache_scope : str, default "checkpoint"
+        Who shares the stored copies: ``checkpoint`` (runs of the same step in the same
+        namespace), ``flow`` (all runs of the flow) or ``global`` (all flows).
+    temp_dir_root : str, optional
+        Folder in which temporary folders are made.
+
+    MF Add To Current
+    -----------------
+    huggingface_hub -> metaflow_extensions.hftransfer.plugins.hftransfer_context.HuggingfaceHub
+        Paths of what ``load`` named (``loaded``), and ``snapshot_download`` and ``load`` for
+        repositories that become known only when the step runs.
+
+        @@ Returns
+        ----------
+        HuggingfaceHub
+    """
+
+    name = "huggingface_hub"
+    defaults = {  # noqa: RUF012 - Metaflow copies it per instance
+        "load": None,
+        "cache_scope": "checkpoint",
+        "temp_dir_root": None,
+    }
+
+    _logger: Any = None
+    _hub: HuggingfaceHub | None = None
+
+    def step_init(
+        self,
+        flow: Any,
+        graph: Any,
+        step_name: str,
+        decorators: Any,
+        environment: Any,
+        flow_datastore: Any,
+        logger: Any,
+    ) -> None:
+        self._logger = logger
+        cache_scope = self.attributes["cache_scope"]
+        if cache_scope not in CACHE_SCOPES:
+            raise HuggingfaceHubError(
+                f"cache_scope of step {step_name} must be one of {', '.join(CACHE_SCOPES)}, "
+                f"not {cache_scope!r}."
+            )
+        self._require_packages(step_name)
+        self._requests = parse_load(self.attributes["load"])
+        if self.attributes["load"] and self.statically_defined:
+            # Metaflow stores the attributes of decorators with every run. (Those given by
+            # --with are handed on to the task on its command line, so they must stay whole.)
+            self.attributes["load"] = without_credentials(self.attributes["load"])
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+        inputs: Any,
+    ) -> None:
+        from metaflow import current
+
+        from .hftransfer_context import HuggingfaceHub
+        from .incumbent import open_entry_store
+        from .repo_cache import RepoCache
+
+        store = open_entry_store(
+            flow=flow,
+            graph=graph,
+            metadata=metadata,
+            step_name=step_name,
+            retry_count=retry_count,
+            cache_scope=self.attributes["cache_scope"],
+            temp_dir_root=self.attributes["temp_dir_root"],
+            log=self._log,
+        )
+        cache = RepoCache(store, self.attributes["cache_scope"], self._log)
+        self._hub = HuggingfaceHub(cache, self.attributes["temp_dir_root"])
+        current._update_env({"huggingface_hub": self._hub})
+        self._hub._load_declared(self._requests)
+        self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
+
+    def task_exception(
+        self,
+        exception: BaseException,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+    ) -> None:
+        self._cleanup()
+
+    def task_finished(
+        self,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        is_task_ok: bool,
+        retry_count: int,
+        max_user_code_retries: int,
+    ) -> None:
+        # Not in task_post_step: artifacts are stored between the two, and may be files here.
+        self._cleanup()
+
+    def _require_packages(self, step_name: str) -> None:
+        # The engine is imported, not only looked for, because Metaflow packages for remote
+        # tasks what is loaded by now. It is light.
+        try:
+            import hftransfer  # noqa: F401
+        except ImportError as error:
+            raise HuggingfaceHubError(
+                f"Step {step_name} needs the package hftransfer: {error}. {_INSTALL}"
+            ) from error
+        try:
+            found = find_spec(_INCUMBENT)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise HuggingfaceHubError(
+                f"Step {step_name} needs the package metaflow-checkpoint. {_INSTALL}"
+            )
+
+    def _register_loaded(
+        self, metadata: Any, run_id: str, step_name: str, task_id: str, retry_count: int
+    ) -> None:
+        from metaflow.metadata_provider import MetaDatum
+
+        assert self._hub is not None
+        keys = [reference["key"] for reference in self._hub.loaded.info.values()]
+        if keys:
+            datum = MetaDatum(
+                field="hf-loaded-models",
+                value=json.dumps({"keys": keys}),
+                type="model-registry",
+                tags=[f"attempt_id:{retry_count}"],
+            )
+            metadata.register_metadata(run_id, step_name, task_id, [datum])
+
+    def _log(self, message: str) -> None:
+        self._logger(f"[@huggingface_hub] {message}", timestamp=False, bad=True)
+
+    def _cleanup(self) -> None:
+        if self._hub is not None:
+            self._hub._cleanup()

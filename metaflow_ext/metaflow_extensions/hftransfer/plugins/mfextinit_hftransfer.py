@@ -1,0 +1,9 @@
+"""What the extension registers with Metaflow.
+
+Metaflow imports the modules named here on every ``import metaflow``; they import
+nothing heavy and nothing optional.
+"""
+
+STEP_DECORATORS_DESC = [
+    ("huggingface_hub", ".hftransfer_decorator.HuggingfaceHubDecorator"),
+]

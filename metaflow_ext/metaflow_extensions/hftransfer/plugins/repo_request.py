@@ -1,0 +1,242 @@
+"""What a step asks for: one repository, which files of it, and where they go.
+
+Pure: the forms that ``load=`` may take and the arguments of
+``huggingface_hub.snapshot_download`` become `RepoRequest` values, or a
+`HuggingfaceHubError` that says what is wrong, before a task starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from metaflow.exception import MetaflowException
+
+REPO_TYPES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+
+# Sent to the Hub, never stored and never shown: each of them may carry a credential.
+_HUB_ARGUMENTS = frozenset(
+    ("token", "endpoint", "headers", "library_name", "library_version", "user_agent")
+)
+# Part of snapshot_download's signature, now or in older releases that flows were written
+# for, and without a meaning here: files go to the datastore and to the path of the load
+# entry, and the engine tunes its own connections.
+_WITHOUT_EFFECT = frozenset(
+    (
+        "cache_dir",
+        "etag_timeout",
+        "legacy_cache_layout",
+        "local_dir",
+        "local_dir_use_symlinks",
+        "max_workers",
+        "proxies",
+        "resume_download",
+        "tqdm_class",
+    )
+)
+_SHAPING = frozenset(
+    (
+        "repo_id",
+        "repo_type",
+        "revision",
+        "allow_patterns",
+        "ignore_patterns",
+        "force_download",
+        "local_files_only",
+        "dry_run",
+    )
+)
+_LOAD_FORMS = (
+    'a repository id such as "org/name", a pair (repository id, path), a dict with "repo_id" and '
+    "further arguments of snapshot_download, or a pair (dict, path)"
+)
+
+
+class HuggingfaceHubError(MetaflowException, ValueError):
+    """A use of ``@huggingface_hub`` that cannot work."""
+
+    headline = "@huggingface_hub"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class RepoRequest:
+    """One repository, or a part of it, that a step wants.
+
+    Patterns and revision are kept as they were written, because the names of cache
+    entries are derived from them.
+    """
+
+    repo_id: str
+    repo_type: str = "model"
+    revision: str | None = None
+    allow_patterns: str | list[str] | None = None
+    ignore_patterns: str | list[str] | None = None
+    force_download: bool = False
+    local_files_only: bool = False
+    hub: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    path: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The repository as a location of the engine (``hf://…``)."""
+        revision = "" if self.revision is None else "@" + quote(self.revision, safe="")
+        return f"hf://{REPO_TYPES[self.repo_type]}{self.repo_id}{revision}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that shape the result; nothing that could be a credential."""
+        named = {
+            "revision": self.revision,
+            "allow_patterns": self.allow_patterns,
+            "ignore_patterns": self.ignore_patterns,
+            "force_download": self.force_download or None,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def parse_load(load: object) -> list[RepoRequest]:
+    """Turn the value of ``load=`` into requests.
+
+    Parameters
+    ----------
+    load : object
+        None, or a list of repository ids, pairs and dicts. A pair may be a list, as it is
+        when the value comes from JSON (``--with``, a ``Config``).
+
+    Returns
+    -------
+    list of RepoRequest
+
+    Raises
+    ------
+    HuggingfaceHubError
+        If the value has another form; the message names the entry.
+    """
+    if load is None:
+        return []
+    if not isinstance(load, list):
+        raise HuggingfaceHubError(
+            f"load must be a list, not {_shown(load)}. Each entry is {_LOAD_FORMS}."
+        )
+    return [_parse_entry(entry) for entry in load]
+
+
+def _parse_entry(entry: object) -> RepoRequest:
+    if isinstance(entry, (tuple, list)):
+        if len(entry) != 2:
+            raise HuggingfaceHubError(
+                f"load entry {_shown(entry)} has {len(entry)} items; a pair is "
+                "(repository id, path) or (dict, path)."
+            )
+        what, path = entry
+        if not isinstance(path, str) or not path:
+            raise HuggingfaceHubError(
+                f"load entry {_shown(entry)}: the path, its second item, must be text."
+            )
+    else:
+        what, path = entry, None
+    if isinstance(what, str):
+        return parse_arguments({"repo_id": what}, path)
+    if isinstance(what, Mapping):
+        return parse_arguments(what, path)
+    raise HuggingfaceHubError(
+        f"load entry {_shown(entry)} is not understood. It can be {_LOAD_FORMS}."
+    )
+
+
+def without_credentials(load: list[Any]) -> list[Any]:
+    """Return `load` without what may be a credential, for where attributes are shown or stored."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: item for name, item in value.items() if name not in _HUB_ARGUMENTS}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(cleaned, value))
+        return value
+
+    return [cleaned(entry) for entry in load]
+
+
+def parse_arguments(arguments: Mapping[str, Any], path: str | None = None) -> RepoRequest:
+    """Turn arguments of ``snapshot_download`` into a request.
+
+    Parameters
+    ----------
+    arguments : Mapping
+        ``repo_id`` and any argument of ``huggingface_hub.snapshot_download``, of any
+        release; those that have no meaning here are accepted and ignored.
+    path : str, optional
+        Where the files go.
+
+    Returns
+    -------
+    RepoRequest
+
+    Raises
+    ------
+    HuggingfaceHubError
+        If ``repo_id`` is missing, an argument is unknown or has an impossible value.
+    """
+    unknown = sorted(map(str, set(arguments) - _SHAPING - _HUB_ARGUMENTS - _WITHOUT_EFFECT))
+    if unknown:
+        raise HuggingfaceHubError(
+            f"{', '.join(unknown)}: no such argument of snapshot_download. Known are: "
+            f"{', '.join(sorted(_SHAPING | _HUB_ARGUMENTS | _WITHOUT_EFFECT))}."
+        )
+    if arguments.get("dry_run"):
+        raise HuggingfaceHubError("dry_run=True downloads nothing, so there is nothing to load.")
+    repo_id = arguments.get("repo_id")
+    if not isinstance(repo_id, str) or not repo_id.strip():
+        raise HuggingfaceHubError(
+            f'"repo_id" must be a repository id such as "org/name", not {_shown(repo_id)}.'
+        )
+    repo_type = arguments.get("repo_type") or "model"
+    if repo_type not in REPO_TYPES:
+        raise HuggingfaceHubError(
+            f"repo_type of {repo_id} must be model, dataset or space, not {_shown(repo_type)}."
+        )
+    revision = arguments.get("revision")
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise HuggingfaceHubError(
+            f"revision of {repo_id} must be a branch, tag or commit, not {_shown(revision)}."
+        )
+    return RepoRequest(
+        repo_id=repo_id,
+        repo_type=repo_type,
+        revision=revision,
+        allow_patterns=_patterns(arguments, "allow_patterns"),
+        ignore_patterns=_patterns(arguments, "ignore_patterns"),
+        force_download=bool(arguments.get("force_download")),
+        local_files_only=bool(arguments.get("local_files_only")),
+        hub={name: arguments[name] for name in _HUB_ARGUMENTS & set(arguments)},
+        path=path,
+    )
+
+
+def _patterns(arguments: Mapping[str, Any], name: str) -> str | list[str] | None:
+    value = arguments.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(pattern, str) for pattern in value):
+        return list(value)
+    raise HuggingfaceHubError(
+        f'{name} must be a pattern such as "*.json" or a list of them, not {_shown(value)}.'
+    )
+
+
+def _shown(value: object) -> str:
+    """Return `value` for a message, without what may be a credential."""
+    if isinstance(value, Mapping):
+        value = {k: "…" if k in _HUB_ARGUMENTS else v for k, v in value.items()}
+    elif isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    try:
+        return json.dumps(value, default=repr)
+    except (TypeError, ValueError):
+        return repr(value)

@@ -1,0 +1,24 @@
+"""Loads a repository under a time limit that covers the loading, too."""
+
+from __future__ import annotations
+
+from metaflow import FlowSpec, huggingface_hub, step, timeout
+
+
+class TimeoutFlow(FlowSpec):
+    """One step with both decorators, and the end."""
+
+    @huggingface_hub(load=["bert-base-uncased"])
+    @timeout(seconds=3)
+    @step
+    def start(self) -> None:
+        """Never reached when the limit is too short for the load."""
+        self.next(self.end)
+
+    @step
+    def end(self) -> None:
+        """Nothing."""
+
+
+if __name__ == "__main__":
+    TimeoutFlow()

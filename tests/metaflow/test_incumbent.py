@@ -1,0 +1,64 @@
+"""Caches written by metaflow-checkpoint's own decorator are read by ours, and the other way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+
+if TYPE_CHECKING:
+    from hftransfer.testing import HubServer
+    from metaflow.conftest import FlowRunner
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(120)]
+
+REPO = "bert-base-uncased"
+THEIRS = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.hf_hub.decorator"
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+@pytest.mark.parametrize("cache_scope", ["checkpoint", "flow", "global"])
+def test_each_side_hits_what_the_other_stored(
+    runner: FlowRunner, model_hub: HubServer, first: str, cache_scope: str
+) -> None:
+    """In every cache scope the second run finds the entries of the first and asks the Hub nothing.
+
+    The selection is made by load= because metaflow-checkpoint records it only there.
+    """
+    probe: dict[str, Any] = {
+        "cache_scope": cache_scope,
+        "load": [{"repo_id": REPO, "allow_patterns": ["*.json", "*.bin"], "revision": "v2"}],
+    }
+
+    stored = runner.run("probe_flow.py", probe=probe, incumbent=first == "theirs").probe
+    model_hub.clear_requests()
+    found = runner.run("probe_flow.py", probe=probe, incumbent=first == "ours").probe
+
+    theirs = stored if first == "theirs" else found
+    assert theirs["decorator"] == THEIRS
+    assert found["decorator"] != stored["decorator"]
+    assert stored["info"][REPO]["cache_hit"] is False
+    assert found["info"][REPO]["cache_hit"] is True
+    assert found["info"][REPO]["key"] == stored["info"][REPO]["key"]
+    assert model_hub.requests == []
+    ours = found if first == "theirs" else stored
+    assert set(ours["files"][REPO]) == {
+        "config.json",
+        "coreml/weights/weight.bin",
+        "tokenizer.json",
+    }
+
+
+def test_plain_entry_without_a_record_is_a_hit(runner: FlowRunner, model_hub: HubServer) -> None:
+    """What metaflow-checkpoint's snapshot_download stored serves a plain request of ours."""
+    probe = {"calls": [{"repo_id": REPO}]}
+
+    stored = runner.run("probe_flow.py", probe=probe, incumbent=True).probe
+    model_hub.clear_requests()
+    found = runner.run("probe_flow.py", probe=probe).probe
+
+    assert "hftransfer" not in stored["references"][0]["metadata"]
+    assert found["references"] == stored["references"]
+    assert model_hub.requests == []

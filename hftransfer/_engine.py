@@ -214,7 +214,7 @@ async def _try_file(
         for sink in sinks:
             begun = await sink.begin(entry, chunk_size)
             if begun is not None:
-                opened.append(begun)  # noqa: PERF401 - known at once, so that a failure ends it
+                opened.append(begun)
         if not opened:
             return None
         file = _File(entry, chunk_size, source, opened, context, tally)

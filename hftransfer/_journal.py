@@ -10,6 +10,7 @@ later one counts.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -61,8 +62,14 @@ class Journal:
             os.write(self._fd, b"\n")
 
     def append(self, index: int, digest: str) -> None:
-        """Record one chunk. A single short write to an O_APPEND file is atomic between threads."""
-        os.write(self._fd, b"%d %s\n" % (index, digest.encode()))
+        """Record one chunk. A single short write to an O_APPEND file is atomic between threads.
+
+        Raises:
+            OSError: if there is no room for the record.
+        """
+        line = b"%d %s\n" % (index, digest.encode())
+        if os.write(self._fd, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.is_empty = False
 
     def close(self) -> None:

@@ -372,8 +372,12 @@ def _response(method: str, url: str, answer: aiohttp.ClientResponse, body: bytes
 def _tls(verify: bool | str | None) -> ssl.SSLContext | bool:
     if verify is False:
         return False
-    bundle = verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE")
-    return ssl.create_default_context(cafile=bundle) if bundle else True
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    context = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
+    if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
+        context.load_verify_locations(cafile=bundle)
+    return context
 
 
 @contextmanager
@@ -388,7 +392,7 @@ def _translated(method: str, url: str) -> Iterator[None]:
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
         raise RejectedError(
             f"the certificate of {host} is not trusted ({error}); "
-            "name its CA bundle in SSL_CERT_FILE"
+            "name its CA bundle in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
         ) from error
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error

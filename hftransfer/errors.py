@@ -61,7 +61,10 @@ __all__ = (
 
 def redact(url: str) -> str:
     """Return `url` without user, query and fragment: what may be shown to people."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no part of it can be told from a secret
+        return "(malformed URL)"
     host = parts.netloc.rpartition("@")[2]
     shown = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
     return f"{shown}?…" if parts.query else shown

@@ -131,12 +131,10 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
             f"{text!r} looks like a mistyped {fixed!r}; write ./{text} for a file of that name"
         )
     try:
-        path = Path(text).expanduser()
+        local = Path(text).expanduser()
     except RuntimeError as error:
-        raise LocationError(
-            f"{text!r}: {error}; write ./{text} for a file of that name"
-        ) from error
-    return LocalLocation(path, as_folder=text.endswith("/"))
+        raise LocationError(f"{text!r}: {error}; write ./{text} for a file of that name") from error
+    return LocalLocation(local, as_folder=text.endswith("/"))
 
 
 def _parse_hub(text: str, rest: str) -> HubLocation:

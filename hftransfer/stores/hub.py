@@ -18,7 +18,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
@@ -208,9 +208,14 @@ class HubSource:
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
         url = self._resolve_url(entry)
         for _ in range(_MAX_HOPS):
-            async with self._wire.stream(
-                url, size=entry.size, headers=self._headers_for(url)
-            ) as body:
+            async with AsyncExitStack() as stack:
+                # What the caller's own block raises is no refusal of the Hub's.
+                try:
+                    body = await stack.enter_async_context(
+                        self._wire.stream(url, size=entry.size, headers=self._headers_for(url))
+                    )
+                except (AccessError, NotFoundError, RejectedError) as error:
+                    raise self._explained(error) from error
                 if not isinstance(body, Response):
                     yield body
                     return

@@ -25,6 +25,8 @@ from hftransfer.testing._hub_thread import ServerThread
 from hftransfer.testing._hub_wire import Delivery, Exchange, RequestLog, RequestRecord, spoil
 from hftransfer.testing._repositories import REPO_TYPES, Repo, Repositories, RepoType, folder_files
 
+__all__ = ("HubServer",)
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Mapping

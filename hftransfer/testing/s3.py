@@ -231,10 +231,13 @@ def _build_minio(go: str, target: Path, say: Callable[[str], object]) -> None:
         "(about 4 minutes on 2 cores, 150 MB)"
     )
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="minio-build-", dir=target.parent) as folder:
+    folder = target.with_name(target.name + ".build")
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed: the lock is ours
+    folder.mkdir()
+    try:
         result = subprocess.run(
             [go, "install", f"github.com/minio/minio@{MINIO_VERSION}"],
-            env={**os.environ, "GOBIN": folder, "GOFLAGS": ""},
+            env={**os.environ, "GOBIN": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -243,7 +246,9 @@ def _build_minio(go: str, target: Path, say: Callable[[str], object]) -> None:
         )
         if result.returncode != 0:
             raise ServerNotFoundError(f"building MinIO failed:\n{_tail(result.stdout)}")
-        Path(folder, "minio").replace(target)
+        (folder / "minio").replace(target)
+    finally:
+        shutil.rmtree(folder)
     say(f"hftransfer: built MinIO in {time.monotonic() - started:.0f} s")
 
 

@@ -1,0 +1,516 @@
+"""`hftransfer.stores.hub` against a real Hub server: what is asked, where, and how often."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from huggingface_hub.utils import build_hf_headers
+
+from hftransfer import AsyncClient, HubOptions, RetryPolicy, TransferOptions
+from hftransfer._wire import Wire
+from hftransfer.errors import (
+    AccessError,
+    ExpiredError,
+    NotFoundError,
+    RangeNotSupportedError,
+    RejectedError,
+    Response,
+    ServerError,
+    ThrottledError,
+    TransferError,
+)
+from hftransfer.locations import HubLocation
+from hftransfer.options import Timeouts
+from hftransfer.stores.base import Entry
+from hftransfer.stores.hub import HubSource, hub_error
+from hftransfer.testing import (
+    ExpireUrls,
+    Fault,
+    HubServer,
+    IgnoreRange,
+    RandomFile,
+    Redirect,
+    RequestRecord,
+    Status,
+)
+
+pytestmark = pytest.mark.asyncio
+
+KIB = 1024
+CHUNK = 64 * KIB
+BIG = RandomFile(10 * CHUNK + 5, seed=7)
+TOKEN = "hf_of_a_test"
+NO_WAITING = RetryPolicy(attempts=4, wait_initial=0.0, wait_max=0.0)
+
+
+@asynccontextmanager
+async def open_source(
+    hub: HubServer, location: HubLocation, *, token: str | None = None
+) -> AsyncIterator[HubSource]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    wire = Wire(Timeouts())
+    try:
+        yield HubSource(wire, location, endpoint=hub.endpoint, headers=headers, retry=NO_WAITING)
+    finally:
+        await wire.aclose()
+
+
+async def read(source: HubSource, entry: Entry, start: int, stop: int) -> bytes:
+    buffer = bytearray(stop - start)
+    await source.read_into(entry, start, memoryview(buffer))
+    return bytes(buffer)
+
+
+def options(hub: HubServer, **changed: Any) -> TransferOptions:
+    return TransferOptions(
+        chunk_size=CHUNK,
+        connections=4,
+        retry=NO_WAITING,
+        hub=HubOptions(endpoint=hub.endpoint, token=changed.pop("token", None)),
+        **changed,
+    )
+
+
+async def copy_big(hub: HubServer, folder: Path, **changed: Any) -> Any:
+    """Copy acme/big with the real engine and check every byte; return the report."""
+    async with AsyncClient(options(hub, **changed)) as client:
+        report = await client.copy("hf://acme/big", folder)
+    assert (folder / "model.safetensors").read_bytes() == b"".join(BIG.blocks())
+    return report
+
+
+def resolves(hub: HubServer) -> list[RequestRecord]:
+    return [request for request in hub.requests if "/resolve/" in request.path]
+
+
+def at_cdn(hub: HubServer) -> list[RequestRecord]:
+    return [request for request in hub.requests if request.host == "cdn"]
+
+
+# --- listing
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 5, 1000])
+async def test_every_page_of_a_listing_is_read(page_size: int) -> None:
+    """Five files and two folders are listed completely, in order, whatever the page size."""
+    names = ["a.json", "b/c.json", "b/d/e.json", "f g+h.json", "schön.json"]
+    with HubServer(page_size=page_size) as hub:
+        hub.create_repo("acme/tiny", files={name: name.encode() for name in names})
+        async with open_source(hub, HubLocation("acme/tiny")) as source:
+            entries = await source.list()
+            contents = [await read(source, entry, 0, entry.size) for entry in entries]
+
+        pages = [request for request in hub.requests if "/tree/" in request.path]
+    assert sorted(entry.path for entry in entries) == sorted(names)
+    assert contents == [entry.path.encode() for entry in entries]
+    assert len(pages) == -(-7 // page_size)
+
+
+async def test_entries_carry_the_digests_of_the_hub(hub: HubServer) -> None:
+    """LFS files are listed with their sha256, regular ones with git's sha1 of the blob."""
+    repo = hub.create_repo("acme/tiny", files={"config.json": b"{}", "model.bin": b"weights"})
+    async with open_source(hub, HubLocation("acme/tiny")) as source:
+        config, model = await source.list()
+
+    sha1 = hashlib.sha1(b"blob 2\0{}").hexdigest()
+    assert str(config.digest) == f"git-sha1:{sha1}"
+    assert str(model.digest) == f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
+    assert (config.size, model.size) == (2, 7)
+    assert config.properties["blob-id"] == repo.blob("config.json").oid
+    assert "lfs-sha256" not in config.properties
+    assert model.properties["blob-id"] == repo.blob("model.bin").oid
+    assert model.properties["lfs-sha256"] == repo.blob("model.bin").sha256
+    assert model.properties["lfs-size"] == "7"
+    assert source.commit == repo.head
+    assert not source.single
+
+
+@pytest.mark.parametrize(
+    ("path", "expected", "single"),
+    [
+        ("", ["onnx/a.json", "onnx/b.json", "onnx.json", "onnx2/c.json"], False),
+        ("onnx", ["a.json", "b.json"], False),
+        ("onnx/a.json", ["a.json"], True),
+        ("onnx.json", ["onnx.json"], True),
+    ],
+)
+async def test_a_location_may_be_a_folder_or_one_file(
+    hub: HubServer, path: str, expected: list[str], single: bool
+) -> None:
+    """Paths are relative to the location, and a folder's name is not a mere prefix."""
+    names = ["onnx/a.json", "onnx/b.json", "onnx.json", "onnx2/c.json"]
+    hub.create_repo("acme/tiny", files={name: name.encode() for name in names})
+    async with open_source(hub, HubLocation("acme/tiny", path=path)) as source:
+        entries = await source.list()
+        contents = {await read(source, entry, 0, entry.size) for entry in entries}
+
+    assert sorted(entry.path for entry in entries) == sorted(expected)
+    assert source.single is single
+    assert contents == {entry.properties["repo-path"].encode() for entry in entries}
+
+
+@pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
+async def test_every_type_of_repository_is_read(hub: HubServer, repo_type: Any) -> None:
+    """Datasets and spaces have prefixes of their own in both kinds of URL."""
+    hub.create_repo(
+        "acme/tiny", repo_type=repo_type, files={"a.json": b"{}", "b.bin": b"0123456789"}
+    )
+    async with open_source(hub, HubLocation("acme/tiny", repo_type)) as source:
+        small, large = await source.list()
+
+        assert await read(source, small, 0, 2) == b"{}"
+        assert await read(source, large, 3, 6) == b"345"
+        assert await read(source, large, 0, 10) == b"0123456789"
+
+
+async def test_a_branch_with_a_slash_and_a_tag_are_revisions(hub: HubServer) -> None:
+    """A revision is quoted in URLs, and the commit it resolves to is what is read."""
+    repo = hub.create_repo("acme/tiny", files={"a.json": b"old"})
+    repo.create_tag("v1.0")
+    repo.create_branch("refs/pr/1")
+    new = repo.commit({"a.json": b"pull"}, revision="refs/pr/1")
+    for revision, commit, content in [("v1.0", repo.head, b"old"), ("refs/pr/1", new, b"pull")]:
+        async with open_source(hub, HubLocation("acme/tiny", revision=revision)) as source:
+            (entry,) = await source.list()
+
+            assert source.commit == commit
+            assert await read(source, entry, 0, entry.size) == content
+
+
+async def test_a_commit_as_revision_is_not_asked_for(hub: HubServer) -> None:
+    """A pinned commit costs no revision request, and later commits do not matter to it."""
+    repo = hub.create_repo("acme/tiny", files={"a.json": b"old"})
+    pinned = repo.head
+    repo.commit({"a.json": b"newer"})
+    async with open_source(hub, HubLocation("acme/tiny", revision=pinned)) as source:
+        (entry,) = await source.list()
+
+        assert await read(source, entry, 0, entry.size) == b"old"
+    assert not [request for request in hub.requests if "/revision/" in request.path]
+
+
+async def test_a_commit_made_between_listing_and_reading_changes_nothing(hub: HubServer) -> None:
+    """What is read is the commit that was listed, not what the branch is by then."""
+    repo = hub.create_repo("acme/tiny", files={"a.bin": b"old bytes"})
+    async with open_source(hub, HubLocation("acme/tiny")) as source:
+        (entry,) = await source.list()
+        repo.commit({"a.bin": b"new bytes"})
+
+        assert await read(source, entry, 0, 9) == b"old bytes"
+        assert await read(source, entry, 0, 3) == b"old"
+
+
+async def test_a_hostile_path_is_refused(hub: HubServer) -> None:
+    """A repository cannot name a file outside of the folder it is downloaded to."""
+    hub.create_repo("acme/evil").commit({"../../etc/cron.d/x": b"!"})
+    async with open_source(hub, HubLocation("acme/evil")) as source:
+        with pytest.raises(TransferError, match="stays inside"):
+            await source.list()
+
+
+async def test_the_next_page_is_asked_of_this_endpoint(hub: HubServer) -> None:
+    """A Link to another host (a mirror's upstream) gives its query only; no token goes there."""
+    hub.create_repo("acme/tiny", files={"a.json": b"{}"})
+    hub.add_token(TOKEN)
+    foreign = f"{hub.cdn_endpoint}/api/models/acme/tiny/tree/main?recursive=true"
+    page = Status(
+        200, {"Link": f'<{foreign}>; rel="next"', "Content-Type": "application/json"}, b"[]"
+    )
+    hub.add_fault(Fault(action=page, path="*/tree/*"))
+    async with open_source(hub, HubLocation("acme/tiny"), token=TOKEN) as source:
+        entries = await source.list()
+
+    assert [entry.path for entry in entries] == ["a.json"]
+    assert {request.host for request in hub.requests} == {"hub"}
+
+
+# --- where bytes lie
+
+
+async def test_a_file_is_resolved_once_for_all_its_chunks(hub: HubServer, tmp_path: Path) -> None:
+    """Eleven chunks cost one resolve, without a Range and without any HEAD."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    report = await copy_big(hub, tmp_path / "out")
+
+    assert (report.retries, report.verified) == (0, 1)
+    assert {request.method for request in hub.requests} == {"GET"}
+    assert [request.range for request in resolves(hub)] == [None]
+    ranged = at_cdn(hub)
+    assert len(ranged) == 11
+    assert all(request.status == 206 for request in ranged)
+    assert sum(request.bytes_sent for request in ranged) == BIG.size
+
+
+async def test_the_token_stays_on_the_hub(hub: HubServer, tmp_path: Path) -> None:
+    """Authorization goes with every request to the Hub's origin and with none to the CDN."""
+    hub.create_repo("acme/big", private=True, token=TOKEN, files={"model.safetensors": BIG})
+    await copy_big(hub, tmp_path / "out", token=TOKEN)
+
+    assert at_cdn(hub)
+    for request in hub.requests:
+        sent = request.headers.get("Authorization")
+        assert sent == (f"Bearer {TOKEN}" if request.host == "hub" else None)
+
+
+async def test_requests_to_the_hub_carry_huggingface_hubs_headers(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    """The user agent names this library, in huggingface_hub's form."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    await copy_big(hub, tmp_path / "out")
+
+    expected = build_hf_headers(library_name="hftransfer")["user-agent"]
+    agents = {r.headers.get("User-Agent", "") for r in hub.requests if r.host == "hub"}
+    assert agents == {expected}
+
+
+async def test_expired_urls_are_replaced_once_for_all_chunks(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    """When all URLs expire in the middle of a file, its chunks share one fresh one."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    handle = hub.add_fault(Fault(action=ExpireUrls(), host="cdn", ranged=True, after=3))
+    report = await copy_big(hub, tmp_path / "out")
+
+    assert handle.count == 1
+    assert len(resolves(hub)) == 2
+    assert report.retries == len([r for r in at_cdn(hub) if r.status == 403]) >= 1
+
+
+async def test_a_url_about_to_expire_is_replaced_before_it_is_used(hub: HubServer) -> None:
+    """A signed URL with less than a minute left is not used again; one that lasts is."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    for lifetime, expected in [(3600.0, 1), (30.0, 3)]:
+        hub.url_lifetime = lifetime
+        hub.clear_requests()
+        async with open_source(hub, HubLocation("acme/big")) as source:
+            (entry,) = await source.list()
+            for start in (0, 100, 200):
+                await read(source, entry, start, start + 100)
+
+        assert len(resolves(hub)) == expected
+        assert all(request.status == 206 for request in at_cdn(hub))
+
+
+async def test_chunks_that_start_together_wait_for_one_resolve(hub: HubServer) -> None:
+    """Concurrent reads of a file that was never resolved ask once."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    async with open_source(hub, HubLocation("acme/big")) as source:
+        (entry,) = await source.list()
+        async with anyio.create_task_group() as tasks:
+            for start in range(0, 1000, 100):
+                tasks.start_soon(read, source, entry, start, start + 100)
+
+    assert len(resolves(hub)) == 1
+    assert len(at_cdn(hub)) == 10
+
+
+async def test_a_file_in_one_chunk_needs_no_range(hub: HubServer) -> None:
+    """A whole file is asked for without a Range: one redirect and one body."""
+    hub.create_repo("acme/tiny", files={"model.bin": b"0123456789", "config.json": b"{}"})
+    async with open_source(hub, HubLocation("acme/tiny")) as source:
+        for entry in await source.list():
+            await read(source, entry, 0, entry.size)
+
+    assert [request.range for request in hub.requests] == [None] * len(hub.requests)
+    assert [request.host for request in hub.requests] == ["hub", "hub", "hub", "hub", "hub", "cdn"]
+
+
+async def test_refused_ranges_degrade_to_one_stream(hub: HubServer, tmp_path: Path) -> None:
+    """Where even fresh URLs refuse every range, the file comes as one body, and is right."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    hub.add_fault(Fault(action=Status(403), host="cdn", ranged=True, times=None))
+    report = await copy_big(hub, tmp_path / "out")
+
+    assert report.verified == 1
+    assert [(r.range, r.status) for r in at_cdn(hub)][-1] == (None, 200)
+
+
+async def test_ignored_ranges_degrade_to_one_stream(hub: HubServer, tmp_path: Path) -> None:
+    """A CDN that answers 200 to ranges is read as one stream, and what comes is right."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    hub.add_fault(Fault(action=IgnoreRange(), host="cdn", times=None))
+    report = await copy_big(hub, tmp_path / "out")
+
+    assert report.verified == 1
+    assert [r.range for r in at_cdn(hub)][-1] is None
+
+
+async def test_refusals_are_counted_until_ranges_are_given_up(hub: HubServer) -> None:
+    """A refused fresh URL is expired at first; refused again and again, ranges are impossible."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    handle = hub.add_fault(Fault(action=Status(403), host="cdn", ranged=True, times=4))
+    seen: list[type[TransferError]] = []
+    async with open_source(hub, HubLocation("acme/big")) as source:
+        (entry,) = await source.list()
+        for _ in range(3):
+            with pytest.raises((ExpiredError, RangeNotSupportedError)) as caught:
+                await read(source, entry, 0, 10)
+            seen.append(type(caught.value))
+            assert "Signature" not in str(caught.value)
+
+    assert seen == [ExpiredError, ExpiredError, RangeNotSupportedError]
+    assert handle.count == 3
+
+
+async def test_a_direct_hub_serves_ranges_itself(hub: HubServer, tmp_path: Path) -> None:
+    """A Hub that answers `resolve` with the file is read in ranges there, with the token."""
+    hub.create_repo(
+        "acme/big", direct=True, private=True, token=TOKEN, files={"model.safetensors": BIG}
+    )
+    report = await copy_big(hub, tmp_path / "out", token=TOKEN)
+
+    assert report.retries == 0
+    assert at_cdn(hub) == []
+    assert len([request for request in resolves(hub) if request.status == 206]) == 11
+
+
+async def test_a_renamed_repository_is_found(hub: HubServer, tmp_path: Path) -> None:
+    """Redirects of listing and resolving lead to the new name, the token goes along."""
+    hub.create_repo("acme/old", private=True, token=TOKEN, files={"model.safetensors": BIG})
+    hub.rename_repo("acme/old", "acme/new")
+    hub.add_token(TOKEN, repos=["acme/new"])
+    async with AsyncClient(options(hub, token=TOKEN)) as client:
+        await client.copy("hf://acme/old", tmp_path / "out")
+
+    assert (tmp_path / "out/model.safetensors").read_bytes() == b"".join(BIG.blocks())
+
+
+async def test_endless_redirects_end(hub: HubServer) -> None:
+    """A Hub that redirects in circles is given up, each way of reading alike."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    circle = f"{hub.endpoint}/acme/big/resolve/main/model.safetensors"
+    hub.add_fault(Fault(action=Redirect(circle), path="*/resolve/*", times=None))
+    async with open_source(hub, HubLocation("acme/big")) as source:
+        (entry,) = await source.list()
+        with pytest.raises(RejectedError, match="more than 20 redirects"):
+            await read(source, entry, 0, 10)
+        with pytest.raises(RejectedError, match="more than 20 redirects"):
+            await read(source, entry, 0, entry.size)
+        with pytest.raises(RejectedError, match="more than 20 redirects"):
+            async with source.stream(entry):
+                pass
+
+
+# --- trying again, and refusals
+
+
+@pytest.mark.parametrize("path", ["*/revision/*", "*/tree/*", "*/resolve/*"])
+async def test_a_throttled_request_is_tried_again(hub: HubServer, path: str) -> None:
+    """429 with `Retry-After: 0` on any request of the Hub costs one more request."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    handle = hub.add_fault(Fault(action=Status(429, {"Retry-After": "0"}), path=path))
+    async with open_source(hub, HubLocation("acme/big")) as source:
+        (entry,) = await source.list()
+
+        assert await read(source, entry, 0, 10) == next(BIG.blocks())[:10]
+    assert handle.count == 1
+
+
+async def test_a_hub_that_stays_throttled_says_so(hub: HubServer) -> None:
+    """After the last try the error is the throttling, with the number of tries."""
+    hub.create_repo("acme/tiny", files={"a.json": b"{}"})
+    handle = hub.add_fault(Fault(action=Status(429, {"Retry-After": "0"}), times=None))
+    async with open_source(hub, HubLocation("acme/tiny")) as source:
+        with pytest.raises(ThrottledError, match=r"429.*gave up after 4 tries"):
+            await source.list()
+
+    assert handle.count == 4
+
+
+async def test_a_page_in_place_of_the_api_is_a_server_error(hub: HubServer) -> None:
+    """A captive portal's HTML is named as what it is."""
+    hub.create_repo("acme/tiny", files={"a.json": b"{}"})
+    hub.add_fault(Fault(action=Status(200, {"Content-Type": "text/html"}, b"<html>"), times=None))
+    async with open_source(hub, HubLocation("acme/tiny")) as source:
+        with pytest.raises(ServerError, match="not JSON"):
+            await source.list()
+
+
+async def list_of(hub: HubServer, token: str | None = None, **where: Any) -> None:
+    location = HubLocation(where.pop("repo_id", "acme/tiny"), **where)
+    async with open_source(hub, location, token=token) as source:
+        for entry in await source.list():
+            await read(source, entry, 0, entry.size)
+
+
+async def test_a_missing_repository_is_not_found(hub: HubServer) -> None:
+    """The message names type, id and Hub, and says that a private one would look alike."""
+    with pytest.raises(NotFoundError, match=r"no dataset 'acme/none' on http.*or it is private"):
+        await list_of(hub, repo_id="acme/none", repo_type="dataset")
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_a_private_repository_looks_missing(hub: HubServer, token: str | None) -> None:
+    """Without a token that opens it, a private repository is not found."""
+    hub.create_repo("acme/tiny", private=True, files={"a.json": b"{}"})
+    hub.add_token(TOKEN, repos=[])
+    with pytest.raises(NotFoundError, match="private and the token given, if any, may not read"):
+        await list_of(hub, token)
+
+
+async def test_an_unknown_token_is_refused(hub: HubServer) -> None:
+    """A token that belongs to nobody is an access error, not a missing repository."""
+    hub.create_repo("acme/tiny", files={"a.json": b"{}"})
+    with pytest.raises(AccessError, match="401") as caught:
+        await list_of(hub, "hf_wrong")
+
+    assert "hf_wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_a_gated_repository_says_how_to_get_in(hub: HubServer, token: str | None) -> None:
+    """The message of a gated repository is what to do about it."""
+    hub.create_repo("acme/tiny", gated=True, files={"a.json": b"{}"})
+    hub.add_token(TOKEN, repos=[])
+    with pytest.raises(AccessError, match=r"accept its conditions.*HF_TOKEN"):
+        await list_of(hub, token)
+
+
+async def test_an_unknown_revision_is_named(hub: HubServer) -> None:
+    """The repository exists and the revision does not: the message says just that."""
+    hub.create_repo("acme/tiny", files={"a.json": b"{}"})
+    with pytest.raises(NotFoundError, match=r"model 'acme/tiny'.*has no revision 'v9'"):
+        await list_of(hub, revision="v9")
+
+
+async def test_an_unknown_path_is_named(hub: HubServer) -> None:
+    """A path that is neither file nor folder is not found, whichever its neighbours."""
+    hub.create_repo("acme/tiny", files={"onnx/a.json": b"{}"})
+    with pytest.raises(NotFoundError, match="hf://acme/tiny/on: no such file or folder"):
+        await list_of(hub, path="on")
+
+
+async def test_a_disabled_repository_is_said_to_be_disabled(hub: HubServer) -> None:
+    """The Hub's 403 for taken down repositories is not blamed on the token."""
+    hub.create_repo("acme/tiny", files={"a.json": b"{}"}).disabled = True
+    with pytest.raises(AccessError, match=r"model 'acme/tiny' on .* is disabled$"):
+        await list_of(hub)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (404, {"X-Error-Code": "EntryNotFound"}, NotFoundError),
+        (401, {}, NotFoundError),
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, AccessError),
+        (403, {}, AccessError),
+    ],
+)
+async def test_an_answer_is_read_in_the_hubs_terms(
+    status: int, headers: Mapping[str, str], kind: type[TransferError]
+) -> None:
+    """X-Error-Code and X-Error-Message decide what a status means; the response is kept."""
+    response = Response("GET", "http://hub/x", status, headers)
+    error = hub_error(
+        AccessError("as the status says", response=response), HubLocation("a/b"), "http://hub"
+    )
+
+    assert type(error) is kind
+    assert error.response is response

@@ -1,0 +1,152 @@
+"""`hftransfer.stores.memory`: a store like any other, which fails and waits when told to."""
+
+from __future__ import annotations
+
+import hashlib
+
+import anyio
+import pytest
+
+from hftransfer._digests import chunk_digest
+from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._plan import PartLimits, plan_chunks
+from hftransfer.errors import NetworkError, NotFoundError, RangeNotSupportedError
+from hftransfer.stores.base import Entry
+from hftransfer.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+CHUNK = 1000
+CONTENT = bytes(index % 253 for index in range(2 * CHUNK + 345))
+CHUNKS = plan_chunks(len(CONTENT), CHUNK)
+MANIFEST = FileManifest(
+    size=len(CONTENT),
+    chunk_size=CHUNK,
+    chunks=tuple(chunk_digest(memoryview(CONTENT)[c.start : c.stop]) for c in CHUNKS),
+)
+
+
+async def read(store: MemoryStore, entry: Entry, start: int, stop: int) -> bytes:
+    buffer = bytearray(stop - start)
+    await store.read_into(entry, start, memoryview(buffer))
+    return bytes(buffer)
+
+
+async def test_files_are_listed_with_their_digests_and_read() -> None:
+    """Paths come sorted with sha256 and size; ranges and streams give the same bytes."""
+    store = MemoryStore({"b.bin": CONTENT, "a/c.json": b"{}"})
+    small, large = await store.list()
+
+    assert (small.path, large.path) == ("a/c.json", "b.bin")
+    assert str(large.digest) == f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    assert await read(store, large, 10, 20) == CONTENT[10:20]
+    head, rest = bytearray(7), bytearray(len(CONTENT) - 7)
+    async with store.stream(large) as body:
+        await body.readinto(memoryview(head))
+        await body.readinto(memoryview(rest))
+    assert bytes(head + rest) == CONTENT
+    assert store.reads == [("b.bin", 10, 20), ("b.bin", 0, 7), ("b.bin", 7, len(CONTENT))]
+
+
+async def test_a_store_without_digests_still_names_its_content() -> None:
+    """With `digests=False` only the version tells contents apart."""
+    store = MemoryStore({"a": b"1"}, digests=False)
+    (before,) = await store.list()
+    store.files["a"] = b"2"
+    (after,) = await store.list()
+
+    assert before.digest is None
+    assert before.identity != after.identity
+
+
+async def test_an_empty_store_is_not_found() -> None:
+    """Nothing in memory is nothing to copy."""
+    with pytest.raises(NotFoundError, match="memory://none/: nothing there"):
+        await MemoryStore(location="memory://none/").list()
+
+
+async def test_a_store_without_ranges_gives_whole_files_only() -> None:
+    """With `ranges=False` a part is refused, the whole and the stream are not."""
+    store = MemoryStore({"a": CONTENT}, ranges=False)
+    (entry,) = await store.list()
+
+    with pytest.raises(RangeNotSupportedError):
+        await read(store, entry, 0, 10)
+    assert await read(store, entry, 0, len(CONTENT)) == CONTENT
+    async with store.stream(entry) as body:
+        await body.readinto(memoryview(bytearray(10)))
+
+
+async def test_a_failure_hits_what_it_was_planned_for() -> None:
+    """Operation, path, start and number of a failure are obeyed, and it is then used up."""
+    store = MemoryStore({"a": CONTENT, "b": CONTENT})
+    first, second = await store.list()
+    store.fail("read", NetworkError("scripted"), path="a", start=10, times=2)
+
+    await read(store, second, 10, 20)
+    await read(store, first, 0, 20)
+    for _ in range(2):
+        with pytest.raises(NetworkError, match="scripted"):
+            await read(store, first, 10, 20)
+    assert await read(store, first, 10, 20) == CONTENT[10:20]
+    assert len(store.reads) == 5
+
+
+async def test_a_held_read_waits_for_its_event() -> None:
+    """Others pass meanwhile, so a test decides in which order chunks arrive."""
+    store = MemoryStore({"a": CONTENT})
+    (entry,) = await store.list()
+    event = store.hold("a", 0)
+    order: list[int] = []
+
+    async def read_at(start: int) -> None:
+        await read(store, entry, start, start + 10)
+        order.append(start)
+        if start == 100:
+            event.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_at, 0)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(read_at, 100)
+
+    assert order == [100, 0]
+
+
+async def test_a_file_appears_when_it_is_committed() -> None:
+    """Chunks may come in any order; nothing is under the name before `commit`."""
+    store = MemoryStore(limits=PartLimits())
+    await store.prepare([])
+    file = await store.begin(Entry(path="a", size=len(CONTENT)), CHUNK)
+    assert file is not None
+    for chunk in reversed(CHUNKS):
+        data = memoryview(CONTENT)[chunk.start : chunk.stop]
+        await file.write(chunk, data, chunk_digest(data))
+
+    assert store.files == {}
+    assert store.open_files == 1
+    await file.commit(MANIFEST)
+    await store.finish(Manifest(source="test", files={"a": MANIFEST}))
+    assert store.files == {"a": CONTENT}
+    assert store.open_files == 0
+
+
+@pytest.mark.parametrize("discard", [False, True])
+async def test_an_aborted_file_keeps_its_chunks_unless_discarded(discard: bool) -> None:
+    """The next `begin` holds what was written, with digests; after a discard, nothing."""
+    store = MemoryStore()
+    entry = Entry(path="a", size=len(CONTENT))
+    first = await store.begin(entry, CHUNK)
+    assert first is not None
+    data = memoryview(CONTENT)[CHUNKS[1].start : CHUNKS[1].stop]
+    await first.write(CHUNKS[1], data, chunk_digest(data))
+    await first.abort(discard=discard)
+    second = await store.begin(entry, CHUNK)
+    assert second is not None
+
+    assert store.files == {}
+    assert dict(second.held) == ({} if discard else {1: MANIFEST.chunks[1]})
+    if not discard:
+        buffer = bytearray(CHUNK)
+        await second.read_into(CHUNKS[1], memoryview(buffer))
+        assert buffer == data

@@ -1,0 +1,231 @@
+"""The error tree, what it shows to people, and the one error out of many."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import inspect
+import pickle
+import re
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer import errors
+from hftransfer.errors import (
+    IntegrityError,
+    NetworkError,
+    Response,
+    ServerError,
+    TransferError,
+    TransientError,
+    first_error,
+    redact,
+    single_error,
+)
+
+Group: Any = getattr(builtins, "BaseExceptionGroup", None)
+if Group is None:  # Python 3.10, where anyio brings the backport
+    Group = pytest.importorskip("exceptiongroup").BaseExceptionGroup
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if inspect.isclass(value) and issubclass(value, TransferError)
+]
+
+
+def _drawn_tree() -> dict[str, tuple[str | None, str | None]]:
+    """Read name -> (parent, built-in mixed in) off the drawing in the module docstring."""
+    assert errors.__doc__ is not None
+    drawn: dict[str, tuple[str | None, str | None]] = {}
+    ancestors: list[str] = []
+    line_form = re.compile(r" {4}([│├└─ ]*)(\w+Error)(?: \((\w+)\))?(?: {2,}.*)?")
+    for line in errors.__doc__.splitlines():
+        if matched := line_form.fullmatch(line):
+            branches, name, mixin = matched.groups()
+            depth = len(branches) // 4
+            del ancestors[depth:]
+            drawn[name] = (ancestors[-1] if ancestors else None, mixin)
+            ancestors.append(name)
+    return drawn
+
+
+def _real_tree() -> dict[str, tuple[str | None, str | None]]:
+    real: dict[str, tuple[str | None, str | None]] = {}
+    for made in CLASSES:
+        ours = [base.__name__ for base in made.__bases__ if issubclass(base, TransferError)]
+        others = [
+            base.__name__
+            for base in made.__bases__
+            if base is not Exception and not issubclass(base, TransferError)
+        ]
+        real[made.__name__] = (ours[0] if ours else None, others[0] if others else None)
+    return real
+
+
+def test_tree_is_as_drawn() -> None:
+    """The drawing in the docstring shows every class, its parent and its built-in base."""
+    assert _drawn_tree() == _real_tree()
+
+
+def test_every_public_name_exists_and_is_listed_in_order() -> None:
+    """`__all__` is sorted and names every error class."""
+    assert list(errors.__all__) == sorted(errors.__all__)
+    assert {made.__name__ for made in CLASSES} <= set(errors.__all__)
+    assert all(hasattr(errors, name) for name in errors.__all__)
+
+
+@pytest.mark.parametrize("made", CLASSES, ids=lambda made: str(made.__name__))
+def test_message_is_what_str_shows(made: type[TransferError]) -> None:
+    """Also where OSError, whose own `__str__` differs, is mixed in."""
+    assert str(made("the message")) == "the message"
+
+
+@pytest.mark.parametrize("made", CLASSES, ids=lambda made: str(made.__name__))
+def test_errors_survive_pickling(made: type[TransferError]) -> None:
+    """An error crosses a process boundary with its class, message and response."""
+    response = Response("GET", "https://host/file", 500, {"retry-after": "1"}, b"body")
+    error = made("the message", response=response)
+    if isinstance(error, TransientError):
+        error.retry_after = 1.5
+
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301 - made on the line before
+
+    assert type(copied) is made
+    assert (str(copied), copied.response) == ("the message", response)
+    assert getattr(copied, "retry_after", None) == getattr(error, "retry_after", None)
+
+
+_word = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_.", min_size=1, max_size=12)
+
+
+@given(
+    scheme=st.sampled_from(["http", "https", "s3"]),
+    user=_word,
+    password=_word,
+    host=_word,
+    path=_word,
+    query=_word,
+    fragment=_word,
+)
+def test_redact_keeps_host_and_path_alone(
+    scheme: str, user: str, password: str, host: str, path: str, query: str, fragment: str
+) -> None:
+    """User, password, query and fragment of a URL are never shown."""
+    url = f"{scheme}://{user}:{password}@{host}/{path}?{query}#{fragment}"
+
+    assert redact(url) == f"{scheme}://{host}/{path}?…"
+
+
+def test_redact_without_secrets_changes_nothing() -> None:
+    """Nothing is added where nothing was hidden."""
+    assert redact("https://host:8080/a/b") == "https://host:8080/a/b"
+    assert redact("/only/a/path") == "/only/a/path"
+
+
+def test_redact_hides_a_password_that_contains_an_at_sign() -> None:
+    """Only what follows the last ``@`` of the authority is the host."""
+    assert redact("https://me:p@ss@host/x") == "https://host/x"
+
+
+def test_response_repr_shows_no_query_headers_or_body() -> None:
+    """A response that lands in a log or traceback gives no credential away."""
+    response = Response(
+        "GET", "https://me:pw@host/x?X-Amz-Signature=abc", 403, {"authorization": "hf_s"}, b"b0dy"
+    )
+
+    assert repr(response) == "<Response GET https://host/x?… 403>"
+
+
+def test_an_error_outside_a_group_is_returned_as_it_is() -> None:
+    """`first_error` of a plain exception is that exception, without notes."""
+    error = ValueError("plain")
+
+    assert first_error(error) is error
+    assert not hasattr(error, "__notes__")
+
+
+# From the most to the least important.
+_RANKED: list[list[type[BaseException]]] = [
+    [KeyboardInterrupt, SystemExit],
+    [IntegrityError, NetworkError],
+    [ValueError, OSError],
+    [asyncio.CancelledError],
+]
+
+
+@st.composite
+def _leaves(draw: st.DrawFn) -> list[tuple[int, BaseException]]:
+    ranks = draw(st.lists(st.integers(0, len(_RANKED) - 1), min_size=1, max_size=8))
+    return [
+        (rank, draw(st.sampled_from(_RANKED[rank]))(f"error {number}"))
+        for number, rank in enumerate(ranks)
+    ]
+
+
+def _nest(errors: list[BaseException], cuts: list[int]) -> BaseException:
+    """Wrap the tail of `errors` in further groups, from each cut on."""
+    if cuts and 0 < cuts[0] < len(errors):
+        head, tail = errors[: cuts[0]], errors[cuts[0] :]
+        nested: BaseException = Group("outer", [*head, _nest(tail, cuts[1:])])
+        return nested
+    flat: BaseException = Group("inner", errors)
+    return flat
+
+
+@given(leaves=_leaves(), cuts=st.lists(st.integers(0, 4), max_size=3))
+def test_first_of_the_best_rank_wins_and_notes_the_others(
+    leaves: list[tuple[int, BaseException]], cuts: list[int]
+) -> None:
+    """Interrupts before our errors before others before cancellations, however nested."""
+    _, expected = min(leaves, key=lambda leaf: leaf[0])
+    others = [error for _, error in leaves if error is not expected]
+
+    winner = first_error(_nest([error for _, error in leaves], cuts))
+
+    assert winner is expected
+    assert sorted(getattr(winner, "__notes__", [])) == sorted(
+        f"also failed: {type(other).__name__}: {other}" for other in others
+    )
+
+
+def test_first_error_notes_the_same_failure_once() -> None:
+    """Sixteen connections that fail alike make one note, also when asked twice."""
+    first = ServerError("503 from host")
+    group = Group("g", [first, *(NetworkError("reset by peer") for _ in range(15))])
+
+    first_error(group)
+    first_error(group)
+
+    assert getattr(first, "__notes__", []) == ["also failed: NetworkError: reset by peer"]
+
+
+@pytest.mark.anyio
+async def test_single_error_takes_the_place_of_a_task_groups_exception_group() -> None:
+    """What leaves the block is the child's own error, with its own cause."""
+    cause = OSError("cable")
+
+    async def fail() -> None:
+        raise NetworkError("connection lost") from cause
+
+    with pytest.raises(NetworkError, match="connection lost") as caught, single_error():
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+
+    assert caught.value.__cause__ is cause
+
+
+def test_single_error_passes_other_errors_and_success() -> None:
+    """Without a group the block behaves as if it were not there."""
+    with single_error():
+        passed = True
+    assert passed
+
+    error = KeyError("x")
+    with pytest.raises(KeyError) as caught, single_error():
+        raise error
+    assert caught.value is error

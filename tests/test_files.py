@@ -1,0 +1,279 @@
+"""Partial files between real processes: claimed, resumed, published, swept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hftransfer._digests import chunk_digest
+from hftransfer._files import PartialFile, is_partial_name, remove_stale_partials
+from hftransfer.errors import DestinationError, DiskFullError
+
+CONTENT = "0123456789abcdef"
+STEM = f"model.bin.{CONTENT}"
+DATA = memoryview(b"AAAABBBBCC")
+CHUNK = 4
+
+_PREAMBLE = """
+import os, resource, sys
+from pathlib import Path
+from hftransfer._files import PartialFile
+from hftransfer.errors import DiskFullError
+folder, stem = Path(sys.argv[1]), sys.argv[2]
+"""
+_HOLD = """
+partial = PartialFile(folder, stem, identity="id", size=10, chunk_size=4)
+partial.write(1, 4, memoryview(b"BBBB"), sys.argv[3])
+print(partial.path.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def _open(folder: Path, *, stem: str = STEM, identity: str = "id", size: int = 10) -> PartialFile:
+    return PartialFile(folder, stem, identity=identity, size=size, chunk_size=CHUNK)
+
+
+def _fill(partial: PartialFile) -> None:
+    for index, start in enumerate(range(0, len(DATA), CHUNK)):
+        part = DATA[start : start + CHUNK]
+        partial.write(index, start, part, chunk_digest(part))
+
+
+@contextmanager
+def _holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a process that has written chunk 1 and holds its partial file until stdin closes."""
+    command = [sys.executable, "-c", _PREAMBLE + _HOLD, str(folder), STEM, chunk_digest(DATA[4:8])]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_processes_never_share_a_partial_file(tmp_path: Path) -> None:
+    """While another process lives, its partial file is left alone and the next number taken."""
+    with _holder(tmp_path) as (_, held_name):
+        partial = _open(tmp_path)
+
+        assert held_name == f"{STEM}.0.incomplete"
+        assert partial.path.name == f"{STEM}.1.incomplete"
+        assert partial.held == {}
+        partial.remove()
+        assert _names(tmp_path) == [held_name, f"{STEM}.0.journal.incomplete"]
+
+
+def test_what_a_killed_process_left_is_resumed(tmp_path: Path) -> None:
+    """After kill -9 the next one gets the same file, its journal and its bytes."""
+    with _holder(tmp_path) as (process, held_name):
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+    partial = _open(tmp_path)
+
+    assert partial.path.name == held_name
+    assert partial.held == {1: chunk_digest(DATA[4:8])}
+    buffer = memoryview(bytearray(4))
+    assert partial.read_into(4, buffer) == 4
+    assert bytes(buffer) == b"BBBB"
+    partial.close()
+
+
+@pytest.mark.parametrize(
+    ("identity", "size"), [("other", 10), ("id", 11), ("", 10)], ids=["content", "size", "none"]
+)
+def test_other_content_is_not_resumed(tmp_path: Path, identity: str, size: int) -> None:
+    """Another identity or size, or no identity at all, begins with no chunk held."""
+    first = _open(tmp_path)
+    _fill(first)
+    first.close()
+
+    again = _open(tmp_path, identity=identity, size=size)
+
+    assert again.path == first.path
+    assert again.held == {}
+    again.close()
+
+
+def test_publish_replaces_the_target_and_leaves_nothing_else(tmp_path: Path) -> None:
+    """The target is the new file as a whole; partial file and journal are gone."""
+    target = tmp_path / "model.bin"
+    target.write_bytes(b"old and longer than the new content")
+    with target.open("rb") as reader:
+        for fsync in (False, True):
+            partial = _open(tmp_path)
+            _fill(partial)
+            partial.publish(target, fsync=fsync)
+
+            assert target.read_bytes() == bytes(DATA)
+            assert _names(tmp_path) == ["model.bin"]
+        assert reader.read().startswith(b"old")  # who had it open keeps the old file
+
+
+def test_publish_into_a_missing_folder_is_a_destination_error(tmp_path: Path) -> None:
+    """The error names the target, and the bytes stay to be resumed."""
+    partial = _open(tmp_path)
+    _fill(partial)
+
+    with pytest.raises(DestinationError, match="missing/model.bin"):
+        partial.publish(tmp_path / "missing" / "model.bin", fsync=False)
+
+    partial.close()
+    again = _open(tmp_path)
+    assert sorted(again.held) == [0, 1, 2]
+    again.remove()
+
+
+def test_an_empty_file_is_published(tmp_path: Path) -> None:
+    """A file of no chunks exists in the end."""
+    partial = _open(tmp_path, size=0)
+    partial.publish(tmp_path / "empty", fsync=False)
+
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+def test_reading_ends_with_the_file(tmp_path: Path) -> None:
+    """`read_into` fills what there is and says how much."""
+    partial = _open(tmp_path)
+    _fill(partial)
+    buffer = memoryview(bytearray(8))
+
+    assert partial.read_into(8, buffer) == 2
+    assert bytes(buffer[:2]) == b"CC"
+    partial.remove()
+    assert _names(tmp_path) == []
+
+
+def test_a_folder_that_is_not_there_is_a_destination_error(tmp_path: Path) -> None:
+    """The error names the folder and the system's reason."""
+    with pytest.raises(DestinationError, match=r"gone.*No such file"):
+        _open(tmp_path / "gone")
+
+
+def _child(script: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _PREAMBLE + script, str(folder), STEM],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_file_over_the_size_limit_is_refused_before_any_byte(tmp_path: Path) -> None:
+    """Space is reserved at once: a process limited to 64 KiB is told when it opens 1 MiB."""
+    script = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    PartialFile(folder, stem, identity="id", size=1 << 20, chunk_size=65536)
+except DiskFullError as error:
+    print(type(error).__name__, error)
+"""
+    assert _child(script, tmp_path).startswith("DiskFullError no room left to write")
+
+
+def test_a_full_file_system_is_refused_before_any_byte() -> None:
+    """Asking for more than the whole file system fails at once with DiskFullError."""
+    try:
+        memory = os.statvfs("/dev/shm")
+    except OSError:
+        pytest.skip("no /dev/shm, whose size is limited, here")
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    if not any(line.split()[1:3] == ["/dev/shm", "tmpfs"] for line in mounts) or not (
+        memory.f_blocks and os.access("/dev/shm", os.W_OK)
+    ):
+        pytest.skip("/dev/shm is no writable tmpfs of limited size")
+    folder = Path("/dev/shm", f"hftransfer-test-{os.getpid()}")
+    folder.mkdir()
+    try:
+        with pytest.raises(DiskFullError, match="No space left"):
+            _open(folder, size=memory.f_blocks * memory.f_frsize + (1 << 20))
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
+    """A published file has the permissions that any file made by its user has."""
+    script = """
+os.umask(0o027)
+partial = PartialFile(folder, stem, identity="id", size=0, chunk_size=4)
+partial.publish(folder / "done", fsync=False)
+"""
+    _child(script, tmp_path)
+
+    assert stat.S_IMODE((tmp_path / "done").stat().st_mode) == 0o640
+
+
+def test_stale_partials_of_other_content_go_and_used_ones_stay(tmp_path: Path) -> None:
+    """Only unlocked partial files, with their journals, of the named files are deleted."""
+    stale = _open(tmp_path, stem="model.bin.aaaaaaaaaaaaaaaa")
+    stale.close()
+    other = _open(tmp_path, stem="other.bin.aaaaaaaaaaaaaaaa")
+    other.close()
+    orphan = tmp_path / "model.bin.bbbbbbbbbbbbbbbb.0.journal.incomplete"
+    orphan.touch()
+    users_own = tmp_path / "model.bin.incomplete"
+    users_own.touch()
+
+    with _holder(tmp_path) as (_, held_name):
+        remove_stale_partials(tmp_path, {"model.bin"})
+
+        assert _names(tmp_path) == sorted(
+            [
+                held_name,
+                f"{STEM}.0.journal.incomplete",
+                users_own.name,
+                other.path.name,
+                other.journal.path.name,
+            ]
+        )
+
+
+def test_sweeping_a_folder_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    """There is nothing to delete in a folder that does not exist."""
+    remove_stale_partials(tmp_path / "gone", {"model.bin"})
+
+
+def test_a_published_file_is_no_longer_locked(tmp_path: Path) -> None:
+    """The lock is that of the transfer and ends with it."""
+    partial = _open(tmp_path)
+    _fill(partial)
+    partial.publish(tmp_path / "done", fsync=False)
+
+    with (tmp_path / "done").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ours"),
+    [
+        (f"{STEM}.0.incomplete", True),
+        (f"{STEM}.12.journal.incomplete", True),
+        (f"{STEM}.{'ab' * 16}.incomplete", True),
+        (f"line\nbreak.{CONTENT}.0.incomplete", True),
+        ("model.bin.incomplete", False),
+        (f"{STEM}.incomplete", False),
+        (f"{STEM}.0.incomplete.bak", False),
+        (f"{CONTENT}.0.incomplete", False),
+    ],
+)
+def test_partial_names_are_told_from_others(name: str, is_ours: bool) -> None:
+    """Only names that this package makes are taken for its own."""
+    assert is_partial_name(name) is is_ours

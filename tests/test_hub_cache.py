@@ -1,0 +1,408 @@
+"""The layout of cache and ``local_dir``, and the locks that both libraries take."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import anyio
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, file_download
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer._digests import Digest
+from hftransfer._hub_cache import (
+    RepoCache,
+    content_etag,
+    create_cachedir_tag,
+    read_tree,
+    write_tree,
+)
+from hftransfer._hub_local_dir import DownloadMetadata, LocalDir
+from hftransfer._hub_locks import FileLock
+from hftransfer.errors import LocationError
+from hftransfer.stores.base import Entry
+
+_COMMIT = "c" * 40
+_OTHER = "d" * 40
+_SHA256 = "5" * 64
+
+_hex = st.characters(codec="ascii", categories=(), include_characters="0123456789abcdef")
+_segment = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="/\\"),
+    min_size=1,
+    max_size=20,
+).filter(lambda text: text not in (".", "..") and not text.endswith((" ", ".")) and ":" not in text)
+_paths = st.lists(_segment, min_size=1, max_size=3).map("/".join)
+
+
+@st.composite
+def _entries(draw: st.DrawFn, path: str) -> Entry:
+    blob_id = draw(st.text(_hex, min_size=40, max_size=40))
+    properties = {"blob-id": blob_id}
+    digest = Digest("git-sha1", blob_id)
+    if draw(st.booleans()):
+        sha256 = draw(st.text(_hex, min_size=64, max_size=64))
+        digest = Digest("sha256", sha256)
+        properties["lfs-sha256"] = sha256
+        if draw(st.booleans()):
+            properties["xet-hash"] = draw(st.text(_hex, min_size=64, max_size=64))
+    size = draw(st.integers(0, 2**50))
+    return Entry(path=path, size=size, digest=digest, properties=properties)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> RepoCache:
+    """A repository in an empty cache."""
+    cache = RepoCache(tmp_path, "model", "acme/tiny")
+    cache.blobs.mkdir(parents=True)
+    return cache
+
+
+def regular(path: str = "config.json") -> Entry:
+    properties = {"blob-id": "a" * 40}
+    return Entry(path=path, size=2, digest=Digest("git-sha1", "a" * 40), properties=properties)
+
+
+# --- listings
+
+
+@given(data=st.data(), paths=st.lists(_paths, unique=True, max_size=5))
+def test_a_listing_survives_the_disk(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, paths: list[str]
+) -> None:
+    """What was written is read again: paths, sizes and every digest, in order of the paths."""
+    file = tmp_path_factory.mktemp("trees") / "tree.json"
+    entries = [data.draw(_entries(path)) for path in paths]
+
+    write_tree(file, entries)
+
+    assert read_tree(file) == sorted(entries, key=lambda entry: entry.path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"format_version": 2, "files": {}}',
+        '{"format_version": 1}',
+        '{"format_version": 1, "files": {"a": {"size": 1}}}',
+        '{"format_version": 1, "files": {"../a": {"size": 1, "blob_id": "b"}}}',
+        '{"format_version": 1, "files": {"a": {"size": 1, "blob_id": "b", "xet_hash": "***"}}}',
+    ],
+)
+def test_an_unusable_listing_counts_as_none(tmp_path: Path, text: str) -> None:
+    """A torn, newer, masked or malicious listing costs a request, and nothing else."""
+    file = tmp_path / "tree.json"
+    file.write_text(text)
+
+    assert read_tree(file) is None
+
+
+def test_a_listing_with_masked_hashes_is_not_kept(tmp_path: Path) -> None:
+    """The Hub shows ``***`` for Xet hashes at times; the cache would keep that for ever."""
+    masked = Entry(
+        path="a", size=1, digest=Digest("sha256", _SHA256), properties={"xet-hash": "*" * 64}
+    )
+
+    write_tree(tmp_path / "tree.json", [masked])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listing_that_cannot_be_kept_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cache that is read-only can still be used, so this is only logged."""
+    (tmp_path / "trees").write_text("a file is in the way")
+
+    write_tree(tmp_path / "trees" / "tree.json", [regular()])
+
+    assert "cannot cache the tree listing" in caplog.text
+
+
+# --- refs, blobs and links
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0"])
+def test_huggingface_hub_finds_a_ref(repo: RepoCache, revision: str) -> None:
+    """A revision leads to its commit, and no temporary file looks like a ref."""
+    pointer = repo.pointer(_COMMIT, "config.json")
+    blob = repo.blob("a" * 40)
+    blob.write_bytes(b"{}")
+    repo.link("a" * 40, [pointer], new_blob=True)
+
+    repo.write_ref(revision, _OTHER)
+    repo.write_ref(revision, _COMMIT)
+
+    assert repo.read_ref(revision) == _COMMIT
+    found = huggingface_hub.try_to_load_from_cache(
+        "acme/tiny", "config.json", cache_dir=repo.root, revision=revision
+    )
+    assert found == str(pointer)
+    refs = [path for path in (repo.folder / "refs").rglob("*") if path.is_file()]
+    assert refs == [repo.folder / "refs" / revision]
+    assert huggingface_hub.scan_cache_dir(repo.root).warnings == []
+
+
+def test_a_commit_is_no_ref(repo: RepoCache) -> None:
+    """What cannot change its meaning needs no record."""
+    repo.write_ref(_COMMIT, _COMMIT)
+
+    assert not (repo.folder / "refs").exists()
+    assert repo.cached_commit(_COMMIT) == _COMMIT
+
+
+@pytest.mark.parametrize("text", ["", "main", "c" * 39, "../../../etc"])
+def test_a_damaged_ref_leads_nowhere(repo: RepoCache, text: str) -> None:
+    """Only a commit id is believed, since it becomes part of a path."""
+    (repo.folder / "refs").mkdir()
+    (repo.folder / "refs" / "main").write_text(text)
+
+    assert repo.read_ref("main") is None
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", ""])
+def test_no_path_leaves_the_snapshot(repo: RepoCache, path: str) -> None:
+    """Names come from a server, which must not choose where we write."""
+    with pytest.raises(LocationError):
+        repo.pointer(_COMMIT, path)
+    with pytest.raises(LocationError):
+        repo.mark_missing(_COMMIT, path)
+    with pytest.raises(LocationError):
+        LocalDir(repo.root).file(path)
+
+
+@pytest.mark.parametrize("value", ["", "../../x", "A" * 40, "a" * 41])
+def test_a_digest_that_is_no_file_name_is_refused(value: str) -> None:
+    """The digest names a blob, so it must be one."""
+    with pytest.raises(LocationError):
+        content_etag(Entry(path="a", size=1, digest=Digest("sha256", value)))
+
+
+def test_links_are_relative(repo: RepoCache) -> None:
+    """A cache can be moved, or mounted elsewhere, and stays whole."""
+    repo.blob("a" * 40).write_bytes(b"{}")
+    pointers = [repo.pointer(_COMMIT, path) for path in ("config.json", "deep/er/config.json")]
+
+    repo.link("a" * 40, pointers, new_blob=True)
+
+    assert [os.readlink(pointer) for pointer in pointers] == [
+        f"../../blobs/{'a' * 40}",
+        f"../../../../blobs/{'a' * 40}",
+    ]
+    assert list(repo.blobs.iterdir()) == [repo.blob("a" * 40)]
+
+
+def test_a_dangling_link_is_replaced(repo: RepoCache) -> None:
+    """A link whose blob was deleted by hand does not stand in the way."""
+    pointer = repo.pointer(_COMMIT, "config.json")
+    pointer.parent.mkdir(parents=True)
+    pointer.symlink_to("../../blobs/gone")
+    repo.blob("a" * 40).write_bytes(b"{}")
+
+    repo.link("a" * 40, [pointer], new_blob=False)
+
+    assert pointer.read_bytes() == b"{}"
+
+
+@pytest.mark.skipif(
+    not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"),
+    reason="the switch came with huggingface_hub 1.9",
+)
+@pytest.mark.parametrize("new_blob", [True, False])
+def test_without_symlinks_files_are_moved_or_copied(
+    repo: RepoCache, monkeypatch: pytest.MonkeyPatch, new_blob: bool
+) -> None:
+    """A new blob becomes the file itself; one that others may refer to is copied."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    repo.blob("a" * 40).write_bytes(b"{}")
+    pointers = [repo.pointer(_COMMIT, path) for path in ("one.json", "two.json")]
+
+    repo.link("a" * 40, pointers, new_blob=new_blob)
+
+    assert [pointer.read_bytes() for pointer in pointers] == [b"{}", b"{}"]
+    assert not any(pointer.is_symlink() for pointer in pointers)
+    assert [path.name for path in repo.blobs.iterdir()] == ([] if new_blob else ["a" * 40])
+
+
+def test_a_file_known_to_be_missing_is_known_to_huggingface_hub(repo: RepoCache) -> None:
+    """Loaders probe for optional files, and are spared the request."""
+    repo.write_ref("main", _COMMIT)
+    repo.mark_missing(_COMMIT, "deep/optional.json")
+
+    found = huggingface_hub.try_to_load_from_cache(
+        "acme/tiny", "deep/optional.json", cache_dir=repo.root
+    )
+
+    assert found is file_download._CACHED_NO_EXIST
+
+
+@pytest.mark.skipif(
+    not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"),
+    reason="huggingface_hub before 1.9 takes the tag for a damaged repository",
+)
+def test_an_existing_cachedir_tag_is_left_alone(tmp_path: Path) -> None:
+    """Whoever wrote it, the first line is what counts."""
+    create_cachedir_tag(tmp_path)
+    text = (tmp_path / "CACHEDIR.TAG").read_text()
+    assert text.startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+    (tmp_path / "CACHEDIR.TAG").write_text("theirs")
+
+    create_cachedir_tag(tmp_path)
+
+    assert (tmp_path / "CACHEDIR.TAG").read_text() == "theirs"
+
+
+# --- local_dir
+
+
+def test_metadata_is_read_again(tmp_path: Path) -> None:
+    """Commit and etag are known as long as the file is not changed."""
+    folder = LocalDir(tmp_path)
+    folder.create()
+    folder.file("config.json").write_bytes(b"{}")
+
+    folder.write_metadata("config.json", _COMMIT, _SHA256)
+
+    assert folder.read_metadata("config.json") == DownloadMetadata(_COMMIT, _SHA256)
+    assert (tmp_path / ".cache" / "huggingface" / ".gitignore").read_text() == "*"
+
+
+def test_metadata_of_a_changed_file_does_not_count(tmp_path: Path) -> None:
+    """A file written after its metadata is somebody's work, not the download."""
+    folder = LocalDir(tmp_path)
+    folder.file("config.json").write_bytes(b"{}")
+    folder.write_metadata("config.json", _COMMIT, _SHA256)
+    later = folder.file("config.json").stat().st_mtime + 10
+
+    os.utime(folder.file("config.json"), (later, later))
+
+    assert folder.read_metadata("config.json") is None
+
+
+@pytest.mark.parametrize("text", ["", "one line", f"{_COMMIT}\n{_SHA256}\nyesterday\n"])
+def test_damaged_metadata_is_removed(tmp_path: Path, text: str) -> None:
+    """It would be found damaged every time."""
+    folder = LocalDir(tmp_path)
+    folder.file("config.json").write_bytes(b"{}")
+    folder.metadata("config.json").parent.mkdir(parents=True)
+    folder.metadata("config.json").write_text(text)
+
+    assert folder.read_metadata("config.json") is None
+    assert not folder.metadata("config.json").exists()
+
+
+# --- locks
+
+
+@pytest.mark.anyio
+async def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
+    """The second one gets the lock when the first one releases it, and not before."""
+    path = tmp_path / ".locks" / "blob.lock"
+    first, second = FileLock(path), FileLock(path)
+    order = []
+
+    async def wait() -> None:
+        assert await second.acquire()
+        order.append("acquired")
+
+    assert await first.acquire()
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        order.append("released")
+        first.release()
+    second.release()
+
+    assert order == ["released", "acquired"]
+
+
+@pytest.mark.anyio
+async def test_filelock_and_we_exclude_each_other(tmp_path: Path) -> None:
+    """huggingface_hub's lock on the same file is the same lock."""
+    filelock = pytest.importorskip("filelock")
+    lock = FileLock(tmp_path / "blob.lock")
+    theirs = filelock.FileLock(tmp_path / "blob.lock", timeout=0)
+
+    assert await lock.acquire()
+    with pytest.raises(filelock.Timeout):
+        theirs.acquire()
+    lock.release()
+
+    order = []
+
+    async def wait() -> None:
+        assert await lock.acquire()
+        order.append("acquired")
+
+    async with anyio.create_task_group() as group:
+        theirs.acquire()
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        order.append("released")
+        theirs.release()
+    lock.release()
+
+    assert order == ["released", "acquired"]
+
+
+@pytest.mark.anyio
+async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
+    """Ctrl-C does not have to wait for another process's download."""
+    holder, waiter = FileLock(tmp_path / "blob.lock"), FileLock(tmp_path / "blob.lock")
+    assert await holder.acquire()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter.acquire)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+
+    holder.release()
+    assert await waiter.acquire()
+    waiter.release()
+
+
+@pytest.mark.anyio
+async def test_a_lock_file_is_writable_for_the_group(tmp_path: Path) -> None:
+    """Members of a group share caches, whatever the umask of the first one."""
+    lock = FileLock(tmp_path / "blob.lock")
+    previous = os.umask(0o077)
+    try:
+        assert await lock.acquire()
+    finally:
+        os.umask(previous)
+    lock.release()
+
+    assert (tmp_path / "blob.lock").stat().st_mode & 0o777 == 0o664
+
+
+def test_a_listing_is_written_as_huggingface_hub_reads_it(tmp_path: Path) -> None:
+    """The JSON has the fields of format version 1, for both kinds of files."""
+    large = Entry(
+        path="model.safetensors",
+        size=9,
+        digest=Digest("sha256", _SHA256),
+        properties={"blob-id": "b" * 40, "lfs-sha256": _SHA256, "xet-hash": "e" * 64},
+    )
+
+    write_tree(tmp_path / "tree.json", [large, regular()])
+
+    assert json.loads((tmp_path / "tree.json").read_text()) == {
+        "format_version": 1,
+        "files": {
+            "config.json": {"size": 2, "blob_id": "a" * 40},
+            "model.safetensors": {
+                "size": 9,
+                "blob_id": "b" * 40,
+                "lfs_sha256": _SHA256,
+                "lfs_size": 9,
+                "xet_hash": "e" * 64,
+            },
+        },
+    }

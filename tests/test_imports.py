@@ -1,0 +1,197 @@
+"""Which module may import which: layers as data, and what `import hftransfer` must not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_PACKAGE = Path(__file__).parents[1] / "hftransfer"
+
+# From the bottom up. A module imports from its own layer and from those below it. Names ending
+# in `.*` stand for every module of that package, and the package itself.
+_LAYERS: dict[str, tuple[str, ...]] = {
+    "values": ("errors", "options", "locations"),
+    "plans": ("_plan", "_digests", "_manifest", "report"),
+    "contract": ("stores", "stores.base"),
+    "primitives": ("_buffers", "_retry", "_journal", "_files", "_progress"),
+    "wire": ("_wire",),
+    "stores": (
+        *("stores.hub", "stores.local", "stores.memory"),
+        *("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
+    ),
+    "engine": ("_engine",),
+    "hub cache": (
+        *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir", "_hub_locate"),
+        *("_hub_locks", "_hub_on_disk", "_hub_progress", "_hub_request", "_hub_sinks"),
+    ),
+    "api": ("_client", "_snapshot", "aio", "sync"),
+    "package": ("", "cli", "__main__"),
+    "testing": ("testing.*",),
+}
+
+# A third party's package and the only modules that may import it.
+_SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
+    "aiohttp": ("_wire", "testing.*"),
+    "aiobotocore": ("stores.s3", "stores.s3_session"),
+    "botocore": ("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
+    "xxhash": ("_digests",),
+    "metaflow": (),
+    "metaflow_extensions": (),
+}
+
+# Nothing of this may be in memory before a client is opened.
+_HEAVY = ("aiobotocore", "aiohttp", "botocore", "httpx", "httpx2", "huggingface_hub", "uvloop")
+
+
+def _name(path: Path) -> str:
+    """`hftransfer/stores/s3.py` is `stores.s3`; the package itself is the empty string."""
+    parts = path.relative_to(_PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+_MODULES = {_name(path): path for path in sorted(_PACKAGE.rglob("*.py"))}
+
+
+def _matches(module: str, pattern: str) -> bool:
+    package = pattern.removesuffix(".*")
+    return module == package or (package != pattern and module.startswith(package + "."))
+
+
+def _layer(module: str) -> int:
+    places = [
+        index
+        for index, patterns in enumerate(_LAYERS.values())
+        if any(_matches(module, pattern) for pattern in patterns)
+    ]
+    assert len(places) == 1, f"give hftransfer.{module} a place in _LAYERS"
+    return places[0]
+
+
+def _imports(module: str) -> Iterator[tuple[str, int]]:
+    """Absolute names that a module imports anywhere in its text, with the line."""
+    for node in ast.walk(ast.parse(_MODULES[module].read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{_MODULES[module]}:{node.lineno}: imports are absolute here"
+            assert node.module is not None
+            # `from hftransfer.stores import s3` imports a module, `… import BufferPool` a name.
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = full.removeprefix("hftransfer.") in _MODULES
+                yield (full if is_module else node.module), node.lineno
+
+
+def _own(name: str) -> str | None:
+    if name == "hftransfer":
+        return ""
+    return name.removeprefix("hftransfer.") if name.startswith("hftransfer.") else None
+
+
+@pytest.mark.parametrize("module", _MODULES)
+def test_imports_point_down(module: str) -> None:
+    """A module imports nothing of ours from a layer above its own."""
+    wrong = [
+        f"hftransfer/{_MODULES[module].relative_to(_PACKAGE)}:{line} imports {name}"
+        for name, line in _imports(module)
+        if (own := _own(name)) is not None and _layer(own) > _layer(module)
+    ]
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", _MODULES)
+def test_a_third_party_has_its_only_importers(module: str) -> None:
+    """Who replaces aiohttp, botocore or xxhash knows from the table which modules change."""
+    wrong = [
+        f"hftransfer/{_MODULES[module].relative_to(_PACKAGE)}:{line} imports {name}"
+        for name, line in _imports(module)
+        if (allowed := _SOLE_IMPORTERS.get(name.partition(".")[0])) is not None
+        and not any(_matches(module, pattern) for pattern in allowed)
+    ]
+
+    assert wrong == []
+
+
+def test_every_row_names_a_module_that_exists() -> None:
+    """The table describes the package as it is: a renamed module leaves no row behind."""
+    patterns = [*(p for row in _LAYERS.values() for p in row)]
+    patterns += [p for row in _SOLE_IMPORTERS.values() for p in row]
+
+    assert [p for p in patterns if not any(_matches(m, p) for m in _MODULES)] == []
+
+
+def _run(code: str, cwd: Path) -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout.split()
+
+
+def test_importing_the_package_is_light(tmp_path: Path) -> None:
+    """`import hftransfer` loads no HTTP client, no AWS library and no huggingface_hub."""
+    loaded = _run("import sys, hftransfer; print(*sys.modules)", tmp_path)
+
+    assert "hftransfer" in loaded
+    assert sorted(set(_HEAVY) & set(loaded)) == []
+
+
+def test_every_exported_name_exists_and_is_light(tmp_path: Path) -> None:
+    """`hftransfer.__all__` is sorted, true, and reading all of it loads nothing heavy either."""
+    code = (
+        "import sys, hftransfer\n"
+        "assert list(hftransfer.__all__) == sorted(hftransfer.__all__), 'unsorted'\n"
+        "assert len(set(hftransfer.__all__)) == len(hftransfer.__all__), 'twice'\n"
+        "for name in hftransfer.__all__:\n"
+        # The version is the installed distribution's; test_packaging.py asks for that.
+        "    if name != '__version__': getattr(hftransfer, name)\n"
+        "print(*sys.modules)\n"
+    )
+
+    assert sorted(set(_HEAVY) & set(_run(code, tmp_path))) == []
+
+
+def test_type_checkers_see_what_is_exported() -> None:
+    """The imports that only type checkers run and `__all__` name the same objects."""
+    import hftransfer
+
+    for node in ast.parse(_MODULES[""].read_bytes()).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            imports = [each for each in node.body if isinstance(each, ast.ImportFrom)]
+            break
+    seen = {alias.asname or alias.name for each in imports for alias in each.names}
+
+    assert seen | {"__version__"} == set(hftransfer.__all__)
+
+
+def _public_modules() -> list[str]:
+    return [
+        module
+        for module in _MODULES
+        if module and not any(part.startswith("_") for part in module.split("."))
+    ]
+
+
+@pytest.mark.parametrize("module", _public_modules())
+def test_a_public_module_declares_what_it_offers(module: str) -> None:
+    """A module without a leading underscore has an `__all__`, unless it has no code."""
+    body = ast.parse(_MODULES[module].read_bytes()).body
+    targets = [
+        target.id
+        for node in body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    only_docstring = all(isinstance(node, ast.Expr) for node in body)
+
+    assert "__all__" in targets or only_docstring

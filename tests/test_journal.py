@@ -1,0 +1,141 @@
+"""A journal believes whole records about the same content, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer._journal import Journal, format_header, parse_journal
+
+HEADER = format_header("commit:abc", 100, 10)
+OTHERS = [
+    format_header("commit:abd", 100, 10),
+    format_header("commit:abc", 101, 10),
+    format_header("commit:abc", 100, 11),
+    "",
+    "{}",
+]
+
+_xxh3 = st.text("0123456789abcdef", min_size=32, max_size=32)
+_records = st.lists(st.tuples(st.integers(0, 120), _xxh3), max_size=8)
+
+
+def _text(records: list[tuple[int, str]]) -> str:
+    return "".join([f"{HEADER}\n", *(f"{index} {digest}\n" for index, digest in records)])
+
+
+@given(records=_records)
+def test_records_are_read_back_the_later_one_counting(records: list[tuple[int, str]]) -> None:
+    """Index and digest of every record; of two for one chunk the second."""
+    assert parse_journal(_text(records), HEADER) == dict(records)
+
+
+@given(records=_records, data=st.data())
+def test_a_torn_journal_never_yields_a_wrong_record(
+    records: list[tuple[int, str]], data: st.DataObject
+) -> None:
+    """Cut at any byte, it holds exactly the records that were whole before the cut."""
+    text = _text(records)
+    cut = data.draw(st.integers(0, len(text)))
+    whole = text[:cut].count("\n") - 1
+
+    assert parse_journal(text[:cut], HEADER) == dict(records[: max(0, whole)])
+
+
+@given(records=_records, noise=st.text(max_size=60))
+def test_noise_is_no_record(records: list[tuple[int, str]], noise: str) -> None:
+    """A line of other text changes nothing about the others."""
+    line = f"x{noise}".replace("\n", " ")
+
+    assert parse_journal(f"{_text(records)}{line}\n", HEADER) == dict(records)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_header_is_another_content(other: str) -> None:
+    """Identity, size and chunk size must all agree."""
+    assert parse_journal(_text([(0, "0" * 32)]), other) == {}
+
+
+@given(identity=st.text())
+def test_a_header_is_one_line_of_ascii(identity: str) -> None:
+    """Whatever identifies the content cannot break the format."""
+    header = format_header(identity, 1, 1)
+
+    assert header.isascii()
+    assert "\n" not in header
+
+
+def _digest(number: int) -> str:
+    return f"{number:032x}"
+
+
+def test_what_was_appended_is_held_by_the_next_journal(tmp_path: Path) -> None:
+    """Records survive closing, or not closing as after a kill."""
+    path = tmp_path / "j"
+    first = Journal(path, HEADER)
+    emptiness = [first.is_empty]
+    first.append(3, _digest(1))
+    first.append(0, _digest(2))
+    emptiness.append(first.is_empty)
+
+    second = Journal(path, HEADER)
+
+    assert second.held == {3: _digest(1), 0: _digest(2)}
+    assert [*emptiness, second.is_empty] == [True, False, False]
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 36))
+def test_appending_after_a_torn_record_keeps_both_sides_apart(tmp_path: Path, cut: int) -> None:
+    """A torn line does not swallow, or mingle with, the record that comes after it."""
+    path = tmp_path / "j"
+    path.write_text(_text([(1, _digest(1)), (2, _digest(2))])[:-cut])
+    journal = Journal(path, HEADER)
+    journal.append(7, _digest(7))
+    journal.close()
+
+    again = Journal(path, HEADER)
+
+    torn = {2: _digest(2)} if cut == 1 else {}  # only its newline was missing
+    assert again.held == {1: _digest(1), 7: _digest(7), **torn}
+    again.close()
+
+
+def test_a_journal_of_other_content_is_begun_anew(tmp_path: Path) -> None:
+    """Records of the old content are gone for good, not only skipped."""
+    path = tmp_path / "j"
+    old = Journal(path, HEADER)
+    old.append(0, _digest(1))
+    old.close()
+
+    new = Journal(path, OTHERS[0])
+    assert new.held == {}
+    new.close()
+
+    assert path.read_text() == f"{OTHERS[0]}\n"
+
+
+def test_binary_rubbish_is_an_empty_journal(tmp_path: Path) -> None:
+    """A damaged file costs the resume, not the transfer."""
+    path = tmp_path / "j"
+    path.write_bytes(bytes(range(256)))
+    journal = Journal(path, HEADER)
+
+    assert journal.held == {}
+    journal.append(0, _digest(5))
+    journal.close()
+    assert path.read_text() == _text([(0, _digest(5))])
+
+
+def test_remove_deletes_and_may_be_repeated(tmp_path: Path) -> None:
+    """Closing twice and removing twice are harmless."""
+    journal = Journal(tmp_path / "j", HEADER)
+    journal.close()
+    journal.remove()
+    journal.remove()
+
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,225 @@
+"""Location strings: what they mean, how they are written back, what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hftransfer.errors import LocationError
+from hftransfer.locations import (
+    HubLocation,
+    LocalLocation,
+    MemoryLocation,
+    S3Location,
+    parse_location,
+    safe_path,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf://org/name", HubLocation("org/name")),
+        ("hf://org/name/", HubLocation("org/name")),
+        ("hf://models/org/name", HubLocation("org/name")),
+        ("hf://gpt2", HubLocation("gpt2")),
+        ("hf://gpt2@main/config.json", HubLocation("gpt2", revision="main", path="config.json")),
+        ("hf://datasets/org/d@v1/a/b", HubLocation("org/d", "dataset", "v1", "a/b")),
+        ("hf://spaces/org/app", HubLocation("org/app", "space")),
+        ("hf://org/name@refs/pr/7/a", HubLocation("org/name", revision="refs/pr/7", path="a")),
+        (
+            "hf://datasets/o/d@refs/convert/parquet/x",
+            HubLocation("o/d", "dataset", "refs/convert/parquet", "x"),
+        ),
+        ("hf://org/name@feature%2Fx/f", HubLocation("org/name", revision="feature/x", path="f")),
+        ("hf://org/name/mail@home", HubLocation("org/name", path="mail@home")),
+        ("s3://bucket", S3Location("bucket")),
+        ("s3://bucket/", S3Location("bucket")),
+        ("s3://bucket/a/b/", S3Location("bucket", "a/b/")),
+        ("s3://bucket//odd key?#%", S3Location("bucket", "/odd key?#%")),
+        ("memory://box/a/b", MemoryLocation("box", "a/b")),
+        ("model", LocalLocation(Path("model"))),
+        ("/data/model/", LocalLocation(Path("/data/model"), as_folder=True)),
+        ("./hf:/x", LocalLocation(Path("hf:/x"))),
+        ("file:///data/a%20b", LocalLocation(Path("/data/a b"))),
+        (Path("hf:"), LocalLocation(Path("hf:"))),
+    ],
+)
+def test_meaning(
+    text: str | Path, expected: HubLocation | S3Location | LocalLocation | MemoryLocation
+) -> None:
+    """Each form of location string, and a path object, means what is documented."""
+    assert parse_location(text) == expected
+
+
+def test_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the user's home, as in a shell, for strings and path objects."""
+    monkeypatch.setenv("HOME", "/home/me")
+
+    assert parse_location("~/x") == LocalLocation(Path("/home/me/x"))
+    assert parse_location(Path("~/x")) == LocalLocation(Path("/home/me/x"))
+
+
+def _is_name(text: str) -> bool:
+    return ".." not in text and "--" not in text
+
+
+_names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,12}", fullmatch=True).filter(_is_name)
+_owners = _names | st.sampled_from(["models", "datasets", "spaces"])
+_repo_ids = st.builds("{}/{}".format, _owners, _names) | _owners
+_segments = st.text(
+    st.characters(blacklist_categories=["Cs"], blacklist_characters="/\\\0"), min_size=1
+).filter(lambda text: text not in (".", ".."))
+_paths = st.lists(_segments, min_size=1, max_size=4).map("/".join)
+_revisions = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1).filter(
+    lambda text: text != "refs"  # Git has no such name: it is the folder of all refs
+)
+
+
+@given(
+    repo_id=_repo_ids,
+    repo_type=st.sampled_from(["model", "dataset", "space", "kernel"]),
+    revision=st.none() | _revisions,
+    path=st.just("") | _paths,
+)
+@example(repo_id="datasets/x", repo_type="model", revision=None, path="")
+@example(repo_id="o/n", repo_type="model", revision="refs/pr/1", path="a")
+def test_hub_round_trip(repo_id: str, repo_type: str, revision: str | None, path: str) -> None:
+    """A Hub location survives being written and read, whatever its revision and path."""
+    if "/" not in repo_id and revision is None:
+        path = ""  # a bare name needs a revision to be told from an owner
+    if path.startswith("C:") or (len(path) > 1 and path[1] == ":"):
+        path = f"x{path}"  # looks like a drive letter, which is refused
+    location = HubLocation(repo_id, repo_type, revision, path)
+
+    assert parse_location(str(location)) == location
+
+
+@given(
+    bucket=st.from_regex(r"[a-z0-9][a-z0-9.-]{1,20}", fullmatch=True),
+    key=st.text(st.characters(blacklist_characters="\0")),
+)
+def test_s3_round_trip(bucket: str, key: str) -> None:
+    """A key is taken as it is: slashes, query and percent signs included."""
+    location = S3Location(bucket, key)
+
+    assert parse_location(str(location)) == location
+
+
+@given(name=_names, path=st.just("") | _paths)
+def test_memory_round_trip(name: str, path: str) -> None:
+    """A memory location survives being written and read."""
+    location = MemoryLocation(name, path)
+
+    assert parse_location(str(location)) == location
+
+
+@given(path=_paths)
+def test_local_round_trip(path: str) -> None:
+    """An absolute path is written as the text that names it again."""
+    location = LocalLocation(Path("/", path))
+
+    assert parse_location(str(location)) == location
+
+
+@pytest.mark.parametrize(
+    ("typo", "fix"),
+    [
+        ("hf:org/name", "hf://org/name"),
+        ("hf:/org/name", "hf://org/name"),
+        ("HF:/org/name", "hf://org/name"),
+        ("hf//org/name", "hf://org/name"),
+        ("s3:bucket/key", "s3://bucket/key"),
+        ("s3:/bucket/key", "s3://bucket/key"),
+        ("s3//bucket/key", "s3://bucket/key"),
+        ("S3://bucket/key", "did you mean s3://"),
+        ("HF://org/name", "did you mean hf://"),
+        ("gs://bucket/key", "hf://, s3:// and paths"),
+        ("https://host/x", "hf://, s3:// and paths"),
+        ("hf://", "hf://[datasets/|spaces/]org/name"),
+        ("hf://datasets/", "hf://[datasets/|spaces/]org/name"),
+        ("hf:///name", "hf://[datasets/|spaces/]org/name"),
+        ("hf://org//name", "hf://[datasets/|spaces/]org/name"),
+        ("hf://org/na me", "hf://[datasets/|spaces/]org/name"),
+        ("hf://org/a--b", "hf://[datasets/|spaces/]org/name"),
+        ("hf://org/name@", "revision after '@' is empty"),
+        ("hf://org/name@refs/heads/x", "%2F"),
+        ("s3://", "s3://bucket[/key]"),
+        ("s3:///key", "s3://bucket[/key]"),
+        ("", "s3://"),
+        ("a\0b", "s3://"),
+        ("~no-such-user-here/x", "./~no-such-user-here/x"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_with_the_fix(typo: str, fix: str) -> None:
+    """A typo never becomes a local file: the message names the text and the remedy."""
+    with pytest.raises(LocationError) as caught:
+        parse_location(typo)
+
+    assert fix in str(caught.value)
+    assert repr(typo) in str(caught.value)
+
+
+@given(st.text("hf3s:/@.a~%\\ ", max_size=12))
+def test_any_text_is_a_location_or_a_location_error(text: str) -> None:
+    """Nothing else than LocationError, which is also a ValueError, is ever raised."""
+    try:
+        location = parse_location(text)
+    except LocationError as error:
+        assert isinstance(error, ValueError)
+    else:
+        # A scheme is never read as a folder of that name.
+        assert not (isinstance(location, LocalLocation) and "://" in text.lstrip(":/@.a~%\\ "))
+
+
+_hostile = st.text("ab./\\:\0C ~", max_size=12) | st.text(max_size=8)
+
+
+@given(path=_hostile)
+@example(path="../x")
+@example(path="a/../../x")
+@example(path="/etc/passwd")
+@example(path="C:/x")
+def test_a_safe_path_never_leaves_its_folder(path: str) -> None:
+    """What is accepted stays inside the folder it is joined to, on every system."""
+    try:
+        accepted = safe_path(path)
+    except LocationError:
+        return
+    joined = os.path.join("/folder/inside", accepted)
+    assert accepted == path
+    assert os.path.normpath(joined) == joined  # not one segment that means another place
+    assert os.path.commonpath(["/folder/inside", joined]) == "/folder/inside"
+    assert "\\" not in accepted
+
+
+@given(path=_paths)
+def test_ordinary_paths_are_safe(path: str) -> None:
+    """Any text but the refused is a file name, so no repository is refused for its spelling."""
+    if path[1:2] != ":":
+        assert safe_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", ".", "..", "a/..", "a//b", "/a", "a/", "a\\b", "..\\x", "C:x", "c:/x", "a\0b"]
+)
+def test_unsafe_paths_are_refused(path: str) -> None:
+    """Empty, absolute, dotted, backslashed, drive and NUL paths are named and refused."""
+    with pytest.raises(LocationError, match="stays inside its folder"):
+        safe_path(path)
+
+
+def test_a_path_that_leaves_its_repository_is_refused() -> None:
+    """The path inside a Hub location is checked where the location is read."""
+    with pytest.raises(LocationError, match="stays inside its folder"):
+        parse_location("hf://org/name/../x")
+
+
+def test_a_quoted_revision_keeps_its_slash_out_of_the_path() -> None:
+    """Branch names with slashes are written percent-encoded."""
+    assert str(HubLocation("o/n", revision="a/b", path="c")) == f"hf://o/n@{quote('a/b', '')}/c"

@@ -1,0 +1,129 @@
+"""Chunks cover files exactly, chunk sizes obey limits, headers carry ranges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hftransfer._plan import (
+    Chunk,
+    PartLimits,
+    fit_chunk_size,
+    parse_content_range,
+    plan_chunks,
+    range_header,
+)
+from hftransfer.errors import OptionsError
+
+MIB = 1 << 20
+S3 = PartLimits(minimum=5 * MIB, maximum=5 << 30, count=10_000)
+
+
+@given(size=st.integers(0, 10_000), chunk_size=st.integers(1, 3_000))
+def test_chunks_cover_the_file_exactly(size: int, chunk_size: int) -> None:
+    """Chunks follow each other without gap or overlap from 0 to the size, numbered from 0."""
+    chunks = plan_chunks(size, chunk_size)
+
+    edges = [0, *(chunk.stop for chunk in chunks)]
+    assert [chunk.start for chunk in chunks] == edges[:-1]
+    assert edges[-1] == size
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    assert all(chunk.size == chunk_size for chunk in chunks[:-1])
+    assert all(0 < chunk.size <= chunk_size for chunk in chunks)
+
+
+def test_an_empty_file_has_no_chunks() -> None:
+    """Nothing to move means no request."""
+    assert plan_chunks(0, 8 * MIB) == []
+
+
+_limits = st.lists(
+    st.builds(
+        PartLimits,
+        minimum=st.integers(1, 12),
+        maximum=st.integers(1, 40),
+        count=st.integers(1, 8),
+    ),
+    max_size=3,
+)
+
+
+def _accepted(size: int, chunk_size: int, limits: list[PartLimits]) -> bool:
+    chunks = plan_chunks(size, chunk_size)
+    return all(
+        len(chunks) <= limit.count
+        and all(chunk.size <= limit.maximum for chunk in chunks)
+        and all(chunk.size >= limit.minimum for chunk in chunks[:-1])
+        for limit in limits
+    )
+
+
+@given(size=st.integers(0, 100), wanted=st.integers(1, 60), limits=_limits)
+@example(size=30, wanted=20, limits=[PartLimits(maximum=10)])
+@example(size=16, wanted=1, limits=[PartLimits(maximum=10, count=2)])
+def test_chunk_size_obeys_all_limits_or_none_could(
+    size: int, wanted: int, limits: list[PartLimits]
+) -> None:
+    """A chunk size is found exactly where trying all of them finds one."""
+    possible = [n for n in range(1, 101) if _accepted(size, n, limits)]
+
+    if not possible:
+        with pytest.raises(OptionsError, match="too large"):
+            fit_chunk_size(size, wanted, limits)
+        return
+    chunk_size = fit_chunk_size(size, wanted, limits)
+    assert _accepted(size, chunk_size, limits)
+    assert chunk_size == fit_chunk_size(size, wanted, list(reversed(limits)))
+
+
+@given(size=st.integers(0, 5 * 10**13), wanted=st.integers(64 * 1024, 5 << 30))
+def test_s3_limits_hold_for_every_size_that_s3_can_hold(size: int, wanted: int) -> None:
+    """Up to 48.8 TiB (10,000 parts of 5 GiB); what is raised for the count is whole MiB."""
+    chunk_size = fit_chunk_size(size, wanted, [S3])
+
+    assert S3.minimum <= chunk_size <= S3.maximum
+    assert -(-size // chunk_size) <= S3.count
+    raised_for_count = chunk_size > max(wanted, S3.minimum)
+    assert not raised_for_count or chunk_size % MIB == 0
+
+
+@given(wanted=st.integers(1, 1 << 33), size=st.integers(0, 1 << 50))
+def test_without_limits_the_wanted_size_stays(wanted: int, size: int) -> None:
+    """Nothing else than a limit moves the chunk size."""
+    assert fit_chunk_size(size, wanted, []) == wanted
+    assert fit_chunk_size(size, wanted, [PartLimits()]) == wanted
+
+
+def test_too_large_a_file_is_refused_by_its_size() -> None:
+    """The message names the size that no chunk size fits."""
+    size = 10_000 * (5 << 30) + 1
+
+    with pytest.raises(OptionsError, match=str(size)):
+        fit_chunk_size(size, 8 * MIB, [S3])
+
+
+_sizes = st.integers(1, 1 << 50)
+
+
+@given(start=st.integers(0, 1 << 50), size=_sizes, after=st.one_of(st.none(), st.integers(0, 99)))
+def test_content_range_round_trip(start: int, size: int, after: int | None) -> None:
+    """What a server answers to a half-open range is read back as that range."""
+    chunk = Chunk(0, start, start + size)
+    total = None if after is None else chunk.stop + after
+    header = range_header(chunk.start, chunk.stop)
+    unit, _, positions = header.partition("=")
+
+    parsed = parse_content_range(f"{unit} {positions}/{'*' if total is None else total}")
+
+    assert header == f"bytes={start}-{start + size - 1}"
+    assert parsed == (chunk.start, chunk.stop, total)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "bytes", "bytes */10", "bytes 0-9", "bytes=0-9/10", "items 0-9/10", "bytes 0-9/10x"],
+)
+def test_malformed_content_range_is_none(value: str) -> None:
+    """A value that is no satisfied byte range is told apart from one."""
+    assert parse_content_range(value) is None

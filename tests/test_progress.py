@@ -1,0 +1,79 @@
+"""Observers hear events; what they do wrong stays with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+
+from hftransfer._progress import (
+    Event,
+    FileFinished,
+    FileStarted,
+    Moved,
+    Retrying,
+    TransferStarted,
+    emit,
+)
+
+EVENTS: list[Event] = [
+    TransferStarted(files=1, bytes=10),
+    FileStarted("a", 10),
+    Moved("a", 4, reused=True),
+    Retrying("a", ValueError("x"), 0.5),
+    Moved("a", -4),
+    FileFinished("a", 10),
+]
+
+
+def test_an_observer_hears_every_event_in_order() -> None:
+    """Any callable observes, a list's append included."""
+    heard: list[Event] = []
+
+    for event in EVENTS:
+        emit(heard.append, event)
+
+    assert heard == EVENTS
+
+
+def test_nobody_has_to_listen() -> None:
+    """Without an observer an event is dropped."""
+    for event in EVENTS:
+        emit(None, event)
+
+
+def test_an_observers_failure_is_logged_and_goes_no_further(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A broken progress bar does not break a transfer, and leaves a traceback in the log."""
+
+    def broken(event: Event) -> None:
+        raise ZeroDivisionError(type(event).__name__)
+
+    with caplog.at_level(logging.ERROR, logger="hftransfer"):
+        emit(broken, EVENTS[0])
+
+    (record,) = caplog.records
+    assert record.name == "hftransfer"
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ZeroDivisionError)
+
+
+def test_an_observer_can_interrupt() -> None:
+    """KeyboardInterrupt is no failure of the observer: it ends the transfer."""
+
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        emit(interrupted, EVENTS[0])
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_events_cannot_be_changed(event: Event) -> None:
+    """Observers share events, so none may alter what the next one hears."""
+    name = dataclasses.fields(event)[0].name
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(event, name, None)

@@ -261,15 +261,16 @@ class _Session:
 
     async def find(self, path: str) -> tuple[str, Entry]:
         """Return the commit and its file `path`: from the disk if the commit's listing is there."""
-        from hftransfer._hub_locate import locate_file
-
         commit = self._request.pinned
         if commit is not None:
             known = await to_thread.run_sync(read_tree, self._request.tree_path(commit))
             for entry in known or []:
                 if entry.path == path:
                     return commit, entry
-        return await locate_file(await self._asking.hub_source(self._request.location()), path)
+        source = await self._asking.hub_source(self._request.location())
+        entry = await source.find(path)
+        assert source.commit is not None  # `find` learns it
+        return source.commit, entry
 
     async def fetch(self, commit: str, entries: Sequence[Entry]) -> None:
         """Bring `entries` to where the request wants them."""

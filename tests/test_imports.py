@@ -21,12 +21,12 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "primitives": ("_buffers", "_retry", "_journal", "_files", "_progress"),
     "wire": ("_wire",),
     "stores": (
-        *("stores.hub", "stores.local", "stores.memory"),
+        *("stores.hub", "stores.hub_answers", "stores.local", "stores.memory"),
         *("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
     ),
     "engine": ("_engine",),
     "hub cache": (
-        *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir", "_hub_locate"),
+        *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir"),
         *("_hub_locks", "_hub_on_disk", "_hub_progress", "_hub_request", "_hub_sinks"),
     ),
     "api": ("_client", "_snapshot", "aio", "sync"),

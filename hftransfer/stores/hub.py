@@ -1,7 +1,7 @@
 """Repositories on the Hugging Face Hub, as a source.
 
 One request resolves the revision to a commit, one per thousand files lists sizes and
-digests, one per file resolves where its bytes lie. No HEAD anywhere.
+digests, one per file resolves where its bytes lie. No file of a listing costs a HEAD.
 
 What is known of the wire (huggingface_hub's client and its issues, see
 https://huggingface.co/docs/huggingface_hub): ``resolve`` answers 302 to a signed URL on
@@ -17,11 +17,12 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 
@@ -42,16 +43,13 @@ from hftransfer.errors import (
 from hftransfer.locations import HubLocation, safe_path
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import ByteStream, Entry
+from hftransfer.stores.hub_answers import described_file, hub_error, url_lifetime
 
-__all__ = ("HubSource", "hub_error")
+__all__ = ("HubSource",)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NEXT = re.compile(r'<([^>]+)>\s*;[^,]*rel="?next"?')
 _MAX_HOPS = 20
-# A signed URL that does not say when it expires is renewed after this long, seconds.
-_DEFAULT_LIFETIME = 50 * 60.0
-# Renewed so long before it expires that a request made now is answered in time, seconds.
-_MARGIN = 60.0
 # A fresh URL refused this often in a row is refused for good.
 _MAX_REFUSALS = 2
 
@@ -164,6 +162,36 @@ class HubSource:
             properties=properties,
         )
 
+    async def find(self, path: str) -> Entry:
+        """Return the file `path` of the repository, and learn the commit, without a listing.
+
+        A listing costs a request per thousand files, this one HEAD or two.
+
+        Raises:
+            NotFoundError: if there is no such repository, revision or file.
+            AccessError: if it may not be read.
+            RejectedError: if the answer lacks what is needed, as behind some proxies.
+        """
+
+        async def ask() -> tuple[str, Entry]:
+            url = self._resolve_url(Entry(path=path, size=0))
+            answers: deque[Response] = deque()
+            while len(answers) < _MAX_HOPS and self._is_own(url):
+                answer = await self._wire.request("HEAD", url, headers=self._headers_for(url))
+                if answer.status >= 400:
+                    raise self._explained(status_error(answer))
+                answers.append(answer)
+                if not is_redirect(answer):
+                    break
+                url = urljoin(url, answer.headers["Location"])
+            else:
+                if self._is_own(url):
+                    raise _endless(url)
+            return described_file(path, answers)
+
+        self.commit, entry = await retrying(ask, self._retry)
+        return entry
+
     async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
         if len(buffer) == entry.size:
             await self._read_whole(entry, buffer)
@@ -239,10 +267,10 @@ class HubSource:
             if not is_redirect(answer):
                 if answer.status != 200:
                     raise self._explained(status_error(answer))
-                return url, _DEFAULT_LIFETIME
+                return url, url_lifetime(url)
             url = urljoin(url, answer.headers["Location"])
             if not self._is_own(url):
-                return url, _lifetime(url)
+                return url, url_lifetime(url)
         raise _endless(url)
 
     def _refused(
@@ -314,42 +342,6 @@ class HubSource:
         return hub_error(error, self._where, self._endpoint)
 
 
-def hub_error(error: TransferError, location: HubLocation, endpoint: str) -> TransferError:
-    """Return what an answer of the Hub means in its own terms (``X-Error-Code``).
-
-    Args:
-        error: as made from the status; returned as it is where there is nothing to add.
-        location: what was asked for.
-        endpoint: base URL of the Hub, for the message.
-    """
-    response = error.response
-    if response is None:
-        return error
-    code = response.headers.get("X-Error-Code", "")
-    said = response.headers.get("X-Error-Message", "")
-    repo = f"{location.repo_type} {location.repo_id!r} on {redact(endpoint)}"
-    if code == "GatedRepo":
-        return AccessError(
-            f"access to {repo} is restricted: accept its conditions on its page and give a token "
-            f"of that account (HF_TOKEN or `hf auth login`). {said}".rstrip(),
-            response=response,
-        )
-    if code == "RevisionNotFound":
-        return NotFoundError(
-            f"{repo} has no revision {location.revision or 'main'!r}", response=response
-        )
-    if code == "EntryNotFound":
-        return NotFoundError(f"{error} (no such file in {repo})", response=response)
-    if said == "Access to this resource is disabled.":
-        return AccessError(f"{repo} is disabled", response=response)
-    if code == "RepoNotFound" or (response.status == 401 and "Invalid" not in said):
-        return NotFoundError(
-            f"there is no {repo}, or it is private and the token given, if any, may not read it",
-            response=response,
-        )
-    return error
-
-
 def _json(answer: Response) -> Any:
     try:
         return json.loads(answer.body)
@@ -358,19 +350,6 @@ def _json(answer: Response) -> Any:
         raise ServerError(f"{redact(answer.url)}: the answer is not JSON", response=answer) from (
             error
         )
-
-
-def _lifetime(url: str) -> float:
-    """Return for how many seconds a signed URL may be used (CloudFront and S3 forms)."""
-    query = parse_qs(urlsplit(url).query)
-    try:
-        if "Expires" in query:
-            return float(query["Expires"][0]) - time.time() - _MARGIN
-        if "X-Amz-Expires" in query:
-            return float(query["X-Amz-Expires"][0]) - _MARGIN
-    except ValueError:
-        pass
-    return _DEFAULT_LIFETIME
 
 
 def _endless(url: str) -> RejectedError:

@@ -28,7 +28,8 @@ from hftransfer.errors import (
 from hftransfer.locations import HubLocation
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import Entry
-from hftransfer.stores.hub import HubSource, hub_error
+from hftransfer.stores.hub import HubSource
+from hftransfer.stores.hub_answers import hub_error
 from hftransfer.testing import (
     ExpireUrls,
     Fault,

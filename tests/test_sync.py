@@ -33,7 +33,7 @@ def test_copy_needs_no_client(tmp_path: Path) -> None:
     report = hftransfer.copy(_source(tmp_path), tmp_path / "target")
 
     assert (report.files, report.bytes) == (2, (3 << 20) + 1)
-    assert before == set(threading.enumerate())
+    assert set(threading.enumerate()) <= before
 
 
 def test_one_client_serves_several_threads(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Bucket, s3_client
 from hftransfer.testing import Fault, HubServer, RandomFile, Repo, Stall
 
 SIZE = 40 << 20
@@ -154,6 +155,29 @@ def test_an_interrupted_process_ends_at_once_and_can_go_on(
     report = _end(_start(hub, str(tmp_path)))
     assert report["reused_bytes"] > 0
     assert big == _sha256(tmp_path / "model.safetensors")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_upload_leaves_no_open_multipart_upload(
+    hub: HubServer, repo: Repo, bucket: Bucket, number: signal.Signals
+) -> None:
+    """Parts were stored already when the signal came: the upload is aborted, no object is there."""
+    stalled = hub.add_fault(Fault(host="cdn", ranged=True, after=4, times=None, action=Stall()))
+    process = _start(hub, f"{bucket.url}/models/x")
+    assert stalled.wait(WAIT)
+
+    process.send_signal(number)
+    _, err = process.communicate(timeout=WAIT)
+
+    assert "Traceback" not in err
+    client = s3_client(bucket.server)
+    # MinIO finds uploads only by the exact key.
+    key = "models/x/model.safetensors"
+    open_uploads = client.list_multipart_uploads(Bucket=bucket.name, Prefix=key)
+    assert not open_uploads.get("Uploads")
+    stored = client.list_objects_v2(Bucket=bucket.name).get("Contents", ())
+    assert key not in [item["Key"] for item in stored]
 
 
 def test_two_processes_with_one_destination_do_not_disturb_each_other(

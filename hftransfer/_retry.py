@@ -42,8 +42,8 @@ def next_delay(
     """
     if failures >= policy.attempts:
         return None
-    # The exponent is capped because 2.0**1024 overflows long after any policy makes sense.
-    bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(failures - 1, 62))
+    # 2.0**1024 would overflow; the product may, to infinity, which is as good.
+    bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(failures - 1, 1023))
     delay = bound * random_fraction if retry_after is None else max(0.0, retry_after)
     return None if elapsed + delay > policy.deadline else delay
 

@@ -7,6 +7,7 @@ a bucket or a Hub server of its own.
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class Bucket:
     def url(self) -> str:
         """``s3://NAME``, without a trailing slash."""
         return f"s3://{self.name}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heed_sigint() -> None:
+    """Let child processes be interruptible where this one was started in the background.
+
+    A shell without job control starts `command &` with SIGINT ignored, which is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

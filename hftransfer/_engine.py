@@ -113,6 +113,21 @@ class _Tally:
         finally:
             self.stages[stage] += time.perf_counter() - started
 
+    def report(self, manifest: Manifest, sinks: Sequence[Sink], *, seconds: float) -> Report:
+        return Report(
+            source=manifest.source,
+            destinations=tuple(sink.location for sink in sinks),
+            files=self.files,
+            skipped=self.skipped,
+            bytes=self.bytes,
+            reused_bytes=self.reused,
+            seconds=seconds,
+            retries=self.retries,
+            verified=self.verified,
+            stages=self.stages,
+            manifest=manifest,
+        )
+
 
 async def transfer(
     source: Source, sinks: Sequence[Sink], entries: Sequence[Entry], context: Context
@@ -166,19 +181,7 @@ async def transfer(
     manifest = Manifest(source=source.location, commit=source.commit, files=manifests)
     for sink in sinks:
         await sink.finish(manifest)
-    return Report(
-        source=source.location,
-        destinations=tuple(sink.location for sink in sinks),
-        files=tally.files,
-        skipped=tally.skipped,
-        bytes=tally.bytes,
-        reused_bytes=tally.reused,
-        seconds=time.perf_counter() - started,
-        retries=tally.retries,
-        verified=tally.verified,
-        stages=tally.stages,
-        manifest=manifest,
-    )
+    return tally.report(manifest, sinks, seconds=time.perf_counter() - started)
 
 
 def _check_paths(entries: Sequence[Entry]) -> None:

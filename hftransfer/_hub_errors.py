@@ -50,7 +50,7 @@ def hub_error(error: TransferError) -> Exception:
 def _refusal(response: Response) -> Exception | None:
     """The exception for `response`, or None if huggingface_hub sees nothing wrong with it."""
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined,unused-ignore]
+    from huggingface_hub.utils import hf_raise_for_status
 
     try:
         hf_raise_for_status(_native_response(response))

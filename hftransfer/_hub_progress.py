@@ -40,7 +40,7 @@ class HubProgress:
         self._files: Any = None
 
     def _start(self, files: int) -> None:
-        from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined,unused-ignore]
+        from huggingface_hub.utils import tqdm as hub_tqdm
 
         cls = self._class or hub_tqdm
         own: dict[str, Any] = {}

@@ -96,7 +96,7 @@ class HubRequest:
             ValueError: if `repo_type` is unknown or another value out of range.
         """
         from huggingface_hub import constants
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined,unused-ignore]
+        from huggingface_hub.utils import validate_repo_id
 
         validate_repo_id(repo_id)
         if (repo_type or "model") not in _REPO_TYPES:

@@ -204,7 +204,7 @@ class LocalDirSink:
                 entry,
                 chunk_size,
                 partial_folder=self._local_dir.metadata(entry.path).parent,
-                stem=f"{_short_stem(entry.path)}.{etag[:16]}",
+                stem=_partial_stem(entry),
                 fsync=self._fsync,
             )
         except BaseException:
@@ -222,8 +222,7 @@ class LocalDirSink:
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
-        stem = f"{_short_stem(entry.path)}.{content_etag(entry)[:16]}"
-        temporary = folder / f"{stem}.{uuid.uuid4().hex}.incomplete"
+        temporary = folder / f"{_partial_stem(entry)}.{uuid.uuid4().hex}.incomplete"
         return cached.is_file() and _copy_verified(cached, target, temporary, entry)
 
     async def finish(self, manifest: Manifest) -> None:
@@ -321,6 +320,10 @@ def _lock(descriptor: int) -> None:
 def _short_stem(path: str) -> str:
     """Names the partial files of `path`: a file name can be too long to be extended."""
     return chunk_digest(memoryview(path.encode()))
+
+
+def _partial_stem(entry: Entry) -> str:
+    return f"{_short_stem(entry.path)}.{content_etag(entry)[:16]}"
 
 
 def _check_cancelled() -> None:

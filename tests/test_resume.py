@@ -33,6 +33,29 @@ def _start(hub: HubServer, *destinations: str) -> subprocess.Popen[str]:
     )
 
 
+def _stuck(
+    hub: HubServer, destination: str, *, after: int = LETTING_THROUGH
+) -> subprocess.Popen[str]:
+    """Start a copy that is certain to be in its middle: all ranges but the first `after` stall."""
+    stalled = hub.add_fault(Fault(host="cdn", ranged=True, after=after, times=None, action=Stall()))
+    process = _start(hub, destination)
+    assert stalled.wait(WAIT)
+    return process
+
+
+def _killed(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate(timeout=WAIT)
+
+
+def _healed(hub: HubServer) -> None:
+    """Let the CDN answer again, and count from here."""
+    hub.clear_faults()
+    hub.release()
+    assert hub.wait_idle()
+    hub.clear_requests()
+
+
 def _end(process: subprocess.Popen[str]) -> dict[str, int]:
     out, err = process.communicate(timeout=WAIT)
     assert process.returncode == 0, err
@@ -75,19 +98,10 @@ def test_after_kill_9_only_missing_chunks_move(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path
 ) -> None:
     """Killed in the middle and started again: exactly the chunks without a record are fetched."""
-    stalled = hub.add_fault(
-        Fault(host="cdn", ranged=True, after=LETTING_THROUGH, times=None, action=Stall())
-    )
-    process = _start(hub, str(tmp_path))
-    assert stalled.wait(WAIT)
-    process.kill()
-    process.communicate(timeout=WAIT)
+    _killed(_stuck(hub, str(tmp_path)))
     assert not (tmp_path / "model.safetensors").exists()
     held = _journalled(tmp_path)
-    hub.clear_faults()
-    hub.release()
-    assert hub.wait_idle()
-    hub.clear_requests()
+    _healed(hub)
 
     report = _end(_start(hub, str(tmp_path)))
 
@@ -102,13 +116,7 @@ def test_a_record_without_its_bytes_costs_one_chunk(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path
 ) -> None:
     """Bytes lost after they were recorded, as by a power failure, are noticed and fetched."""
-    stalled = hub.add_fault(
-        Fault(host="cdn", ranged=True, after=LETTING_THROUGH, times=None, action=Stall())
-    )
-    process = _start(hub, str(tmp_path))
-    assert stalled.wait(WAIT)
-    process.kill()
-    process.communicate(timeout=WAIT)
+    _killed(_stuck(hub, str(tmp_path)))
     held = _journalled(tmp_path)
     (partial,) = (
         path
@@ -120,10 +128,7 @@ def test_a_record_without_its_bytes_costs_one_chunk(
     with partial.open("r+b") as file:
         file.seek(index * CHUNK + 5)
         file.write(b"\0" * 100)
-    hub.clear_faults()
-    hub.release()
-    assert hub.wait_idle()
-    hub.clear_requests()
+    _healed(hub)
 
     report = _end(_start(hub, str(tmp_path)))
 
@@ -136,11 +141,7 @@ def test_an_interrupted_process_ends_at_once_and_can_go_on(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """Ctrl-C and SIGTERM: no final name, no traceback, one resumable partial file."""
-    stalled = hub.add_fault(
-        Fault(host="cdn", ranged=True, after=LETTING_THROUGH, times=None, action=Stall())
-    )
-    process = _start(hub, str(tmp_path))
-    assert stalled.wait(WAIT)
+    process = _stuck(hub, str(tmp_path))
 
     process.send_signal(number)
     _, err = process.communicate(timeout=WAIT)
@@ -150,8 +151,7 @@ def test_an_interrupted_process_ends_at_once_and_can_go_on(
     left = {name for name in os.listdir(tmp_path) if name.startswith(".")}
     assert len(left) == 2
     assert not (tmp_path / "model.safetensors").exists()
-    hub.clear_faults()
-    hub.release()
+    _healed(hub)
     report = _end(_start(hub, str(tmp_path)))
     assert report["reused_bytes"] > 0
     assert big == _sha256(tmp_path / "model.safetensors")
@@ -163,9 +163,7 @@ def test_an_interrupted_upload_leaves_no_open_multipart_upload(
     hub: HubServer, repo: Repo, bucket: Bucket, number: signal.Signals
 ) -> None:
     """Parts were stored already when the signal came: the upload is aborted, no object is there."""
-    stalled = hub.add_fault(Fault(host="cdn", ranged=True, after=4, times=None, action=Stall()))
-    process = _start(hub, f"{bucket.url}/models/x")
-    assert stalled.wait(WAIT)
+    process = _stuck(hub, f"{bucket.url}/models/x", after=4)
 
     process.send_signal(number)
     _, err = process.communicate(timeout=WAIT)
@@ -197,15 +195,8 @@ def test_a_new_commit_does_not_resume_the_old_file(
     hub: HubServer, repo: Repo, tmp_path: Path
 ) -> None:
     """What was kept of other content is not used, and goes when the new file is there."""
-    stalled = hub.add_fault(
-        Fault(host="cdn", ranged=True, after=LETTING_THROUGH, times=None, action=Stall())
-    )
-    process = _start(hub, str(tmp_path))
-    assert stalled.wait(WAIT)
-    process.kill()
-    process.communicate(timeout=WAIT)
-    hub.clear_faults()
-    hub.release()
+    _killed(_stuck(hub, str(tmp_path)))
+    _healed(hub)
     repo.commit({"model.safetensors": RandomFile(SIZE, seed=4)})
 
     report = _end(_start(hub, str(tmp_path)))

@@ -18,9 +18,10 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -174,19 +175,9 @@ class HubSource:
         """
 
         async def ask() -> tuple[str, Entry]:
-            url = self._resolve_url(Entry(path=path, size=0))
-            answers: deque[Response] = deque()
-            while len(answers) < _MAX_HOPS and self._is_own(url):
-                answer = await self._wire.request("HEAD", url, headers=self._headers_for(url))
-                if answer.status >= 400:
-                    raise self._explained(status_error(answer))
-                answers.append(answer)
-                if not is_redirect(answer):
-                    break
-                url = urljoin(url, answer.headers["Location"])
-            else:
-                if self._is_own(url):
-                    raise _endless(url)
+            answers, _ = await self._ask_hub(
+                self._resolve_url(Entry(path=path, size=0)), partial(self._wire.request, "HEAD")
+            )
             return described_file(path, answers)
 
         self.commit, entry = await retrying(ask, self._retry)
@@ -214,10 +205,10 @@ class HubSource:
 
     async def _read_whole(self, entry: Entry, buffer: memoryview) -> None:
         """Read a small file without a Range, following the Hub's redirects to its bytes."""
-        url = self._resolve_url(entry)
-        for _ in range(_MAX_HOPS):
+
+        async def read(url: str) -> Response | None:
             try:
-                redirect = await self._wire.fill(
+                return await self._wire.fill(
                     url,
                     start=0,
                     buffer=buffer,
@@ -227,10 +218,8 @@ class HubSource:
                 )
             except (AccessError, NotFoundError, RejectedError) as error:
                 raise self._explained(error) from error
-            if redirect is None:
-                return
-            url = urljoin(url, redirect.headers["Location"])
-        raise _endless(url)
+
+        await _follow(self._resolve_url(entry), read)
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
@@ -261,16 +250,30 @@ class HubSource:
             return place.url
 
     async def _find(self, url: str) -> tuple[str, float]:
-        """Follow redirects as long as they stay on the Hub; return the URL and its lifetime."""
-        for _ in range(_MAX_HOPS):
-            answer = await self._wire.locate(url, headers=self._headers_for(url))
+        """Return the URL behind a file's ``resolve`` and its lifetime in seconds."""
+        _, url = await self._ask_hub(url, self._wire.locate)
+        return url, url_lifetime(url)
+
+    async def _ask_hub(
+        self, url: str, send: Callable[..., Awaitable[Response]]
+    ) -> tuple[Sequence[Response], str]:
+        """Follow redirects as long as they stay on the Hub; return its answers and the last URL.
+
+        Args:
+            url: on the Hub.
+            send: called with a URL and ``headers``.
+        """
+        answers: deque[Response] = deque()
+        while len(answers) < _MAX_HOPS:
+            answer = await send(url, headers=self._headers_for(url))
+            answers.append(answer)
             if not is_redirect(answer):
                 if answer.status != 200:
                     raise self._explained(status_error(answer))
-                return url, url_lifetime(url)
+                return answers, url
             url = urljoin(url, answer.headers["Location"])
             if not self._is_own(url):
-                return url, url_lifetime(url)
+                return answers, url
         raise _endless(url)
 
     def _refused(
@@ -325,18 +328,15 @@ class HubSource:
     async def _api_get(self, url: str) -> Response:
         """GET from the Hub's API, following redirects of renamed repositories on its origin."""
 
-        async def once() -> Response:
-            target = url
-            for _ in range(_MAX_HOPS):
-                answer = await self._wire.request("GET", target, headers=self._headers_for(target))
-                if not is_redirect(answer):
-                    if answer.status != 200:
-                        raise self._explained(status_error(answer))
-                    return answer
-                target = urljoin(target, answer.headers["Location"])
-            raise _endless(target)
+        async def ask(target: str) -> Response:
+            answer = await self._wire.request("GET", target, headers=self._headers_for(target))
+            if answer.status != 200 and not is_redirect(answer):
+                raise self._explained(status_error(answer))
+            return answer
 
-        return await retrying(once, self._retry)
+        answer = await retrying(lambda: _follow(url, ask), self._retry)
+        assert answer is not None  # `ask` always has one
+        return answer
 
     def _explained(self, error: TransferError) -> TransferError:
         return hub_error(error, self._where, self._endpoint)
@@ -350,6 +350,16 @@ def _json(answer: Response) -> Any:
         raise ServerError(f"{redact(answer.url)}: the answer is not JSON", response=answer) from (
             error
         )
+
+
+async def _follow(url: str, send: Callable[[str], Awaitable[Response | None]]) -> Response | None:
+    """Send to `url`, then wherever it redirects; return the first answer that does not."""
+    for _ in range(_MAX_HOPS):
+        answer = await send(url)
+        if answer is None or not is_redirect(answer):
+            return answer
+        url = urljoin(url, answer.headers["Location"])
+    raise _endless(url)
 
 
 def _endless(url: str) -> RejectedError:

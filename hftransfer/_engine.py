@@ -4,7 +4,7 @@
 
     source.list → plan → per file: chunks in order ─┐
                                                     ▼
-        a buffer from the pool (the back-pressure) → source.read_into → XXH3 ─┬→ every sink
+        a buffer from the pool (the back-pressure) → source.fill → XXH3 ─┬→ every sink
                                                                               └→ the file's digest,
                                                                                  in order
                                                     buffer back to the pool ←─┘
@@ -45,6 +45,7 @@ from hftransfer._progress import (
     emit,
 )
 from hftransfer._retry import retrying
+from hftransfer._spans import Span
 from hftransfer.errors import (
     IntegrityError,
     LocationError,
@@ -355,10 +356,9 @@ class _File:
         """Fill `data` from the source; return its digest, which matches what is expected."""
         digest = ""
         for _ in range(_FILE_TRIES):
+            span = Span(chunk.start, data)
             async with self._context.reads, self._tally.timed("fetch"):
-                await self._retrying(
-                    partial(self._source.read_into, self._entry, chunk.start, data)
-                )
+                await self._retrying(partial(self._source.fill, self._entry, span))
             self._tally.bytes += chunk.size
             digest = await self._hash(data)
             if self._expects(chunk, digest):

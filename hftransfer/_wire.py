@@ -24,6 +24,7 @@ import aiohttp
 from yarl import URL
 
 from hftransfer._plan import parse_content_range, range_header
+from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     NetworkError,
@@ -184,25 +185,23 @@ class Wire:
     async def fill(
         self,
         url: str,
+        span: Span,
         *,
-        start: int,
-        buffer: memoryview,
         size: int,
         headers: Mapping[str, str] | None = None,
         ranged: bool = True,
     ) -> Response | None:
-        """Fill `buffer` with the bytes of a body from `start` on.
+        """Fill what is missing of `span` with the bytes of a body.
 
         Args:
             url: sent as it is.
-            start: offset of the first byte.
-            buffer: its length says how many bytes are wanted.
+            span: what is wanted; keeps what has arrived if this fails.
             size: of the whole body; another size means another file.
             headers: further request headers.
-            ranged: False to ask for the whole body without a Range header.
+            ranged: False to ask for the whole body, from its start, without a Range header.
 
         Returns:
-            None when `buffer` is full, or the redirect that was the answer.
+            None when nothing is missing, or the redirect that was the answer.
 
         Raises:
             RangeNotSupportedError: if the answer to a Range is the whole body.
@@ -211,7 +210,9 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             TransferError: for any other status, by `status_error`.
         """
-        stop = start + len(buffer)
+        if not ranged:
+            span.restart()
+        start, stop = span.position, span.stop
         sent = dict(headers or {})
         if ranged:
             sent["Range"] = range_header(start, stop)
@@ -222,18 +223,15 @@ class Wire:
                     return refusal
                 raise status_error(refusal)
             _check_extent(answer, url, start, stop, size)
-            filled = 0
             try:
                 async for data in answer.content.iter_any():
-                    end = filled + len(data)
-                    if end > len(buffer):
+                    if len(data) > span.left:
                         raise NetworkError(f"{redact(url)}: more bytes arrived than were announced")
-                    buffer[filled:end] = data
-                    filled = end
+                    span.put(data)
             except aiohttp.ClientPayloadError as error:
-                raise _cut_short(url, start + filled, stop) from error
-            if filled < len(buffer):
-                raise _cut_short(url, start + filled, stop)
+                raise _cut_short(url, span.position, stop) from error
+            if span.left:
+                raise _cut_short(url, span.position, stop)
             return None
 
     @asynccontextmanager

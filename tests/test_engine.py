@@ -11,6 +11,7 @@ from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
 from hftransfer._plan import PartLimits
 from hftransfer._progress import Event, FileFinished, Moved, Retrying, TransferStarted
+from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -202,11 +203,11 @@ class _Corrupting(MemoryStore):
         super().__init__(FILES)
         self.times = times
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        await super().read_into(entry, start, buffer)
-        if entry.path == "folder/large" and start == 0 and self.times:
+    async def fill(self, entry: Entry, span: Span) -> None:
+        await super().fill(entry, span)
+        if entry.path == "folder/large" and span.start == 0 and self.times:
             self.times -= 1
-            buffer[100] ^= 1
+            span.buffer[100] ^= 1
 
 
 async def test_a_file_with_wrong_bytes_is_fetched_once_more() -> None:

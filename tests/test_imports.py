@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).parents[1] / "hftransfer"
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "options", "locations"),
-    "plans": ("_plan", "_digests", "_manifest", "report"),
+    "plans": ("_plan", "_spans", "_digests", "_manifest", "report"),
     "contract": ("stores", "stores.base"),
     "primitives": ("_buffers", "_retry", "_journal", "_files", "_progress"),
     "wire": ("_wire",),

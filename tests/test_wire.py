@@ -15,6 +15,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hftransfer._spans import Span
 from hftransfer._wire import Wire, is_redirect, retry_after, status_error
 from hftransfer.errors import (
     AccessError,
@@ -116,7 +117,7 @@ async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> N
     url, content = served_file(hub)
     buffer = bytearray(1000)
     async with open_wire() as wire:
-        answer = await wire.fill(url, start=70_000, buffer=memoryview(buffer), size=SIZE)
+        answer = await wire.fill(url, Span(70_000, memoryview(buffer)), size=SIZE)
 
     assert answer is None
     assert bytes(buffer) == content[70_000:71_000]
@@ -131,7 +132,7 @@ async def test_fill_of_a_whole_body_needs_no_range(hub: HubServer) -> None:
     url, content = served_file(hub)
     buffer = bytearray(SIZE)
     async with open_wire() as wire:
-        await wire.fill(url, start=0, buffer=memoryview(buffer), size=SIZE, ranged=False)
+        await wire.fill(url, Span(0, memoryview(buffer)), size=SIZE, ranged=False)
 
     assert bytes(buffer) == content
     assert [(request.range, request.status) for request in hub.requests] == [(None, 200)]
@@ -144,7 +145,7 @@ async def test_the_whole_body_in_place_of_a_range_is_range_not_supported(hub: Hu
     hub.add_fault(Fault(action=IgnoreRange()))
     async with open_wire() as wire:
         with pytest.raises(RangeNotSupportedError, match="ignores ranges") as caught:
-            await wire.fill(url, start=10, buffer=memoryview(bytearray(20)), size=SIZE)
+            await wire.fill(url, Span(10, memoryview(bytearray(20))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -156,7 +157,7 @@ async def test_another_range_than_asked_for_is_a_network_error(hub: HubServer) -
     hub.add_fault(Fault(action=WrongRange(shift=64)))
     async with open_wire() as wire:
         with pytest.raises(NetworkError, match=r"bytes 10-29 were asked for, 'bytes 74-93/"):
-            await wire.fill(url, start=10, buffer=memoryview(bytearray(20)), size=SIZE)
+            await wire.fill(url, Span(10, memoryview(bytearray(20))), size=SIZE)
 
 
 @pytest.mark.asyncio
@@ -210,9 +211,7 @@ async def test_an_answer_that_contradicts_the_request_is_refused(
         open_wire() as wire,
     ):
         with pytest.raises(kind, match=message) as caught:
-            await wire.fill(
-                f"{base}/f?{SECRET}", start=4, buffer=memoryview(bytearray(4)), size=100
-            )
+            await wire.fill(f"{base}/f?{SECRET}", Span(4, memoryview(bytearray(4))), size=100)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -225,7 +224,7 @@ async def test_an_unknown_total_is_accepted() -> None:
     )
     buffer = bytearray(4)
     async with raw_server(reply) as (base, _), open_wire() as wire:
-        await wire.fill(f"{base}/f", start=4, buffer=memoryview(buffer), size=100)
+        await wire.fill(f"{base}/f", Span(4, memoryview(buffer)), size=100)
 
     assert bytes(buffer) == b"abcd"
 
@@ -237,7 +236,7 @@ async def test_a_cut_body_names_how_far_it_came(hub: HubServer) -> None:
     hub.add_fault(Fault(action=CutBody(70_000)))
     async with open_wire() as wire:
         with pytest.raises(NetworkError, match="the body ended at byte 70100 of 200100") as caught:
-            await wire.fill(url, start=100, buffer=memoryview(bytearray(200_000)), size=SIZE)
+            await wire.fill(url, Span(100, memoryview(bytearray(200_000))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -250,7 +249,7 @@ async def test_a_reset_is_a_network_error(hub: HubServer, after_bytes: int) -> N
     hub.add_fault(Fault(action=ResetConnection(after_bytes), times=1 if after_bytes else 2))
     async with open_wire() as wire:
         with pytest.raises(NetworkError) as caught:
-            await wire.fill(url, start=0, buffer=memoryview(bytearray(SIZE)), size=SIZE)
+            await wire.fill(url, Span(0, memoryview(bytearray(SIZE))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -263,7 +262,7 @@ async def test_silence_is_a_stall(hub: HubServer, after_bytes: int) -> None:
     hub.add_fault(Fault(action=Stall(after_bytes)))
     async with open_wire(read=0.2) as wire:
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing") as caught:
-            await wire.fill(url, start=0, buffer=memoryview(bytearray(SIZE)), size=SIZE)
+            await wire.fill(url, Span(0, memoryview(bytearray(SIZE))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -299,7 +298,7 @@ async def test_a_redirect_is_returned_and_not_followed(hub: HubServer) -> None:
     elsewhere = f"{hub.cdn_endpoint}/elsewhere?{SECRET}"
     hub.add_fault(Fault(action=Redirect(elsewhere), times=None))
     async with open_wire() as wire:
-        filled = await wire.fill(url, start=0, buffer=memoryview(bytearray(9)), size=SIZE)
+        filled = await wire.fill(url, Span(0, memoryview(bytearray(9))), size=SIZE)
         located = await wire.locate(url)
         requested = await wire.request("GET", url)
         async with wire.stream(url, size=SIZE) as streamed:
@@ -417,7 +416,7 @@ async def test_requests_share_a_connection_until_the_wire_is_closed(hub: HubServ
     url, _ = served_file(hub)
     async with open_wire() as wire:
         for start in (0, 100, 200):
-            await wire.fill(url, start=start, buffer=memoryview(bytearray(100)), size=SIZE)
+            await wire.fill(url, Span(start, memoryview(bytearray(100))), size=SIZE)
     async with open_wire() as wire:
         await wire.request("GET", url)
 
@@ -498,7 +497,7 @@ async def test_a_ca_bundle_makes_a_private_server_trusted(
     with tls_hub as hub:
         url, content = served_file(hub)
         wire = Wire(Timeouts(), verify=verify)
-        await wire.fill(url, start=5, buffer=memoryview(buffer), size=SIZE)
+        await wire.fill(url, Span(5, memoryview(buffer)), size=SIZE)
         await wire.aclose()
 
     assert bytes(buffer) == content[5:1005]
@@ -545,9 +544,9 @@ async def test_a_refusal_carries_the_servers_words_and_wait(hub: HubServer) -> N
     buffer = memoryview(bytearray(9))
     async with open_wire() as wire:
         with pytest.raises(ThrottledError, match=r"answered 429: slow down$") as throttled:
-            await wire.fill(url, start=0, buffer=buffer, size=SIZE)
+            await wire.fill(url, Span(0, buffer), size=SIZE)
         with pytest.raises(ServerError, match=r"answered 503$") as broken:
-            await wire.fill(url, start=0, buffer=buffer, size=SIZE)
+            await wire.fill(url, Span(0, buffer), size=SIZE)
 
     assert throttled.value.retry_after == 3.0
     assert broken.value.retry_after is None

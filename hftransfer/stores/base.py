@@ -17,6 +17,7 @@ from typing import Protocol
 from hftransfer._digests import Digest
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
+from hftransfer._spans import Span
 
 __all__ = ("ByteStream", "Entry", "FileSink", "Sink", "Source")
 
@@ -76,8 +77,10 @@ class Source(Protocol):
             AccessError: if it may not be read.
         """
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes of `entry` from `start` on: all of it, or raise.
+    async def fill(self, entry: Entry, span: Span) -> None:
+        """Fill what is missing of `span` with the bytes of `entry`: all of it, or raise.
+
+        What has arrived before an error stays in the span, and the next call goes on there.
 
         Raises:
             RangeNotSupportedError: if only the whole file can be read; see `stream`.

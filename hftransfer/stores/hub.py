@@ -29,6 +29,7 @@ import anyio
 
 from hftransfer._digests import Digest
 from hftransfer._retry import retrying
+from hftransfer._spans import Span
 from hftransfer._wire import Wire, is_redirect, status_error
 from hftransfer.errors import (
     AccessError,
@@ -183,19 +184,15 @@ class HubSource:
         self.commit, entry = await retrying(ask, self._retry)
         return entry
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        if len(buffer) == entry.size:
-            await self._read_whole(entry, buffer)
+    async def fill(self, entry: Entry, span: Span) -> None:
+        if span.wanted == entry.size:
+            await self._read_whole(entry, span)
             return
         place = self._place(entry)
         url = await self._locate(entry, place)
         try:
             redirect = await self._wire.fill(
-                url,
-                start=start,
-                buffer=buffer,
-                size=entry.size,
-                headers=self._headers_for(url),
+                url, span, size=entry.size, headers=self._headers_for(url)
             )
         except (AccessError, NotFoundError) as error:
             raise self._refused(entry, place, url, error) from error
@@ -203,15 +200,14 @@ class HubSource:
             raise self._refused(entry, place, url, _unexpected(redirect))
         place.refusals = 0
 
-    async def _read_whole(self, entry: Entry, buffer: memoryview) -> None:
+    async def _read_whole(self, entry: Entry, span: Span) -> None:
         """Read a small file without a Range, following the Hub's redirects to its bytes."""
 
         async def read(url: str) -> Response | None:
             try:
                 return await self._wire.fill(
                     url,
-                    start=0,
-                    buffer=buffer,
+                    span,
                     size=entry.size,
                     headers=self._headers_for(url),
                     ranged=False,

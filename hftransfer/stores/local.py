@@ -23,6 +23,7 @@ from hftransfer._digests import chunk_digest
 from hftransfer._files import PartialFile, destination_error, is_partial_name, remove_stale_partials
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
+from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -89,8 +90,10 @@ class LocalSource:
             found.extend(here / name for name in sorted(files) if not is_partial_name(name))
         return found
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        await anyio.to_thread.run_sync(self._read_into, entry, start, buffer)
+    async def fill(self, entry: Entry, span: Span) -> None:
+        rest = span.rest
+        await anyio.to_thread.run_sync(self._read_into, entry, span.position, rest)
+        span.advance(len(rest))
 
     def _read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
         path = self._path if self.single else self._path / entry.path
@@ -124,7 +127,7 @@ class _LocalStream:
         self._position = 0
 
     async def readinto(self, buffer: memoryview) -> None:
-        await self._source.read_into(self._entry, self._position, buffer)
+        await self._source.fill(self._entry, Span(self._position, buffer))
         self._position += len(buffer)
 
 

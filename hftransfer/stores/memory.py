@@ -15,6 +15,7 @@ import anyio
 from hftransfer._digests import Digest, chunk_digest, new_hasher
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
+from hftransfer._spans import Span
 from hftransfer.errors import NotFoundError, RangeNotSupportedError
 from hftransfer.stores.base import ByteStream, Entry, FileSink
 
@@ -116,10 +117,12 @@ class MemoryStore:
         digest = Digest("sha256", sha256) if self._digests else None
         return Entry(path=path, size=len(content), digest=digest, etag=sha256)
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        if not self._ranges and (start, len(buffer)) != (0, entry.size):
+    async def fill(self, entry: Entry, span: Span) -> None:
+        if not self._ranges and (span.start, span.wanted) != (0, entry.size):
             raise RangeNotSupportedError(f"{self.location}{entry.path}: no ranges here")
-        await self._read(entry, start, buffer)
+        rest = span.rest
+        await self._read(entry, span.position, rest)
+        span.advance(len(rest))
 
     async def _read(self, entry: Entry, start: int, buffer: memoryview) -> None:
         self.reads.append((entry.path, start, start + len(buffer)))

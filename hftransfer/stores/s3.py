@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from hftransfer._manifest import Manifest
 from hftransfer._plan import PartLimits
+from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -117,13 +118,13 @@ class S3Source:
             what = self._session.describe(self._bucket, key)
             raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
+    async def fill(self, entry: Entry, span: Span) -> None:
         what = self._what(entry)
         signed = self._signed(entry)
         url = await signed.get()
         try:
             redirect = await self._session.wire.fill(
-                url, start=start, buffer=buffer, size=entry.size, headers=_pinned(entry)
+                url, span, size=entry.size, headers=_pinned(entry)
             )
         except TransferError as error:
             raise signed.refused(url, error, what) from error

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub.utils import build_hf_headers
 
 from hftransfer import AsyncClient, HubOptions, RetryPolicy, TransferOptions
+from hftransfer._spans import Span
 from hftransfer._wire import Wire
 from hftransfer.errors import (
     AccessError,
@@ -64,7 +65,7 @@ async def open_source(
 
 async def read(source: HubSource, entry: Entry, start: int, stop: int) -> bytes:
     buffer = bytearray(stop - start)
-    await source.read_into(entry, start, memoryview(buffer))
+    await source.fill(entry, Span(start, memoryview(buffer)))
     return bytes(buffer)
 
 

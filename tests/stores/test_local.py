@@ -15,6 +15,7 @@ import pytest
 from hftransfer._digests import chunk_digest
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import plan_chunks
+from hftransfer._spans import Span
 from hftransfer.errors import (
     DestinationError,
     DiskFullError,
@@ -61,7 +62,7 @@ async def put(sink: LocalSink, path: str, content: bytes = CONTENT, etag: str = 
 
 async def read(source: LocalSource, entry: Entry, start: int = 0, stop: int | None = None) -> bytes:
     buffer = bytearray((entry.size if stop is None else stop) - start)
-    await source.read_into(entry, start, memoryview(buffer))
+    await source.fill(entry, Span(start, memoryview(buffer)))
     return bytes(buffer)
 
 
@@ -414,6 +415,7 @@ def without_privileges(folder: Path, program: str) -> str:
         import ctypes, struct
         from pathlib import Path
         import anyio
+        from hftransfer._spans import Span
         from hftransfer.errors import TransferError
         from hftransfer.stores.base import Entry
         from hftransfer.stores.local import LocalSink, LocalSource
@@ -446,7 +448,7 @@ def test_a_file_that_may_not_be_read_is_an_access_error(tmp_path: Path) -> None:
             source = LocalSource(folder / "closed.bin")
             (entry,) = await source.list()
             try:
-                await source.read_into(entry, 0, memoryview(bytearray(entry.size)))
+                await source.fill(entry, Span(0, memoryview(bytearray(entry.size))))
             except TransferError as error:
                 print(type(error).__name__, error)
         anyio.run(main)

@@ -10,6 +10,7 @@ import pytest
 from hftransfer._digests import chunk_digest
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import PartLimits, plan_chunks
+from hftransfer._spans import Span
 from hftransfer.errors import NetworkError, NotFoundError, RangeNotSupportedError
 from hftransfer.stores.base import Entry
 from hftransfer.stores.memory import MemoryStore
@@ -28,7 +29,7 @@ MANIFEST = FileManifest(
 
 async def read(store: MemoryStore, entry: Entry, start: int, stop: int) -> bytes:
     buffer = bytearray(stop - start)
-    await store.read_into(entry, start, memoryview(buffer))
+    await store.fill(entry, Span(start, memoryview(buffer)))
     return bytes(buffer)
 
 

@@ -22,6 +22,7 @@ from conftest import Bucket, s3_client
 from hftransfer._digests import chunk_digest
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, plan_chunks
+from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -103,7 +104,7 @@ async def upload(sink: Sink, path: str, data: bytes, chunk_size: int = 5 * MIB) 
 
 async def read(source: Source, entry: Entry, start: int = 0, stop: int | None = None) -> bytes:
     buffer = bytearray((entry.size if stop is None else stop) - start)
-    await source.read_into(entry, start, memoryview(buffer))
+    await source.fill(entry, Span(start, memoryview(buffer)))
     return bytes(buffer)
 
 

@@ -1,0 +1,80 @@
+"""Spans: stretches of a file on their way into memory, one per request.
+
+A `Span` is shared by whoever fills it and whoever watches: what has arrived stays valid
+when a request fails, so the next try asks only for the rest, and the rest of a slow
+span can be handed to another connection.
+"""
+
+from __future__ import annotations
+
+__all__ = ("Span",)
+
+
+class Span:
+    """The bytes ``[start, stop)`` of one file, arriving in order into `buffer`.
+
+    Args:
+        start: offset in the file of the first byte of `buffer`.
+        buffer: where the bytes go; its length is how many are wanted.
+    """
+
+    __slots__ = ("buffer", "filled", "start", "wanted")
+
+    def __init__(self, start: int, buffer: memoryview) -> None:
+        self.start = start
+        self.buffer = buffer
+        self.wanted = len(buffer)
+        """Bytes that are wanted from the beginning of `buffer`; may shrink meanwhile."""
+        self.filled = 0
+        """Bytes that have arrived. Those beyond `wanted` are nobody's business."""
+
+    @property
+    def position(self) -> int:
+        """Offset in the file of the next byte."""
+        return self.start + self.filled
+
+    @property
+    def stop(self) -> int:
+        """Offset in the file behind the last byte that is wanted."""
+        return self.start + self.wanted
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still missing."""
+        return max(0, self.wanted - self.filled)
+
+    @property
+    def rest(self) -> memoryview:
+        """The memory for what is missing."""
+        return self.buffer[self.filled : self.wanted]
+
+    def advance(self, count: int) -> None:
+        """Note that `count` bytes have arrived in `rest`."""
+        self.filled += count
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Copy `data` into `rest`, which must have room for it."""
+        end = self.filled + len(data)
+        self.buffer[self.filled : end] = data
+        self.filled = end
+
+    def restart(self) -> None:
+        """Forget what has arrived."""
+        self.filled = 0
+
+    def split(self, minimum: int) -> Span | None:
+        """Give away the second half of what is missing, or None if the halves were too small.
+
+        Whoever fills this span meanwhile may still write a few bytes beyond its new end:
+        the same bytes as the other one writes there.
+
+        Args:
+            minimum: bytes that each half must have.
+        """
+        half = self.left // 2
+        if half < minimum:
+            return None
+        middle = self.wanted - half
+        other = Span(self.start + middle, self.buffer[middle : self.wanted])
+        self.wanted = middle
+        return other

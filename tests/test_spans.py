@@ -1,0 +1,62 @@
+"""`hftransfer._spans`: what has arrived stays, and what is missing can be shared."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer._spans import Span
+
+
+def test_what_has_arrived_is_not_asked_for_again() -> None:
+    """After a part has arrived, position, rest and left are about what is missing."""
+    buffer = memoryview(bytearray(10))
+    span = Span(100, buffer)
+
+    span.put(b"abc")
+
+    assert (span.position, span.stop, span.left) == (103, 110, 7)
+    span.rest[:] = b"defghij"
+    span.advance(7)
+    assert span.left == 0
+    assert bytes(buffer) == b"abcdefghij"
+
+
+def test_a_restarted_span_misses_everything() -> None:
+    """`restart` is for sources that only begin at the beginning."""
+    span = Span(0, memoryview(bytearray(4)))
+    span.put(b"ab")
+
+    span.restart()
+
+    assert (span.position, span.left) == (0, 4)
+
+
+@given(
+    size=st.integers(1, 500),
+    steps=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=40),
+    minimum=st.integers(1, 50),
+)
+def test_spans_that_were_split_cover_every_byte_once(
+    size: int, steps: list[tuple[int, int]], minimum: int
+) -> None:
+    """However spans are filled and split meanwhile, together they are the whole stretch."""
+    content = bytes(index % 251 for index in range(size))
+    buffer = memoryview(bytearray(size))
+    spans = [Span(1000, buffer)]
+    for which, count in steps:
+        span = spans[which % len(spans)]
+        arrived = min(count, span.left)
+        span.put(content[span.position - 1000 : span.position - 1000 + arrived])
+        other = span.split(minimum)
+        if other is not None:
+            assert min(span.left, other.left) >= minimum
+            spans.append(other)
+
+    ends = sorted((span.start, span.stop) for span in spans)
+    assert ends[0][0] == 1000
+    assert ends[-1][1] == 1000 + size
+    assert all(first[1] == second[0] for first, second in zip(ends, ends[1:], strict=False))
+    for span in spans:
+        span.put(content[span.position - 1000 : span.stop - 1000])
+    assert bytes(buffer) == content

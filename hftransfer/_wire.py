@@ -1,7 +1,7 @@
-"""HTTP: the one module that touches aiohttp.
+"""HTTP: connections, requests and bodies, by aiohttp.
 
 A `Wire` is a connection pool with four verbs: small requests, ranged bodies into a
-caller's buffer, whole bodies as a stream, and bodies sent from a buffer. It follows no
+caller's memory, whole bodies as a stream, and bodies sent from memory. It follows no
 redirect (whoever knows which credentials belong to which host does that), tries nothing
 again (aiohttp itself replaces, once, a connection that ended before any answer, as idle
 ones do), and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as
@@ -10,132 +10,84 @@ they are given, since a re-quoted signed URL is refused.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import aiohttp
-from yarl import URL
+import anyio
 
-from hftransfer._plan import parse_content_range, range_header
+from hftransfer._http_status import check_extent, is_redirect, status_error
+from hftransfer._plan import range_header
 from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
+from hftransfer._wire_connections import Connections, RemoteConnections, tls_context, translated
+from hftransfer._wire_receive import receive
+from hftransfer._wire_send import MemoryPayload
 from hftransfer.errors import (
-    AccessError,
     NetworkError,
-    NotFoundError,
-    RangeNotSupportedError,
-    RejectedError,
     Response,
-    ServerError,
-    SourceChangedError,
-    StalledError,
-    ThrottledError,
-    TransferError,
     redact,
 )
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
-__all__ = ("Wire", "is_redirect", "status_error")
+__all__ = ("Wire",)
 
-_SEND_PIECE = 256 * 1024
-_READ_BUFFER = 256 * 1024
+T = TypeVar("T")
+
 _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
-_REDIRECTS = (301, 302, 303, 307, 308)
-_RATE_LIMIT = re.compile(r'"[^"]*"\s*;\s*r=(?P<remaining>\d+)\s*;\s*t=(?P<reset>\d+)')
-
-
-def is_redirect(response: Response) -> bool:
-    """Return True if `response` sends the client elsewhere."""
-    return response.status in _REDIRECTS and "Location" in response.headers
-
-
-def status_error(response: Response, what: str = "") -> TransferError:
-    """Return the error that the status of `response` means.
-
-    Args:
-        response: the refusal.
-        what: what was being done, for the message. Default: method and URL.
-    """
-    status = response.status
-    subject = what or f"{response.method} {redact(response.url)}"
-    message = f"{subject}: the server answered {status}{_excerpt(response)}"
-    if status in (401, 403):
-        return AccessError(message, response=response)
-    if status in (404, 410):
-        return NotFoundError(message, response=response)
-    if status == 412:
-        return SourceChangedError(
-            f"{subject}: it was replaced while it was being read", response=response
-        )
-    if status == 429:
-        return ThrottledError(message, response=response, retry_after=retry_after(response.headers))
-    if status == 408 or status >= 500:
-        return ServerError(message, response=response, retry_after=retry_after(response.headers))
-    return RejectedError(message, response=response)
-
-
-def _excerpt(response: Response) -> str:
-    """Return the start of a textual body, for an error message."""
-    kind = response.headers.get("Content-Type", "")
-    if not response.body or "html" in kind:
-        return ""
-    text = " ".join(response.body[:300].decode("utf-8", errors="replace").split())
-    return f": {text}" if text.isprintable() else ""
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait: Retry-After, else an exhausted RateLimit.
-
-    Retry-After is seconds or a date (RFC 9110, 10.2.3). A Hub sends RateLimit
-    (draft-ietf-httpapi-ratelimit-headers) on every answer, so it counts only when
-    nothing remains.
-    """
-    if value := headers.get("Retry-After", "").strip():
-        if value.isascii() and value.isdigit():
-            return float(value)
-        try:
-            date = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=timezone.utc)
-        return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
-    matched = _RATE_LIMIT.search(headers.get("RateLimit", ""))
-    if matched and matched["remaining"] == "0":
-        return float(matched["reset"]) + 1
-    return None
+# Less is received sooner than another thread would have been woken.
+_LANE_MINIMUM = 1 << 20
 
 
 class Wire:
-    """Connections to any number of hosts, for one event loop.
+    """Connections to any number of hosts.
 
     Args:
         timeouts: limits on waiting.
         verify: TLS verification: None or True for the system's certificates (or
             ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``), False for none, or the path of a
             CA bundle.
+        throttle: a bandwidth cap; None for none.
+        loops: event loops that receive large bodies: the running one, and threads.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``).
     """
 
-    def __init__(self, timeouts: Timeouts, *, verify: bool | str | None = None) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        *,
+        verify: bool | str | None = None,
+        throttle: Throttle | None = None,
+        loops: int = 1,
+    ) -> None:
+        self._throttle = throttle or Throttle()
         self._timeouts = timeouts
         self._verify = verify
-        self._session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | bool | None = None
+        self._local = self._make_connections()
+        self._lanes = [RemoteConnections(self._make_connections()) for _ in range(loops - 1)]
+        self._receiving = [0] * loops
+        """Bodies under way in each loop, the running one first."""
+
+    def _make_connections(self) -> Connections:
+        return Connections(self._timeouts, self._ready_tls)
+
+    def _ready_tls(self) -> ssl.SSLContext | bool:
+        if self._tls is None:
+            self._tls = tls_context(self._verify)  # reads the system's certificates: once is enough
+        return self._tls
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._local.aclose()
+        for lane in self._lanes:
+            await lane.aclose()
 
     async def request(
         self,
@@ -151,20 +103,21 @@ class Wire:
             method: HTTP method.
             url: sent as it is.
             headers: further request headers.
-            body: sent from this memory in pieces, without a copy of the whole.
+            body: sent from this memory, without a copy where the connection allows it.
 
         Raises:
             NetworkError: if the connection fails.
             StalledError: if nothing arrives within the timeout.
             RejectedError: if the URL or the host's certificate is invalid.
         """
-        sent = dict(headers or {})
-        data = None
+        data: aiohttp.Payload | bytes | None = None
         if body is not None:
-            # With a length given, aiohttp sends an iterator's pieces without chunked framing.
-            sent["Content-Length"] = str(len(body))
-            data = _pieces(memoryview(body)) if len(body) else b""
-        async with self._open(method, url, sent, data) as answer:
+            data = b""
+            if len(body):
+                data = MemoryPayload(
+                    memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
+                )
+        async with self._local.open(method, url, headers, data) as answer:
             content = await _read_limited(answer, _CONTROL_BODY)
             return _response(method, url, answer, content)
 
@@ -174,7 +127,7 @@ class Wire:
         Raises:
             NetworkError, StalledError, RejectedError: as `request`.
         """
-        async with self._open("GET", url, headers) as answer:
+        async with self._local.open("GET", url, headers) as answer:
             # A redirect's body is short: reading it keeps the connection usable.
             wanted = answer.status >= 300
             content = await _read_limited(answer, _ERROR_BODY) if wanted else b""
@@ -191,11 +144,12 @@ class Wire:
         headers: Mapping[str, str] | None = None,
         ranged: bool = True,
     ) -> Response | None:
-        """Fill what is missing of `span` with the bytes of a body.
+        """Fill what is missing of `span` with the bytes of a body, in place.
 
         Args:
             url: sent as it is.
-            span: what is wanted; keeps what has arrived if this fails.
+            span: what is wanted; keeps what has arrived if this fails. It may be made
+                shorter while this runs.
             size: of the whole body; another size means another file.
             headers: further request headers.
             ranged: False to ask for the whole body, from its start, without a Range header.
@@ -210,28 +164,48 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             TransferError: for any other status, by `status_error`.
         """
+        operation = partial(self._fill, url, span, size=size, headers=headers, ranged=ranged)
+        if not self._lanes or span.left < _LANE_MINIMUM:
+            return await operation(self._local)
+        busy = self._receiving
+        index = busy.index(min(busy))
+        busy[index] += 1
+        try:
+            if index == 0:
+                return await operation(self._local)
+            return await self._lanes[index - 1].run(operation)
+        finally:
+            busy[index] -= 1
+
+    async def _fill(
+        self,
+        url: str,
+        span: Span,
+        connections: Connections,
+        *,
+        size: int,
+        headers: Mapping[str, str] | None,
+        ranged: bool,
+    ) -> Response | None:
         if not ranged:
             span.restart()
         start, stop = span.position, span.stop
         sent = dict(headers or {})
         if ranged:
             sent["Range"] = range_header(start, stop)
-        async with self._open("GET", url, sent) as answer:
+        async with connections.open("GET", url, sent, stall=False) as answer:
             if answer.status not in (200, 206):
                 refusal = _response("GET", url, answer, await _read_limited(answer, _ERROR_BODY))
                 if is_redirect(refusal):
                     return refusal
                 raise status_error(refusal)
-            _check_extent(answer, url, start, stop, size)
+            check_extent(answer.status, answer.headers, url, start, stop, size)
             try:
-                async for data in answer.content.iter_any():
-                    if len(data) > span.left:
-                        raise NetworkError(f"{redact(url)}: more bytes arrived than were announced")
-                    span.put(data)
-            except aiohttp.ClientPayloadError as error:
+                await receive(
+                    answer, span, stop, throttle=self._throttle, timeout=self._timeouts.read
+                )
+            except (EOFError, aiohttp.ClientPayloadError) as error:
                 raise _cut_short(url, span.position, stop) from error
-            if span.left:
-                raise _cut_short(url, span.position, stop)
             return None
 
     @asynccontextmanager
@@ -243,70 +217,32 @@ class Wire:
         Raises:
             TransferError: as `fill`.
         """
-        async with self._open("GET", url, headers) as answer:
+        async with self._local.open("GET", url, headers) as answer:
             if answer.status != 200:
                 refusal = _response("GET", url, answer, await _read_limited(answer, _ERROR_BODY))
                 if not is_redirect(refusal):
                     raise status_error(refusal)
                 yield refusal
             else:
-                _check_extent(answer, url, 0, size, size)
-                yield _Body(answer, url, size)
-
-    @asynccontextmanager
-    async def _open(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str] | None,
-        data: AsyncIterator[memoryview] | bytes | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session = self._ready_session()
-        # The bodies are wanted as they are stored: a compressed one has no usable ranges.
-        sent = {"Accept-Encoding": "identity", **(headers or {})}
-        with _translated(method, url):
-            async with session.request(
-                method, URL(url, encoded=True), headers=sent, data=data, allow_redirects=False
-            ) as answer:
-                yield answer
-
-    def _ready_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                # The engine's limiters bound what is in flight; a second limit would only hide it.
-                limit=0,
-                ssl=_tls(self._verify),
-                ttl_dns_cache=300,
-                keepalive_timeout=30,
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=None,
-                    sock_connect=self._timeouts.connect,
-                    sock_read=self._timeouts.read,
-                ),
-                trust_env=True,
-                read_bufsize=_READ_BUFFER,
-                skip_auto_headers=("User-Agent", "Content-Type"),
-            )
-        return self._session
+                check_extent(200, answer.headers, url, 0, size, size)
+                yield _Body(answer, url, size, self._throttle)
 
 
 class _Body:
     """A `ByteStream` over one open response."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, url: str, size: int) -> None:
+    def __init__(
+        self, answer: aiohttp.ClientResponse, url: str, size: int, throttle: Throttle
+    ) -> None:
         self._answer = answer
         self._url = url
         self._size = size
+        self._throttle = throttle
         self._position = 0
 
     async def readinto(self, buffer: memoryview) -> None:
         filled = 0
-        with _translated("GET", self._url):
+        with translated("GET", self._url):
             while filled < len(buffer):
                 try:
                     data = await self._answer.content.read(len(buffer) - filled)
@@ -316,35 +252,13 @@ class _Body:
                     raise _cut_short(self._url, self._position + filled, self._size)
                 buffer[filled : filled + len(data)] = data
                 filled += len(data)
+                if pause := self._throttle.take(len(data)):
+                    await anyio.sleep(pause)
         self._position += filled
 
 
 def _cut_short(url: str, position: int, stop: int) -> NetworkError:
     return NetworkError(f"{redact(url)}: the body ended at byte {position} of {stop}")
-
-
-def _check_extent(
-    answer: aiohttp.ClientResponse, url: str, start: int, stop: int, size: int
-) -> None:
-    """Check that a 200 or 206 answer is exactly ``[start, stop)`` of a body of `size` bytes."""
-    if answer.status == 206:
-        extent = parse_content_range(answer.headers.get("Content-Range", ""))
-        if extent is None or extent[:2] != (start, stop):
-            raise NetworkError(
-                f"{redact(url)}: bytes {start}-{stop - 1} were asked for, "
-                f"{answer.headers.get('Content-Range', 'an unnamed range')!r} was answered"
-            )
-        if extent[2] not in (None, size):
-            raise SourceChangedError(
-                f"{redact(url)}: it has {extent[2]} bytes now, {size} were listed"
-            )
-        return
-    if "Content-Encoding" not in answer.headers and answer.content_length not in (None, size):
-        raise SourceChangedError(
-            f"{redact(url)}: it has {answer.content_length} bytes now, {size} were listed"
-        )
-    if (start, stop) != (0, size):
-        raise RangeNotSupportedError(f"{redact(url)}: the server ignores ranges")
 
 
 async def _read_limited(answer: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -358,51 +272,5 @@ async def _read_limited(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(pieces[:limit])
 
 
-async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
-    for start in range(0, len(body), _SEND_PIECE):
-        yield body[start : start + _SEND_PIECE]
-
-
 def _response(method: str, url: str, answer: aiohttp.ClientResponse, body: bytes) -> Response:
     return Response(method, url, answer.status, answer.headers, body)
-
-
-def _tls(verify: bool | str | None) -> ssl.SSLContext | bool:
-    if verify is False:
-        return False
-    if isinstance(verify, str):
-        return ssl.create_default_context(cafile=verify)
-    context = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
-    if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
-        context.load_verify_locations(cafile=bundle)
-    return context
-
-
-@contextmanager
-def _translated(method: str, url: str) -> Iterator[None]:
-    """Raise our errors for aiohttp's, most specific first."""
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    try:
-        yield
-    except TransferError:
-        # Some of ours are OSErrors and TimeoutErrors, too; so are those of whoever reads a stream.
-        raise
-    except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-        raise RejectedError(
-            f"the certificate of {host} is not trusted ({error}); "
-            "name its CA bundle in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
-        ) from error
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-        raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error
-    except (asyncio.TimeoutError, TimeoutError) as error:
-        raise StalledError(f"{method} {redact(url)}: {host} sent nothing for too long") from error
-    except aiohttp.ClientConnectorError as error:
-        raise NetworkError(f"cannot connect to {host}: {error.os_error}") from error
-    except aiohttp.ClientResponseError as error:
-        # What it prints of itself contains the whole URL.
-        raise NetworkError(
-            f"{method} {redact(url)}: the answer is not HTTP: {error.message}"
-        ) from error
-    except (aiohttp.ClientError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise NetworkError(f"{method} {redact(url)}: the connection failed: {reason}") from error

@@ -18,8 +18,15 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "options", "locations"),
     "plans": ("_plan", "_spans", "_digests", "_manifest", "report"),
     "contract": ("stores", "stores.base"),
-    "primitives": ("_buffers", "_retry", "_journal", "_files", "_progress"),
-    "wire": ("_wire",),
+    "primitives": ("_throttle", "_buffers", "_retry", "_journal", "_files", "_progress"),
+    "wire": (
+        "_http_status",
+        "_wire",
+        "_wire_connections",
+        "_wire_lanes",
+        "_wire_receive",
+        "_wire_send",
+    ),
     "stores": (
         *("stores.hub", "stores.hub_answers", "stores.local", "stores.memory"),
         *("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
@@ -36,7 +43,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("_wire", "testing.*"),
+    "aiohttp": ("_wire", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
     "aiobotocore": ("stores.s3", "stores.s3_session"),
     "botocore": ("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
     "xxhash": ("_digests",),

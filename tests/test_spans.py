@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +58,7 @@ def test_spans_that_were_split_cover_every_byte_once(
     ends = sorted((span.start, span.stop) for span in spans)
     assert ends[0][0] == 1000
     assert ends[-1][1] == 1000 + size
-    assert all(first[1] == second[0] for first, second in zip(ends, ends[1:], strict=False))
+    assert all(first[1] == second[0] for first, second in itertools.pairwise(ends))
     for span in spans:
         span.put(content[span.position - 1000 : span.stop - 1000])
     assert bytes(buffer) == content

@@ -15,8 +15,9 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hftransfer._http_status import is_redirect, retry_after, status_error
 from hftransfer._spans import Span
-from hftransfer._wire import Wire, is_redirect, retry_after, status_error
+from hftransfer._wire import Wire
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -16,7 +16,7 @@ from typing import Any
 from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 
-from hftransfer._wire import retry_after
+from hftransfer._http_status import retry_after
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -1,0 +1,169 @@
+"""The connections of one event loop, in this thread or in another, by aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from hftransfer._wire_lanes import Lane
+from hftransfer.errors import NetworkError, RejectedError, StalledError, TransferError, redact
+from hftransfer.options import Timeouts
+
+__all__ = ("Connections", "RemoteConnections", "tls_context", "translated")
+
+T = TypeVar("T")
+
+_READ_BUFFER = 256 * 1024
+
+
+class Connections:
+    """The connections of one event loop."""
+
+    def __init__(self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext | bool]) -> None:
+        self._timeouts = timeouts
+        self._make_tls = make_tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        data: aiohttp.Payload | bytes | None = None,
+        *,
+        stall: bool = True,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and give its answer, of which the head was read.
+
+        Args:
+            method: HTTP method.
+            url: sent as it is.
+            headers: further request headers.
+            data: the body.
+            stall: False if the caller itself notices a body that stops arriving.
+        """
+        session = self._ready_session()
+        # The bodies are wanted as they are stored: a compressed one has no usable ranges.
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        timeout = self._timeout(stall=stall)
+        with translated(method, url):
+            # The answer's head has its own limit, since aiohttp's would go on in the body.
+            with anyio.fail_after(None if stall else self._timeouts.connect + self._timeouts.read):
+                request = session.request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=sent,
+                    data=data,
+                    allow_redirects=False,
+                    timeout=timeout,
+                )
+                answer = await request
+            async with answer:
+                yield answer
+
+    def _timeout(self, *, stall: bool) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None,
+            connect=None,
+            sock_connect=self._timeouts.connect,
+            sock_read=self._timeouts.read if stall else None,
+        )
+
+    def _ready_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                # The engine's limits bound what is in flight; a second limit would only hide it.
+                limit=0,
+                ssl=self._make_tls(),
+                ttl_dns_cache=300,
+                keepalive_timeout=30,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=True,
+                read_bufsize=_READ_BUFFER,
+                skip_auto_headers=("User-Agent", "Content-Type"),
+            )
+        return self._session
+
+
+class RemoteConnections:
+    """The connections of a lane; the thread is started by the first use."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._lane: Lane | None = None
+        self._starting = anyio.Lock()
+
+    async def run(self, operation: Callable[[Connections], Awaitable[T]]) -> T:
+        async with self._starting:
+            if self._lane is None:
+                lane = Lane()
+                await lane.aopen()
+                self._lane = lane
+        return await self._lane.run(partial(operation, self._connections))
+
+    async def aclose(self) -> None:
+        if self._lane is not None:
+            lane, self._lane = self._lane, None
+            await lane.run(self._connections.aclose)
+            await lane.aclose()
+
+
+def tls_context(verify: bool | str | None) -> ssl.SSLContext | bool:
+    """Return what aiohttp takes for ``ssl``, from a store's ``verify`` option."""
+    if verify is False:
+        return False
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    context = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
+    if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
+        context.load_verify_locations(cafile=bundle)
+    return context
+
+
+@contextmanager
+def translated(method: str, url: str) -> Iterator[None]:
+    """Raise our errors for aiohttp's, most specific first."""
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    try:
+        yield
+    except TransferError:
+        # Some of ours are OSErrors and TimeoutErrors, too; so are those of whoever reads a stream.
+        raise
+    except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
+        raise RejectedError(
+            f"the certificate of {host} is not trusted ({error}); "
+            "name its CA bundle in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
+        ) from error
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+        raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error
+    except (asyncio.TimeoutError, TimeoutError) as error:
+        raise StalledError(f"{method} {redact(url)}: {host} sent nothing for too long") from error
+    except aiohttp.ClientConnectorError as error:
+        raise NetworkError(f"cannot connect to {host}: {error.os_error}") from error
+    except aiohttp.ClientResponseError as error:
+        # What it prints of itself contains the whole URL.
+        raise NetworkError(
+            f"{method} {redact(url)}: the answer is not HTTP: {error.message}"
+        ) from error
+    except (aiohttp.ClientError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise NetworkError(f"{method} {redact(url)}: the connection failed: {reason}") from error

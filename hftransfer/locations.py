@@ -35,7 +35,7 @@ _REPO_TYPES = {
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/", "kernel": "kernels/"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
-_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z0-9][A-Za-z0-9+.-]*)://")
 _NEARLY = re.compile(r"(?P<scheme>hf|s3|memory)(?::/?(?!/)|/{2})", re.IGNORECASE)
 # Revisions with a slash that the Hub itself makes; others must be percent-encoded.
 _SPECIAL_REF = re.compile(r"refs/(?:convert/[^/]+|pr/\d+)")

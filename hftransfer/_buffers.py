@@ -1,100 +1,116 @@
-"""Data buffers under one memory budget.
+"""Data buffers under one memory budget: stretches of a single, reused mapping.
 
-Buffers are anonymous mappings (page-aligned), reused for as long as they fit what is
-asked for, because fresh memory is the dearest thing in a transfer. Waiting for a buffer
-is the engine's back-pressure: first come, first served, so that whoever asks in order
-of a file's chunks is also served in that order.
+Fresh memory is the dearest thing in a transfer: each page costs a fault, in a virtual
+machine often one of the host's as well. So a client maps its budget once and lends
+page-aligned stretches of it, from the low end, which stays warm; what was never needed
+is never touched. Waiting for a buffer is the engine's back-pressure: first come, first
+served, so that whoever asks in order of a file's chunks is also served in that order.
 """
 
 from __future__ import annotations
 
 import mmap
+from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
 from hftransfer.errors import OptionsError
 
-__all__ = ("Buffer", "BufferPool")
+__all__ = ("Arena", "Buffer", "BufferPool")
 
-_SMALLEST = 64 * 1024
-_MIB = 1 << 20
+_GRAIN = 64 * 1024
+
+
+class Arena:
+    """Which stretches of ``[0, size)`` are free: lowest first, neighbours joined."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.free = [(0, size)]
+        """Free stretches as (start, stop), sorted; no two touch."""
+
+    def take(self, size: int) -> int | None:
+        """Return the start of the lowest free stretch of `size` bytes, now taken, or None."""
+        for index, (start, stop) in enumerate(self.free):
+            if stop - start > size:
+                self.free[index] = (start + size, stop)
+                return start
+            if stop - start == size:
+                del self.free[index]
+                return start
+        return None
+
+    def give(self, start: int, size: int) -> None:
+        """Free a stretch that was taken."""
+        insort(self.free, (start, start + size))
+        joined: list[tuple[int, int]] = []
+        for first, last in self.free:
+            if joined and joined[-1][1] == first:
+                joined[-1] = (joined[-1][0], last)
+            else:
+                joined.append((first, last))
+        self.free = joined
 
 
 class Buffer:
     """Memory on loan from a `BufferPool`; `view` is as long as was asked for."""
 
-    __slots__ = ("_memory", "capacity", "view")
+    __slots__ = ("capacity", "start", "view")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, view: memoryview, capacity: int, start: int | None) -> None:
+        self.view = view
         self.capacity = capacity
-        self._memory = mmap.mmap(-1, capacity)
-        self.view = memoryview(b"")
-
-    def lend(self, size: int) -> Buffer:
-        self.view = memoryview(self._memory)[:size]
-        return self
-
-
-def _capacity_for(size: int) -> int:
-    """Round up, so that a buffer can serve many sizes: powers of two, then whole MiB."""
-    if size <= _SMALLEST:
-        return _SMALLEST
-    if size <= _MIB:
-        return 1 << (size - 1).bit_length()
-    return -(-size // _MIB) * _MIB
+        self.start = start
 
 
 class BufferPool:
     """All data memory of one client.
 
     Args:
-        budget: bytes that buffers may take together, in use or idle. A single buffer
-            larger than that is lent out only while nothing else is.
+        budget: bytes that may be lent together. A single buffer larger than that is
+            lent only while nothing else is, from a mapping of its own.
     """
 
     def __init__(self, budget: int) -> None:
         if budget < 1:
             raise OptionsError("the memory budget must be positive")
-        self.budget = budget
+        self.budget = max(budget - budget % _GRAIN, _GRAIN)
         self.in_use = 0
-        self._idle: dict[int, list[Buffer]] = {}
-        self._idle_bytes = 0
+        self._arena = Arena(self.budget)
+        self._memory: mmap.mmap | None = None
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
-        self._granted: set[anyio.Event] = set()
+        self._granted: dict[anyio.Event, int | None] = {}
+
+    @property
+    def is_contended(self) -> bool:
+        """True while somebody waits for memory."""
+        return bool(self._waiting)
 
     async def acquire(self, size: int) -> Buffer:
         """Return a buffer of `size` bytes, waiting in line until the budget allows it."""
-        capacity = _capacity_for(size)
-        if self._waiting or not self._fits(capacity):
-            await self._wait(capacity)
-        else:
-            self.in_use += capacity
+        capacity = max(1, -(-size // _GRAIN)) * _GRAIN
+        if not self._waiting and self._fits(capacity):
+            start = self._take(capacity)
             try:
                 await anyio.lowlevel.checkpoint()
             except BaseException:
-                self._give_back(capacity)
+                self._give_back(capacity, start)
                 raise
-
-        idle = self._idle.get(capacity)
-        if idle:
-            self._idle_bytes -= capacity
-            return idle.pop().lend(size)
-        self._evict(self.in_use + self._idle_bytes - self.budget)
+        else:
+            start = await self._wait(capacity)
         try:
-            return Buffer(capacity).lend(size)
+            return Buffer(self._view(start, capacity)[:size], capacity, start)
         except BaseException:
-            self._give_back(capacity)
+            self._give_back(capacity, start)
             raise
 
     def release(self, buffer: Buffer) -> None:
         """Take `buffer` back; its view must not be used any more."""
         buffer.view = memoryview(b"")
-        self._idle.setdefault(buffer.capacity, []).append(buffer)
-        self._idle_bytes += buffer.capacity
-        self._give_back(buffer.capacity)
+        self._give_back(buffer.capacity, buffer.start)
 
     @asynccontextmanager
     async def lease(self, size: int) -> AsyncIterator[memoryview]:
@@ -105,10 +121,30 @@ class BufferPool:
         finally:
             self.release(buffer)
 
-    def _fits(self, capacity: int) -> bool:
-        return self.in_use == 0 or self.in_use + capacity <= self.budget
+    def _view(self, start: int | None, capacity: int) -> memoryview:
+        if start is None:
+            return memoryview(mmap.mmap(-1, capacity))
+        if self._memory is None:
+            self._memory = mmap.mmap(-1, self.budget)
+            with suppress(AttributeError, OSError, ValueError):  # not every kernel has them
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(self._memory)[start : start + capacity]
 
-    async def _wait(self, capacity: int) -> None:
+    def _fits(self, capacity: int) -> bool:
+        if self.in_use == 0:
+            return True
+        return any(stop - start >= capacity for start, stop in self._arena.free)
+
+    def _take(self, capacity: int) -> int | None:
+        """Take memory that is known to be free; None for a mapping of its own."""
+        start = self._arena.take(capacity)
+        if start is None:
+            # Nothing else may be lent beside it.
+            self._arena.take(self.budget)
+        self.in_use += capacity
+        return start
+
+    async def _wait(self, capacity: int) -> int | None:
         event = anyio.Event()
         ticket = (capacity, event)
         self._waiting.append(ticket)
@@ -116,30 +152,23 @@ class BufferPool:
             await event.wait()
         except BaseException:
             if event in self._granted:
-                self._give_back(capacity)
+                self._give_back(capacity, self._granted.pop(event))
             else:
                 self._waiting.remove(ticket)
                 self._serve()
             raise
-        finally:
-            self._granted.discard(event)
+        return self._granted.pop(event)
 
-    def _give_back(self, capacity: int) -> None:
+    def _give_back(self, capacity: int, start: int | None) -> None:
+        if start is None:
+            self._arena.give(0, self.budget)
+        else:
+            self._arena.give(start, capacity)
         self.in_use -= capacity
         self._serve()
 
     def _serve(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             capacity, event = self._waiting.popleft()
-            self.in_use += capacity
-            self._granted.add(event)
+            self._granted[event] = self._take(capacity)
             event.set()
-
-    def _evict(self, excess: int) -> None:
-        """Drop idle buffers of other sizes, the largest first, until `excess` bytes are gone."""
-        for capacity in sorted(self._idle, reverse=True):
-            while excess > 0 and self._idle[capacity]:
-                # The mapping goes with the last reference: a caller's stray view keeps it valid.
-                self._idle[capacity].pop()
-                self._idle_bytes -= capacity
-                excess -= capacity

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import mmap
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hftransfer._buffers import Buffer, BufferPool
+from hftransfer._buffers import Arena, Buffer, BufferPool
 from hftransfer.errors import OptionsError
 
 UNIT = 64 * 1024  # the smallest capacity, so that sizes below are exact
@@ -22,9 +26,32 @@ async def _settle() -> None:
     await anyio.wait_all_tasks_blocked()
 
 
-def _mapped(pool: BufferPool) -> int:
-    """Bytes on loan and idle, by the pool's own account."""
-    return pool.in_use + pool._idle_bytes
+@given(st.lists(st.integers(1, 8) | st.none(), max_size=60))
+def test_an_arena_lends_each_stretch_once(steps: list[int | None]) -> None:
+    """What is taken never overlaps, and what is given back can be taken again as one."""
+    arena = Arena(16)
+    taken: list[tuple[int, int]] = []
+    for size in steps:
+        if size is None:
+            if taken:
+                arena.give(*taken.pop(len(taken) // 2))
+            continue
+        start = arena.take(size)
+        longest = max((stop - first for first, stop in arena.free), default=0)
+        if start is None:
+            assert longest < size
+        else:
+            taken.append((start, size))
+        used = [unit for first, length in taken for unit in range(first, first + length)]
+        assert len(used) == len(set(used))
+        assert set(used) <= set(range(16))
+        free = [unit for first, stop in arena.free for unit in range(first, stop)]
+        assert sorted(used + free) == list(range(16))
+
+    for stretch in taken:
+        arena.give(*stretch)
+
+    assert arena.free == [(0, 16)]
 
 
 _jobs = st.lists(
@@ -61,7 +88,11 @@ async def test_budget_holds_under_any_interleaving(
                 capacities = [other.capacity for other in lent]
                 assert sum(capacities) <= BUDGET or len(lent) == 1
                 assert sum(capacities) <= pool.in_use
-                assert sum(capacities) + pool._idle_bytes <= max(BUDGET, *capacities)
+                places = sorted(
+                    (other.start, other.capacity) for other in lent if other.start is not None
+                )
+                for (first, size), (second, _) in itertools.pairwise(places):
+                    assert first + size <= second
                 for _ in range(turns):
                     await checkpoint()
             finally:
@@ -182,7 +213,6 @@ async def test_an_oversize_buffer_is_lent_alone() -> None:
         async with pool.lease(3 * UNIT) as view:
             got.set()
             assert len(view) == 3 * UNIT
-            assert pool._idle_bytes == 0  # nothing idle beside it
 
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
@@ -193,32 +223,29 @@ async def test_an_oversize_buffer_is_lent_alone() -> None:
     assert got.is_set()
 
 
-async def test_memory_is_reused_for_sizes_of_one_capacity() -> None:
-    """The next request of about the same size gets the same memory, as long as it asked for."""
+async def test_memory_is_reused_from_the_low_end() -> None:
+    """What comes next gets the same memory, whatever its size, and no page more is touched."""
     pool = BufferPool(BUDGET)
     first = await pool.acquire(2 * UNIT)
     first.view[:4] = b"mark"
     pool.release(first)
 
-    second = await pool.acquire(2 * UNIT - 7)
+    second = await pool.acquire(UNIT - 7)
 
-    assert second is first
-    assert len(second.view) == 2 * UNIT - 7
+    assert len(second.view) == UNIT - 7
     assert bytes(second.view[:4]) == b"mark"
+    pool.release(second)
 
 
-async def test_idle_memory_of_other_sizes_makes_room() -> None:
-    """Idle buffers count against the budget and are dropped for a size they do not serve."""
+async def test_memory_is_page_aligned() -> None:
+    """Direct I/O needs buffers that begin at a page."""
     pool = BufferPool(BUDGET)
-    buffers = [await pool.acquire(UNIT) for _ in range(4)]
+    buffers = [await pool.acquire(size) for size in (1, UNIT + 1, 5)]
+
     for buffer in buffers:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer.view))
+        assert address % mmap.PAGESIZE == 0
         pool.release(buffer)
-    assert _mapped(pool) == BUDGET
-
-    large = await pool.acquire(2 * UNIT)
-
-    assert _mapped(pool) <= BUDGET
-    pool.release(large)
 
 
 async def test_a_released_buffer_shows_nothing() -> None:

@@ -123,11 +123,9 @@ class BufferPool:
 
     def _view(self, start: int | None, capacity: int) -> memoryview:
         if start is None:
-            return memoryview(mmap.mmap(-1, capacity))
+            return memoryview(_map(capacity))
         if self._memory is None:
-            self._memory = mmap.mmap(-1, self.budget)
-            with suppress(AttributeError, OSError, ValueError):  # not every kernel has them
-                self._memory.madvise(mmap.MADV_HUGEPAGE)
+            self._memory = _map(self.budget)
         return memoryview(self._memory)[start : start + capacity]
 
     def _fits(self, capacity: int) -> bool:
@@ -172,3 +170,11 @@ class BufferPool:
             capacity, event = self._waiting.popleft()
             self._granted[event] = self._take(capacity)
             event.set()
+
+
+def _map(size: int) -> mmap.mmap:
+    # Python maps shared memory by default, which gets no huge pages and costs more per fault.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError, ValueError):  # not every kernel has huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

@@ -16,6 +16,7 @@ import anyio.to_thread
 from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
 from hftransfer._progress import Observer
+from hftransfer._throttle import Throttle
 from hftransfer.errors import IntegrityError, LocationError, OptionsError
 from hftransfer.locations import (
     HubLocation,
@@ -101,6 +102,7 @@ class AsyncClient:
         self._observer = observer
         self._stack = AsyncExitStack()
         self._context: Context | None = None
+        self._throttle = Throttle(self.options.bandwidth)
         self._opening = anyio.Lock()
         self._wire: Wire | None = None
         self._s3: S3Session | None = None
@@ -108,7 +110,7 @@ class AsyncClient:
         self._memory: dict[str, MemoryStore] = {}
 
     async def __aenter__(self) -> Self:
-        self._context = Context.make(self.options, self._observer)
+        self._context = Context.make(self.options, self._observer, throttle=self._throttle)
         await self._stack.__aenter__()
         return self
 
@@ -122,6 +124,21 @@ class AsyncClient:
         with anyio.move_on_after(1.0, shield=True):
             await self._stack.__aexit__(kind, error, traceback)
         self._context = None
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes per second that all transfers may take together; None for no cap.
+
+        May be set at any time, and counts at once.
+
+        Raises:
+            OptionsError: if it is set to a number that is not positive.
+        """
+        return self._throttle.rate
+
+    @bandwidth.setter
+    def bandwidth(self, rate: float | None) -> None:
+        self._throttle.rate = rate
 
     async def copy(
         self,
@@ -214,7 +231,9 @@ class AsyncClient:
             if self._wire is None:
                 from hftransfer._wire import Wire
 
-                self._wire = Wire(self.options.timeouts)
+                self._wire = Wire(
+                    self.options.timeouts, throttle=self._throttle, loops=self.options.loops
+                )
                 self._stack.push_async_callback(self._wire.aclose)
         endpoint, headers = self._hub
         return HubSource(
@@ -244,14 +263,19 @@ class AsyncClient:
         assert isinstance(location, LocalLocation)
         as_file = single and not location.as_folder
         as_file = as_file and not await anyio.to_thread.run_sync(location.path.is_dir)
-        return LocalSink(location.path, single=as_file, fsync=self.options.fsync)
+        return LocalSink(
+            location.path,
+            single=as_file,
+            fsync=self.options.fsync,
+            direct_io=self.options.direct_io,
+        )
 
     async def _s3_session(self) -> S3Session:
         from hftransfer.stores.s3 import S3Session
 
         async with self._opening:
             if self._s3 is None:
-                session = S3Session(self.options.s3, self.options)
+                session = S3Session(self.options.s3, self.options, throttle=self._throttle)
                 self._s3 = await self._stack.enter_async_context(session)
             return self._s3
 

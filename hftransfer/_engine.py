@@ -2,20 +2,11 @@
 
 ::
 
-    source.list → plan → per file: chunks in order ─┐
-                                                    ▼
-        a buffer from the pool (the back-pressure) → source.fill → XXH3 ─┬→ every sink
-                                                                              └→ the file's digest,
-                                                                                 in order
-                                                    buffer back to the pool ←─┘
+    source.list → entries ─┬→ small files, many at a time ─┐
+                           └→ large files, a few at a time ┴→ MovingFile → sinks
 
-Each chunk is one task that owns one buffer from its arrival to its last use: nothing is
-copied or queued in between. A file's own digest needs its bytes in order; a chunk that
-arrives early waits for its turn with its buffer. That cannot deadlock: a file's chunks
-get their buffers in order, so the chunk that everybody waits for always has one.
-
-A chunk that a sink kept from an interrupted transfer is read from there in place of the
-source, checked, and otherwise treated alike; so a resume needs no second mechanism.
+Small files do not wait for large ones, since each kind has its own line; that both share
+memory and connections, first come, first served, keeps either from starving the other.
 """
 
 from __future__ import annotations
@@ -23,37 +14,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
-import anyio.to_thread
 
-from hftransfer._buffers import Buffer, BufferPool
-from hftransfer._digests import Digest, chunk_digest, new_hasher
 from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import Chunk, fit_chunk_size, plan_chunks
-from hftransfer._progress import (
-    FileFinished,
-    FileStarted,
-    Moved,
-    Observer,
-    Retrying,
-    TransferStarted,
-    emit,
-)
-from hftransfer._retry import retrying
-from hftransfer._spans import Span
-from hftransfer.errors import (
-    IntegrityError,
-    LocationError,
-    RangeNotSupportedError,
-    TransientError,
-    UnsupportedError,
-    single_error,
-)
+from hftransfer._moving import Context, MovingFile, Tally
+from hftransfer._plan import fit_chunk_size
+from hftransfer._progress import FileFinished, FileStarted, TransferStarted, emit
+from hftransfer.errors import IntegrityError, LocationError, UnsupportedError, single_error
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry, FileSink, Sink, Source
@@ -62,72 +32,14 @@ __all__ = ("Context", "transfer")
 
 _logger = logging.getLogger("hftransfer")
 
-# Below this a digest is made sooner than a thread would have been woken.
-_INLINE = 64 * 1024
 # All cleaning up after a failure or a cancellation together, seconds.
 _CLEANUP = 1.5
 # A file whose bytes turn out wrong is fetched once more from its start.
 _FILE_TRIES = 2
-_STAGES = ("fetch", "hash", "store")
-
-
-@dataclass(kw_only=True)
-class Context:
-    """What all transfers of one client share."""
-
-    options: TransferOptions
-    pool: BufferPool
-    reads: anyio.CapacityLimiter
-    """Requests to sources in flight."""
-    hashing: anyio.CapacityLimiter
-    """Worker threads that make digests."""
-    observer: Observer | None = None
-
-    @classmethod
-    def make(cls, options: TransferOptions, observer: Observer | None = None) -> Context:
-        return cls(
-            options=options,
-            pool=BufferPool(options.resolved_memory_budget),
-            reads=anyio.CapacityLimiter(options.connections),
-            hashing=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
-            observer=observer,
-        )
-
-
-@dataclass
-class _Tally:
-    """Counters of one transfer."""
-
-    files: int = 0
-    skipped: int = 0
-    bytes: int = 0
-    reused: int = 0
-    retries: int = 0
-    verified: int = 0
-    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-
-    @asynccontextmanager
-    async def timed(self, stage: str) -> AsyncIterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[stage] += time.perf_counter() - started
-
-    def report(self, manifest: Manifest, sinks: Sequence[Sink], *, seconds: float) -> Report:
-        return Report(
-            source=manifest.source,
-            destinations=tuple(sink.location for sink in sinks),
-            files=self.files,
-            skipped=self.skipped,
-            bytes=self.bytes,
-            reused_bytes=self.reused,
-            seconds=seconds,
-            retries=self.retries,
-            verified=self.verified,
-            stages=self.stages,
-            manifest=manifest,
-        )
+# Files of one chunk at a time: enough to hide the latency of beginning and ending them.
+_SMALL_FILES = 32
+# Larger ones: enough to make their digests on every core, few enough to finish one early.
+_LARGE_FILES = max(4, 2 * (os.cpu_count() or 1))
 
 
 async def transfer(
@@ -148,7 +60,7 @@ async def transfer(
         TransferError: the first failure; further ones are its notes.
     """
     started = time.perf_counter()
-    tally = _Tally()
+    tally = Tally()
     _check_paths(entries)
     for sink in sinks:
         await sink.prepare(entries)
@@ -156,28 +68,39 @@ async def transfer(
     size = sum(entry.size for entry in entries)
     emit(context.observer, TransferStarted(len(entries), size))
     manifests: dict[str, FileManifest] = {}
-    # More files than connections are open only to hide the latency of beginning and ending one.
-    slots = anyio.Semaphore(context.options.connections + 4)
+    tally.unstarted = size
 
-    async def move(entry: Entry) -> None:
+    async def move(entry: Entry, line: anyio.Semaphore) -> None:
         try:
             emit(context.observer, FileStarted(entry.path, entry.size))
             manifest = await _move_file(entry, source, sinks, context, tally)
             if manifest is None:
                 tally.skipped += 1
+                tally.unstarted -= entry.size
             else:
                 tally.files += 1
                 manifests[entry.path] = manifest
             skipped = manifest is None
             emit(context.observer, FileFinished(entry.path, entry.size, skipped=skipped))
         finally:
-            slots.release()
+            line.release()
 
-    with single_error():
+    async def move_all(entries: Sequence[Entry], at_a_time: int) -> None:
+        line = anyio.Semaphore(at_a_time)
         async with anyio.create_task_group() as tasks:
             for entry in entries:
-                await slots.acquire()
-                tasks.start_soon(move, entry)
+                await line.acquire()
+                tasks.start_soon(move, entry, line)
+
+    large = [entry for entry in entries if entry.size > context.options.chunk_size]
+    small = [entry for entry in entries if entry.size <= context.options.chunk_size]
+    with single_error():
+        async with anyio.create_task_group() as steering:
+            steering.start_soon(context.fetcher.steer, lambda: tally.unstarted <= 0)
+            async with anyio.create_task_group() as moving:
+                moving.start_soon(move_all, large, _LARGE_FILES)
+                moving.start_soon(move_all, small, _SMALL_FILES)
+            steering.cancel_scope.cancel()
 
     manifest = Manifest(source=source.location, commit=source.commit, files=manifests)
     for sink in sinks:
@@ -195,7 +118,7 @@ def _check_paths(entries: Sequence[Entry]) -> None:
 
 
 async def _move_file(
-    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: _Tally
+    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: Tally
 ) -> FileManifest | None:
     """Move one file; return its manifest, or None if every sink had it already."""
     for remaining in reversed(range(_FILE_TRIES)):
@@ -209,7 +132,7 @@ async def _move_file(
 
 
 async def _try_file(
-    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: _Tally
+    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: Tally
 ) -> FileManifest | None:
     chunk_size = _chunk_size(entry, sinks, context.options)
     opened: list[FileSink] = []
@@ -221,7 +144,7 @@ async def _try_file(
                 opened.append(begun)
         if not opened:
             return None
-        file = _File(entry, chunk_size, source, opened, context, tally)
+        file = MovingFile(entry, chunk_size, source, opened, context, tally)
         manifest = await file.move()
         while opened:
             await opened[0].commit(manifest)
@@ -266,207 +189,3 @@ async def _abort_one(file_sink: FileSink, *, discard: bool) -> None:
     except Exception as error:  # noqa: BLE001
         # The failure that led here is what its reader needs; this one goes to the log.
         _logger.warning("could not clean up after a failed transfer: %s", error)
-
-
-class _File:
-    """One file on its way from the source into the opened sinks."""
-
-    def __init__(
-        self,
-        entry: Entry,
-        chunk_size: int,
-        source: Source,
-        sinks: Sequence[FileSink],
-        context: Context,
-        tally: _Tally,
-    ) -> None:
-        self._entry = entry
-        self._chunk_size = chunk_size
-        self._source = source
-        self._sinks = sinks
-        self._context = context
-        self._tally = tally
-        self._chunks = plan_chunks(entry.size, chunk_size)
-        self._digests: list[str | None] = [None] * len(self._chunks)
-        """XXH3-128 of each chunk that is verified and in every sink."""
-        wanted = entry.digest if context.options.verify else None
-        self._front = None if wanted is None else _Front(wanted, entry.size, len(self._chunks))
-        self._moved = 0
-
-    async def move(self) -> FileManifest:
-        """Move all chunks; return what was moved once the file's digest is right."""
-        try:
-            with single_error():
-                await self._move_ranges()
-        except RangeNotSupportedError:
-            await retrying(
-                self._move_stream, self._context.options.retry, on_retry=self._count_retry
-            )
-        if self._front is not None:
-            self._front.check(self._entry.path)
-        if self._front is not None or self._entry.manifest is not None:
-            self._tally.verified += 1
-        return FileManifest(
-            size=self._entry.size,
-            chunk_size=self._chunk_size,
-            chunks=tuple(digest for digest in self._digests if digest is not None),
-            digest=self._entry.digest,
-        )
-
-    def withdraw(self) -> None:
-        """Take back the progress that was announced, since the file is given up."""
-        if self._moved:
-            emit(self._context.observer, Moved(self._entry.path, -self._moved))
-            self._moved = 0
-
-    async def _move_ranges(self) -> None:
-        pool = self._context.pool
-        async with anyio.create_task_group() as tasks:
-            for chunk in self._chunks:
-                # Waiting here, in order, is what keeps memory bounded and the front supplied.
-                buffer = await pool.acquire(chunk.size)
-
-                async def run(chunk: Chunk = chunk, buffer: Buffer = buffer) -> None:
-                    try:
-                        await self._move_chunk(chunk, buffer.view)
-                    finally:
-                        pool.release(buffer)
-
-                tasks.start_soon(run)
-
-    async def _move_chunk(self, chunk: Chunk, data: memoryview) -> None:
-        digest = await self._reuse(chunk, data)
-        reused = digest is not None
-        if digest is None:
-            digest = await self._fetch(chunk, data)
-        await self._settle(chunk, data, digest, reused=reused)
-
-    async def _reuse(self, chunk: Chunk, data: memoryview) -> str | None:
-        """Fill `data` from a sink that kept this chunk; return its digest if it is intact."""
-        for sink in self._sinks:
-            recorded = sink.held.get(chunk.index)
-            if recorded is None:
-                continue
-            await sink.read_into(chunk, data)
-            if await self._hash(data) == recorded and self._expects(chunk, recorded):
-                return recorded
-        return None
-
-    async def _fetch(self, chunk: Chunk, data: memoryview) -> str:
-        """Fill `data` from the source; return its digest, which matches what is expected."""
-        digest = ""
-        for _ in range(_FILE_TRIES):
-            span = Span(chunk.start, data)
-            async with self._context.reads, self._tally.timed("fetch"):
-                await self._retrying(partial(self._source.fill, self._entry, span))
-            self._tally.bytes += chunk.size
-            digest = await self._hash(data)
-            if self._expects(chunk, digest):
-                return digest
-            self._tally.retries += 1
-        raise IntegrityError(
-            f"{self._entry.path}: bytes {chunk.start}-{chunk.stop - 1} from "
-            f"{self._source.location} have XXH3 {digest}, other than recorded"
-        )
-
-    def _expects(self, chunk: Chunk, digest: str) -> bool:
-        recorded = self._entry.manifest
-        return recorded is None or recorded.chunks[chunk.index] == digest
-
-    async def _settle(self, chunk: Chunk, data: memoryview, digest: str, *, reused: bool) -> None:
-        """Bring one chunk into every sink that lacks it, and into the file's digest."""
-        if len(self._chunks) == 1 and self._front is not None:
-            # Some sinks publish a file of one chunk by writing it: it must be right before.
-            await self._feed(chunk, data)
-            self._front.check(self._entry.path)
-        sinks = [sink for sink in self._sinks if sink.held.get(chunk.index) != digest or not reused]
-        async with anyio.create_task_group() as tasks:
-            for sink in sinks:
-                tasks.start_soon(self._store, sink, chunk, data, digest)
-            await self._feed(chunk, data)
-        self._digests[chunk.index] = digest
-        self._moved += chunk.size
-        if reused:
-            self._tally.reused += chunk.size
-        emit(self._context.observer, Moved(self._entry.path, chunk.size, reused=reused))
-
-    async def _store(self, sink: FileSink, chunk: Chunk, data: memoryview, digest: str) -> None:
-        async with self._tally.timed("store"):
-            await self._retrying(partial(sink.write, chunk, data, digest))
-
-    async def _feed(self, chunk: Chunk, data: memoryview) -> None:
-        if self._front is not None:
-            await self._front.feed(chunk.index, data, self._context.hashing)
-
-    async def _hash(self, data: memoryview) -> str:
-        if len(data) <= _INLINE:
-            return chunk_digest(data)
-        async with self._tally.timed("hash"):
-            return await anyio.to_thread.run_sync(chunk_digest, data, limiter=self._context.hashing)
-
-    async def _move_stream(self) -> None:
-        """Move the file as one body, for sources that cannot read ranges."""
-        async with self._context.reads, self._source.stream(self._entry) as stream:
-            for chunk in self._chunks:
-                async with self._context.pool.lease(chunk.size) as data:
-                    async with self._tally.timed("fetch"):
-                        await stream.readinto(data)
-                    self._tally.bytes += chunk.size
-                    if self._digests[chunk.index] is None:
-                        digest = await self._hash(data)
-                        if not self._expects(chunk, digest):
-                            raise IntegrityError(
-                                f"{self._entry.path}: its bytes are not the recorded ones"
-                            )
-                        with single_error():
-                            await self._settle(chunk, data, digest, reused=False)
-
-    async def _retrying(self, operation: Callable[[], Awaitable[None]]) -> None:
-        await retrying(operation, self._context.options.retry, on_retry=self._count_retry)
-
-    def _count_retry(self, error: TransientError, delay: float) -> None:
-        self._tally.retries += 1
-        emit(self._context.observer, Retrying(self._entry.path, error, delay))
-
-
-class _Front:
-    """The digest of a whole file, made from chunks that arrive in any order.
-
-    Each chunk waits for its turn; feeding one a second time changes nothing.
-    """
-
-    def __init__(self, wanted: Digest, size: int, chunks: int) -> None:
-        self._wanted = wanted
-        self._hasher = new_hasher(wanted.algorithm, size)
-        self._position = 0
-        self._turns = [anyio.Event() for _ in range(chunks)]
-
-    async def feed(self, index: int, data: memoryview, threads: anyio.CapacityLimiter) -> None:
-        """Wait until all chunks before `index` are in, then add this one."""
-        if index > self._position:
-            await self._turns[index].wait()
-        if index < self._position:
-            return
-        if len(data) <= _INLINE:
-            self._add(data)
-        else:
-            # A cancelled thread still runs to its end, so the position moves in it, with the hash.
-            await anyio.to_thread.run_sync(self._add, data, limiter=threads)
-        if self._position < len(self._turns):
-            self._turns[self._position].set()
-
-    def _add(self, data: memoryview) -> None:
-        self._hasher.update(data)
-        self._position += 1
-
-    def check(self, path: str) -> None:
-        """Compare with the wanted digest.
-
-        Raises:
-            IntegrityError: if they differ.
-        """
-        found = self._hasher.hexdigest()
-        if found != self._wanted.value:
-            raise IntegrityError(
-                f"{path}: its {self._wanted.algorithm} is {found}, not {self._wanted.value}"
-            )

@@ -20,6 +20,7 @@ import re
 import uuid
 from pathlib import Path
 
+from hftransfer._direct import DirectWriter
 from hftransfer._journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError
 
@@ -56,6 +57,7 @@ class PartialFile:
         identity: of the content, recorded in the journal; empty means never resume.
         size: bytes.
         chunk_size: bytes.
+        direct: write past the page cache, where that is possible.
 
     Raises:
         DestinationError: if it cannot be made.
@@ -63,9 +65,17 @@ class PartialFile:
     """
 
     def __init__(
-        self, folder: Path, stem: str, *, identity: str, size: int, chunk_size: int
+        self,
+        folder: Path,
+        stem: str,
+        *,
+        identity: str,
+        size: int,
+        chunk_size: int,
+        direct: bool = False,
     ) -> None:
         self.size = size
+        self._direct: DirectWriter | None = None
         try:
             self.path, self._fd = _claim(folder, stem)
         except OSError as error:
@@ -78,6 +88,8 @@ class PartialFile:
                 journal_path.unlink(missing_ok=True)
             self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
             _preallocate(self._fd, size)
+            if direct:
+                self._direct = DirectWriter(self.path)
         except OSError as error:
             self.close()
             raise destination_error(error, self.path) from error
@@ -94,7 +106,7 @@ class PartialFile:
             DiskFullError, DestinationError: if it cannot be written.
         """
         try:
-            written = 0
+            written = 0 if self._direct is None else self._direct.write(data, start)
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], start + written)
             self.journal.append(index, digest)
@@ -133,6 +145,8 @@ class PartialFile:
         """Close both files, which stay to be resumed."""
         if journal := getattr(self, "journal", None):
             journal.close()
+        if self._direct is not None:
+            self._direct.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

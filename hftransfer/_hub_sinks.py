@@ -19,11 +19,13 @@ from typing import TypeVar
 from anyio import from_thread, to_thread
 
 from hftransfer._digests import chunk_digest, new_hasher
+from hftransfer._direct import DirectIO, wants_direct
 from hftransfer._files import destination_error, remove_stale_partials
 from hftransfer._hub_cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_local_dir import LocalDir
 from hftransfer._hub_locks import FileLock
 from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._memory import cache_room
 from hftransfer._plan import Chunk, PartLimits
 from hftransfer.errors import DestinationError, TransferError
 from hftransfer.stores.base import Entry, FileSink
@@ -44,15 +46,24 @@ class HubCacheSink:
         commit: whose files these are.
         force: fetch files that are there already, too.
         fsync: flush each file to the disk before it gets its name.
+        direct_io: whether to write past the page cache; see `TransferOptions.direct_io`.
     """
 
     def __init__(
-        self, repo: RepoCache, commit: str, *, force: bool = False, fsync: bool = False
+        self,
+        repo: RepoCache,
+        commit: str,
+        *,
+        force: bool = False,
+        fsync: bool = False,
+        direct_io: DirectIO = "auto",
     ) -> None:
         self._repo = repo
         self._commit = commit
         self._force = force
         self._fsync = fsync
+        self._direct_io = direct_io
+        self._direct = False
         # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
         self._leading: set[str] = set()
@@ -88,6 +99,7 @@ class HubCacheSink:
         if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
             blobs = self._repo.blobs
             check_destination(blobs, needed)
+            self._direct = wants_direct(self._direct_io, needed, cache_room())
             _guarded(blobs, partial(blobs.mkdir, parents=True, exist_ok=True))
             create_cachedir_tag(self._repo.root)
 
@@ -107,7 +119,12 @@ class HubCacheSink:
                 lock.release()
                 return None
             inner = await LocalFileSink.open(
-                blob, entry, chunk_size, stem=f"{etag}.{etag[:16]}", fsync=self._fsync
+                blob,
+                entry,
+                chunk_size,
+                stem=f"{etag}.{etag[:16]}",
+                fsync=self._fsync,
+                direct=self._direct,
             )
         except BaseException:
             lock.release()
@@ -131,6 +148,7 @@ class LocalDirSink:
         commit: whose files these are.
         force: fetch files that are there already, too.
         fsync: flush each file to the disk before it gets its name.
+        direct_io: whether to write past the page cache; see `TransferOptions.direct_io`.
     """
 
     def __init__(
@@ -141,12 +159,15 @@ class LocalDirSink:
         *,
         force: bool = False,
         fsync: bool = False,
+        direct_io: DirectIO = "auto",
     ) -> None:
         self._local_dir = local_dir
         self._repo = repo
         self._commit = commit
         self._force = force
         self._fsync = fsync
+        self._direct_io = direct_io
+        self._direct = False
         self._missing: dict[str, Path] = {}
 
     @property
@@ -179,6 +200,7 @@ class LocalDirSink:
             needed += entry.size - (file.stat().st_size if file.is_file() else 0)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
+            self._direct = wants_direct(self._direct_io, needed, cache_room())
             _guarded(self._local_dir.root, self._local_dir.create)
 
     def _is_current(self, entry: Entry) -> bool:
@@ -206,6 +228,7 @@ class LocalDirSink:
                 partial_folder=self._local_dir.metadata(entry.path).parent,
                 stem=_partial_stem(entry),
                 fsync=self._fsync,
+                direct=self._direct,
             )
         except BaseException:
             lock.release()

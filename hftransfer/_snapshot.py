@@ -280,7 +280,12 @@ class _Session:
             return
         source = await self._client.hub_source(request.location(commit))
         await source.resolve()
-        kwargs = {"force": request.force, "fsync": request.options.fsync}
+        options = request.options
+        kwargs: dict[str, Any] = {
+            "force": request.force,
+            "fsync": options.fsync,
+            "direct_io": options.direct_io,
+        }
         sink: HubCacheSink | LocalDirSink
         if request.local_dir is None:
             sink = HubCacheSink(request.repo, commit, **kwargs)

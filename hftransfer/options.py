@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
+from hftransfer._memory import memory_limit
 from hftransfer.errors import OptionsError
 
 __all__ = ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions")
@@ -118,8 +119,13 @@ class TransferOptions:
 
     chunk_size: int = 8 * MIB
     """Bytes moved by one request; raised where a store's part limits ask for it. Default 8 MiB."""
-    connections: int = 16
-    """Requests in flight per direction. Default 16."""
+    connections: int | None = None
+    """Requests in flight per direction. Default: found out, from 8 to 64, by what pays."""
+    bandwidth: float | None = None
+    """Bytes per second that all transfers of the client may take together. Default: no cap."""
+    loops: int = 1
+    """Event loops that receive: the running one, and threads for the others. More than one
+    helps where receiving, with TLS above all, takes more than one core. Default 1."""
     memory_budget: int | None = None
     """Bytes for data buffers. Default: 192 MiB, or a quarter of the machine or cgroup if less."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -129,6 +135,10 @@ class TransferOptions:
     fsync: bool = False
     """Flush files to the disk before they get their names, which protects them from a power
     failure at the price of waiting for the disk. A killed process needs no flush. Default False."""
+    direct_io: Literal["auto", "on", "off"] = "auto"
+    """Write files past the page cache (``O_DIRECT``), where the file system can: ``on``,
+    ``off``, or ``auto``: if the transfer is larger than half of the memory that could cache
+    it. Default auto."""
     hub: HubOptions = field(default_factory=HubOptions)
     s3: S3Options = field(default_factory=S3Options)
 
@@ -137,7 +147,16 @@ class TransferOptions:
             _MIN_CHUNK <= self.chunk_size <= _MAX_CHUNK,
             f"chunk_size must be between 64 KiB and 5 GiB, not {self.chunk_size}",
         )
-        _require(1 <= self.connections <= 1024, "connections must be between 1 and 1024")
+        _require(
+            self.connections is None or 1 <= self.connections <= 1024,
+            "connections must be between 1 and 1024",
+        )
+        _require(
+            self.direct_io in ("auto", "on", "off"),
+            f"direct_io must be auto, on or off, not {self.direct_io!r}",
+        )
+        _require(self.bandwidth is None or self.bandwidth > 0, "bandwidth must be positive")
+        _require(1 <= self.loops <= 64, "loops must be between 1 and 64")
         if self.memory_budget is not None:
             _require(
                 self.memory_budget >= self.chunk_size,
@@ -150,28 +169,33 @@ class TransferOptions:
         """Bytes that may be used for data, with the default worked out."""
         if self.memory_budget is not None:
             return self.memory_budget
-        share = int(_available_memory() * _MACHINE_FRACTION)
+        share = int(memory_limit() * _MACHINE_FRACTION)
         return max(self.chunk_size, min(192 * MIB, share))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> TransferOptions:
-        """Read ``HFTRANSFER_{CHUNK_SIZE,CONNECTIONS,MEMORY_BUDGET,VERIFY,FSYNC,ATTEMPTS}``.
+        """Read ``HFTRANSFER_`` and a field's name in capitals, and ``HFTRANSFER_ATTEMPTS``.
 
-        Sizes are bytes or carry a unit (``16MiB``). What is not set keeps its default.
+        That is CHUNK_SIZE, CONNECTIONS, MEMORY_BUDGET, BANDWIDTH, LOOPS, VERIFY, FSYNC and
+        DIRECT_IO. Sizes are bytes or carry a unit (``16MiB``), the bandwidth is such a size
+        per second. What is not set keeps its default.
 
         Raises:
             OptionsError: if a value cannot be understood or is out of range.
         """
         env = os.environ if environ is None else environ
         values: dict[str, object] = {}
-        for name in ("chunk_size", "memory_budget"):
+        for name in ("chunk_size", "memory_budget", "bandwidth"):
             if text := env.get(f"HFTRANSFER_{name.upper()}"):
                 values[name] = parse_size(text)
-        if text := env.get("HFTRANSFER_CONNECTIONS"):
-            values["connections"] = _parse_int("HFTRANSFER_CONNECTIONS", text)
+        for name in ("connections", "loops"):
+            if text := env.get(f"HFTRANSFER_{name.upper()}"):
+                values[name] = _parse_int(f"HFTRANSFER_{name.upper()}", text)
         for name in ("verify", "fsync"):
             if text := env.get(f"HFTRANSFER_{name.upper()}"):
                 values[name] = _parse_bool(f"HFTRANSFER_{name.upper()}", text)
+        if text := env.get("HFTRANSFER_DIRECT_IO"):
+            values["direct_io"] = text.strip().lower()
         if text := env.get("HFTRANSFER_ATTEMPTS"):
             values["retry"] = RetryPolicy(attempts=_parse_int("HFTRANSFER_ATTEMPTS", text))
         return cls(**values)  # type: ignore[arg-type]
@@ -210,14 +234,3 @@ def _parse_bool(name: str, text: str) -> bool:
     if lowered in ("0", "false", "no", "off"):
         return False
     raise OptionsError(f"{name} must be true or false, not {text!r}")
-
-
-def _available_memory() -> int:
-    """Bytes of memory of the cgroup (v2, then v1) or else of the machine."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path(path).read_text()))
-        except (OSError, ValueError):  # no such cgroup version, or "max"
-            continue
-    return min(limits)

@@ -15,10 +15,13 @@ _PACKAGE = Path(__file__).parents[1] / "hftransfer"
 # From the bottom up. A module imports from its own layer and from those below it. Names ending
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
-    "values": ("errors", "options", "locations"),
+    "values": ("errors", "_memory", "options", "locations"),
     "plans": ("_plan", "_spans", "_digests", "_manifest", "report"),
     "contract": ("stores", "stores.base"),
-    "primitives": ("_throttle", "_buffers", "_retry", "_journal", "_files", "_progress"),
+    "primitives": (
+        *("_buffers", "_direct", "_files", "_goodput", "_journal", "_progress", "_retry"),
+        *("_slots", "_throttle"),
+    ),
     "wire": (
         "_http_status",
         "_wire",
@@ -31,7 +34,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("stores.hub", "stores.hub_answers", "stores.local", "stores.memory"),
         *("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
     ),
-    "engine": ("_engine",),
+    "engine": ("_engine", "_fetch", "_moving"),
     "hub cache": (
         *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir"),
         *("_hub_locks", "_hub_on_disk", "_hub_progress", "_hub_request", "_hub_sinks"),

@@ -513,8 +513,12 @@ def test_a_killed_download_is_resumed(
     assert list(blobs.glob("*.incomplete")) == []
 
 
-def test_two_processes_download_each_blob_once(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
+def test_two_processes_download_each_blob_once(
+    hub: HubServer, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one waits for the first one's lock, and finds the blob."""
+    # A second connection would help the stalled one, and ask for some bytes again.
+    monkeypatch.setenv("HFTRANSFER_CONNECTIONS", "1")
     fault = hub.add_fault(Fault(host="cdn", action=Stall(), times=1))
     children = [downloading(hub, _REPO, tmp_path)]
     try:

@@ -20,8 +20,10 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._digests import chunk_digest
+from hftransfer._direct import DirectIO, wants_direct
 from hftransfer._files import PartialFile, destination_error, is_partial_name, remove_stale_partials
 from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._memory import cache_room
 from hftransfer._plan import Chunk, PartLimits
 from hftransfer._spans import Span
 from hftransfer.errors import (
@@ -40,8 +42,10 @@ __all__ = ("LocalFileSink", "LocalSink", "LocalSource", "check_destination", "st
 
 T = TypeVar("T")
 
-# More writers than this fight for the lock of one file's inode instead of writing.
-_WRITERS_PER_FILE = 4
+# Through the page cache, writers of one file fight for the lock of its inode instead of writing.
+_WRITERS = 1
+# Past it they wait for the disk.
+_DIRECT_WRITERS = 4
 # Bookkeeping of a `local_dir` download, of no use anywhere else.
 _BOOKKEEPING = (".cache", "huggingface")
 
@@ -187,13 +191,14 @@ class LocalFileSink:
         partial_file: PartialFile,
         *,
         fsync: bool,
+        direct: bool,
         on_publish: Callable[[FileManifest], None] | None,
     ) -> None:
         self._target = target
         self._partial = partial_file
         self._fsync = fsync
         self._on_publish = on_publish
-        self._writers = anyio.CapacityLimiter(_WRITERS_PER_FILE)
+        self._writers = anyio.CapacityLimiter(_DIRECT_WRITERS if direct else _WRITERS)
 
     @classmethod
     async def open(
@@ -205,6 +210,7 @@ class LocalFileSink:
         partial_folder: Path | None = None,
         stem: str | None = None,
         fsync: bool = False,
+        direct: bool = False,
         on_publish: Callable[[FileManifest], None] | None = None,
     ) -> LocalFileSink:
         """Make the folders of `target` and its partial file, resuming one that is there.
@@ -217,6 +223,7 @@ class LocalFileSink:
                 Default: the target's folder.
             stem: of the partial file's name. Default: `stem_for`.
             fsync: flush to the disk before the rename.
+            direct: write past the page cache, where that is possible.
             on_publish: called in a worker thread right after the rename.
 
         Raises:
@@ -238,11 +245,12 @@ class LocalFileSink:
                 identity=entry.identity,
                 size=entry.size,
                 chunk_size=chunk_size,
+                direct=direct,
             )
 
         # Not abandoned by a cancellation, so the open file always reaches its owner.
         partial_file = await anyio.to_thread.run_sync(make)
-        return cls(target, partial_file, fsync=fsync, on_publish=on_publish)
+        return cls(target, partial_file, fsync=fsync, direct=direct, on_publish=on_publish)
 
     @property
     def held(self) -> Mapping[int, str]:
@@ -283,14 +291,24 @@ class LocalSink:
         path: the folder that takes the files, or the file itself.
         single: `path` is the name of the only file.
         fsync: flush files to the disk before they get their names.
+        direct_io: whether to write past the page cache; see `TransferOptions.direct_io`.
     """
 
     limits = PartLimits()
 
-    def __init__(self, path: Path, *, single: bool = False, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        single: bool = False,
+        fsync: bool = False,
+        direct_io: DirectIO = "auto",
+    ) -> None:
         self._path = path
         self._single = single
         self._fsync = fsync
+        self._direct_io = direct_io
+        self._direct = False
 
     @property
     def location(self) -> str:
@@ -303,10 +321,13 @@ class LocalSink:
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
         await anyio.to_thread.run_sync(check_destination, folder, size)
+        self._direct = wants_direct(self._direct_io, size, cache_room())
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
-        return await LocalFileSink.open(target, entry, chunk_size, fsync=self._fsync)
+        return await LocalFileSink.open(
+            target, entry, chunk_size, fsync=self._fsync, direct=self._direct
+        )
 
     async def finish(self, manifest: Manifest) -> None:
         stems: dict[Path, set[str]] = {}

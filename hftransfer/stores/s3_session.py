@@ -20,6 +20,7 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
 
 from hftransfer._retry import retrying
+from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
 from hftransfer.errors import ExpiredError, RejectedError, TransferError
 from hftransfer.options import S3Options, TransferOptions
@@ -28,6 +29,8 @@ from hftransfer.stores.s3_errors import botocore_error, response_error
 __all__ = ("S3Session", "SignedUrl")
 
 _URL_LIFETIME = 3600
+# Bodies sent at a time where the number of connections is not given.
+_UPLOADS = 16
 
 
 class S3Session:
@@ -36,13 +39,20 @@ class S3Session:
     Args:
         s3: which S3, and as whom.
         options: connections (per direction), timeouts and the retry policy.
+        throttle: the client's bandwidth cap; None for none.
         url_lifetime: seconds for which signed URLs are valid. Default one hour.
     """
 
     def __init__(
-        self, s3: S3Options, options: TransferOptions, *, url_lifetime: int = _URL_LIFETIME
+        self,
+        s3: S3Options,
+        options: TransferOptions,
+        *,
+        throttle: Throttle | None = None,
+        url_lifetime: int = _URL_LIFETIME,
     ) -> None:
         self.options = options
+        self._throttle = throttle
         self.url_lifetime = url_lifetime
         self._s3 = s3
         self._stack = AsyncExitStack()
@@ -76,9 +86,14 @@ class S3Session:
                 verify = session.get_config_variable("ca_bundle")
         except (BotoCoreError, ValueError) as error:
             raise botocore_error(error, "S3 options") from error
-        self._wire = Wire(self.options.timeouts, verify=verify)
+        self._wire = Wire(
+            self.options.timeouts,
+            verify=verify,
+            throttle=self._throttle,
+            loops=self.options.loops,
+        )
         self._stack.push_async_callback(self._wire.aclose)
-        self._uploads = anyio.CapacityLimiter(self.options.connections)
+        self._uploads = anyio.CapacityLimiter(self.options.connections or _UPLOADS)
         return self
 
     async def __aexit__(
@@ -98,7 +113,7 @@ class S3Session:
             retries={"total_max_attempts": 1, "mode": "standard"},
             connect_timeout=timeouts.connect,
             read_timeout=timeouts.read,
-            max_pool_connections=self.options.connections,
+            max_pool_connections=self.options.connections or _UPLOADS,
             # Many stores refuse or misread the checksum trailers that newer botocore adds.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

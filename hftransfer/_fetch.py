@@ -1,0 +1,269 @@
+"""Filling chunks over as many connections as pay, with a short tail.
+
+A chunk is read over one connection, or cut into pieces where connections are allowed
+and memory holds fewer chunks than that. Towards the end, when no further chunk comes,
+idle connections take over half of what the slowest ones still have to bring, and a
+connection that brings nothing is replaced. What has arrived is never asked for twice.
+
+`Fetcher.steer` is the one place where this is decided, some times a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+from anyio.abc import TaskGroup
+
+from hftransfer._goodput import Controller
+from hftransfer._retry import retrying
+from hftransfer._slots import Slots
+from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
+from hftransfer.errors import ThrottledError, TransientError, single_error
+from hftransfer.options import RetryPolicy
+from hftransfer.stores.base import Entry, Source
+
+__all__ = ("Fetcher", "Reading", "pick_split", "pick_stuck")
+
+# A request for less is not worth its round trip.
+_MIN_PIECE = 1 << 20
+_TICK = 0.05
+# Seconds that asking anew costs; who is done sooner is left alone.
+_TURNAROUND = 0.1
+# Bringing less than this share of what the others bring, a connection is replaced…
+_STUCK_SHARE = 0.1
+# … after so many seconds, and so often.
+_STUCK_AFTER = 2.0
+_MAX_REPLACED = 2
+
+
+@dataclass(eq=False)
+class Reading:
+    """One span on its way over one connection."""
+
+    span: Span
+    split: Callable[[], bool]
+    """Hands half of what is missing to another connection, if that is possible."""
+    started: float
+    filled_at_start: int = 0
+    replaced: int = 0
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    def rate(self, now: float) -> float:
+        """Bytes per second so far."""
+        elapsed = now - self.started
+        return (self.span.filled - self.filled_at_start) / elapsed if elapsed > 0 else 0.0
+
+
+def pick_split(readings: Sequence[Reading], now: float) -> Reading | None:
+    """Return the reading that gains most if another connection brings half of its rest.
+
+    None if none gains more than asking anew costs.
+    """
+    best: Reading | None = None
+    longest = 2 * _TURNAROUND
+    for reading in readings:
+        age = now - reading.started
+        if reading.span.left < 2 * _MIN_PIECE or age < _TICK:
+            continue
+        rate = reading.rate(now)
+        remaining = reading.span.left / rate if rate else float("inf")
+        if remaining > longest:
+            best, longest = reading, remaining
+    return best
+
+
+def pick_stuck(readings: Sequence[Reading], now: float, typical: float) -> Reading | None:
+    """Return a reading that brings next to nothing, compared with `typical` bytes per second."""
+    for reading in readings:
+        old = now - reading.started >= _STUCK_AFTER and reading.replaced < _MAX_REPLACED
+        if old and reading.span.left and reading.rate(now) < typical * _STUCK_SHARE:
+            return reading
+    return None
+
+
+class Fetcher:
+    """All requests for chunks of one client.
+
+    Args:
+        connections: how many at a time; None to find out what pays.
+        start: how many to begin with where that is to be found out.
+        maximum: never more than this many then.
+        chunk_slots: how many chunks memory holds at once.
+        retry: for every request.
+        throttle: the client's bandwidth cap.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        connections: int | None,
+        *,
+        start: int,
+        maximum: int,
+        chunk_slots: int,
+        retry: RetryPolicy,
+        throttle: Throttle,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._controller = Controller(start=start, maximum=maximum) if connections is None else None
+        self.slots = Slots(min(start, maximum) if connections is None else connections)
+        self._chunk_slots = max(1, chunk_slots)
+        self._retry = retry
+        self._throttle = throttle
+        self._clock = clock
+        self._readings: list[Reading] = []
+        self._moved = 0
+        """Bytes of readings that have ended."""
+        self._typical = 0.0
+        """Bytes per second of a reading that went well."""
+
+    async def fill(
+        self,
+        source: Source,
+        entry: Entry,
+        span: Span,
+        on_retry: Callable[[TransientError, float], None],
+    ) -> None:
+        """Fill `span` from `source`: return when all of it is there.
+
+        Args:
+            source: where to read.
+            entry: the file.
+            span: one chunk.
+            on_retry: told the error and the delay before a request is tried again.
+        """
+        await self.slots.acquire()
+        with single_error():
+            async with anyio.create_task_group() as tasks:
+                job = _Job(self, source, entry, on_retry, tasks)
+                for piece in [span, *self._pieces(span)]:
+                    job.start(piece)
+
+    def _pieces(self, span: Span) -> Sequence[Span]:
+        """Cut pieces off `span` for idle connections, each of which gets a slot."""
+        share = -(-self.slots.limit // self._chunk_slots)
+        pieces: list[Span] = []
+        while len(pieces) + 1 < share and self.slots.idle:
+            largest = max([span, *pieces], key=lambda piece: piece.left)
+            other = largest.split(_MIN_PIECE)
+            if other is None:
+                break
+            self.slots.try_acquire()
+            pieces.append(other)
+        return pieces
+
+    async def steer(self, is_last: Callable[[], bool]) -> None:
+        """Adjust and rebalance until cancelled.
+
+        Args:
+            is_last: whether no further chunk comes.
+        """
+        while True:
+            await anyio.sleep(_TICK)
+            now = self._clock()
+            self._adjust(now)
+            # Under a cap of our own no connection is slow.
+            if self._throttle.rate is None and is_last():
+                self._rebalance(now)
+
+    def _adjust(self, now: float) -> None:
+        if self._controller is None:
+            return
+        moved = self._moved + sum(
+            reading.span.filled - reading.filled_at_start for reading in self._readings
+        )
+        limit = self._controller.update(now, moved, saturated=self.slots.is_saturated)
+        if limit != self.slots.limit:
+            self.slots.resize(limit)
+
+    def _rebalance(self, now: float) -> None:
+        while self.slots.idle and (reading := pick_split(self._readings, now)) is not None:
+            if not reading.split():
+                break
+        if self.slots.idle and self._typical:
+            stuck = pick_stuck(self._readings, now, self._typical)
+            if stuck is not None:
+                stuck.replaced += 1
+                stuck.scope.cancel()
+
+    def slow_down(self) -> None:
+        """The server asked for less."""
+        if self._controller is not None:
+            self.slots.resize(self._controller.slow_down(self._clock()))
+
+    async def read(
+        self,
+        source: Source,
+        entry: Entry,
+        reading: Reading,
+        on_retry: Callable[[TransientError, float], None],
+    ) -> None:
+        """Fill one span over one connection, whose slot is taken and given back here."""
+
+        def count(error: TransientError, delay: float) -> None:
+            if isinstance(error, ThrottledError):
+                self.slow_down()
+            on_retry(error, delay)
+
+        self._readings.append(reading)
+        try:
+            while True:
+                with reading.scope:
+                    operation = partial(source.fill, entry, reading.span)
+                    await retrying(operation, self._retry, on_retry=count)
+                    self._typical = reading.rate(self._clock())
+                    return
+                # Replaced: whatever it brought is kept.
+                self._note(reading)
+        finally:
+            self._note(reading)
+            self._readings.remove(reading)
+            self.slots.release()
+
+    def _note(self, reading: Reading) -> None:
+        self._moved += max(0, reading.span.filled - reading.filled_at_start)
+        reading.filled_at_start = reading.span.filled
+        reading.started = self._clock()
+        reading.scope = anyio.CancelScope()
+
+    @property
+    def now(self) -> float:
+        return self._clock()
+
+
+class _Job:
+    """One chunk on its way, in one or several pieces."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        source: Source,
+        entry: Entry,
+        on_retry: Callable[[TransientError, float], None],
+        tasks: TaskGroup,
+    ) -> None:
+        self._fetcher = fetcher
+        self._source = source
+        self._entry = entry
+        self._on_retry = on_retry
+        self._tasks = tasks
+
+    def start(self, span: Span) -> None:
+        """Read `span` over a connection of its own, whose slot was taken."""
+        reading = Reading(span, lambda: self._split(span), started=self._fetcher.now)
+        self._tasks.start_soon(
+            self._fetcher.read, self._source, self._entry, reading, self._on_retry
+        )
+
+    def _split(self, span: Span) -> bool:
+        other = span.split(_MIN_PIECE)
+        if other is None:
+            return False
+        self._fetcher.slots.try_acquire()
+        self.start(other)
+        return True

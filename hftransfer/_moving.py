@@ -1,0 +1,349 @@
+"""One file on its way: its chunks through memory, digests and sinks, in whatever order they come.
+
+::
+
+    a buffer from the pool (the back-pressure) → fetcher → XXH3 ─┬→ every sink
+                                                                 └→ the file's digest, in order
+    buffer back to the pool ←────────────────────────────────────┘
+
+Each chunk is one task that owns one buffer from its arrival to its last use: nothing is
+copied or queued in between. A file's own digest needs its bytes in order; a chunk that
+arrives early waits for its turn with its buffer. That cannot deadlock: a file's chunks
+get their buffers in order, so the chunk that everybody waits for always has one.
+
+A chunk that a sink kept from an interrupted transfer is read from there in place of the
+source, checked, and otherwise treated alike; so a resume needs no second mechanism.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+import anyio.to_thread
+
+from hftransfer._buffers import Buffer, BufferPool
+from hftransfer._digests import Digest, chunk_digest, new_hasher
+from hftransfer._fetch import Fetcher
+from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._plan import Chunk, plan_chunks
+from hftransfer._progress import Moved, Observer, Retrying, emit
+from hftransfer._retry import retrying
+from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
+from hftransfer.errors import (
+    IntegrityError,
+    RangeNotSupportedError,
+    TransientError,
+    single_error,
+)
+from hftransfer.options import TransferOptions
+from hftransfer.report import Report
+from hftransfer.stores.base import Entry, FileSink, Sink, Source
+
+__all__ = ("Context", "MovingFile", "Tally")
+
+# Below this a digest is made sooner than a thread would have been woken.
+_INLINE = 64 * 1024
+# What does not match is fetched once more.
+_CHUNK_TRIES = 2
+_STAGES = ("fetch", "hash", "store")
+
+
+# Where the number of connections is not given: as modest as a browser, and as many as pay.
+_START_CONNECTIONS = 8
+_MAX_CONNECTIONS = 64
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What all transfers of one client share."""
+
+    options: TransferOptions
+    pool: BufferPool
+    fetcher: Fetcher
+    hashing: anyio.CapacityLimiter
+    """Worker threads that make digests."""
+    observer: Observer | None = None
+
+    @classmethod
+    def make(
+        cls,
+        options: TransferOptions,
+        observer: Observer | None = None,
+        *,
+        throttle: Throttle | None = None,
+    ) -> Context:
+        budget = options.resolved_memory_budget
+        throttle = throttle or Throttle(options.bandwidth)
+        return cls(
+            options=options,
+            pool=BufferPool(budget),
+            fetcher=Fetcher(
+                options.connections,
+                start=_START_CONNECTIONS,
+                maximum=_MAX_CONNECTIONS,
+                chunk_slots=budget // options.chunk_size,
+                retry=options.retry,
+                throttle=throttle,
+            ),
+            hashing=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
+            observer=observer,
+        )
+
+
+@dataclass
+class Tally:
+    """Counters of one transfer."""
+
+    files: int = 0
+    skipped: int = 0
+    bytes: int = 0
+    reused: int = 0
+    retries: int = 0
+    verified: int = 0
+    unstarted: int = 0
+    """Bytes of which not even the fetching has begun."""
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+
+    @asynccontextmanager
+    async def timed(self, stage: str) -> AsyncIterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] += time.perf_counter() - started
+
+    def report(self, manifest: Manifest, sinks: Sequence[Sink], *, seconds: float) -> Report:
+        return Report(
+            source=manifest.source,
+            destinations=tuple(sink.location for sink in sinks),
+            files=self.files,
+            skipped=self.skipped,
+            bytes=self.bytes,
+            reused_bytes=self.reused,
+            seconds=seconds,
+            retries=self.retries,
+            verified=self.verified,
+            stages=self.stages,
+            manifest=manifest,
+        )
+
+
+class MovingFile:
+    """One file on its way from the source into the opened sinks."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        chunk_size: int,
+        source: Source,
+        sinks: Sequence[FileSink],
+        context: Context,
+        tally: Tally,
+    ) -> None:
+        self._entry = entry
+        self._chunk_size = chunk_size
+        self._source = source
+        self._sinks = sinks
+        self._context = context
+        self._tally = tally
+        self._chunks = plan_chunks(entry.size, chunk_size)
+        self._digests: list[str | None] = [None] * len(self._chunks)
+        """XXH3-128 of each chunk that is verified and in every sink."""
+        wanted = entry.digest if context.options.verify else None
+        self._front = None if wanted is None else _Front(wanted, entry.size, len(self._chunks))
+        self._moved = 0
+        self._unstarted = entry.size
+
+    async def move(self) -> FileManifest:
+        """Move all chunks; return what was moved once the file's digest is right."""
+        try:
+            with single_error():
+                await self._move_ranges()
+        except RangeNotSupportedError:
+            await retrying(
+                self._move_stream, self._context.options.retry, on_retry=self._count_retry
+            )
+        if self._front is not None:
+            self._front.check(self._entry.path)
+        if self._front is not None or self._entry.manifest is not None:
+            self._tally.verified += 1
+        return FileManifest(
+            size=self._entry.size,
+            chunk_size=self._chunk_size,
+            chunks=tuple(digest for digest in self._digests if digest is not None),
+            digest=self._entry.digest,
+        )
+
+    def withdraw(self) -> None:
+        """Take back the progress that was announced, since the file is given up."""
+        self._tally.unstarted += self._entry.size - self._unstarted
+        self._unstarted = self._entry.size
+        if self._moved:
+            emit(self._context.observer, Moved(self._entry.path, -self._moved))
+            self._moved = 0
+
+    async def _move_ranges(self) -> None:
+        pool = self._context.pool
+        async with anyio.create_task_group() as tasks:
+            for chunk in self._chunks:
+                # Waiting here, in order, is what keeps memory bounded and the front supplied.
+                buffer = await pool.acquire(chunk.size)
+                self._start(chunk)
+
+                async def run(chunk: Chunk = chunk, buffer: Buffer = buffer) -> None:
+                    try:
+                        await self._move_chunk(chunk, buffer.view)
+                    finally:
+                        pool.release(buffer)
+
+                tasks.start_soon(run)
+
+    def _start(self, chunk: Chunk) -> None:
+        self._unstarted -= chunk.size
+        self._tally.unstarted -= chunk.size
+
+    async def _move_chunk(self, chunk: Chunk, data: memoryview) -> None:
+        digest = await self._reuse(chunk, data)
+        reused = digest is not None
+        if digest is None:
+            digest = await self._fetch(chunk, data)
+        await self._settle(chunk, data, digest, reused=reused)
+
+    async def _reuse(self, chunk: Chunk, data: memoryview) -> str | None:
+        """Fill `data` from a sink that kept this chunk; return its digest if it is intact."""
+        for sink in self._sinks:
+            recorded = sink.held.get(chunk.index)
+            if recorded is None:
+                continue
+            await sink.read_into(chunk, data)
+            if await self._hash(data) == recorded and self._expects(chunk, recorded):
+                return recorded
+        return None
+
+    async def _fetch(self, chunk: Chunk, data: memoryview) -> str:
+        """Fill `data` from the source; return its digest, which matches what is expected."""
+        digest = ""
+        for _ in range(_CHUNK_TRIES):
+            span = Span(chunk.start, data)
+            async with self._tally.timed("fetch"):
+                await self._context.fetcher.fill(self._source, self._entry, span, self._count_retry)
+            self._tally.bytes += chunk.size
+            digest = await self._hash(data)
+            if self._expects(chunk, digest):
+                return digest
+            self._tally.retries += 1
+        raise IntegrityError(
+            f"{self._entry.path}: bytes {chunk.start}-{chunk.stop - 1} from "
+            f"{self._source.location} have XXH3 {digest}, other than recorded"
+        )
+
+    def _expects(self, chunk: Chunk, digest: str) -> bool:
+        recorded = self._entry.manifest
+        return recorded is None or recorded.chunks[chunk.index] == digest
+
+    async def _settle(self, chunk: Chunk, data: memoryview, digest: str, *, reused: bool) -> None:
+        """Bring one chunk into every sink that lacks it, and into the file's digest."""
+        if len(self._chunks) == 1 and self._front is not None:
+            # Some sinks publish a file of one chunk by writing it: it must be right before.
+            await self._feed(chunk, data)
+            self._front.check(self._entry.path)
+        sinks = [sink for sink in self._sinks if sink.held.get(chunk.index) != digest or not reused]
+        async with anyio.create_task_group() as tasks:
+            for sink in sinks:
+                tasks.start_soon(self._store, sink, chunk, data, digest)
+            await self._feed(chunk, data)
+        self._digests[chunk.index] = digest
+        self._moved += chunk.size
+        if reused:
+            self._tally.reused += chunk.size
+        emit(self._context.observer, Moved(self._entry.path, chunk.size, reused=reused))
+
+    async def _store(self, sink: FileSink, chunk: Chunk, data: memoryview, digest: str) -> None:
+        async with self._tally.timed("store"):
+            await self._retrying(partial(sink.write, chunk, data, digest))
+
+    async def _feed(self, chunk: Chunk, data: memoryview) -> None:
+        if self._front is not None:
+            await self._front.feed(chunk.index, data, self._context.hashing)
+
+    async def _hash(self, data: memoryview) -> str:
+        if len(data) <= _INLINE:
+            return chunk_digest(data)
+        async with self._tally.timed("hash"):
+            return await anyio.to_thread.run_sync(chunk_digest, data, limiter=self._context.hashing)
+
+    async def _move_stream(self) -> None:
+        """Move the file as one body, for sources that cannot read ranges."""
+        self._tally.unstarted -= self._unstarted
+        self._unstarted = 0
+        async with self._context.fetcher.slots, self._source.stream(self._entry) as stream:
+            for chunk in self._chunks:
+                async with self._context.pool.lease(chunk.size) as data:
+                    async with self._tally.timed("fetch"):
+                        await stream.readinto(data)
+                    self._tally.bytes += chunk.size
+                    if self._digests[chunk.index] is None:
+                        digest = await self._hash(data)
+                        if not self._expects(chunk, digest):
+                            raise IntegrityError(
+                                f"{self._entry.path}: its bytes are not the recorded ones"
+                            )
+                        with single_error():
+                            await self._settle(chunk, data, digest, reused=False)
+
+    async def _retrying(self, operation: Callable[[], Awaitable[None]]) -> None:
+        await retrying(operation, self._context.options.retry, on_retry=self._count_retry)
+
+    def _count_retry(self, error: TransientError, delay: float) -> None:
+        self._tally.retries += 1
+        emit(self._context.observer, Retrying(self._entry.path, error, delay))
+
+
+class _Front:
+    """The digest of a whole file, made from chunks that arrive in any order.
+
+    Each chunk waits for its turn; feeding one a second time changes nothing.
+    """
+
+    def __init__(self, wanted: Digest, size: int, chunks: int) -> None:
+        self._wanted = wanted
+        self._hasher = new_hasher(wanted.algorithm, size)
+        self._position = 0
+        self._turns = [anyio.Event() for _ in range(chunks)]
+
+    async def feed(self, index: int, data: memoryview, threads: anyio.CapacityLimiter) -> None:
+        """Wait until all chunks before `index` are in, then add this one."""
+        if index > self._position:
+            await self._turns[index].wait()
+        if index < self._position:
+            return
+        if len(data) <= _INLINE:
+            self._add(data)
+        else:
+            # A cancelled thread still runs to its end, so the position moves in it, with the hash.
+            await anyio.to_thread.run_sync(self._add, data, limiter=threads)
+        if self._position < len(self._turns):
+            self._turns[self._position].set()
+
+    def _add(self, data: memoryview) -> None:
+        self._hasher.update(data)
+        self._position += 1
+
+    def check(self, path: str) -> None:
+        """Compare with the wanted digest.
+
+        Raises:
+            IntegrityError: if they differ.
+        """
+        found = self._hasher.hexdigest()
+        if found != self._wanted.value:
+            raise IntegrityError(
+                f"{path}: its {self._wanted.algorithm} is {found}, not {self._wanted.value}"
+            )

@@ -1,0 +1,92 @@
+"""How many requests may be in flight: a limit that can change while it is in use."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+
+import anyio
+import anyio.lowlevel
+
+__all__ = ("Slots",)
+
+
+class Slots:
+    """A counted limit, first come, first served. Also an async context manager.
+
+    Args:
+        limit: at least 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
+        self._waiting: deque[anyio.Event] = deque()
+        self._granted: set[anyio.Event] = set()
+
+    @property
+    def idle(self) -> int:
+        """Slots that nobody wants now."""
+        return 0 if self._waiting else max(0, self.limit - self.in_use)
+
+    @property
+    def is_saturated(self) -> bool:
+        """True if more would be in flight with a higher limit."""
+        return self.in_use >= self.limit
+
+    def resize(self, limit: int) -> None:
+        """Change the limit. Who holds a slot keeps it."""
+        self.limit = limit
+        self._serve()
+
+    def try_acquire(self) -> bool:
+        """Take an idle slot, if there is one."""
+        if not self.idle:
+            return False
+        self.in_use += 1
+        return True
+
+    async def acquire(self) -> None:
+        """Take a slot, waiting in line for it."""
+        if self.try_acquire():
+            try:
+                await anyio.lowlevel.checkpoint()
+            except BaseException:
+                self.release()
+                raise
+            return
+        event = anyio.Event()
+        self._waiting.append(event)
+        try:
+            await event.wait()
+        except BaseException:
+            if event in self._granted:
+                self.release()
+            else:
+                self._waiting.remove(event)
+            raise
+        finally:
+            self._granted.discard(event)
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self.in_use -= 1
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and self.in_use < self.limit:
+            event = self._waiting.popleft()
+            self.in_use += 1
+            self._granted.add(event)
+            event.set()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

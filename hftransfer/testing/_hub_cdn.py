@@ -109,9 +109,7 @@ class Cdn:
 
         A Range header on the request that asked for the URL binds the URL to that range.
         """
-        # The real CDN's name for a content is its Xet hash: 64 hex digits that are not the sha256.
-        content_id = hashlib.sha256(f"xet\0{path}\0{blob.sha256}".encode()).hexdigest()
-        location = f"/xet-bridge-us/{repo.storage_id}/{content_id}"
+        location = cdn_path(repo, path, blob)
         name = path.rpartition("/")[2]
         disposition = f"inline; filename*=UTF-8''{quote(name)}; filename=\"{quote(name)}\";"
         query = f"response-content-disposition={quote(disposition, safe='')}"
@@ -147,6 +145,13 @@ class Cdn:
             "Cache-Control": "public, max-age=31536000",
         }
         return Answer(200, headers, FileBody(blob.source, 0, blob.size, blob.size), file)
+
+
+def cdn_path(repo: Repo, path: str, blob: Blob) -> str:
+    """Return the path of the CDN's URL for the file `path` of `repo`."""
+    # The real CDN's name for a content is its Xet hash: 64 hex digits that are not the sha256.
+    content_id = hashlib.sha256(f"xet\0{path}\0{blob.sha256}".encode()).hexdigest()
+    return f"/xet-bridge-us/{repo.storage_id}/{content_id}"
 
 
 def _refusal(status: int, code: str, message: str, file: str | None) -> Answer:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from hftransfer.testing._answers import Answer, Call, Host, negotiate
-from hftransfer.testing._content import DEFAULT_LFS_THRESHOLD, BlobStore, Content
+from hftransfer.testing._content import DEFAULT_LFS_THRESHOLD, Blob, BlobStore, Content
 from hftransfer.testing._faults import ExpireUrls, Fault, FaultHandle, FaultPlan
 from hftransfer.testing._hub_api import HubApi
-from hftransfer.testing._hub_cdn import Cdn
+from hftransfer.testing._hub_cdn import Cdn, cdn_path
 from hftransfer.testing._hub_thread import ServerThread
 from hftransfer.testing._hub_wire import Delivery, Exchange, RequestLog, RequestRecord, spoil
 from hftransfer.testing._repositories import REPO_TYPES, Repo, Repositories, RepoType, folder_files
@@ -46,9 +46,14 @@ class HubServer:
         url_lifetime: Seconds for which a signed CDN URL is valid.
         ssl_context: Server-side context; both hosts then speak HTTPS. Its certificate should
             name `127.0.0.1` and `localhost`.
+        public_url: Base URL of a proxy in front of the Hub host, which answers then name; `None`
+            for the Hub's own.
+        cdn_url: Base URL of a CDN that stands in for this server's own; `None` for its own. It
+            serves the blobs of `cdn_blobs` by their paths.
 
     Attributes:
         cdn_bytes_per_second: As above; a change also holds for bodies that are on their way.
+        public_url, cdn_url: As above; they may be changed at any time.
 
     Example::
 
@@ -65,8 +70,12 @@ class HubServer:
         cdn_bytes_per_second: float | None = None,
         url_lifetime: float = 3600.0,
         ssl_context: ssl.SSLContext | None = None,
+        public_url: str | None = None,
+        cdn_url: str | None = None,
     ) -> None:
         self.cdn_bytes_per_second = cdn_bytes_per_second
+        self.public_url = public_url
+        self.cdn_url = cdn_url
         self._ssl_context = ssl_context
         self._scheme = "http" if ssl_context is None else "https"
         self._repositories = Repositories()
@@ -140,13 +149,33 @@ class HubServer:
 
     @property
     def endpoint(self) -> str:
-        """Base URL of the Hub, for example `http://127.0.0.1:40001`; what HF_ENDPOINT takes."""
+        """Base URL of the Hub, for example `http://127.0.0.1:40001`; what HF_ENDPOINT takes.
+
+        That of the proxy in front of it where there is one (`public_url`).
+        """
+        return self.public_url or self.own_endpoint
+
+    @property
+    def own_endpoint(self) -> str:
+        """Base URL at which this server itself listens, whatever stands in front of it."""
         return f"{self._scheme}://127.0.0.1:{self._state().hub_port}"
 
     @property
     def cdn_endpoint(self) -> str:
-        """Base URL of the CDN, which has another host name than the Hub."""
-        return f"{self._scheme}://localhost:{self._state().cdn_port}"
+        """Base URL of the CDN, which has another host name than the Hub, or `cdn_url`."""
+        return self.cdn_url or f"{self._scheme}://localhost:{self._state().cdn_port}"
+
+    def cdn_blobs(self, repo: Repo, revision: str = "main") -> dict[str, Blob]:
+        """Return the LFS files of a revision by the paths of their URLs on the CDN.
+
+        A server that is to stand in for this one's CDN (`cdn_url`) needs nothing else: the
+        query of those URLs, which carries the signature, can be ignored.
+
+        Raises:
+            KeyError: There is no such revision.
+        """
+        files = repo.find(revision).files.items()
+        return {cdn_path(repo, path, blob): blob for path, blob in files if blob.is_lfs}
 
     def environ(self) -> dict[str, str]:
         """Return the environment variables with which a child process uses this Hub."""

@@ -1,0 +1,130 @@
+"""The command line: `run`, `list`, `report`, `install`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from perf.documents import Document
+from perf.environments import install
+from perf.runner import choose_tools, run_scenario
+from perf.scenarios import SCENARIOS, resolve
+from perf.table import text_table
+from perf.tools import TOOLS
+from perf.worlds import Place
+
+__all__ = ("main",)
+
+_RESULTS = Path(__file__).with_name("results")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a tool failed, 2 bad input."""
+    given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = given.run(given)
+    except (ValueError, OSError) as error:
+        _tell(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="measure scenarios")
+    run.add_argument("scenarios", nargs="+", metavar="SCENARIO")
+    run.add_argument("--runs", type=_positive, default=5, help="rounds; default 5")
+    run.add_argument(
+        "--json", type=Path, metavar="FILE", help="default: perf/results/SCENARIO.json"
+    )
+    run.add_argument("--tool", nargs="+", action="extend", default=[], help="only these")
+    run.add_argument("--work-dir", type=Path, help="for all files; payloads in it are kept")
+    run.add_argument("--scale", type=float, default=1.0, help="factor on sizes; default 1")
+    run.set_defaults(run=_run)
+    commands.add_parser("list", help="show scenarios and tools").set_defaults(run=_list)
+    commands.add_parser("install", help="install the peers").set_defaults(run=_install)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _run(given: argparse.Namespace) -> int:
+    scenarios = resolve(given.scenarios)
+    chosen = [choose_tools(scenario, given.tool, _tell) for scenario in scenarios]
+    failed = False
+    with _work_dir(given.work_dir) as root:
+        for scenario, versions in zip(scenarios, chosen, strict=True):
+            place = Place(root / scenario.name, given.scale, _tell)
+            place.root.mkdir(parents=True, exist_ok=True)
+            document = run_scenario(scenario, versions, place, runs=given.runs)
+            if given.work_dir is None:
+                shutil.rmtree(place.root)
+            _save(document, given.json)
+            print(text_table(document), flush=True)
+            failed = failed or not all(run.ok for run in document.runs)
+    return int(failed)
+
+
+def _save(document: Document, path: Path | None) -> None:
+    """Append to the file that was named, or replace the last document of the scenario."""
+    text = json.dumps(document.to_json(), ensure_ascii=False) + "\n"
+    if path is not None:
+        with path.open("a") as file:
+            file.write(text)
+    elif document.scale == 1:
+        _RESULTS.mkdir(exist_ok=True)
+        (_RESULTS / f"{document.scenario}.json").write_text(text)
+
+
+@contextmanager
+def _work_dir(named: Path | None) -> Iterator[Path]:
+    if named is not None:
+        named.mkdir(parents=True, exist_ok=True)
+        yield named.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="hftransfer-perf-") as name:
+        yield Path(name).resolve()
+
+
+def _list(given: argparse.Namespace) -> int:
+    print("scenarios")
+    for scenario in SCENARIOS.values():
+        print(f"  {scenario.name:16} {scenario.summary}")
+        print(f"  {'':16} {', '.join(scenario.tools)}")
+        if scenario.optional:
+            print(f"  {'':16} on request: {', '.join(scenario.optional)}")
+    print("tools")
+    for tool in TOOLS.values():
+        version = tool.find()
+        print(f"  {tool.name:20} {version or 'not installed: ' + tool.how_to_install}")
+    return 0
+
+
+def _install(given: argparse.Namespace) -> int:
+    return int(install(_tell) > 0)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,242 @@
+"""The world of the Hub scenarios: our Hub server, nginx as its CDN or in front of it."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from hftransfer.testing import HubServer, Repo
+from perf.nginx import Nginx, Tls, find_nginx, start_nginx
+from perf.payload import FileSpec, difference, make_payload, scaled, warm
+from perf.worlds import Job, Place, Setup, World
+
+__all__ = ("HubWorld", "hub")
+
+CONNECTIONS = 16
+"""As many as ours opens by default; what a tool that must be told is told."""
+_REPO = "perf/model"
+
+
+@dataclass(frozen=True)
+class _Shape:
+    files: Sequence[FileSpec]
+    tls: bool
+    bytes_per_second: int | None
+    front: bool
+
+
+def hub(
+    files: Sequence[FileSpec],
+    *,
+    tls: bool = False,
+    bytes_per_second: int | None = None,
+    front: bool = False,
+) -> Setup:
+    """Return what opens a Hub with one repository.
+
+    Args:
+        files: of the repository.
+        tls: Hub and CDN speak HTTPS.
+        bytes_per_second: rate of each CDN connection.
+        front: nginx stands before the Hub and answers for its files.
+    """
+    return partial(_open, _Shape(files, tls, bytes_per_second, front))
+
+
+class HubWorld(World):
+    """A Hub with one repository, whose files lie in `payload`."""
+
+    def __init__(
+        self, place: Place, server: HubServer, repo: Repo, payload: Path, tls: Tls | None
+    ) -> None:
+        self.repo = repo
+        self.server = server
+        blobs = repo.find("main").files
+        self.bytes = sum(blob.size for blob in blobs.values())
+        self.files = len(blobs)
+        self._root = place.root
+        self._payload = payload
+        self._tls = tls
+        self._nginx: dict[str, Nginx] = {}
+
+    def behind(self, host: str, nginx: Nginx) -> None:
+        """Count the requests of `host` (``hub``, ``cdn``) where they arrive: at this nginx."""
+        self._nginx[host] = nginx
+
+    @contextmanager
+    def job(self, tool: str) -> Iterator[Job]:
+        """Give the tool an empty folder, and an empty home for caches."""
+        scratch = self._root / "run"
+        shutil.rmtree(scratch, ignore_errors=True)
+        destination = scratch / "to"
+        destination.mkdir(parents=True)
+        values = {
+            "endpoint": self.server.endpoint,
+            "repo_id": self.repo.repo_id,
+            "revision": self.repo.head,
+            "destination": str(destination),
+            "connections": CONNECTIONS,
+            "files": self._files(),
+            "ca": str(self._tls.authority) if self._tls else None,
+        }
+        try:
+            yield Job(values, scratch, self._environ(scratch))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            self.server.clear_requests()
+
+    def problem(self, job: Job) -> str | None:
+        """Compare every file with its source."""
+        copy = Path(job.values["destination"])
+        return difference(self._payload, copy, list(self.repo.find("main").files))
+
+    def requests(self) -> Mapping[str, int]:
+        """Count at nginx where it stands, else at the Hub server."""
+        counts: Counter[str] = Counter(record.host for record in self.server.requests)
+        return {**counts, **{host: nginx.requests() for host, nginx in self._nginx.items()}}
+
+    def _files(self) -> list[dict[str, object]]:
+        """Every file with the URL that a tool gets which knows nothing of the Hub."""
+        commit = self.repo.find("main")
+        cdn = {blob.sha256: path for path, blob in self.server.cdn_blobs(self.repo).items()}
+        files: list[dict[str, object]] = []
+        for path, blob in commit.files.items():
+            url = f"{self.server.endpoint}/{self.repo.repo_id}/resolve/{commit.id}/{quote(path)}"
+            if blob.is_lfs and "cdn" in self._nginx:
+                url = self.server.cdn_endpoint + cdn[blob.sha256]
+            files.append({"path": path, "url": url, "size": blob.size})
+        return files
+
+    def _environ(self, scratch: Path) -> dict[str, str | None]:
+        environ: dict[str, str | None] = {
+            **self.server.environ(),
+            "HOME": str(scratch),
+            "HF_HOME": str(scratch / "hf"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        if self._tls:
+            for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+                environ[name] = str(self._tls.authority)
+        return environ
+
+
+@contextmanager
+def _open(shape: _Shape, place: Place) -> Iterator[HubWorld]:
+    specs = scaled(shape.files, place.scale)
+    payload = make_payload(specs, place.root / "payload")
+    warm(payload)
+    tls = make_certificate(place.root / "tls") if shape.tls else None
+    with ExitStack() as stack:
+        server = stack.enter_context(HubServer(ssl_context=_context(tls) if tls else None))
+        # LFS follows the suffix alone: a scaled-down file stays what it was.
+        repo = server.create_repo(_REPO, folder=payload)
+        world = HubWorld(place, server, repo, payload, tls)
+        if find_nginx() is None:
+            place.tell(
+                "nginx is not installed (apt-get install nginx): the Hub server written in "
+                "Python serves the bytes itself and will be what limits fast tools"
+            )
+            server.cdn_bytes_per_second = shape.bytes_per_second
+        elif shape.front:
+            server.public_url, front = _front(stack, place, server, repo, payload)
+            world.behind("hub", front)
+        else:
+            server.cdn_url, cdn = _cdn(stack, place, shape, server, repo, tls)
+            world.behind("cdn", cdn)
+        yield world
+
+
+def _cdn(
+    stack: ExitStack,
+    place: Place,
+    shape: _Shape,
+    server: HubServer,
+    repo: Repo,
+    tls: Tls | None,
+) -> tuple[str, Nginx]:
+    """Serve the LFS files by the paths of their URLs."""
+    root = place.root / "cdn"
+    shutil.rmtree(root, ignore_errors=True)
+    for path, blob in server.cdn_blobs(repo).items():
+        link = root / "www" / path.lstrip("/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob.source)
+    rate = shape.bytes_per_second
+    nginx = stack.enter_context(
+        start_nginx(root, f"root {root}/www;", tls=tls, bytes_per_second=rate)
+    )
+    return nginx.url, nginx
+
+
+def _front(
+    stack: ExitStack, place: Place, server: HubServer, repo: Repo, payload: Path
+) -> tuple[str, Nginx]:
+    """Answer for regular files from the disk as the Hub does; pass everything else on."""
+    root = place.root / "front"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    commit = repo.find("main")
+    resolve = f"/{repo.repo_id}/resolve/{commit.id}"
+    cache = f"/api/resolve-cache/models/{repo.repo_id}/{commit.id}"
+    targets, etags = [], []
+    for path, blob in commit.files.items():
+        if not blob.is_lfs:
+            target = f"{quote(cache + '/' + path)}?{quote(resolve + '/' + path, safe='')}="
+            target += f"&etag=%22{blob.etag}%22"
+            targets.append(f'"{resolve}/{path}" "{target}";')
+            etags.append(f'"{cache}/{path}" \'"{blob.etag}"\';')
+    (root / "targets").write_text("\n".join(targets))
+    (root / "etags").write_text("\n".join(etags))
+    http = f"""
+    map $uri $target {{ default ""; include {root}/targets; }}
+    map $uri $blob_etag {{ default ""; include {root}/etags; }}
+    upstream hub {{ server {server.own_endpoint.partition("//")[2]}; keepalive 16; }}"""
+    limits = """add_header RateLimit '"resolvers";r=2999;t=300';
+            add_header RateLimit-Policy '"fixed window";"resolvers";q=3000;w=300';"""
+    own = f"""
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $http_host;
+        location / {{ proxy_pass http://hub; }}
+        location {resolve}/ {{
+            if ($target = "") {{ proxy_pass http://hub; }}
+            default_type "text/plain; charset=utf-8";
+            add_header X-Repo-Commit {commit.id};
+            {limits}
+            return 307 $target;
+        }}
+        location {cache}/ {{
+            alias {payload}/;
+            default_type "text/plain; charset=utf-8";
+            add_header ETag $blob_etag;
+            add_header X-Repo-Commit {commit.id};
+            {limits}
+        }}"""
+    nginx = stack.enter_context(start_nginx(root, own, http=http))
+    return nginx.url, nginx
+
+
+def make_certificate(root: Path) -> Tls:
+    """Make a throw-away authority and a certificate for loopback names."""
+    import trustme
+
+    root.mkdir(parents=True, exist_ok=True)
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    tls = Tls(certificate=root / "server.pem", authority=root / "authority.pem")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tls.certificate))
+    authority.cert_pem.write_to_path(str(tls.authority))
+    return tls
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate)
+    return context

@@ -1,0 +1,109 @@
+"""The files that are moved: made once below the work directory, compared byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from hftransfer.testing import RandomFile
+
+__all__ = ("FileSpec", "difference", "make_payload", "scaled", "warm")
+
+_BLOCK = 1 << 20
+_STAMP_EVERY = 8 << 20
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file of a payload.
+
+    Attributes:
+        path: relative POSIX path.
+        size: bytes.
+        kind: ``random`` bytes, ``text`` that no Hub would keep in LFS, or ``sparse``: holes with
+            a stamp every 8 MiB, which take no room on the disk.
+    """
+
+    path: str
+    size: int
+    kind: Literal["random", "text", "sparse"] = "random"
+
+
+def scaled(specs: Sequence[FileSpec], scale: float) -> tuple[FileSpec, ...]:
+    """Return the specs with sizes multiplied by `scale`, or with fewer files if they are many.
+
+    Raises:
+        ValueError: `scale` is not above 0.
+    """
+    if scale <= 0:
+        raise ValueError(f"a scale must be above 0, not {scale:g}")
+    if scale == 1:
+        return tuple(specs)
+    if len(specs) > 100:
+        return tuple(specs[: max(1, round(len(specs) * scale))])
+    return tuple(FileSpec(spec.path, max(1, round(spec.size * scale)), spec.kind) for spec in specs)
+
+
+def make_payload(specs: Sequence[FileSpec], folder: Path) -> Path:
+    """Make the files below `folder` unless they are there already; return `folder`."""
+    marker = folder.with_name(folder.name + ".json")
+    description = json.dumps([asdict(spec) for spec in specs])
+    if marker.exists() and marker.read_text() == description:
+        return folder
+    for seed, spec in enumerate(specs):
+        path = folder / spec.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, spec, seed)
+    marker.write_text(description)
+    return folder
+
+
+def _write(path: Path, spec: FileSpec, seed: int) -> None:
+    with path.open("wb") as file:
+        if spec.kind == "random":
+            for block in RandomFile(spec.size, seed=seed).blocks():
+                file.write(block)
+        elif spec.kind == "text":
+            digits = random.Random(seed).randbytes(spec.size // 2 + 1).hex()
+            file.write(("{" + digits)[: spec.size - 1].encode() + b"\n")
+        else:
+            os.truncate(file.fileno(), spec.size)
+            for start in range(0, spec.size - 8, _STAMP_EVERY):
+                os.pwrite(file.fileno(), (start + 1).to_bytes(8, "little"), start)
+
+
+def warm(folder: Path) -> None:
+    """Read every file once, so that the server's reads come from memory in every run alike."""
+    buffer = bytearray(_BLOCK)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+
+def difference(source: Path, copy: Path, names: Sequence[str]) -> str | None:
+    """Return how `copy` differs from `source` in the files `names`, or None if it does not."""
+    for name in names:
+        theirs = copy / name
+        if not theirs.is_file():
+            return f"{name} is missing"
+        expected, got = (source / name).stat().st_size, theirs.stat().st_size
+        if expected != got:
+            return f"{name} has {got} bytes in place of {expected}"
+        if (at := _first_difference(source / name, theirs)) is not None:
+            return f"{name} differs within the MiB at byte {at}"
+    return None
+
+
+def _first_difference(one: Path, other: Path) -> int | None:
+    with one.open("rb", buffering=0) as a, other.open("rb", buffering=0) as b:
+        for start in range(0, os.fstat(a.fileno()).st_size, _BLOCK):
+            if os.pread(a.fileno(), _BLOCK, start) != os.pread(b.fileno(), _BLOCK, start):
+                return start
+    return None

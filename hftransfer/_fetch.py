@@ -138,6 +138,9 @@ class Fetcher:
             on_retry: told the error and the delay before a request is tried again.
         """
         await self.slots.acquire()
+        if span.left < 2 * _MIN_PIECE:
+            await self._read(source, entry, span, on_retry)
+            return
         with single_error():
             async with anyio.create_task_group() as tasks:
                 job = _Job(self, source, entry, on_retry, tasks)
@@ -203,19 +206,15 @@ class Fetcher:
         reading: Reading,
         on_retry: Callable[[TransientError, float], None],
     ) -> None:
-        """Fill one span over one connection, whose slot is taken and given back here."""
+        """Fill one span over one connection, whose slot is taken and given back here.
 
-        def count(error: TransientError, delay: float) -> None:
-            if isinstance(error, ThrottledError):
-                self.slow_down()
-            on_retry(error, delay)
-
+        It may be shared and replaced meanwhile.
+        """
         self._readings.append(reading)
         try:
             while True:
                 with reading.scope:
-                    operation = partial(source.fill, entry, reading.span)
-                    await retrying(operation, self._retry, on_retry=count)
+                    await self._request(source, entry, reading.span, on_retry)
                     self._typical = reading.rate(self._clock())
                     return
                 # Replaced: whatever it brought is kept.
@@ -224,6 +223,34 @@ class Fetcher:
             self._note(reading)
             self._readings.remove(reading)
             self.slots.release()
+
+    async def _read(
+        self,
+        source: Source,
+        entry: Entry,
+        span: Span,
+        on_retry: Callable[[TransientError, float], None],
+    ) -> None:
+        """Fill a span that is too small to be shared, with a slot that is given back here."""
+        try:
+            await self._request(source, entry, span, on_retry)
+        finally:
+            self._moved += span.filled
+            self.slots.release()
+
+    async def _request(
+        self,
+        source: Source,
+        entry: Entry,
+        span: Span,
+        on_retry: Callable[[TransientError, float], None],
+    ) -> None:
+        def count(error: TransientError, delay: float) -> None:
+            if isinstance(error, ThrottledError):
+                self.slow_down()
+            on_retry(error, delay)
+
+        await retrying(partial(source.fill, entry, span), self._retry, on_retry=count)
 
     def _note(self, reading: Reading) -> None:
         self._moved += max(0, reading.span.filled - reading.filled_at_start)

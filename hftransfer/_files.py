@@ -18,13 +18,20 @@ import itertools
 import os
 import re
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from hftransfer._direct import DirectWriter
 from hftransfer._journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError
 
-__all__ = ("PartialFile", "destination_error", "is_partial_name", "remove_stale_partials")
+__all__ = (
+    "PartialFile",
+    "destination_error",
+    "is_partial_name",
+    "remove_stale_partials",
+    "write_whole",
+)
 
 SUFFIX = ".incomplete"
 _JOURNAL = ".journal"
@@ -157,6 +164,58 @@ class PartialFile:
         self.path.unlink(missing_ok=True)
         self.journal.remove()
         self.close()
+
+
+def write_whole(target: Path, data: memoryview, *, folder: Path, stem: str, fsync: bool) -> None:
+    """Give `target` the content `data`, atomically, replacing what was there.
+
+    Args:
+        target: the final name.
+        data: the whole content.
+        folder: where the file is written before it is renamed; on the same file system.
+        stem: of its name there; see `is_partial_name`.
+        fsync: flush to the disk before the rename.
+
+    Raises:
+        DiskFullError, DestinationError: if it cannot be written.
+    """
+    temporary = f"{folder}/{stem}.{os.urandom(16).hex()}{SUFFIX}"
+    try:
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _write_and_rename(fd, temporary, target, data, fsync=fsync)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            os.close(fd)
+        if fsync:
+            _sync_folder(target.parent)
+    except OSError as error:
+        raise destination_error(error, target) from error
+
+
+def _write_and_rename(
+    fd: int, temporary: str, target: Path, data: memoryview, *, fsync: bool
+) -> None:
+    with suppress(OSError):  # there are file systems without locks
+        # Tells `remove_stale_partials` of other processes that somebody works on it.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    written = 0
+    while written < len(data):
+        written += os.write(fd, data[written:])
+    if fsync:
+        os.fsync(fd)
+    try:
+        os.replace(temporary, target)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, target)
 
 
 def _claim(folder: Path, stem: str) -> tuple[Path, int]:

@@ -39,6 +39,11 @@ class FileLock:
         self.path = path
         self._descriptor: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """True from an `acquire` that got the lock until `release`."""
+        return self._descriptor is not None
+
     async def acquire(self) -> bool:
         """Wait until the lock is held; whatever happens then, call `release`.
 
@@ -50,7 +55,7 @@ class FileLock:
             Two writers may then be at work at the same time.
         """
         wait, waited, next_log = _FIRST_WAIT, 0.0, _LOG_EVERY
-        while (held := await to_thread.run_sync(self._try_acquire)) is None:
+        while (held := await to_thread.run_sync(self.try_acquire)) is None:
             await anyio.sleep(wait)
             waited += wait
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -65,8 +70,8 @@ class FileLock:
         if descriptor is not None:
             os.close(descriptor)
 
-    def _try_acquire(self) -> bool | None:
-        """True: held from now on. None: another one holds it. False: nobody can."""
+    def try_acquire(self) -> bool | None:
+        """True: held from now on. None: another one holds it. False: nobody can. It may block."""
         try:
             descriptor = self._open()
         except PermissionError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import TypeVar
 
 from anyio import from_thread, to_thread
 
+from hftransfer._batch import Batch
 from hftransfer._digests import chunk_digest, new_hasher
 from hftransfer._direct import DirectIO, wants_direct
-from hftransfer._files import destination_error, remove_stale_partials
+from hftransfer._files import destination_error, remove_stale_partials, write_whole
 from hftransfer._hub_cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_local_dir import LocalDir
 from hftransfer._hub_locks import FileLock
@@ -29,7 +30,12 @@ from hftransfer._memory import cache_room
 from hftransfer._plan import Chunk, PartLimits
 from hftransfer.errors import DestinationError, TransferError
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local import LocalFileSink, check_destination
+from hftransfer.stores.local import (
+    SMALL_FILE,
+    LocalFileSink,
+    SmallFileSink,
+    check_destination,
+)
 
 __all__ = ("HubCacheSink", "LocalDirSink", "has_content")
 
@@ -67,6 +73,9 @@ class HubCacheSink:
         # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
         self._leading: set[str] = set()
+        self._absent: set[str] = set()
+        """Etags of blobs that are to be fetched whatever others do meanwhile."""
+        self._batch = Batch()
 
     @property
     def location(self) -> str:
@@ -94,7 +103,9 @@ class HubCacheSink:
                 continue
             if etag not in self._pointers:
                 self._leading.add(entry.path)
-                needed += entry.size if self._force or not self._repo.blob(etag).exists() else 0
+                if self._force or not self._repo.blob(etag).exists():
+                    self._absent.add(etag)
+                    needed += entry.size
             self._pointers.setdefault(etag, []).append(pointer)
         if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
             blobs = self._repo.blobs
@@ -109,6 +120,10 @@ class HubCacheSink:
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
+        if entry.size <= min(SMALL_FILE, chunk_size) and etag in self._absent:
+            blob = self._repo.blob(etag)
+            publish = partial(self._publish_small, etag)
+            return _LockedSmallFileSink(publish, lock, self._batch, blob)
         try:
             await lock.acquire()
             blob = self._repo.blob(etag)
@@ -132,6 +147,15 @@ class HubCacheSink:
         return _LockedFileSink(
             inner, lock, partial(self._repo.link, etag, pointers, new_blob=True), blob
         )
+
+    def _publish_small(self, etag: str, data: memoryview) -> None:
+        blob, pointers = self._repo.blob(etag), self._pointers[etag]
+        # Asked again under the lock: another process may just have finished it.
+        new_blob = self._force or not blob.exists()
+        if new_blob:
+            stem = f"{etag}.{etag[:16]}"
+            write_whole(blob, data, folder=self._repo.blobs, stem=stem, fsync=self._fsync)
+        self._repo.link(etag, pointers, new_blob=new_blob)
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove what earlier attempts at these files left behind."""
@@ -169,6 +193,9 @@ class LocalDirSink:
         self._direct_io = direct_io
         self._direct = False
         self._missing: dict[str, Path] = {}
+        self._absent: set[str] = set()
+        """Paths of which there is no copy that could be used, here or in the cache."""
+        self._batch = Batch()
 
     @property
     def location(self) -> str:
@@ -197,11 +224,17 @@ class LocalDirSink:
             if not self._force and self._is_current(entry):
                 continue
             self._missing[entry.path] = file
-            needed += entry.size - (file.stat().st_size if file.is_file() else 0)
+            is_there = file.is_file()
+            needed += entry.size - (file.stat().st_size if is_there else 0)
+            if self._force or not (is_there or self._is_cached(entry)):
+                self._absent.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
             self._direct = wants_direct(self._direct_io, needed, cache_room())
             _guarded(self._local_dir.root, self._local_dir.create)
+
+    def _is_cached(self, entry: Entry) -> bool:
+        return self._repo.pointer(self._commit, entry.path).is_file()
 
     def _is_current(self, entry: Entry) -> bool:
         known = self._local_dir.read_metadata(entry.path)
@@ -215,6 +248,9 @@ class LocalDirSink:
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
         lock = FileLock(self._local_dir.lock(entry.path))
+        if entry.size <= min(SMALL_FILE, chunk_size) and entry.path in self._absent:
+            publish = partial(self._publish_small, entry, target, record)
+            return _LockedSmallFileSink(publish, lock, self._batch, target)
         try:
             await lock.acquire()
             if not self._force and await _storing(target, partial(self._reuse, entry, target)):
@@ -234,6 +270,13 @@ class LocalDirSink:
             lock.release()
             raise
         return _LockedFileSink(inner, lock, record, target)
+
+    def _publish_small(
+        self, entry: Entry, target: Path, record: Callable[[], None], data: memoryview
+    ) -> None:
+        folder = self._local_dir.metadata(entry.path).parent
+        write_whole(target, data, folder=folder, stem=_partial_stem(entry), fsync=self._fsync)
+        record()
 
     def _reuse(self, entry: Entry, target: Path) -> bool:
         """Whether `target` has the content of `entry`, if need be after copying it."""
@@ -260,6 +303,62 @@ class LocalDirSink:
                 remove_stale_partials(folder, names)
 
         await to_thread.run_sync(clean)
+
+
+class _LockedSmallFileSink:
+    """A small file that is locked only while it is written: two may fetch it, one after another
+    they write the same.
+
+    Args:
+        publish: gives the file its content and does what belongs to it; called in a worker
+            thread, with the lock held.
+        lock: of the file.
+        batch: shared by the small files of one sink.
+    """
+
+    def __init__(
+        self, publish: Callable[[memoryview], None], lock: FileLock, batch: Batch, target: Path
+    ) -> None:
+        self._lock = lock
+        self._locked_publish = publish
+        self._target = target
+        self._inner = SmallFileSink(self._publish, batch)
+
+    @property
+    def held(self) -> Mapping[int, str]:
+        return self._inner.held
+
+    async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
+        await self._inner.read_into(chunk, buffer)
+
+    async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
+        await self._when_free(partial(self._inner.write, chunk, data, digest))
+
+    async def commit(self, manifest: FileManifest) -> None:
+        await self._when_free(partial(self._inner.commit, manifest))
+
+    async def abort(self, *, discard: bool) -> None:
+        await self._inner.abort(discard=discard)
+
+    async def _when_free(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Run `action`; if another process holds the lock, again when it was given back."""
+        try:
+            await action()
+        except _LockedError:
+            await self._lock.acquire()
+            await action()
+
+    def _publish(self, data: memoryview) -> None:
+        if not self._lock.is_held and self._lock.try_acquire() is None:
+            raise _LockedError
+        try:
+            _guarded(self._target, partial(self._locked_publish, data))
+        finally:
+            self._lock.release()
+
+
+class _LockedError(Exception):
+    """Another process works on the file."""
 
 
 class _LockedFileSink:

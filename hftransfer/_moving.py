@@ -191,6 +191,13 @@ class MovingFile:
 
     async def _move_ranges(self) -> None:
         pool = self._context.pool
+        if len(self._chunks) == 1:
+            # Small files come by the thousand: one task each is enough.
+            (chunk,) = self._chunks
+            async with pool.lease(chunk.size) as data:
+                self._start(chunk)
+                await self._move_chunk(chunk, data)
+            return
         async with anyio.create_task_group() as tasks:
             for chunk in self._chunks:
                 # Waiting here, in order, is what keeps memory bounded and the front supplied.
@@ -255,10 +262,13 @@ class MovingFile:
             await self._feed(chunk, data)
             self._front.check(self._entry.path)
         sinks = [sink for sink in self._sinks if sink.held.get(chunk.index) != digest or not reused]
-        async with anyio.create_task_group() as tasks:
-            for sink in sinks:
-                tasks.start_soon(self._store, sink, chunk, data, digest)
-            await self._feed(chunk, data)
+        if len(sinks) == len(self._chunks) == 1:
+            await self._store(sinks[0], chunk, data, digest)
+        else:
+            async with anyio.create_task_group() as tasks:
+                for sink in sinks:
+                    tasks.start_soon(self._store, sink, chunk, data, digest)
+                await self._feed(chunk, data)
         self._digests[chunk.index] = digest
         self._moved += chunk.size
         if reused:

@@ -19,7 +19,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "plans": ("_plan", "_spans", "_digests", "_manifest", "report"),
     "contract": ("stores", "stores.base"),
     "primitives": (
-        *("_buffers", "_direct", "_files", "_goodput", "_journal", "_progress", "_retry"),
+        *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal", "_progress", "_retry"),
         *("_slots", "_throttle"),
     ),
     "wire": (
@@ -31,7 +31,13 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire_send",
     ),
     "stores": (
-        *("stores.hub", "stores.hub_answers", "stores.local", "stores.memory"),
+        *(
+            "stores.hub",
+            "stores.hub_addresses",
+            "stores.hub_answers",
+            "stores.local",
+            "stores.memory",
+        ),
         *("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
     ),
     "engine": ("_engine", "_fetch", "_moving"),

@@ -122,6 +122,7 @@ async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> N
 
     assert answer is None
     assert bytes(buffer) == content[70_000:71_000]
+    assert hub.wait_idle()
     (request,) = hub.requests
     assert (request.range, request.status, request.bytes_sent) == ("bytes=70000-70999", 206, 1000)
     assert request.headers["Accept-Encoding"] == "identity"

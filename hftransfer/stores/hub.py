@@ -1,7 +1,7 @@
 """Repositories on the Hugging Face Hub, as a source.
 
 One request resolves the revision to a commit, one per thousand files lists sizes and
-digests, one per file resolves where its bytes lie. No file of a listing costs a HEAD.
+digests, one per file resolves where its bytes lie, at most. No file costs a HEAD.
 
 What is known of the wire (huggingface_hub's client and its issues, see
 https://huggingface.co/docs/huggingface_hub): ``resolve`` answers 302 to a signed URL on
@@ -40,12 +40,14 @@ from hftransfer.errors import (
     RejectedError,
     Response,
     ServerError,
+    SourceChangedError,
     TransferError,
     redact,
 )
 from hftransfer.locations import HubLocation, safe_path
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import ByteStream, Entry
+from hftransfer.stores.hub_addresses import CacheAddresses
 from hftransfer.stores.hub_answers import described_file, hub_error, url_lifetime
 
 __all__ = ("HubSource",)
@@ -94,6 +96,9 @@ class HubSource:
         self._headers = dict(headers)
         self._retry = retry
         self._places: dict[str, _Place] = {}
+        self._addresses = CacheAddresses()
+        self._guessed: set[str] = set()
+        """Paths that were asked for where they were guessed to be."""
         self.commit: str | None = None
         self.single = False
         """True once `list` found that the location is one file."""
@@ -202,21 +207,46 @@ class HubSource:
         place.refusals = 0
 
     async def _read_whole(self, entry: Entry, span: Span) -> None:
-        """Read a small file without a Range, following the Hub's redirects to its bytes."""
+        """Read a small file without a Range, from where it is or along the Hub's redirects."""
+        if await self._read_guessed(entry, span):
+            return
+        found = self._resolve_url(entry)
 
         async def read(url: str) -> Response | None:
+            nonlocal found
+            found = url
             try:
-                return await self._wire.fill(
-                    url,
-                    span,
-                    size=entry.size,
-                    headers=self._headers_for(url),
-                    ranged=False,
-                )
+                return await self._fill_whole(url, entry, span)
             except (AccessError, NotFoundError, RejectedError) as error:
                 raise self._explained(error) from error
 
-        await _follow(self._resolve_url(entry), read)
+        await _follow(found, read)
+        if entry.digest is not None and self._is_own(found):
+            path = entry.properties.get("repo-path", entry.path)
+            self._addresses.observe(found, path, entry.digest.value)
+
+    async def _read_guessed(self, entry: Entry, span: Span) -> bool:
+        """Read a file from where others have shown it to be; return whether that worked."""
+        path = entry.properties.get("repo-path", entry.path)
+        # Asked for again, it was not what it should have been.
+        if entry.digest is None or "lfs-sha256" in entry.properties or path in self._guessed:
+            return False
+        url = self._addresses.guess(path, entry.digest.value)
+        if url is None:
+            return False
+        self._guessed.add(path)
+        try:
+            redirect = await self._fill_whole(url, entry, span)
+        except (AccessError, NotFoundError, RejectedError, SourceChangedError):
+            self._addresses.give_up()
+            return False
+        if redirect is not None:
+            self._addresses.give_up()
+        return redirect is None
+
+    async def _fill_whole(self, url: str, entry: Entry, span: Span) -> Response | None:
+        headers = self._headers_for(url)
+        return await self._wire.fill(url, span, size=entry.size, headers=headers, ranged=False)
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:

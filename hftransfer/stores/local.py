@@ -19,9 +19,16 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from hftransfer._batch import Batch
 from hftransfer._digests import chunk_digest
 from hftransfer._direct import DirectIO, wants_direct
-from hftransfer._files import PartialFile, destination_error, is_partial_name, remove_stale_partials
+from hftransfer._files import (
+    PartialFile,
+    destination_error,
+    is_partial_name,
+    remove_stale_partials,
+    write_whole,
+)
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._memory import cache_room
 from hftransfer._plan import Chunk, PartLimits
@@ -34,17 +41,29 @@ from hftransfer.errors import (
     NotFoundError,
     SourceChangedError,
     TransferError,
+    UnsupportedError,
 )
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import ByteStream, Entry, FileSink
 
-__all__ = ("LocalFileSink", "LocalSink", "LocalSource", "check_destination", "stem_for")
+__all__ = (
+    "SMALL_FILE",
+    "LocalFileSink",
+    "LocalSink",
+    "LocalSource",
+    "SmallFileSink",
+    "check_destination",
+    "stem_for",
+)
 
 T = TypeVar("T")
 
+SMALL_FILE = 1 << 20
+"""Bytes up to which a file is written at once: sooner fetched again than resumed."""
+
 # Through the page cache, writers of one file fight for the lock of its inode instead of writing.
 _WRITERS = 1
-# Past it they wait for the disk.
+# Past the page cache they wait for the disk.
 _DIRECT_WRITERS = 4
 # Bookkeeping of a `local_dir` download, of no use anywhere else.
 _BOOKKEEPING = (".cache", "huggingface")
@@ -284,6 +303,35 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(give_up)
 
 
+class SmallFileSink:
+    """A file of at most one chunk, published by its only `write`, which gets verified bytes.
+
+    Args:
+        publish: gives the file its content; called in a worker thread.
+        batch: shared by the small files of one sink.
+    """
+
+    def __init__(self, publish: Callable[[memoryview], None], batch: Batch) -> None:
+        self.held: Mapping[int, str] = {}
+        self._publish = publish
+        self._batch = batch
+        self._is_published = False
+
+    async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
+        raise UnsupportedError("small files are not resumed")
+
+    async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
+        await self._batch.run(partial(self._publish, data))
+        self._is_published = True
+
+    async def commit(self, manifest: FileManifest) -> None:
+        if not self._is_published:  # an empty file has no chunk that could have been written
+            await self._batch.run(partial(self._publish, memoryview(b"")))
+
+    async def abort(self, *, discard: bool) -> None:
+        pass  # the file is absent, or whole and verified
+
+
 class LocalSink:
     """A folder, or with `single` one file.
 
@@ -309,6 +357,7 @@ class LocalSink:
         self._fsync = fsync
         self._direct_io = direct_io
         self._direct = False
+        self._batch = Batch()
 
     @property
     def location(self) -> str:
@@ -325,6 +374,15 @@ class LocalSink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
+        if entry.size <= min(SMALL_FILE, chunk_size):
+            publish = partial(
+                write_whole,
+                target,
+                folder=target.parent,
+                stem=stem_for(target, entry.identity, entry.size),
+                fsync=self._fsync,
+            )
+            return SmallFileSink(publish, self._batch)
         return await LocalFileSink.open(
             target, entry, chunk_size, fsync=self._fsync, direct=self._direct
         )

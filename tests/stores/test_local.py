@@ -415,6 +415,7 @@ def without_privileges(folder: Path, program: str) -> str:
         import ctypes, struct
         from pathlib import Path
         import anyio
+        from hftransfer._plan import Chunk
         from hftransfer._spans import Span
         from hftransfer.errors import TransferError
         from hftransfer.stores.base import Entry
@@ -462,7 +463,7 @@ def test_a_file_that_may_not_be_read_is_an_access_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_written_is_a_destination_error(tmp_path: Path) -> None:
-    """It is found before any byte moves; a folder below it, only when its file begins."""
+    """It is found before any byte moves; a folder below it, only when its file is written."""
     make(tmp_path, "readonly/keep", "mixed/sub/keep")
     (tmp_path / "readonly").chmod(0o555)
     (tmp_path / "mixed").chmod(0o777)
@@ -479,7 +480,8 @@ def test_a_folder_that_may_not_be_written_is_a_destination_error(tmp_path: Path)
                     print(type(error).__name__, error)
             await LocalSink(folder / "mixed").prepare(entries)
             try:
-                await LocalSink(folder / "mixed").begin(entries[0], 1000)
+                file = await LocalSink(folder / "mixed").begin(entries[0], 1000)
+                await file.write(Chunk(0, 0, 1), memoryview(b"x"), "")
             except TransferError as error:
                 print(type(error).__name__, error)
         anyio.run(main)
@@ -492,5 +494,5 @@ def test_a_folder_that_may_not_be_written_is_a_destination_error(tmp_path: Path)
     assert deeper == (
         f"DestinationError cannot write to {readonly}/new/deep: {readonly} is not writable"
     )
-    assert below == f"DestinationError cannot write {tmp_path}/mixed/sub: Permission denied"
+    assert below == f"DestinationError cannot write {tmp_path}/mixed/sub/a: Permission denied"
     assert sorted(tree(tmp_path)) == ["mixed/sub/keep", "readonly/keep"]

@@ -164,6 +164,9 @@ def _listen(bytes_per_second: int | None) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, bytes_per_second)
     listening.bind((_HOST, 0))
     listening.listen(1024)
+    # nginx takes inherited sockets as they are: in a blocking accept a worker would hang whenever
+    # the other worker was faster.
+    listening.setblocking(False)
     return listening
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 from perf.documents import Document
 from perf.environments import install
 from perf.runner import choose_tools, run_scenario
-from perf.scenarios import SCENARIOS, resolve
+from perf.scenarios import SCENARIOS, Scenario, resolve
 from perf.table import text_table
 from perf.tools import TOOLS
 from perf.worlds import Place
@@ -71,7 +71,7 @@ def _positive(text: str) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    scenarios = resolve(given.scenarios)
+    scenarios = _available(resolve(given.scenarios))
     chosen = [choose_tools(scenario, given.tool, _tell) for scenario in scenarios]
     failed = False
     with _work_dir(given.work_dir) as root:
@@ -85,6 +85,23 @@ def _run(given: argparse.Namespace) -> int:
             print(text_table(document), flush=True)
             failed = failed or not all(run.ok for run in document.runs)
     return int(failed)
+
+
+def _available(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Return the scenarios whose servers are installed, and tell of the others.
+
+    Raises:
+        ValueError: none is left.
+    """
+    kept = []
+    for scenario in scenarios:
+        if (missing := scenario.missing()) is not None:
+            _tell(f"{scenario.name} is left out, it needs {missing}")
+        else:
+            kept.append(scenario)
+    if not kept:
+        raise ValueError("nothing is left to run")
+    return kept
 
 
 def _save(document: Document, path: Path | None) -> None:

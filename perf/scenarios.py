@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from perf.documents import OURS
 from perf.hub_world import hub
 from perf.payload import FileSpec
 from perf.worlds import Setup
+from perf.xet_world import hub_with_xet, missing_for_xet
 
 __all__ = ("GROUPS", "SCENARIOS", "Scenario", "resolve")
 
@@ -27,6 +28,7 @@ class Scenario:
         tools: those that run unless others are named.
         optional: further tools that suit it, run on request.
         timeout: seconds for one run.
+        missing: returns what must be installed before it can run, or None.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Scenario:
     tools: Sequence[str]
     optional: Sequence[str] = ()
     timeout: float = 300.0
+    missing: Callable[[], str | None] = lambda: None
 
 
 _VARIANTS = ("hftransfer-nosha", "hftransfer-direct", "hftransfer-2loops", "hftransfer-uvloop")
@@ -66,6 +69,14 @@ _ALL = (
         hub(_SMALL, front=True),
         (OURS, "huggingface_hub", "aria2c", "curl", "limit"),
         ("hftransfer-nosha", "hftransfer-2loops", "hftransfer-uvloop"),
+    ),
+    Scenario(
+        "hub-xet",
+        "2 GiB in one file in Xet storage: huggingface_hub with hf_xet, as it is installed",
+        hub_with_xet(_ONE_FILE),
+        (OURS, "huggingface_hub-xet", "huggingface_hub", "limit"),
+        (*_VARIANTS, "hf_transfer", "aria2c", "curl"),
+        missing=missing_for_xet,
     ),
 )
 

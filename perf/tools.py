@@ -112,7 +112,9 @@ _ours("hftransfer-nosha", "hftransfer_snapshot", environ={"HFTRANSFER_VERIFY": "
 _ours("hftransfer-direct", "hftransfer_snapshot", environ={"HFTRANSFER_DIRECT_IO": "on"})
 _ours("hftransfer-2loops", "hftransfer_snapshot", environ={"HFTRANSFER_LOOPS": "2"})
 _ours("hftransfer-uvloop", "hftransfer_snapshot", arguments=("--uvloop",))
-add_client("huggingface_hub", "hub_snapshot", distribution="huggingface_hub", environment="hub")
+_hub = partial(add_client, distribution="huggingface_hub", environment="hub")
+_hub("huggingface_hub", "hub_snapshot", environ={"HF_HUB_DISABLE_XET": "1"})
+_hub("huggingface_hub-xet", "hub_snapshot", environ={"HF_HUB_DISABLE_XET": None})
 add_client(
     "hf_transfer",
     "hf_transfer_get",

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
     from hftransfer.testing._content import Blob
     from hftransfer.testing._hub_cdn import Cdn
+    from hftransfer.testing._hub_xet import XetStorage
     from hftransfer.testing._repositories import Commit, Repo, Repositories, TreeEntry
 
 _TIMESTAMP = "2024-01-01T00:00:00.000Z"
 _WINDOW_SECONDS = 300
 _QUOTAS = {"api": 500, "resolvers": 3000}
+_FOR_CONTENT = ("resolve", "xet-read-token")
 
 
 class _RefusedError(Exception):
@@ -44,6 +46,9 @@ class HubApi:
         endpoint: Returns the base URL of this host.
         cdn_endpoint: Returns the base URL of the CDN.
         page_size: Most entries of one page of a tree listing.
+
+    Attributes:
+        xet: Where files lie that clients may fetch by the Xet protocol; `None` for nowhere.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class HubApi:
         self._endpoint = endpoint
         self._cdn_endpoint = cdn_endpoint
         self.page_size = page_size
+        self.xet: XetStorage | None = None
 
     def answer(self, call: Call) -> Answer:
         """Return the answer to `call`, always with the Hub's rate limit headers."""
@@ -88,7 +94,11 @@ class HubApi:
         if route.action == "tree":
             return self._tree(call, route, commit)
         if route.action == "paths-info":
-            return _paths_info(call, commit)
+            return _paths_info(call, commit, self.xet)
+        if route.action == "xet-read-token":
+            if self.xet is None:
+                raise _RefusedError(_error(404, None, "No file of this Hub lies in Xet storage"))
+            return self.xet.token_answer(commit)
         return self._file(call, route, repo, commit)
 
     def _repo(self, call: Call, route: Route) -> Repo:
@@ -110,7 +120,7 @@ class HubApi:
             raise _RefusedError(redirect_answer(307, location))
         if repo.disabled:
             raise _RefusedError(_error(403, None, "Access to this resource is disabled."))
-        if repo.gated and not opens and route.action.startswith("resolve"):
+        if repo.gated and not opens and route.action.startswith(_FOR_CONTENT):
             raise _RefusedError(_gated(repo, logged_in=token is not None))
         return repo
 
@@ -130,7 +140,7 @@ class HubApi:
             query = urlencode({**parameters, "cursor": following})
             headers["Link"] = f'<{self._endpoint()}{call.path}?{query}>; rel="next"'
         expand = _flag(call, "expand")
-        rows = [_entry(entry, commit, expand=expand) for entry in page]
+        rows = [_entry(entry, commit, self.xet, expand=expand) for entry in page]
         return json_answer(rows, headers=headers)
 
     def _file(self, call: Call, route: Route, repo: Repo, commit: Commit) -> Answer:
@@ -140,6 +150,8 @@ class HubApi:
         headers = {"X-Repo-Commit": commit.id, "Accept-Ranges": "bytes"}
         if blob.is_lfs:
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
+        if self.xet is not None:
+            headers |= self.xet.headers(self._endpoint(), repo, commit, blob)
         if repo.direct or route.action == "resolve-cache":
             return _whole_file(blob, headers)
         if blob.is_lfs:
@@ -224,7 +236,7 @@ def _refs(repo: Repo) -> Answer:
     return json_answer(listed)
 
 
-def _paths_info(call: Call, commit: Commit) -> Answer:
+def _paths_info(call: Call, commit: Commit, xet: XetStorage | None) -> Answer:
     if "json" in call.headers.get("Content-Type", ""):
         asked = json.loads(call.body)
         paths, expand = asked["paths"], bool(asked.get("expand"))
@@ -233,7 +245,7 @@ def _paths_info(call: Call, commit: Commit) -> Answer:
         paths, expand = form.get("paths", []), form.get("expand", ["false"])[0].lower() == "true"
     wanted = {paths} if isinstance(paths, str) else set(paths)
     found = [entry for entry in commit.tree if entry.path in wanted]
-    return json_answer([_entry(entry, commit, expand=expand) for entry in found])
+    return json_answer([_entry(entry, commit, xet, expand=expand) for entry in found])
 
 
 def _below(commit: Commit, folder: str, *, recursive: bool) -> list[TreeEntry]:
@@ -251,7 +263,9 @@ def _below(commit: Commit, folder: str, *, recursive: bool) -> list[TreeEntry]:
     return [entry for entry in entries if "/" not in entry.path[start:]]
 
 
-def _entry(entry: TreeEntry, commit: Commit, *, expand: bool) -> dict[str, object]:
+def _entry(
+    entry: TreeEntry, commit: Commit, xet: XetStorage | None, *, expand: bool
+) -> dict[str, object]:
     blob = entry.blob
     if blob is None:
         # A directory's id is git's tree id on the Hub; clients only show it.
@@ -261,6 +275,8 @@ def _entry(entry: TreeEntry, commit: Commit, *, expand: bool) -> dict[str, objec
         if blob.is_lfs:
             lfs = {"oid": blob.sha256, "size": blob.size, "pointerSize": blob.pointer_size}
             row["lfs"] = lfs
+        if xet is not None and (xet_hash := xet.hash_of(blob)) is not None:
+            row["xetHash"] = xet_hash
     row["path"] = entry.path
     if expand:
         row["lastCommit"] = {"id": commit.id, "title": "Upload files", "date": _TIMESTAMP}

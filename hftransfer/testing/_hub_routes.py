@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from hftransfer.testing._repositories import REPO_TYPES, RepoType
 
 _PLURALS: dict[str, RepoType] = {f"{repo_type}s": repo_type for repo_type in REPO_TYPES}
-_API_ACTIONS = frozenset(("revision", "tree", "paths-info", "refs"))
+_API_ACTIONS = frozenset(("revision", "tree", "paths-info", "refs", "xet-read-token"))
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Route:
     """A request path taken apart.
 
     Attributes:
-        action: `info`, `tree`, `paths-info`, `refs`, `resolve` or `resolve-cache`.
+        action: `info`, `tree`, `paths-info`, `refs`, `xet-read-token`, `resolve` or
+            `resolve-cache`.
         repo_type: Kind of repository.
         repo_id: Decoded, with or without a namespace.
         revision: Decoded.

@@ -23,6 +23,7 @@ from hftransfer.testing._hub_api import HubApi
 from hftransfer.testing._hub_cdn import Cdn, cdn_path
 from hftransfer.testing._hub_thread import ServerThread
 from hftransfer.testing._hub_wire import Delivery, Exchange, RequestLog, RequestRecord, spoil
+from hftransfer.testing._hub_xet import XetStorage
 from hftransfer.testing._repositories import REPO_TYPES, Repo, Repositories, RepoType, folder_files
 
 __all__ = ("HubServer",)
@@ -180,9 +181,9 @@ class HubServer:
     def environ(self) -> dict[str, str]:
         """Return the environment variables with which a child process uses this Hub."""
         return {
+            **({} if self._api.xet is not None else {"HF_HUB_DISABLE_XET": "1"}),
             "HF_ENDPOINT": self.endpoint,
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
@@ -237,6 +238,20 @@ class HubServer:
         if token is not None:
             self.add_token(token, repos=[repo_id])
         return repo
+
+    def announce_xet(self, cas_url: str, hashes: Mapping[str, str]) -> None:
+        """Tell clients that files lie in Xet storage too; those who do not speak it see no change.
+
+        Tree listings then carry `xetHash`, `resolve` answers `X-Xet-Hash` and the links of the
+        protocol, and the Hub hands out tokens for the store. Replaces an earlier announcement.
+
+        Args:
+            cas_url: Base URL of a content-addressed store that holds the files and takes any
+                token, for example the `local_cas_server` of Xet's own crate.
+            hashes: Xet hash of each such file's content by its sha256, both in hex. Only LFS
+                files are announced.
+        """
+        self._api.xet = XetStorage(cas_url.rstrip("/"), dict(hashes))
 
     def rename_repo(self, old: str, new: str, *, repo_type: RepoType = "model") -> None:
         """Give a repository a new id; requests for the old one are redirected (307).

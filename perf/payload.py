@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hftransfer.testing import RandomFile
-
 __all__ = ("FileSpec", "difference", "make_payload", "scaled", "warm")
 
 _BLOCK = 1 << 20
@@ -66,8 +64,9 @@ def make_payload(specs: Sequence[FileSpec], folder: Path) -> Path:
 def _write(path: Path, spec: FileSpec, seed: int) -> None:
     with path.open("wb") as file:
         if spec.kind == "random":
-            for block in RandomFile(spec.size, seed=seed).blocks():
-                file.write(block)
+            # Every byte is fresh: RandomFile repeats its blocks, and Xet stores each but once.
+            for start in range(0, spec.size, _BLOCK):
+                file.write(os.urandom(min(_BLOCK, spec.size - start)))
         elif spec.kind == "text":
             digits = random.Random(seed).randbytes(spec.size // 2 + 1).hex()
             file.write(("{" + digits)[: spec.size - 1].encode() + b"\n")

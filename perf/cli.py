@@ -15,11 +15,10 @@ from types import FrameType
 
 from perf.documents import Document
 from perf.environments import install
+from perf.frame import Place, Scenario, Tool
 from perf.runner import choose_tools, run_scenario
-from perf.scenarios import SCENARIOS, Scenario, resolve
+from perf.scenarios import GROUPS, SCENARIOS, resolve
 from perf.table import text_table
-from perf.tools import TOOLS
-from perf.worlds import Place
 
 __all__ = ("main",)
 
@@ -73,11 +72,14 @@ def _positive(text: str) -> int:
 def _run(given: argparse.Namespace) -> int:
     scenarios = _available(resolve(given.scenarios))
     chosen = [choose_tools(scenario, given.tool, _tell) for scenario in scenarios]
+    if given.json is not None:
+        given.json.write_text("")  # a path that cannot be written is refused before hours of runs
     failed = False
     with _work_dir(given.work_dir) as root:
         for scenario, versions in zip(scenarios, chosen, strict=True):
-            place = Place(root / scenario.name, given.scale, _tell)
-            place.root.mkdir(parents=True, exist_ok=True)
+            place = Place(root / scenario.name, root / "payloads", given.scale, _tell)
+            place.root.mkdir(exist_ok=True)
+            place.payloads.mkdir(exist_ok=True)
             document = run_scenario(scenario, versions, place, runs=given.runs)
             if given.work_dir is None:
                 shutil.rmtree(place.root)
@@ -105,7 +107,10 @@ def _available(scenarios: Sequence[Scenario]) -> list[Scenario]:
 
 
 def _save(document: Document, path: Path | None) -> None:
-    """Append to the file that was named, or replace the last document of the scenario."""
+    """Add to the file that was named, or replace the last document of the scenario.
+
+    Without a name, the documents of scaled-down scenarios are not kept.
+    """
     text = json.dumps(document.to_json(), ensure_ascii=False) + "\n"
     if path is not None:
         with path.open("a") as file:
@@ -126,17 +131,30 @@ def _work_dir(named: Path | None) -> Iterator[Path]:
 
 
 def _list(given: argparse.Namespace) -> int:
+    tools: dict[str, Tool] = {}
     print("scenarios")
     for scenario in SCENARIOS.values():
-        print(f"  {scenario.name:16} {scenario.summary}")
-        print(f"  {'':16} {', '.join(scenario.tools)}")
+        missing = scenario.missing()
+        print(f"  {scenario.name:14} {scenario.summary}")
+        print(f"  {'':14} {_names(scenario.tools)}")
         if scenario.optional:
-            print(f"  {'':16} on request: {', '.join(scenario.optional)}")
+            print(f"  {'':14} with --tool also {_names(scenario.optional)}")
+        if missing is not None:
+            print(f"  {'':14} cannot run yet, it needs {missing}")
+        for tool in (*scenario.tools, *scenario.optional):
+            tools.setdefault(tool.name, tool)
+    print("groups")
+    for name, members in GROUPS.items():
+        print(f"  {name:14} {', '.join(members)}")
     print("tools")
-    for tool in TOOLS.values():
+    for tool in tools.values():
         version = tool.find()
         print(f"  {tool.name:20} {version or 'not installed: ' + tool.how_to_install}")
     return 0
+
+
+def _names(tools: Sequence[Tool]) -> str:
+    return ", ".join(tool.name for tool in tools)
 
 
 def _install(given: argparse.Namespace) -> int:

@@ -89,8 +89,8 @@ class Document:
         wall = {tool: {run.round: run.wall_s for run in self.of(tool)} for tool in (OURS, peer)}
         cpu = {tool: {run.round: run.cpu_s for run in self.of(tool)} for tool in (OURS, peer)}
         return {
-            "wall": paired_ratio(wall[OURS], wall[peer]),
-            "cpu": paired_ratio(cpu[OURS], cpu[peer]),
+            "wall": _rounded(paired_ratio(wall[OURS], wall[peer])),
+            "cpu": _rounded(paired_ratio(cpu[OURS], cpu[peer])),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +138,10 @@ class Document:
             raise DocumentError(f"no document of perf: {error!r}") from error
 
 
+def _rounded(ratio: float | None) -> float | None:
+    return None if ratio is None else float(f"{ratio:.4g}")
+
+
 @dataclass(frozen=True)
 class Summary:
     """One tool in one scenario: medians over its good runs, worst memory of all."""
@@ -155,6 +159,7 @@ class Summary:
     requests: int
     wall_ratio: float | None
     cpu_ratio: float | None
+    extra: Mapping[str, float]
     errors: tuple[str, ...]
 
     @property
@@ -188,6 +193,10 @@ def _summary(document: Document, tool: str) -> Summary:
         requests=round(median(sum(run.requests.values()) for run in runs)),
         wall_ratio=ratio["wall"],
         cpu_ratio=ratio["cpu"],
+        extra={
+            name: median(run.extra[name] for run in runs if name in run.extra)
+            for name in dict.fromkeys(name for run in runs for name in run.extra)
+        },
         errors=tuple(dict.fromkeys(run.error for run in every if run.error)),
     )
 

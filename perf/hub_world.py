@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hftransfer.testing import HubServer, Repo
+from perf.frame import Job, Place, Setup, World
 from perf.nginx import Nginx, Tls, find_nginx, start_nginx
-from perf.payload import FileSpec, difference, make_payload, scaled, warm
-from perf.worlds import Job, Place, Setup, World
+from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
 
 __all__ = ("HubWorld", "hub")
 
@@ -30,6 +30,7 @@ class _Shape:
     tls: bool
     bytes_per_second: int | None
     front: bool
+    cached: bool
 
 
 def hub(
@@ -38,6 +39,7 @@ def hub(
     tls: bool = False,
     bytes_per_second: int | None = None,
     front: bool = False,
+    cached: bool = False,
 ) -> Setup:
     """Return what opens a Hub with one repository.
 
@@ -46,15 +48,24 @@ def hub(
         tls: Hub and CDN speak HTTPS.
         bytes_per_second: rate of each CDN connection.
         front: nginx stands before the Hub and answers for its files.
+        cached: tools use Hugging Face's cache, which each keeps from one run to the next, in
+            place of an empty folder.
     """
-    return partial(_open, _Shape(files, tls, bytes_per_second, front))
+    return partial(_open, _Shape(files, tls, bytes_per_second, front, cached))
 
 
 class HubWorld(World):
     """A Hub with one repository, whose files lie in `payload`."""
 
     def __init__(
-        self, place: Place, server: HubServer, repo: Repo, payload: Path, tls: Tls | None
+        self,
+        place: Place,
+        server: HubServer,
+        repo: Repo,
+        payload: Path,
+        *,
+        tls: Tls | None,
+        cached: bool,
     ) -> None:
         self.repo = repo
         self.server = server
@@ -64,6 +75,7 @@ class HubWorld(World):
         self._root = place.root
         self._payload = payload
         self._tls = tls
+        self._cached = cached
         self._nginx: dict[str, Nginx] = {}
 
     def behind(self, host: str, nginx: Nginx) -> None:
@@ -72,11 +84,18 @@ class HubWorld(World):
 
     @contextmanager
     def job(self, tool: str) -> Iterator[Job]:
-        """Give the tool an empty folder, and an empty home for caches."""
+        """Give the tool an empty folder and an empty home, or its own home if it has a cache."""
         scratch = self._root / "run"
         shutil.rmtree(scratch, ignore_errors=True)
+        home = self._root / "homes" / tool if self._cached else scratch / "home"
         destination = scratch / "to"
-        destination.mkdir(parents=True)
+        scratch.mkdir()
+        home.mkdir(parents=True, exist_ok=True)
+        if self._cached:
+            repo = f"models--{self.repo.repo_id.replace('/', '--')}"
+            destination = home / "hub" / repo / "snapshots" / self.repo.head
+        else:
+            destination.mkdir()
         values = {
             "endpoint": self.server.endpoint,
             "repo_id": self.repo.repo_id,
@@ -87,7 +106,7 @@ class HubWorld(World):
             "ca": str(self._tls.authority) if self._tls else None,
         }
         try:
-            yield Job(values, scratch, self._environ(scratch))
+            yield Job(values, scratch, self._environ(home))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             self.server.clear_requests()
@@ -114,11 +133,11 @@ class HubWorld(World):
             files.append({"path": path, "url": url, "size": blob.size})
         return files
 
-    def _environ(self, scratch: Path) -> dict[str, str | None]:
+    def _environ(self, home: Path) -> dict[str, str | None]:
         environ: dict[str, str | None] = {
             **self.server.environ(),
-            "HOME": str(scratch),
-            "HF_HOME": str(scratch / "hf"),
+            "HOME": str(home),
+            "HF_HOME": str(home),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
         if self._tls:
@@ -130,14 +149,16 @@ class HubWorld(World):
 @contextmanager
 def _open(shape: _Shape, place: Place) -> Iterator[HubWorld]:
     specs = scaled(shape.files, place.scale)
-    payload = make_payload(specs, place.root / "payload")
+    require_space(place.root, specs)
+    payload = make_payload(specs, place.payloads)
     warm(payload)
     tls = make_certificate(place.root / "tls") if shape.tls else None
+    shutil.rmtree(place.root / "homes", ignore_errors=True)
     with ExitStack() as stack:
         server = stack.enter_context(HubServer(ssl_context=_context(tls) if tls else None))
         # LFS follows the suffix alone: a scaled-down file stays what it was.
         repo = server.create_repo(_REPO, folder=payload)
-        world = HubWorld(place, server, repo, payload, tls)
+        world = HubWorld(place, server, repo, payload, tls=tls, cached=shape.cached)
         if find_nginx() is None:
             place.tell(
                 "nginx is not installed (apt-get install nginx): the Hub server written in "

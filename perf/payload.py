@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ("FileSpec", "difference", "make_payload", "scaled", "warm")
+__all__ = ("FileSpec", "difference", "make_payload", "require_space", "scaled", "warm")
 
 _BLOCK = 1 << 20
 _STAMP_EVERY = 8 << 20
@@ -47,11 +49,12 @@ def scaled(specs: Sequence[FileSpec], scale: float) -> tuple[FileSpec, ...]:
     return tuple(FileSpec(spec.path, max(1, round(spec.size * scale)), spec.kind) for spec in specs)
 
 
-def make_payload(specs: Sequence[FileSpec], folder: Path) -> Path:
-    """Make the files below `folder` unless they are there already; return `folder`."""
-    marker = folder.with_name(folder.name + ".json")
+def make_payload(specs: Sequence[FileSpec], payloads: Path) -> Path:
+    """Return a folder below `payloads` with these files, made now unless it is there already."""
     description = json.dumps([asdict(spec) for spec in specs])
-    if marker.exists() and marker.read_text() == description:
+    folder = payloads / hashlib.sha256(description.encode()).hexdigest()[:12]
+    marker = folder.with_name(folder.name + ".json")
+    if marker.exists():
         return folder
     for seed, spec in enumerate(specs):
         path = folder / spec.path
@@ -59,6 +62,21 @@ def make_payload(specs: Sequence[FileSpec], folder: Path) -> Path:
         _write(path, spec, seed)
     marker.write_text(description)
     return folder
+
+
+def require_space(folder: Path, specs: Sequence[FileSpec]) -> None:
+    """Refuse to begin what the disk cannot hold: the payload and one copy of it.
+
+    Raises:
+        ValueError: there is too little room; the message says how much is needed.
+    """
+    needed = sum(spec.size * (1 if spec.kind == "sparse" else 2) for spec in specs) * 105 // 100
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed: "
+            "name another place with --work-dir, or shrink with --scale"
+        )
 
 
 def _write(path: Path, spec: FileSpec, seed: int) -> None:
@@ -77,8 +95,20 @@ def _write(path: Path, spec: FileSpec, seed: int) -> None:
 
 
 def warm(folder: Path) -> None:
-    """Read every file once, so that the server's reads come from memory in every run alike."""
+    """Make the first run no different from the others.
+
+    Every file is read once, so that the server's reads come from memory. As much is written
+    once and removed: in a virtual machine the first use of a page of memory is dear, and no
+    tool is to pay for it.
+    """
     buffer = bytearray(_BLOCK)
+    written = folder.with_name("written-once")
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with written.open("wb", buffering=0) as file:
+        for _ in range(0, min(total, memory // 2), _BLOCK):
+            file.write(buffer)
+    written.unlink()
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:

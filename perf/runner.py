@@ -10,50 +10,49 @@ from typing import Any
 
 from perf.arithmetic import rotated
 from perf.documents import Document, Run, machine
+from perf.frame import Job, Place, Scenario, Tool, World
 from perf.process import Usage, measure, tail
-from perf.scenarios import Scenario
-from perf.tools import TOOLS, Tool
-from perf.worlds import Job, Place, World
 
 __all__ = ("choose_tools", "run_scenario")
 
 
 def choose_tools(
     scenario: Scenario, wanted: Sequence[str], tell: Callable[[str], None]
-) -> dict[str, str]:
+) -> dict[Tool, str]:
     """Return the tools to run with their versions; tell of those that are not installed.
 
     Raises:
         ValueError: a wanted tool is unknown or does not suit the scenario, or none is left.
     """
-    suited = (*scenario.tools, *scenario.optional)
+    suited = {tool.name: tool for tool in (*scenario.tools, *scenario.optional)}
     for name in wanted:
         if name not in suited:
             raise ValueError(f"{scenario.name} has no tool {name!r}; it has {', '.join(suited)}")
     versions = {}
-    for name in wanted or scenario.tools:
-        version = TOOLS[name].find()
+    for tool in [suited[name] for name in dict.fromkeys(wanted)] or scenario.tools:
+        version = tool.find()
         if version is None:
-            tell(f"{name} is not installed and left out: {TOOLS[name].how_to_install}")
+            tell(f"{tool.name} is not installed and left out: {tool.how_to_install}")
         else:
-            versions[name] = version
+            versions[tool] = version
     if not versions:
         raise ValueError(f"no tool of {scenario.name} is installed")
     return versions
 
 
 def run_scenario(
-    scenario: Scenario, versions: Mapping[str, str], place: Place, *, runs: int
+    scenario: Scenario, versions: Mapping[Tool, str], place: Place, *, runs: int
 ) -> Document:
     """Open the world of a scenario and run every tool `runs` times, in turn."""
     place.tell(f"{scenario.name}: {scenario.summary}; preparing")
     results: list[Run] = []
     with scenario.open(place) as world:
-        for index in range(runs):
-            for name in rotated(list(versions), index):
-                result = _run_once(world, TOOLS[name], versions[name], index, scenario, place)
-                results.append(result)
-                place.tell(f"{scenario.name} {index + 1}/{runs} {_line(result)}")
+        for index in range(-1 if scenario.rehearse else 0, runs):
+            for tool in rotated(list(versions), index):
+                result = _run_once(world, tool, versions[tool], index, scenario.timeout)
+                if index >= 0:
+                    results.append(result)
+                    place.tell(f"{scenario.name} {index + 1}/{runs} {_line(result)}")
         return Document(
             scenario=scenario.name,
             summary=scenario.summary,
@@ -65,15 +64,13 @@ def run_scenario(
         )
 
 
-def _run_once(
-    world: World, tool: Tool, version: str, index: int, scenario: Scenario, place: Place
-) -> Run:
+def _run_once(world: World, tool: Tool, version: str, index: int, timeout: float) -> Run:
     with world.job(tool.name) as job:
         command = tool.command(job)
         os.sync()  # what the run before left to be written is not this one's burden
         before = world.requests()
         log = job.scratch / "output.log"
-        usage = measure(command, cwd=job.scratch, log=log, timeout=scenario.timeout)
+        usage = measure(command, cwd=job.scratch, log=log, timeout=timeout)
         after = world.requests()
         problem = _problem(world, tool, job, usage, log)
         facts = _facts(job)

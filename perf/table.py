@@ -22,7 +22,10 @@ def text_table(document: Document) -> str:
     lines += ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
     lines.append(f"medians; RSS is the largest; ratios are {OURS} to the tool, medians over rounds")
     for row in summaries(document):
-        lines += [f"{row.tool}: {error}" for error in row.errors]
+        if row.extra:
+            measured = (f"{name} {value:g}" for name, value in row.extra.items())
+            lines.append(f"{row.tool} measured itself: {', '.join(measured)}")
+        lines += [f"{row.tool} failed: {error}" for error in row.errors]
     return "\n".join(lines)
 
 

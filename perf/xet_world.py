@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 
 from perf.environments import python_of
+from perf.frame import Place, Setup
 from perf.hub_world import HubWorld, hub
 from perf.nginx import Nginx, find_nginx, start_nginx
 from perf.payload import FileSpec
 from perf.process import Command, serving, tail
-from perf.worlds import Place, Setup
 
 __all__ = ("hub_with_xet", "missing_for_xet")
 

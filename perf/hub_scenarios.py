@@ -1,0 +1,82 @@
+"""The scenarios that download from the Hub."""
+
+from __future__ import annotations
+
+from perf.frame import Scenario
+from perf.hub_tools import (
+    ARIA2C,
+    CURL,
+    HF_TRANSFER,
+    HFTRANSFER,
+    HFTRANSFER_HIT,
+    HUGGINGFACE_HUB,
+    HUGGINGFACE_HUB_HIT,
+    HUGGINGFACE_HUB_XET,
+    LIMIT,
+    VARIANTS,
+)
+from perf.hub_world import hub
+from perf.payload import FileSpec
+from perf.xet_world import hub_with_xet, missing_for_xet
+
+__all__ = ("HUB_SCENARIOS",)
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+_ONE_FILE = (FileSpec("model.safetensors", 2 * _GIB),)
+_SHARDS = tuple(FileSpec(f"model-{i:05d}-of-00008.safetensors", 256 * _MIB) for i in range(1, 9))
+_SMALL = tuple(FileSpec(f"data/part-{i:05d}.json", 50_000, "text") for i in range(3000))
+_TOOLS = (HFTRANSFER, HUGGINGFACE_HUB, HF_TRANSFER, ARIA2C, CURL, LIMIT)
+
+HUB_SCENARIOS = (
+    Scenario(
+        "hub-throttled",
+        "2 GiB in one file, 50 MB/s per connection",
+        hub(_ONE_FILE, bytes_per_second=50_000_000),
+        _TOOLS,
+        VARIANTS,
+    ),
+    Scenario("hub-large", "2 GiB in one file", hub(_ONE_FILE), _TOOLS, VARIANTS),
+    Scenario(
+        "hub-large-tls", "2 GiB in one file over TLS", hub(_ONE_FILE, tls=True), _TOOLS, VARIANTS
+    ),
+    Scenario("hub-shards", "8 files of 256 MiB", hub(_SHARDS), _TOOLS, VARIANTS),
+    Scenario(
+        "hub-small",
+        "3,000 files of 50 KB, none in LFS",
+        hub(_SMALL, front=True),
+        # hf_transfer splits files; for whole small ones nobody used it.
+        (HFTRANSFER, HUGGINGFACE_HUB, ARIA2C, CURL, LIMIT),
+        VARIANTS,
+    ),
+    Scenario(
+        "hub-xet",
+        "2 GiB in one file in Xet storage; huggingface_hub with hf_xet and without",
+        hub_with_xet(_ONE_FILE),
+        (HFTRANSFER, HUGGINGFACE_HUB_XET, HUGGINGFACE_HUB, LIMIT),
+        (HF_TRANSFER, ARIA2C, CURL, *VARIANTS),
+        missing=missing_for_xet,
+    ),
+    Scenario(
+        "hub-rss-200m",
+        "200 MB in one file; for the peak memory",
+        hub((FileSpec("model.safetensors", 200_000_000),)),
+        (HFTRANSFER,),
+        (*_TOOLS[1:], *VARIANTS),
+    ),
+    Scenario(
+        "hub-rss-8g",
+        "8 GB in one file, sparse on the server; for the peak memory",
+        hub((FileSpec("model.safetensors", 8_000_000_000, "sparse"),)),
+        (HFTRANSFER,),
+        (*_TOOLS[1:], *VARIANTS),
+        timeout=900.0,
+    ),
+    Scenario(
+        "fixed-cost",
+        "import, and 20 small files of a pinned commit that are in the cache",
+        hub(_SMALL[:20], cached=True),
+        (HFTRANSFER_HIT, HUGGINGFACE_HUB_HIT),
+        rehearse=True,
+    ),
+)

@@ -12,18 +12,23 @@ from __future__ import annotations
 
 __all__ = ("Controller",)
 
-# A step up is kept if it brought this much more.
+# A step is kept if it brought this much more.
 _GAIN = 1.08
-# While doubling, this much is asked for each time.
+# Doubling goes on as long as it brings this much more each time, and is taken back only if
+# it brought less: the first moments of a transfer are too uneven for a finer verdict.
 _DOUBLING_GAIN = 1.25
+_LOSS = 0.7
 # Less than this share of what the same number brought before is a collapse.
 _COLLAPSE = 0.5
 _STEP = 1.25
-# Seconds over which one number is measured, while doubling and afterwards.
-_FAST = 0.1
+_FEW = 4
+# Seconds over which one number is measured, while doubling and afterwards, once new
+# connections had the time to open.
+_FAST = 0.12
 _STEADY = 0.5
+_SETTLE = 0.05
 # Seconds without a change after a step that did not pay, and after the server complained.
-_REST = 3.0
+_REST = 2.0
 _PENANCE = 10.0
 
 
@@ -45,6 +50,7 @@ class Controller:
         self._previous: int | None = None
         """The number before the step that is being tried."""
         self._rest_until = 0.0
+        self._settled_at = 0.0
 
     def update(self, now: float, moved: int, *, saturated: bool) -> int:
         """Return how many connections there should be from now on.
@@ -56,6 +62,9 @@ class Controller:
         """
         if self._since is None or not saturated:
             # What the network would have given cannot be told.
+            self._restart(now, moved)
+            return self.limit
+        if now < self._settled_at:
             self._restart(now, moved)
             return self.limit
         elapsed = now - self._since
@@ -83,27 +92,38 @@ class Controller:
         self._moved = moved
 
     def _decide(self, now: float, rate: float) -> None:
-        wanted = self._best * (_DOUBLING_GAIN if self._doubling else _GAIN)
         if self._previous is not None:
-            if rate < wanted:
+            if rate < self._best * (_LOSS if self._doubling else _GAIN):
                 self._go_back(now)
                 return
+            if self._doubling and rate < self._best * _DOUBLING_GAIN:
+                self._doubling = False
+                self._rest_until = now + _REST
             self._previous = None
-        elif self._best and rate < self._best * _COLLAPSE:
-            # The way down is tried like the way up: it stays if it brought more.
-            self._best = rate
-            self._try(max(1, round(self.limit / _STEP**2)))
+        elif rate < self._best * _COLLAPSE:
+            self._shrink(now, rate)
             return
         # What was seen long ago fades, so that a slower network is not taken for a collapse.
         self._best = rate if rate > self._best else 0.9 * self._best + 0.1 * rate
         if now >= self._rest_until and self.limit < self.maximum:
             grown = self.limit * 2 if self._doubling else round(self.limit * _STEP) + 1
-            self._try(min(self.maximum, grown))
+            self._try(now, min(self.maximum, grown))
 
-    def _try(self, limit: int) -> None:
+    def _shrink(self, now: float, rate: float) -> None:
+        """Halve until goodput is back; if few bring no more, the network is slow, not crowded."""
+        self._doubling = False
+        if self.limit <= _FEW:
+            self._best = rate
+            return
+        self.limit = max(_FEW, self.limit // 2)
+        self._settled_at = now + _SETTLE
+        self._rest_until = now + _REST
+
+    def _try(self, now: float, limit: int) -> None:
         if limit != self.limit:
             self._previous = self.limit
             self.limit = limit
+            self._settled_at = now + _SETTLE
 
     def _go_back(self, now: float) -> None:
         assert self._previous is not None

@@ -72,6 +72,8 @@ class Connections:
                     data=data,
                     allow_redirects=False,
                     timeout=timeout,
+                    # Reading the system's certificates takes longer than a small request.
+                    ssl=self._make_tls() if url.startswith("https:") else True,
                 )
                 answer = await request
             async with answer:
@@ -90,7 +92,6 @@ class Connections:
             connector = aiohttp.TCPConnector(
                 # The engine's limits bound what is in flight; a second limit would only hide it.
                 limit=0,
-                ssl=self._make_tls(),
                 ttl_dns_cache=300,
                 keepalive_timeout=30,
             )

@@ -10,10 +10,13 @@ guessing, and a wrong content would be found by its digest like any other.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 __all__ = ("CacheAddresses", "address_form")
 
+# Of other characters it is not known how often they are percent-encoded there.
+_PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 _PATH, _QUOTED, _ID = "\0path\0", "\0quoted\0", "\0id\0"
 
 
@@ -26,10 +29,10 @@ def address_form(url: str, path: str, blob_id: str) -> str | None:
         blob_id: its git id.
     """
     address, question, query = url.partition("?")
-    plain, quoted = quote(path), quote(path, safe="")
-    if not address.endswith(f"/{plain}") or blob_id not in query:
+    quoted = quote(path, safe="")
+    if not address.endswith(f"/{path}") or blob_id not in query:
         return None
-    form = address[: -len(plain)] + _PATH
+    form = address[: -len(path)] + _PATH
     return form + question + query.replace(quoted, _QUOTED).replace(blob_id, _ID)
 
 
@@ -46,6 +49,8 @@ class CacheAddresses:
         """Note that the file `path` was found at `url`."""
         if self._is_given_up or self._is_confirmed or path in self._seen:
             return
+        if not _PLAIN.fullmatch(path):
+            return
         self._seen.add(path)
         form = address_form(url, path, blob_id)
         if form is None or self._form not in (None, form):
@@ -56,10 +61,10 @@ class CacheAddresses:
 
     def guess(self, path: str, blob_id: str) -> str | None:
         """Return where the file `path` will be, or None if that is not known."""
-        if self._form is None or not self._is_confirmed:
+        if self._form is None or not self._is_confirmed or not _PLAIN.fullmatch(path):
             return None
         return (
-            self._form.replace(_PATH, quote(path))
+            self._form.replace(_PATH, path)
             .replace(_QUOTED, quote(path, safe=""))
             .replace(_ID, blob_id)
         )

@@ -1,0 +1,128 @@
+"""`hftransfer._batch`: one thread takes what has piled up, and nothing is run twice or lost."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hftransfer._batch import Batch
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_each_call_gets_its_own_result_or_error() -> None:
+    """Results and errors come back to who asked, from a worker thread."""
+    batch = Batch()
+    results: dict[int, object] = {}
+
+    def compute(number: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        if number % 3 == 0:
+            raise ValueError(number)
+        return number * 2
+
+    async def ask(number: int) -> None:
+        try:
+            results[number] = await batch.run(lambda: compute(number))
+        except ValueError as error:
+            results[number] = error.args
+
+    async with anyio.create_task_group() as group:
+        for number in range(200):
+            group.start_soon(ask, number)
+
+    expected = {n: (n,) if n % 3 == 0 else n * 2 for n in range(200)}
+    assert results == expected
+
+
+async def test_calls_that_pile_up_go_together() -> None:
+    """While one call runs, the others wait; then one thread runs them one after another."""
+    batch = Batch()
+    release = threading.Event()
+    threads: list[int] = []
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(batch.run, release.wait)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(10):
+            group.start_soon(batch.run, lambda: threads.append(threading.get_ident()))
+        await anyio.wait_all_tasks_blocked()
+        assert threads == []
+        release.set()
+
+    assert len(threads) == 10
+    assert len(set(threads)) == 1
+
+
+async def test_a_cancelled_caller_waits_for_a_call_that_runs() -> None:
+    """Memory that the call reads is in use until then."""
+    batch = Batch()
+    running, release = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def work() -> None:
+        running.set()
+        release.wait()
+        ended.append("call")
+
+    async def ask(task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+        with anyio.CancelScope() as scope:
+            task_status.started(scope)
+            try:
+                await batch.run(work)
+            finally:
+                ended.append("caller")
+
+    async with anyio.create_task_group() as group:
+        scope = await group.start(ask)
+        await anyio.to_thread.run_sync(running.wait)
+        scope.cancel()
+        await checkpoint()
+        assert ended == []
+        release.set()
+
+    assert ended == ["call", "caller"]
+
+
+@given(calls=st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=20))
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+async def test_whoever_is_cancelled_the_others_are_served(calls: list[tuple[bool, int]]) -> None:
+    """A call runs once, or not at all if its caller was cancelled; nobody waits for ever."""
+    batch = Batch()
+    ran: list[int] = []
+    returned: list[int] = []
+
+    async def ask(number: int, is_cancelled: bool, before: int) -> None:
+        with anyio.CancelScope() as scope:
+
+            async def cancel() -> None:
+                for _ in range(before):
+                    await checkpoint()
+                scope.cancel()
+
+            async with anyio.create_task_group() as group:
+                if is_cancelled:
+                    group.start_soon(cancel)
+                await batch.run(lambda: ran.append(number))
+                returned.append(number)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for number, (is_cancelled, before) in enumerate(calls):
+                group.start_soon(ask, number, is_cancelled, before)
+
+    assert len(ran) == len(set(ran))
+    assert set(returned) <= set(ran)
+    assert {n for n, (is_cancelled, _) in enumerate(calls) if not is_cancelled} <= set(returned)
+    assert not batch._waiting
+    assert not batch._is_led

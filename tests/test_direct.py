@@ -1,0 +1,165 @@
+"""`hftransfer._direct` and `hftransfer._memory`: writing past the page cache."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer._direct import DirectWriter, wants_direct
+from hftransfer._files import PartialFile
+from hftransfer._memory import cache_room, memory_limit
+
+PAGE = 4096
+
+
+def _aligned(data: bytes) -> memoryview:
+    memory = mmap.mmap(-1, max(1, len(data)))
+    memory[: len(data)] = data
+    return memoryview(memory)[: len(data)]
+
+
+def test_the_mode_decides_and_auto_looks_at_the_room() -> None:
+    """On and off are obeyed; auto spares a page cache that the transfer would flood."""
+    assert wants_direct("on", 1, 1 << 40)
+    assert not wants_direct("off", 1 << 40, 1)
+    assert not wants_direct("auto", 50, 100)
+    assert wants_direct("auto", 51, 100)
+
+
+@pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 5 * PAGE + 77])
+def test_a_file_has_its_size_and_bytes_whatever_its_tail(tmp_path: Path, size: int) -> None:
+    """Whole blocks go directly, the rest as usual, and nothing is padded."""
+    content = os.urandom(size)
+    partial = PartialFile(
+        tmp_path, "f.0123456789abcdef", identity="x", size=size, chunk_size=2 * PAGE, direct=True
+    )
+    view = _aligned(content)
+    for index, start in enumerate(range(0, size, 2 * PAGE)):
+        part = _aligned(bytes(view[start : start + 2 * PAGE]))
+        partial.write(index, start, part, "0" * 32)
+    partial.publish(tmp_path / "f", fsync=False)
+
+    assert (tmp_path / "f").read_bytes() == content
+
+
+def test_whole_blocks_are_written_past_the_page_cache(tmp_path: Path) -> None:
+    """Where the file system has O_DIRECT, all but the tail is reported as written by it."""
+    path = tmp_path / "f"
+    path.touch()
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_DIRECT))
+    except OSError:
+        pytest.skip("this file system has no O_DIRECT")
+    writer = DirectWriter(path)
+
+    assert writer.write(_aligned(b"a" * (2 * PAGE + 9)), PAGE) == 2 * PAGE
+
+    writer.close()
+    assert path.read_bytes() == bytes(PAGE) + b"a" * 2 * PAGE
+
+
+@pytest.mark.parametrize("start", [1, 511, PAGE + 1])
+def test_what_is_not_aligned_is_left_to_the_ordinary_way(tmp_path: Path, start: int) -> None:
+    """An offset between blocks writes nothing directly, and is no error."""
+    path = tmp_path / "f"
+    path.touch()
+    writer = DirectWriter(path)
+
+    assert writer.write(_aligned(b"a" * PAGE), start) == 0
+
+    writer.close()
+
+
+def test_memory_that_is_not_aligned_ends_direct_writing_silently(tmp_path: Path) -> None:
+    """The kernel refuses it, and the file is complete all the same."""
+    content = os.urandom(4 * PAGE)
+    odd = memoryview(bytearray(b"x" + content))[1:]
+    partial = PartialFile(
+        tmp_path,
+        "f.0123456789abcdef",
+        identity="x",
+        size=len(content),
+        chunk_size=len(content),
+        direct=True,
+    )
+
+    partial.write(0, 0, odd, "0" * 32)
+    partial.publish(tmp_path / "f", fsync=False)
+
+    assert (tmp_path / "f").read_bytes() == content
+
+
+def test_where_there_is_no_direct_io_files_are_written_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that refuses the flag costs nothing but the attempt."""
+    real_open = os.open
+
+    def refusing(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr("hftransfer._direct.os.open", refusing)
+    path = tmp_path / "f"
+    path.touch()
+
+    assert DirectWriter(path).write(_aligned(b"a" * PAGE), 0) == 0
+
+
+def test_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only refusals of the kind of write are silent."""
+
+    def failing(fd: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "f"
+    path.touch()
+    writer = DirectWriter(path)
+    if writer._fd < 0:
+        pytest.skip("this file system has no O_DIRECT")
+    monkeypatch.setattr("hftransfer._direct.os.pwrite", failing)
+
+    with pytest.raises(OSError, match="Input/output"):
+        writer.write(_aligned(b"a" * PAGE), 0)
+    writer.close()
+
+
+def test_the_control_groups_limit_counts(tmp_path: Path) -> None:
+    """The smallest limit is the memory there is, for version 2 and version 1."""
+    machine = memory_limit(tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert memory_limit(tmp_path) == 1_000_000 < machine
+
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("500000")
+    assert memory_limit(tmp_path) == 500_000
+
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(str(1 << 62))
+    assert memory_limit(tmp_path) == machine
+
+
+@given(limit=st.integers(0, 1 << 40), used=st.integers(0, 1 << 40), cached=st.integers(0, 1 << 40))
+def test_room_is_what_is_free_or_cached(limit: int, used: int, cached: int) -> None:
+    """Pages of the cache give way without harm; the room is never more than any limit."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        group = Path(folder)
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"anon 5\nfile {cached}\nkernel 7\n")
+        meminfo = group / "meminfo"
+        meminfo.write_text("MemTotal: 99 kB\nMemAvailable:   2000000 kB\n")
+
+        room = cache_room(group, meminfo)
+
+    assert 0 <= room <= min(limit, 2_000_000 * 1024)
+    assert room <= max(0, limit - used + cached)

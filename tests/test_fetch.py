@@ -1,0 +1,295 @@
+"""`hftransfer._fetch`: chunks over as many connections as pay, and a short tail."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from hftransfer._fetch import Fetcher, Reading, pick_split, pick_stuck
+from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
+from hftransfer.errors import NetworkError, ThrottledError, TransientError
+from hftransfer.options import RetryPolicy
+from hftransfer.stores.base import ByteStream, Entry
+
+MIB = 1 << 20
+SIZE = 8 * MIB
+ENTRY = Entry(path="file", size=SIZE)
+RETRY = RetryPolicy(attempts=4, wait_initial=0.0, wait_max=0.0)
+
+pytestmark = pytest.mark.anyio
+
+
+def _content(start: int, stop: int) -> bytes:
+    """The bytes of the file, which name the MiB that they are in."""
+    return b"".join(
+        bytes([index % 251]) * (min(stop, (index + 1) * MIB) - max(start, index * MIB))
+        for index in range(start // MIB, -(-stop // MIB))
+    )
+
+
+class _NoStream:
+    async def readinto(self, buffer: memoryview) -> None:
+        raise NotImplementedError
+
+
+class _Scripted:
+    """A source whose requests do what a test says; `asked` records each as (start, stop)."""
+
+    location = "scripted"
+    commit: str | None = None
+
+    def __init__(self, *scripts: Callable[[Span], AsyncIterator[None]]) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.at_a_time = 0
+        self.most_at_a_time = 0
+        self._scripts = list(scripts)
+
+    async def list(self) -> Sequence[Entry]:
+        return [ENTRY]
+
+    async def fill(self, entry: Entry, span: Span) -> None:
+        self.asked.append((span.position, span.stop))
+        self.at_a_time += 1
+        self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
+        try:
+            if self._scripts:
+                async for _ in self._scripts.pop(0)(span):
+                    pass
+            await checkpoint()
+            span.put(_content(span.position, span.stop))
+        finally:
+            self.at_a_time -= 1
+
+    @asynccontextmanager
+    async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
+        yield _NoStream()
+
+
+def _fetcher(
+    connections: int | None = 8, *, chunk_slots: int = 16, throttle: Throttle | None = None
+) -> Fetcher:
+    """A fetcher whose clock shows one second more each time that it is read."""
+    seconds = itertools.count()
+    return Fetcher(
+        connections,
+        start=8,
+        maximum=64,
+        chunk_slots=chunk_slots,
+        retry=RETRY,
+        throttle=throttle or Throttle(),
+        clock=lambda: float(next(seconds)),
+    )
+
+
+def _ignore(error: TransientError, delay: float) -> None:
+    pass
+
+
+async def _fill(fetcher: Fetcher, source: _Scripted, *, is_last: bool = True) -> bytes:
+    """Fill one chunk, the only one of the file, while the fetcher is steered."""
+    buffer = bytearray(SIZE)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fetcher.steer, lambda: is_last)
+        with anyio.fail_after(30):
+            await fetcher.fill(source, ENTRY, Span(0, memoryview(buffer)), _ignore)
+        tasks.cancel_scope.cancel()
+    assert fetcher.slots.in_use == 0
+    return bytes(buffer)
+
+
+async def test_a_chunk_is_one_request_where_memory_holds_enough_chunks() -> None:
+    """With no more connections than chunks, cutting would only cost requests."""
+    source = _Scripted()
+
+    assert await _fill(_fetcher(8, chunk_slots=16), source, is_last=False) == _content(0, SIZE)
+
+    assert source.asked == [(0, SIZE)]
+
+
+async def test_a_chunk_is_cut_where_there_are_more_connections_than_chunks() -> None:
+    """32 connections and memory for 8 chunks: four pieces each, at the same time."""
+    source = _Scripted()
+
+    assert await _fill(_fetcher(32, chunk_slots=8), source) == _content(0, SIZE)
+
+    quarter = SIZE // 4
+    assert sorted(source.asked) == [(n * quarter, (n + 1) * quarter) for n in range(4)]
+    assert source.most_at_a_time == 4
+
+
+async def test_pieces_are_not_smaller_than_a_mebibyte() -> None:
+    """However many connections wait for work."""
+    source = _Scripted()
+
+    await _fill(_fetcher(1000, chunk_slots=1), source)
+
+    assert len(source.asked) == 8
+
+
+async def test_what_arrived_before_an_error_is_not_asked_for_again() -> None:
+    """The next try asks for the rest alone."""
+
+    async def cut(span: Span) -> AsyncIterator[None]:
+        span.put(_content(0, 3 * MIB))
+        yield
+        raise NetworkError("cut")
+
+    source = _Scripted(cut)
+
+    assert await _fill(_fetcher(), source) == _content(0, SIZE)
+
+    assert source.asked == [(0, SIZE), (3 * MIB, SIZE)]
+
+
+async def test_at_the_end_idle_connections_take_over_half() -> None:
+    """The rest of a slow connection is halved until it is not worth it."""
+    released = anyio.Event()
+
+    async def slow(span: Span) -> AsyncIterator[None]:
+        span.put(_content(0, MIB))
+        await released.wait()
+        yield
+
+    async def release_when_taken(span: Span) -> AsyncIterator[None]:
+        released.set()
+        yield
+
+    source = _Scripted(slow, release_when_taken)
+
+    assert await _fill(_fetcher(), source) == _content(0, SIZE)
+
+    assert source.asked[0] == (0, SIZE)
+    taken = sorted(source.asked[1:])
+    assert taken[-1][1] == SIZE
+    assert all(first[1] == second[0] for first, second in itertools.pairwise(taken))
+    assert all(stop - start >= MIB for start, stop in taken)
+    # At least half of what was missing went to others.
+    assert MIB < taken[0][0] <= MIB + (SIZE - MIB) // 2 + 1
+
+
+async def test_before_the_end_nobody_takes_over() -> None:
+    """As long as further chunks come, idle connections wait for those."""
+    turns = 0
+
+    async def slow(span: Span) -> AsyncIterator[None]:
+        nonlocal turns
+        for _ in range(6):  # as many ticks, in which nothing happens
+            await anyio.sleep(0.05)
+            turns += 1
+            yield
+
+    source = _Scripted(slow)
+
+    await _fill(_fetcher(), source, is_last=False)
+
+    assert turns == 6
+    assert source.asked == [(0, SIZE)]
+
+
+async def test_a_connection_that_brings_nothing_is_replaced() -> None:
+    """Hung for ever, it is given up as soon as another one has shown what is possible."""
+
+    async def hang(span: Span) -> AsyncIterator[None]:
+        span.put(_content(0, 7 * MIB))  # too little is left to be shared
+        await anyio.sleep_forever()
+        yield
+
+    fetcher = _fetcher()
+    assert await _fill(fetcher, _Scripted()) == _content(0, SIZE)  # this is possible
+    source = _Scripted(hang)
+
+    assert await _fill(fetcher, source) == _content(0, SIZE)
+
+    assert source.asked == [(0, SIZE), (7 * MIB, SIZE)]
+
+
+async def test_under_a_bandwidth_cap_nobody_is_slow() -> None:
+    """What we hold back ourselves is neither shared nor replaced."""
+
+    async def slow(span: Span) -> AsyncIterator[None]:
+        for _ in range(6):
+            await anyio.sleep(0.05)
+            yield
+
+    source = _Scripted(slow)
+
+    await _fill(_fetcher(throttle=Throttle(1e6)), source)
+
+    assert source.asked == [(0, SIZE)]
+
+
+async def test_a_server_that_asks_for_less_gets_less() -> None:
+    """A throttled request halves the number of connections; a given number stays."""
+
+    async def refuse(span: Span) -> AsyncIterator[None]:
+        yield
+        raise ThrottledError("slow down", response=None, retry_after=0.0)
+
+    adaptive, fixed = _fetcher(None), _fetcher(6)
+
+    await _fill(adaptive, _Scripted(refuse), is_last=False)
+    await _fill(fixed, _Scripted(refuse), is_last=False)
+
+    assert adaptive.slots.limit == 4
+    assert fixed.slots.limit == 6
+
+
+async def test_an_error_ends_all_pieces() -> None:
+    """One piece that fails for good fails the chunk, as one error, and frees every slot."""
+
+    async def fail(span: Span) -> AsyncIterator[None]:
+        yield
+        raise ValueError("no")
+
+    async def hang(span: Span) -> AsyncIterator[None]:
+        await anyio.sleep_forever()
+        yield
+
+    fetcher = _fetcher(32, chunk_slots=8)
+    with pytest.raises(ValueError, match="no"):
+        await fetcher.fill(
+            _Scripted(hang, fail), ENTRY, Span(0, memoryview(bytearray(SIZE))), _ignore
+        )
+
+    assert fetcher.slots.in_use == 0
+
+
+def _reading(left: int, *, filled: int, started: float) -> Reading:
+    span = Span(0, memoryview(bytearray(filled + left)))
+    span.advance(filled)
+    return Reading(span, lambda: True, started=started)
+
+
+async def test_the_slowest_is_helped_first() -> None:
+    """The one with the longest way to go at its own rate, not the one with most bytes."""
+    fast = _reading(6 * MIB, filled=6 * MIB, started=0.0)
+    slow = _reading(4 * MIB, filled=MIB, started=0.0)
+
+    assert pick_split([fast, slow], now=1.0) is slow
+    assert pick_split([fast], now=1.0) is fast
+
+
+async def test_who_is_done_sooner_than_asking_takes_is_left_alone() -> None:
+    """Too little left, too soon done, or too young to judge: nobody is helped."""
+    little = _reading(MIB, filled=MIB, started=0.0)
+    soon = _reading(2 * MIB, filled=100 * MIB, started=0.0)
+    young = _reading(4 * MIB, filled=0, started=0.99)
+
+    assert pick_split([little, soon, young], now=1.0) is None
+
+
+async def test_only_who_brings_next_to_nothing_is_stuck() -> None:
+    """A tenth of what is typical is slow; less than that, for two seconds, is stuck."""
+    slow = _reading(MIB, filled=4 * MIB, started=0.0)
+    stuck = _reading(MIB, filled=100, started=0.0)
+    done = _reading(0, filled=100, started=0.0)
+
+    assert pick_stuck([slow, done, stuck], now=4.0, typical=5.0 * MIB) is stuck
+    assert pick_stuck([slow, done], now=4.0, typical=5.0 * MIB) is None
+    assert pick_stuck([stuck], now=1.0, typical=5.0 * MIB) is None

@@ -84,11 +84,6 @@ class BufferPool:
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
         self._granted: dict[anyio.Event, int | None] = {}
 
-    @property
-    def is_contended(self) -> bool:
-        """True while somebody waits for memory."""
-        return bool(self._waiting)
-
     async def acquire(self, size: int) -> Buffer:
         """Return a buffer of `size` bytes, waiting in line until the budget allows it."""
         capacity = max(1, -(-size // _GRAIN)) * _GRAIN

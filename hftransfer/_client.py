@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -15,6 +14,7 @@ import anyio.to_thread
 
 from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
+from hftransfer._patterns import Patterns, select_entries
 from hftransfer._progress import Observer
 from hftransfer._throttle import Throttle
 from hftransfer.errors import IntegrityError, LocationError, OptionsError
@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from hftransfer.stores.hub import HubSource
     from hftransfer.stores.s3 import S3Session
 
-__all__ = ("AsyncClient", "Patterns", "select_entries")
+__all__ = ("AnyLocation", "AsyncClient")
 
-Patterns: TypeAlias = str | Sequence[str] | None
 AnyLocation: TypeAlias = str | os.PathLike[str]
 
 
@@ -52,37 +51,6 @@ class _ListedSource(Source, Protocol):
 
     @property
     def single(self) -> bool: ...
-
-
-def select_entries(
-    entries: Sequence[Entry], allow_patterns: Patterns, ignore_patterns: Patterns
-) -> Sequence[Entry]:
-    """Return the entries that the patterns leave, by huggingface_hub's rules.
-
-    Args:
-        entries: what is there.
-        allow_patterns: keep only paths that match one of these. ``*`` matches across
-            ``/``; a pattern that ends in ``/`` means all below. Default: keep all.
-        ignore_patterns: drop paths that match one of these.
-    """
-    allowed, ignored = _patterns(allow_patterns), _patterns(ignore_patterns)
-    return [
-        entry
-        for entry in entries
-        if (allowed is None or _matches(entry.path, allowed))
-        and not (ignored is not None and _matches(entry.path, ignored))
-    ]
-
-
-def _patterns(patterns: Patterns) -> list[str] | None:
-    if patterns is None:
-        return None
-    given = [patterns] if isinstance(patterns, str) else list(patterns)
-    return [f"{pattern}*" if pattern.endswith("/") else pattern for pattern in given]
-
-
-def _matches(path: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 class AsyncClient:

@@ -34,6 +34,7 @@ from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, plan_chunks
 from hftransfer._progress import Moved, Observer, Retrying, emit
 from hftransfer._retry import retrying
+from hftransfer._slots import Slots
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer.errors import (
@@ -67,6 +68,8 @@ class Context:
     options: TransferOptions
     pool: BufferPool
     fetcher: Fetcher
+    large: Slots
+    """Chunks of large files in memory: not so many that small files find no room."""
     hashing: anyio.CapacityLimiter
     """Worker threads that make digests."""
     observer: Observer | None = None
@@ -80,6 +83,7 @@ class Context:
         throttle: Throttle | None = None,
     ) -> Context:
         budget = options.resolved_memory_budget
+        chunk_slots = budget // options.chunk_size
         throttle = throttle or Throttle(options.bandwidth)
         return cls(
             options=options,
@@ -88,10 +92,11 @@ class Context:
                 options.connections,
                 start=_START_CONNECTIONS,
                 maximum=_MAX_CONNECTIONS,
-                chunk_slots=budget // options.chunk_size,
+                chunk_slots=chunk_slots,
                 retry=options.retry,
                 throttle=throttle,
             ),
+            large=Slots(max(1, chunk_slots - max(1, chunk_slots // 8))),
             hashing=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
             observer=observer,
         )
@@ -201,7 +206,7 @@ class MovingFile:
         async with anyio.create_task_group() as tasks:
             for chunk in self._chunks:
                 # Waiting here, in order, is what keeps memory bounded and the front supplied.
-                buffer = await pool.acquire(chunk.size)
+                buffer = await self._acquire(chunk)
                 self._start(chunk)
 
                 async def run(chunk: Chunk = chunk, buffer: Buffer = buffer) -> None:
@@ -209,8 +214,17 @@ class MovingFile:
                         await self._move_chunk(chunk, buffer.view)
                     finally:
                         pool.release(buffer)
+                        self._context.large.release()
 
                 tasks.start_soon(run)
+
+    async def _acquire(self, chunk: Chunk) -> Buffer:
+        await self._context.large.acquire()
+        try:
+            return await self._context.pool.acquire(chunk.size)
+        except BaseException:
+            self._context.large.release()
+            raise
 
     def _start(self, chunk: Chunk) -> None:
         self._unstarted -= chunk.size

@@ -12,11 +12,11 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio import to_thread
 
-from hftransfer._client import AsyncClient, select_entries
+from hftransfer._client import AsyncClient
 from hftransfer._hub_cache import read_tree, write_tree
 from hftransfer._hub_dry_run import dry_run_info
 from hftransfer._hub_errors import hub_error, raising_hub_errors
@@ -28,16 +28,15 @@ from hftransfer._hub_on_disk import (
     refuse_forced,
     snapshot_on_disk,
 )
+from hftransfer._hub_pinned import pinned_snapshot
 from hftransfer._hub_progress import HubProgress
 from hftransfer._hub_request import HubRequest, dropping_removed_arguments, is_offline
 from hftransfer._hub_sinks import HubCacheSink, LocalDirSink
+from hftransfer._patterns import Patterns, select_entries
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry
-
-if TYPE_CHECKING:
-    from hftransfer._client import Patterns
 
 __all__ = ("hf_hub_download", "snapshot_download")
 
@@ -83,6 +82,20 @@ async def snapshot_download(
         ValueError: if an argument is out of range, or contradicts another one.
         OSError: if the files cannot be written, or do not arrive as the Hub describes them.
     """
+    find = partial(
+        pinned_snapshot,
+        repo_id,
+        repo_type=repo_type,
+        revision=revision,
+        cache_dir=cache_dir,
+        local_dir=local_dir,
+        force_download=force_download,
+        allow_patterns=allow_patterns,
+        ignore_patterns=ignore_patterns,
+        dry_run=dry_run,
+    )
+    if (found := await to_thread.run_sync(find)) is not None:
+        return found
     request = await to_thread.run_sync(
         partial(
             HubRequest.make,

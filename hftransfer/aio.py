@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hftransfer._client import AnyLocation, AsyncClient, Patterns
+from hftransfer._client import AnyLocation, AsyncClient
 from hftransfer._manifest import Manifest
+from hftransfer._patterns import Patterns
 from hftransfer._snapshot import hf_hub_download, snapshot_download
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report

@@ -15,14 +15,16 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial, wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from hftransfer import aio
-from hftransfer._client import AnyLocation, AsyncClient, Patterns
+from hftransfer._client import AnyLocation, AsyncClient
+from hftransfer._hub_pinned import pinned_snapshot
 from hftransfer._manifest import Manifest
+from hftransfer._patterns import Patterns
 from hftransfer._progress import Observer
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
@@ -156,6 +158,15 @@ class Client:
             )
         )
 
+    @property
+    def bandwidth(self) -> float | None:
+        """See `AsyncClient.bandwidth`. May be set from any thread."""
+        return self._client.bandwidth
+
+    @bandwidth.setter
+    def bandwidth(self, rate: float | None) -> None:
+        self._client.bandwidth = rate
+
     def list(self, location: AnyLocation) -> Sequence[Entry]:
         """See `AsyncClient.list`."""
         return self._call(partial(self._client.list, location))
@@ -178,6 +189,18 @@ def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
     return run
 
 
-snapshot_download = run_sync(aio.snapshot_download)
+def _unless_pinned(download: Callable[P, Any]) -> Callable[P, Any]:
+    """Return `download`, which starts an event loop only where a file may have to be fetched."""
+
+    @wraps(download)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        # Wrong arguments find nothing here, and are explained there.
+        found = pinned_snapshot(*args, **kwargs) if len(args) == 1 else None  # type: ignore[arg-type]
+        return download(*args, **kwargs) if found is None else found
+
+    return run
+
+
+snapshot_download = _unless_pinned(run_sync(aio.snapshot_download))
 hf_hub_download = run_sync(aio.hf_hub_download)
 copy = run_sync(aio.copy)

@@ -295,7 +295,7 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
 
         tasks.start_soon(move)
         await anyio.wait_all_tasks_blocked()
-        assert context.pool.in_use == 4 * CHUNK
+        assert context.pool.in_use == 3 * CHUNK  # the fourth is kept for small files
         release.set()
 
     assert source.files == sink.files

@@ -19,8 +19,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "plans": ("_plan", "_spans", "_digests", "_manifest", "report"),
     "contract": ("stores", "stores.base"),
     "primitives": (
-        *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal", "_progress", "_retry"),
-        *("_slots", "_throttle"),
+        *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal"),
+        *("_patterns", "_progress", "_retry", "_slots", "_throttle"),
     ),
     "wire": (
         "_http_status",
@@ -42,8 +42,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "engine": ("_engine", "_fetch", "_moving"),
     "hub cache": (
-        *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir"),
-        *("_hub_locks", "_hub_on_disk", "_hub_progress", "_hub_request", "_hub_sinks"),
+        *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir", "_hub_locks"),
+        *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request", "_hub_sinks"),
     ),
     "api": ("_client", "_snapshot", "aio", "sync"),
     "package": ("", "cli", "__main__"),

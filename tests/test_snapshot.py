@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -547,3 +548,49 @@ def _wait_for(condition: Callable[[], bool], child: subprocess.Popen[bytes]) -> 
     while not condition():
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.05)
+
+
+_PINNED = """
+import sys
+from hftransfer import snapshot_download
+print(snapshot_download(sys.argv[1], revision=sys.argv[2], cache_dir=sys.argv[3]))
+for name in ("aiohttp", "huggingface_hub.utils", "anyio._backends._asyncio", "hftransfer._wire"):
+    assert name not in sys.modules, name
+"""
+
+
+def test_a_pinned_snapshot_costs_no_request_and_no_event_loop(
+    hub: HubServer, repo: Repo, tmp_path: Path
+) -> None:
+    """What is complete in the cache is found with neither client nor loop, in any process."""
+    first = snapshot_download(_REPO, revision=repo.head, cache_dir=tmp_path, endpoint=hub.endpoint)
+    hub.clear_requests()
+
+    printed = subprocess.run(
+        [sys.executable, "-c", _PINNED, _REPO, repo.head, str(tmp_path)],
+        env={**os.environ, **hub.environ()},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert printed.strip() == first
+    assert hub.requests == []
+
+
+def test_a_pinned_snapshot_with_a_missing_file_is_completed(
+    hub: HubServer, repo: Repo, tmp_path: Path
+) -> None:
+    """Only what is there is believed: one file gone from the snapshot is fetched."""
+    download = partial(
+        snapshot_download, _REPO, revision=repo.head, cache_dir=tmp_path, endpoint=hub.endpoint
+    )
+    folder = Path(download())
+    gone = next(path for path in folder.iterdir() if path.name == "config.json")
+    content = gone.read_bytes()
+    gone.resolve().unlink()
+    gone.unlink()
+
+    assert download() == str(folder)
+
+    assert gone.read_bytes() == content

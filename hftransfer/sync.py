@@ -12,7 +12,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -42,6 +42,8 @@ P = ParamSpec("P")
 
 # The engine cleans up within 1.5 s; a thread blocked in the kernel must not hold Ctrl-C longer.
 _CANCEL_WAIT = 2.0
+# A signal that arrives just before its thread blocks is noticed when that next wakes up.
+_LOOK_UP = 0.5
 
 
 @contextlib.contextmanager
@@ -98,7 +100,10 @@ class _Call(Generic[T]):
         """Run in the portal's event loop; an interruption of this thread ends it there first."""
         try:
             with terminable():
-                return portal.start_task_soon(self._run).result()
+                future = portal.start_task_soon(self._run)
+                while not wait([future], timeout=_LOOK_UP).done:
+                    pass
+                return future.result()
         except BaseException:
             if not self._finished.is_set():
                 portal.start_task_soon(self._cancel)

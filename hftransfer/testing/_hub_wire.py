@@ -175,7 +175,10 @@ class Delivery:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_length = len(answer.body)
         self._exchange.status = answer.status
-        await response.prepare(self._request)
+        try:
+            await response.prepare(self._request)
+        except ConnectionResetError:
+            return response  # the client has gone; aiohttp would log a traceback
         if length:
             await self._send_body(response, answer.body, handle)
         await response.write_eof()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from perf.documents import Document
+from perf.charts import charts
+from perf.documents import Document, read_documents
 from perf.environments import install
 from perf.frame import Place, Scenario, Tool
+from perf.report import insert, latest, markdown
 from perf.runner import choose_tools, run_scenario
 from perf.scenarios import GROUPS, SCENARIOS, resolve
 from perf.table import text_table
@@ -57,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--work-dir", type=Path, help="for all files; payloads in it are kept")
     run.add_argument("--scale", type=float, default=1.0, help="factor on sizes; default 1")
     run.set_defaults(run=_run)
+    report = commands.add_parser("report", help="documents as Markdown and pictures")
+    report.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    report.add_argument("--svg", type=Path, metavar="DIR", help="write the pictures there")
+    report.add_argument("--readme", type=Path, help="replace what is between its markers")
+    report.set_defaults(run=_report)
     commands.add_parser("list", help="show scenarios and tools").set_defaults(run=_list)
     commands.add_parser("install", help="install the peers").set_defaults(run=_install)
     return parser
@@ -155,6 +163,27 @@ def _list(given: argparse.Namespace) -> int:
 
 def _names(tools: Sequence[Tool]) -> str:
     return ", ".join(tool.name for tool in tools)
+
+
+def _report(given: argparse.Namespace) -> int:
+    documents = latest(read_documents(given.files))
+    shown = []
+    if given.svg is not None:
+        given.svg.mkdir(parents=True, exist_ok=True)
+        base = given.readme.parent if given.readme is not None else Path.cwd()
+        for name, (title, picture) in charts(documents).items():
+            (given.svg / name).write_text(picture)
+            shown.append((title, Path(os.path.relpath(given.svg / name, base)).as_posix()))
+    block = markdown(documents, shown)
+    if given.readme is None:
+        print(block)
+        return 0
+    try:
+        text = insert(given.readme.read_text(), block)
+    except ValueError as error:
+        raise ValueError(f"{given.readme} {error}") from None
+    given.readme.write_text(text)
+    return 0
 
 
 def _install(given: argparse.Namespace) -> int:

@@ -95,9 +95,7 @@ class Document:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document as JSON values."""
-        runs = [
-            {k: v for k, v in asdict(run).items() if v not in ((), {}, None)} for run in self.runs
-        ]
+        runs = [_run_to_json(run) for run in self.runs]
         peers = [tool for tool in self.tools if tool != OURS] if OURS in self.tools else []
         return {
             "scenario": self.scenario,
@@ -119,16 +117,11 @@ class Document:
             DocumentError: it is none.
         """
         try:
-            names = {each.name for each in fields(Run)}
-            runs = [
-                Run(**{name: each[name] for name in names if name in each})
-                for each in value["runs"]
-            ]
             return cls(
                 scenario=str(value["scenario"]),
                 bytes=int(value["bytes"]),
                 files=int(value["files"]),
-                runs=runs,
+                runs=[_run_from_json(each) for each in value["runs"]],
                 machine=dict(value.get("machine", {})),
                 scale=float(value.get("scale", 1.0)),
                 summary=str(value.get("summary", "")),
@@ -136,6 +129,20 @@ class Document:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DocumentError(f"no document of perf: {error!r}") from error
+
+
+def _run_to_json(run: Run) -> dict[str, Any]:
+    """Return a run without the fields that say nothing."""
+    value = {**asdict(run), "timeline": [list(sample) for sample in run.timeline]}
+    return {name: each for name, each in value.items() if each not in ([], {}, None)}
+
+
+def _run_from_json(value: Mapping[str, Any]) -> Run:
+    """Return a run, passing over fields that a later version may have added."""
+    names = {each.name for each in fields(Run)}
+    known = {name: each for name, each in value.items() if name in names}
+    timeline = tuple((float(time), int(count)) for time, count in value.get("timeline", ()))
+    return Run(**{**known, "timeline": timeline})
 
 
 def _rounded(ratio: float | None) -> float | None:

@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import sys
 import time
 
 _GRACE_SECONDS = 5.0
@@ -74,7 +73,10 @@ def main() -> None:
     order = _read_order()
     os.chdir(str(order["cwd"]))
     result = run(order["argv"], order["environ"], order["log"], order["timeout"])  # type: ignore[arg-type]
-    sys.stdout.write(json.dumps(result))
+    try:
+        os.write(1, json.dumps(result).encode())
+    except BrokenPipeError:
+        pass  # who asked is gone
 
 
 if __name__ == "__main__":

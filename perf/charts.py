@@ -1,0 +1,265 @@
+"""Documents as pictures: wall and CPU time per tool, and our throughput over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perf.documents import OURS, Document, Run, Summary, summaries
+from perf.report import LIMIT, is_peer
+from perf.svg import line, nice_ticks, path, picture, rectangle, text
+
+__all__ = ("charts", "rates")
+
+_WIDTH = 880
+_MARGIN = 24
+_LABELS = 160
+_GAP = 28
+_COLUMN = (_WIDTH - 2 * _MARGIN - _LABELS - _GAP) / 2
+_ROW = 23
+_BAR = 13
+_HEADER = 84
+_PANEL_HEADER = 34
+_PANEL_GAP = 20
+_VALUE = 56  # kept free behind the longest bar
+
+
+def charts(documents: Sequence[Document]) -> dict[str, tuple[str, str]]:
+    """Return every picture by its file name: what it shows, and its SVG."""
+    pictures = {}
+    for family in dict.fromkeys(_family(document) for document in documents):
+        members = [document for document in documents if _family(document) == family]
+        compared = [document for document in members if len(document.tools) > 1]
+        timed = [document for document in members if _timed(document)]
+        if compared:
+            title = f"{_TITLES[family]}: wall and CPU time of every tool"
+            pictures[f"{family}-times.svg"] = (title, _times(title, compared))
+        if timed:
+            title = f"{_TITLES[family]}: throughput of {OURS} over time"
+            pictures[f"{family}-throughput.svg"] = (title, _throughput(title, timed))
+    return pictures
+
+
+_TITLES = {"hub": "From the Hub", "s3": "S3", "metaflow": "Metaflow", "other": "Fixed cost"}
+
+
+def _family(document: Document) -> str:
+    name = document.scenario
+    if name.startswith("s3-") or name == "hub-to-s3":
+        return "s3"
+    first = name.partition("-")[0]
+    return {"hub": "hub", "mf": "metaflow"}.get(first, "other")
+
+
+# --- wall and CPU time
+
+
+def _times(title: str, documents: Sequence[Document]) -> str:
+    wall_x = _MARGIN + _LABELS
+    cpu_x = wall_x + _COLUMN + _GAP
+    body = [
+        text(_MARGIN, 34, title, "bold"),
+        text(wall_x, 62, "wall seconds", "f-soft small"),
+        text(cpu_x, 62, "CPU seconds, user and system", "f-soft small"),
+        *_legend(cpu_x + _COLUMN),
+    ]
+    y = float(_HEADER)
+    for document in documents:
+        rows = summaries(document)
+        body += _panel(document, rows, y, wall_x, cpu_x)
+        y += _PANEL_HEADER + len(rows) * _ROW + _PANEL_GAP
+    return picture(_WIDTH, y, title, body)
+
+
+def _legend(right: float) -> list[str]:
+    drawn = []
+    entries = (("ours", OURS), ("peer", "peers"), ("limit", "receive only"))
+    widths = [18 + 6.8 * len(label) + 14 for _, label in entries]
+    x = right - sum(widths) + 14
+    for (colour, label), width in zip(entries, widths, strict=True):
+        drawn.append(rectangle(x, 24, 11, 11, f"f-{colour}"))
+        drawn.append(text(x + 17, 34, label, "f-soft small"))
+        x += width
+    return drawn
+
+
+def _panel(
+    document: Document, rows: Sequence[Summary], top: float, wall_x: float, cpu_x: float
+) -> list[str]:
+    longest = {row.tool: max((run.wall_s for run in document.of(row.tool)), default=row.wall_s)
+               for row in rows}  # fmt: skip
+    wall_scale = (_COLUMN - _VALUE) / max([*longest.values(), 1e-9])
+    cpu_scale = (_COLUMN - _VALUE) / max([*(row.cpu_s for row in rows), 1e-9])
+    drawn = [
+        line(_MARGIN, top - 8, _WIDTH - _MARGIN, top - 8, "s-grid"),
+        text(_MARGIN, top + 14, document.scenario, "bold"),
+        text(_MARGIN + _LABELS, top + 14, document.summary, "f-soft small"),
+    ]
+    y = top + _PANEL_HEADER - 8
+    for row in rows:
+        ours = row.tool == OURS
+        colour = "ours" if ours else "limit" if row.tool == LIMIT else "peer"
+        base = y + _BAR - 2
+        drawn.append(text(_MARGIN, base, row.tool, "bold f-ours" if ours else ""))
+        if not row.good:
+            drawn.append(text(wall_x, base, "failed in every run", "f-bad small"))
+        else:
+            runs = [run.wall_s for run in document.of(row.tool)]
+            drawn += _wall_bar(row, runs, wall_x, y, wall_scale, colour)
+            drawn += _cpu_bar(row, cpu_x, y, cpu_scale, colour)
+        y += _ROW
+    return drawn
+
+
+def _wall_bar(
+    row: Summary, runs: Sequence[float], x: float, y: float, scale: float, colour: str
+) -> list[str]:
+    """Draw the median as a bar and the range of all runs as a thin line."""
+    middle = y + _BAR / 2
+    end = x + scale * max(runs) + 7
+    failed = f" ({row.good}/{row.runs} good)" if row.good < row.runs else ""
+    return [
+        rectangle(x, y, max(1.0, scale * row.wall_s), _BAR, f"f-{colour}"),
+        line(x + scale * min(runs), middle, x + scale * max(runs), middle, "s-ink",
+             stroke_opacity="0.55"),
+        text(end, y + _BAR - 2, f"{row.wall_s:.2f}{failed}", "small num"),
+    ]  # fmt: skip
+
+
+def _cpu_bar(row: Summary, x: float, y: float, scale: float, colour: str) -> list[str]:
+    soft = colour if colour == "limit" else f"{colour}-soft"
+    user, system = scale * row.user_s, scale * row.sys_s
+    return [
+        rectangle(x, y, user, _BAR, f"f-{colour}"),
+        rectangle(x + user, y, max(1.0, system), _BAR, f"f-{soft}"),
+        text(x + user + system + 7, y + _BAR - 2, f"{row.cpu_s:.2f}", "small num"),
+    ]
+
+
+# --- throughput over time
+
+_CELL_HEIGHT = 214
+_PLOT_HEIGHT = 118
+_AXIS = 44
+_POINTS = 80
+
+
+def rates(timeline: Sequence[tuple[float, int]], points: int) -> list[tuple[float, float]]:
+    """Return bytes per second over time from a timeline of bytes stored.
+
+    Args:
+        timeline: seconds and bytes by then, both rising.
+        points: most intervals to tell apart; samples come in steps, so finer is noisier.
+
+    Returns:
+        The middle and the rate of each interval of equal length.
+    """
+    if not timeline or timeline[-1][0] <= 0:
+        return []
+    known = [(0.0, 0), *timeline]
+    end = known[-1][0]
+    count = max(1, min(points, int(end / 0.1)))
+    edges = [end * index / count for index in range(count + 1)]
+    reached = [_at(known, edge) for edge in edges]
+    width = end / count
+    return [
+        ((edges[i] + edges[i + 1]) / 2, max(0.0, (reached[i + 1] - reached[i]) / width))
+        for i in range(count)
+    ]
+
+
+def _at(timeline: Sequence[tuple[float, int]], time: float) -> float:
+    """Return the bytes stored at a time, between two samples in proportion."""
+    before = timeline[0]
+    for sample in timeline:
+        if sample[0] >= time:
+            span = sample[0] - before[0]
+            share = (time - before[0]) / span if span > 0 else 1.0
+            return before[1] + share * (sample[1] - before[1])
+        before = sample
+    return float(before[1])
+
+
+def _timed(document: Document) -> list[Run]:
+    """Return our runs that have a timeline, by wall time."""
+    runs = [run for run in document.of(OURS) if len(run.timeline) > 3]
+    return sorted(runs, key=lambda run: run.wall_s)
+
+
+def _throughput(title: str, documents: Sequence[Document]) -> str:
+    cell = (_WIDTH - 2 * _MARGIN + _GAP) / 2
+    body = [
+        text(_MARGIN, 34, title, "bold"),
+        text(_MARGIN, 56, "GB/s verified and stored; the median run, the others behind it",
+             "f-soft small"),
+    ]  # fmt: skip
+    for index, document in enumerate(documents):
+        x = _MARGIN + (index % 2) * cell
+        y = _HEADER + (index // 2) * _CELL_HEIGHT
+        body += _plot(document, x, y, cell - _GAP)
+    height = _HEADER + -(-len(documents) // 2) * _CELL_HEIGHT
+    return picture(_WIDTH, height, title, body)
+
+
+def _plot(document: Document, left: float, top: float, width: float) -> list[str]:
+    runs = _timed(document)
+    middle = runs[len(runs) // 2]
+    curves = {run.round: rates(run.timeline, _POINTS) for run in runs}
+    means = _means(document)
+    peak = max([rate for curve in curves.values() for _, rate in curve] + list(means.values()))
+    ticks = nice_ticks(max(peak, 1.0) / 1e9, 4)
+    end = nice_ticks(max(run.wall_s for run in runs), 6)[-1]
+    x0, y0 = left + _AXIS, top + 40 + _PLOT_HEIGHT
+    plot_width = width - _AXIS
+
+    def place(time: float, rate: float) -> tuple[float, float]:
+        return x0 + plot_width * time / end, y0 - _PLOT_HEIGHT * rate / 1e9 / ticks[-1]
+
+    drawn = [
+        text(left, top + 14, document.scenario, "bold"),
+        text(left, top + 30, document.summary, "f-soft small"),
+    ]
+    for tick in ticks:
+        y = place(0, tick * 1e9)[1]
+        drawn.append(line(x0, y, x0 + plot_width, y, "s-grid"))
+        drawn.append(text(x0 - 8, y + 4, f"{tick:g}", "f-soft small end num"))
+    drawn += [
+        text(place(tick, 0)[0], y0 + 16, f"{tick:g} s", "f-soft small middle num")
+        for tick in nice_ticks(end, 6)
+    ]
+    drawn += _references(means, x0, plot_width, place(0, 0)[1], ticks[-1])
+    for run in runs:
+        if run is not middle:
+            points = [place(*point) for point in curves[run.round]]
+            drawn.append(path(points, "s-ours-soft", fill="none", stroke_width=1.0, opacity=0.6))
+    points = [place(*point) for point in curves[middle.round]]
+    closed = [(points[0][0], y0), *points, (points[-1][0], y0)]
+    drawn.append(path(closed, "f-ours", fill_opacity=0.16))
+    drawn.append(path(points, "s-ours", fill="none", stroke_width=2.0))
+    return drawn
+
+
+def _means(document: Document) -> dict[str, float]:
+    """Return bytes per second of whole runs: of the limit and of the fastest peer."""
+    rows = [row for row in summaries(document) if row.good]
+    peers = [row for row in rows if is_peer(row.tool)]
+    chosen = [row for row in rows if row.tool == LIMIT]
+    if peers:
+        chosen.append(min(peers, key=lambda row: row.wall_s))
+    return {row.tool: document.bytes / row.wall_s for row in chosen}
+
+
+def _references(
+    means: dict[str, float], x0: float, width: float, y0: float, top: float
+) -> list[str]:
+    drawn = []
+    labels: list[float] = []
+    for tool, rate in sorted(means.items(), key=lambda item: -item[1]):
+        y = y0 - _PLOT_HEIGHT * rate / 1e9 / top
+        label = y - 4
+        while any(abs(label - other) < 12 for other in labels):
+            label += 12  # the lower rate's label goes below its line
+        labels.append(label)
+        drawn.append(line(x0, y, x0 + width, y, "s-soft", stroke_dasharray="4 4"))
+        words = f"{tool}: {rate / 1e9:.2f} on average"
+        drawn.append(text(x0 + width, label, words, "f-soft small end"))
+    return drawn

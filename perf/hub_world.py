@@ -209,7 +209,8 @@ def _front(
     targets, etags = [], []
     for path, blob in commit.files.items():
         if not blob.is_lfs:
-            target = f"{quote(cache + '/' + path)}?{quote(resolve + '/' + path, safe='')}="
+            asked = quote(f"{resolve}/{quote(path)}", safe="")
+            target = f"{quote(cache + '/' + path)}?{asked}="
             target += f"&etag=%22{blob.etag}%22"
             targets.append(f'"{resolve}/{path}" "{target}";')
             etags.append(f'"{cache}/{path}" \'"{blob.etag}"\';')

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import OURS, Document, Run, Summary, summaries
-from perf.report import LIMIT, is_peer
+from perf.documents import LIMIT, OURS, Document, Run, Summary, summaries
+from perf.report import is_peer
 from perf.svg import line, nice_ticks, path, picture, rectangle, text
 
 __all__ = ("charts", "rates")
@@ -72,14 +72,21 @@ def _times(title: str, documents: Sequence[Document]) -> str:
 
 def _legend(right: float) -> list[str]:
     drawn = []
-    entries = (("ours", OURS), ("peer", "peers"), ("limit", "receive only"))
-    widths = [18 + 6.8 * len(label) + 14 for _, label in entries]
-    x = right - sum(widths) + 14
+    entries = (("ours", OURS), ("peer", "peers"), ("limit", "limit: receives, does nothing else"))
+    widths = [18 + 6.1 * len(label) + 16 for _, label in entries]
+    x = right - sum(widths) + 16
     for (colour, label), width in zip(entries, widths, strict=True):
-        drawn.append(rectangle(x, 24, 11, 11, f"f-{colour}"))
+        drawn.append(rectangle(x, 24.5, 10, 10, _FILLS[colour][0]))
         drawn.append(text(x + 17, 34, label, "f-soft small"))
         x += width
     return drawn
+
+
+_FILLS = {
+    "ours": ("f-ours", "f-ours-soft"),
+    "peer": ("f-peer", "f-peer-soft"),
+    "limit": ("f-page s-peer", ""),  # an outline: no tool to compare with
+}
 
 
 def _panel(
@@ -118,7 +125,7 @@ def _wall_bar(
     end = x + scale * max(runs) + 7
     failed = f" ({row.good}/{row.runs} good)" if row.good < row.runs else ""
     return [
-        rectangle(x, y, max(1.0, scale * row.wall_s), _BAR, f"f-{colour}"),
+        rectangle(x, y, max(1.0, scale * row.wall_s), _BAR, _FILLS[colour][0]),
         line(x + scale * min(runs), middle, x + scale * max(runs), middle, "s-ink",
              stroke_opacity="0.55"),
         text(end, y + _BAR - 2, f"{row.wall_s:.2f}{failed}", "small num"),
@@ -126,21 +133,22 @@ def _wall_bar(
 
 
 def _cpu_bar(row: Summary, x: float, y: float, scale: float, colour: str) -> list[str]:
-    soft = colour if colour == "limit" else f"{colour}-soft"
     user, system = scale * row.user_s, scale * row.sys_s
+    if row.tool == LIMIT:
+        user, system = user + system, 0.0  # one outline
     return [
-        rectangle(x, y, user, _BAR, f"f-{colour}"),
-        rectangle(x + user, y, max(1.0, system), _BAR, f"f-{soft}"),
+        rectangle(x, y, user, _BAR, _FILLS[colour][0]),
+        rectangle(x + user, y, system, _BAR, _FILLS[colour][1]),
         text(x + user + system + 7, y + _BAR - 2, f"{row.cpu_s:.2f}", "small num"),
     ]
 
 
 # --- throughput over time
 
-_CELL_HEIGHT = 214
+_CELL_HEIGHT = 224
 _PLOT_HEIGHT = 118
 _AXIS = 44
-_POINTS = 80
+_POINTS = 40
 
 
 def rates(timeline: Sequence[tuple[float, int]], points: int) -> list[tuple[float, float]]:
@@ -208,7 +216,7 @@ def _plot(document: Document, left: float, top: float, width: float) -> list[str
     peak = max([rate for curve in curves.values() for _, rate in curve] + list(means.values()))
     ticks = nice_ticks(max(peak, 1.0) / 1e9, 4)
     end = nice_ticks(max(run.wall_s for run in runs), 6)[-1]
-    x0, y0 = left + _AXIS, top + 40 + _PLOT_HEIGHT
+    x0, y0 = left + _AXIS, top + 50 + _PLOT_HEIGHT
     plot_width = width - _AXIS
 
     def place(time: float, rate: float) -> tuple[float, float]:
@@ -226,7 +234,6 @@ def _plot(document: Document, left: float, top: float, width: float) -> list[str
         text(place(tick, 0)[0], y0 + 16, f"{tick:g} s", "f-soft small middle num")
         for tick in nice_ticks(end, 6)
     ]
-    drawn += _references(means, x0, plot_width, place(0, 0)[1], ticks[-1])
     for run in runs:
         if run is not middle:
             points = [place(*point) for point in curves[run.round]]
@@ -235,7 +242,7 @@ def _plot(document: Document, left: float, top: float, width: float) -> list[str
     closed = [(points[0][0], y0), *points, (points[-1][0], y0)]
     drawn.append(path(closed, "f-ours", fill_opacity=0.16))
     drawn.append(path(points, "s-ours", fill="none", stroke_width=2.0))
-    return drawn
+    return drawn + _references(means, x0, plot_width, place(0, 0)[1], ticks[-1])
 
 
 def _means(document: Document) -> dict[str, float]:
@@ -261,5 +268,5 @@ def _references(
         labels.append(label)
         drawn.append(line(x0, y, x0 + width, y, "s-soft", stroke_dasharray="4 4"))
         words = f"{tool}: {rate / 1e9:.2f} on average"
-        drawn.append(text(x0 + width, label, words, "f-soft small end"))
+        drawn.append(text(x0 + width, label, words, "f-soft small end halo"))
     return drawn

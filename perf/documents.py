@@ -15,6 +15,7 @@ from typing import Any
 from perf.arithmetic import paired_ratio
 
 __all__ = (
+    "LIMIT",
     "OURS",
     "Document",
     "DocumentError",
@@ -27,6 +28,8 @@ __all__ = (
 
 OURS = "hftransfer"
 """The tool that the others are compared with."""
+LIMIT = "limit"
+"""The tool that receives and does nothing else: a bound, and no peer."""
 
 
 class DocumentError(ValueError):
@@ -176,9 +179,11 @@ class Summary:
 
 
 def summaries(document: Document) -> list[Summary]:
-    """Return one row per tool, ours first, then by wall time; failed tools last."""
+    """Return one row per tool: ours, the others by wall time, those that failed, the limit."""
     rows = [_summary(document, tool) for tool in document.tools]
-    return sorted(rows, key=lambda row: (row.tool != OURS, not row.good, row.wall_s))
+    return sorted(
+        rows, key=lambda row: (row.tool != OURS, row.tool == LIMIT, not row.good, row.wall_s)
+    )
 
 
 def _summary(document: Document, tool: str) -> Summary:

@@ -32,7 +32,7 @@ HUB_SCENARIOS = (
     Scenario(
         "hub-throttled",
         "2 GiB in one file, 50 MB/s per connection",
-        hub(_ONE_FILE, bytes_per_second=50_000_000),
+        hub(_ONE_FILE, bytes_per_second=50_000_000, connections=64),
         _TOOLS,
         VARIANTS,
     ),
@@ -51,7 +51,7 @@ HUB_SCENARIOS = (
     ),
     Scenario(
         "hub-xet",
-        "2 GiB in one file in Xet storage; huggingface_hub with hf_xet and without",
+        "2 GiB in one file in Xet storage",
         hub_with_xet(_ONE_FILE),
         (HFTRANSFER, HUGGINGFACE_HUB_XET, HUGGINGFACE_HUB, LIMIT),
         (HF_TRANSFER, ARIA2C, CURL, *VARIANTS),

@@ -19,8 +19,7 @@ from perf.payload import FileSpec, difference, make_payload, require_space, scal
 
 __all__ = ("HubWorld", "hub")
 
-CONNECTIONS = 16
-"""As many as ours opens by default; what a tool that must be told is told."""
+_CONNECTIONS = 16
 _REPO = "perf/model"
 
 
@@ -31,6 +30,7 @@ class _Shape:
     bytes_per_second: int | None
     front: bool
     cached: bool
+    connections: int
 
 
 def hub(
@@ -40,6 +40,7 @@ def hub(
     bytes_per_second: int | None = None,
     front: bool = False,
     cached: bool = False,
+    connections: int = _CONNECTIONS,
 ) -> Setup:
     """Return what opens a Hub with one repository.
 
@@ -50,8 +51,17 @@ def hub(
         front: nginx stands before the Hub and answers for its files.
         cached: tools use Hugging Face's cache, which each keeps from one run to the next, in
             place of an empty folder.
+        connections: what a tool is told that must be told how many to open.
     """
-    return partial(_open, _Shape(files, tls, bytes_per_second, front, cached))
+    shape = _Shape(
+        files=files,
+        tls=tls,
+        bytes_per_second=bytes_per_second,
+        front=front,
+        cached=cached,
+        connections=connections,
+    )
+    return partial(_open, shape)
 
 
 class HubWorld(World):
@@ -65,7 +75,7 @@ class HubWorld(World):
         payload: Path,
         *,
         tls: Tls | None,
-        cached: bool,
+        shape: _Shape,
     ) -> None:
         self.repo = repo
         self.server = server
@@ -75,7 +85,7 @@ class HubWorld(World):
         self._root = place.root
         self._payload = payload
         self._tls = tls
-        self._cached = cached
+        self._shape = shape
         self._nginx: dict[str, Nginx] = {}
 
     def behind(self, host: str, nginx: Nginx) -> None:
@@ -87,11 +97,11 @@ class HubWorld(World):
         """Give the tool an empty folder and an empty home, or its own home if it has a cache."""
         scratch = self._root / "run"
         shutil.rmtree(scratch, ignore_errors=True)
-        home = self._root / "homes" / tool if self._cached else scratch / "home"
+        home = self._root / "homes" / tool if self._shape.cached else scratch / "home"
         destination = scratch / "to"
         scratch.mkdir()
         home.mkdir(parents=True, exist_ok=True)
-        if self._cached:
+        if self._shape.cached:
             repo = f"models--{self.repo.repo_id.replace('/', '--')}"
             destination = home / "hub" / repo / "snapshots" / self.repo.head
         else:
@@ -101,7 +111,7 @@ class HubWorld(World):
             "repo_id": self.repo.repo_id,
             "revision": self.repo.head,
             "destination": str(destination),
-            "connections": CONNECTIONS,
+            "connections": self._shape.connections,
             "files": self._files(),
             "ca": str(self._tls.authority) if self._tls else None,
         }
@@ -158,7 +168,7 @@ def _open(shape: _Shape, place: Place) -> Iterator[HubWorld]:
         server = stack.enter_context(HubServer(ssl_context=_context(tls) if tls else None))
         # LFS follows the suffix alone: a scaled-down file stays what it was.
         repo = server.create_repo(_REPO, folder=payload)
-        world = HubWorld(place, server, repo, payload, tls=tls, cached=shape.cached)
+        world = HubWorld(place, server, repo, payload, tls=tls, shape=shape)
         if find_nginx() is None:
             place.tell(
                 "nginx is not installed (apt-get install nginx): the Hub server written in "

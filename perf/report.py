@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import OURS, Document, Summary, summaries
+from perf.documents import LIMIT, OURS, Document, Summary, summaries
 from perf.table import ratio_text
 
 __all__ = ("BEGIN", "END", "insert", "latest", "markdown")
 
 BEGIN = "<!-- perf:begin -->"
 END = "<!-- perf:end -->"
-LIMIT = "limit"
-"""The tool that receives and does nothing else: no peer."""
 
 
 def latest(documents: Sequence[Document]) -> list[Document]:

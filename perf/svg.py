@@ -17,7 +17,6 @@ _LIGHT = {
     "ours-soft": "#f0a27c",
     "peer": "#6e8296",
     "peer-soft": "#b3c0cc",
-    "limit": "#c9d1d9",
     "bad": "#c0152f",
 }
 _DARK = {
@@ -30,7 +29,6 @@ _DARK = {
     "ours-soft": "#a8542a",
     "peer": "#7d93aa",
     "peer-soft": "#465768",
-    "limit": "#3d444d",
     "bad": "#ff7b72",
 }
 _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
@@ -41,10 +39,11 @@ def picture(width: float, height: float, title: str, body: Sequence[str]) -> str
     style = f"""
     text {{ font: 13px {_FONT}; fill: {_LIGHT["ink"]}; }}
     .small {{ font-size: 11.5px; }} .bold {{ font-weight: 600; }} .end {{ text-anchor: end; }}
+    .halo {{ paint-order: stroke; stroke: {_LIGHT["page"]}; stroke-width: 4px; }}
     .middle {{ text-anchor: middle; }} .num {{ font-variant-numeric: tabular-nums; }}
     {_colours(_LIGHT)}
     @media (prefers-color-scheme: dark) {{
-    text {{ fill: {_DARK["ink"]}; }}
+    text {{ fill: {_DARK["ink"]}; }} .halo {{ stroke: {_DARK["page"]}; }}
     {_colours(_DARK)}
     }}"""
     page = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 _PACKAGE = Path(__file__).parents[1] / "hftransfer"
+_HARNESS = Path(__file__).parents[1] / "perf"
 
 # From the bottom up. A module imports from its own layer and from those below it. Names ending
 # in `.*` stand for every module of that package, and the package itself.
@@ -58,6 +59,7 @@ _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "xxhash": ("_digests",),
     "metaflow": (),
     "metaflow_extensions": (),
+    "perf": (),
 }
 
 # Nothing of this may be in memory before a client is opened.
@@ -140,6 +142,20 @@ def test_every_row_names_a_module_that_exists() -> None:
     patterns += [p for row in _SOLE_IMPORTERS.values() for p in row]
 
     assert [p for p in patterns if not any(_matches(m, p) for m in _MODULES)] == []
+
+
+@pytest.mark.parametrize("path", sorted(_HARNESS.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_harness_uses_what_is_public(path: Path) -> None:
+    """`perf` measures what users get: no module of ours that begins with an underscore."""
+    named = [
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+
+    private = [name for name in named if name and name.startswith("hftransfer") and "._" in name]
+    assert private == []
 
 
 def _run(code: str, cwd: Path) -> list[str]:

@@ -66,9 +66,9 @@ def test_a_failed_run_is_reported_and_never_counted() -> None:
     assert "0 of 1 runs good" in markdown([document()])
 
 
-def test_ours_comes_first_and_the_failed_last() -> None:
-    """Rows are by wall time otherwise."""
-    assert [row.tool for row in summaries(document())] == ["hftransfer", "limit", "curl", "aria2c"]
+def test_ours_comes_first_and_the_limit_last() -> None:
+    """Peers are by wall time; behind those that failed stands the limit, which is no peer."""
+    assert [row.tool for row in summaries(document())] == ["hftransfer", "curl", "aria2c", "limit"]
 
 
 def test_documents_survive_a_file(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from perf.frame import Scenario
+from importlib.util import find_spec
+
+from perf.frame import Scenario, Tool
 from perf.hub_tools import (
     ARIA2C,
     CURL,
-    HF_TRANSFER,
     HFTRANSFER,
     HFTRANSFER_HIT,
     HUGGINGFACE_HUB,
@@ -14,6 +15,7 @@ from perf.hub_tools import (
     HUGGINGFACE_HUB_XET,
     LIMIT,
     VARIANTS,
+    hf_transfer,
 )
 from perf.hub_world import hub
 from perf.payload import FileSpec
@@ -26,21 +28,35 @@ _GIB = 1 << 30
 _ONE_FILE = (FileSpec("model.safetensors", 2 * _GIB),)
 _SHARDS = tuple(FileSpec(f"model-{i:05d}-of-00008.safetensors", 256 * _MIB) for i in range(1, 9))
 _SMALL = tuple(FileSpec(f"data/part-{i:05d}.json", 50_000, "text") for i in range(3000))
-_TOOLS = (HFTRANSFER, HUGGINGFACE_HUB, HF_TRANSFER, ARIA2C, CURL, LIMIT)
+
+
+def _tools(hf_transfer_at: tuple[int, int] = (16, 8)) -> tuple[Tool, ...]:
+    """Return every tool, with hf_transfer at this many connections and MiB."""
+    return (HFTRANSFER, HUGGINGFACE_HUB, hf_transfer(*hf_transfer_at), ARIA2C, CURL, LIMIT)
+
+
+def _missing_for_tls() -> str | None:
+    return None if find_spec("trustme") else "trustme: pip install --group perf"
+
 
 HUB_SCENARIOS = (
     Scenario(
         "hub-throttled",
         "2 GiB in one file, 50 MB/s per connection",
         hub(_ONE_FILE, bytes_per_second=50_000_000, connections=64),
-        _TOOLS,
+        _tools((64, 4)),
         VARIANTS,
     ),
-    Scenario("hub-large", "2 GiB in one file", hub(_ONE_FILE), _TOOLS, VARIANTS),
+    Scenario("hub-large", "2 GiB in one file", hub(_ONE_FILE), _tools(), VARIANTS),
     Scenario(
-        "hub-large-tls", "2 GiB in one file over TLS", hub(_ONE_FILE, tls=True), _TOOLS, VARIANTS
+        "hub-large-tls",
+        "2 GiB in one file over TLS",
+        hub(_ONE_FILE, tls=True),
+        _tools((16, 4)),
+        VARIANTS,
+        missing=_missing_for_tls,
     ),
-    Scenario("hub-shards", "8 files of 256 MiB", hub(_SHARDS), _TOOLS, VARIANTS),
+    Scenario("hub-shards", "8 files of 256 MiB", hub(_SHARDS), _tools((8, 8)), VARIANTS),
     Scenario(
         "hub-small",
         "3,000 files of 50 KB, none in LFS",
@@ -54,7 +70,7 @@ HUB_SCENARIOS = (
         "2 GiB in one file in Xet storage",
         hub_with_xet(_ONE_FILE),
         (HFTRANSFER, HUGGINGFACE_HUB_XET, HUGGINGFACE_HUB, LIMIT),
-        (HF_TRANSFER, ARIA2C, CURL, *VARIANTS),
+        (hf_transfer(16, 8), ARIA2C, CURL, *VARIANTS),
         missing=missing_for_xet,
     ),
     Scenario(
@@ -62,14 +78,14 @@ HUB_SCENARIOS = (
         "200 MB in one file; for the peak memory",
         hub((FileSpec("model.safetensors", 200_000_000),)),
         (HFTRANSFER,),
-        (*_TOOLS[1:], *VARIANTS),
+        (*_tools()[1:], *VARIANTS),
     ),
     Scenario(
         "hub-rss-8g",
         "8 GB in one file, sparse on the server; for the peak memory",
         hub((FileSpec("model.safetensors", 8_000_000_000, "sparse"),)),
         (HFTRANSFER,),
-        (*_TOOLS[1:], *VARIANTS),
+        (*_tools()[1:], *VARIANTS),
         timeout=900.0,
     ),
     Scenario(

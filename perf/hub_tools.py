@@ -6,7 +6,7 @@ import json
 from functools import partial
 
 from perf.documents import OURS
-from perf.frame import Job
+from perf.frame import Job, Tool
 from perf.tools import client, program
 
 _ours = partial(client, script="hftransfer_snapshot", distribution="hftransfer")
@@ -23,14 +23,22 @@ _hub = partial(client, script="hub_snapshot", distribution="huggingface_hub", en
 HUGGINGFACE_HUB = _hub("huggingface_hub", environ={"HF_HUB_DISABLE_XET": "1"})
 HUGGINGFACE_HUB_XET = _hub("huggingface_hub-xet", environ={"HF_HUB_DISABLE_XET": None})
 
-HF_TRANSFER = client(
-    "hf_transfer",
-    "hf_transfer_get",
-    distribution="hf_transfer",
-    environment="hf_transfer",
-    # The fastest of 8-64 connections and 4-32 MiB here; huggingface_hub's own were 100 and 10.
-    environ={"HFT_MAX_FILES": "16", "HFT_CHUNK_MIB": "8"},
-)
+
+def hf_transfer(connections: int, chunk_mib: int) -> Tool:
+    """Return hf_transfer with the setting that was fastest in a scenario.
+
+    Tried were 4 to 128 connections for a file and chunks of 4 to 32 MiB; huggingface_hub
+    had 100 connections and 10 MB, which was faster nowhere.
+    """
+    return client(
+        "hf_transfer",
+        "hf_transfer_get",
+        distribution="hf_transfer",
+        environment="hf_transfer",
+        environ={"HFT_MAX_FILES": str(connections), "HFT_CHUNK_MIB": str(chunk_mib)},
+    )
+
+
 LIMIT = client("limit", "limit", distribution="hftransfer", stores=False)
 
 HFTRANSFER_HIT = client(OURS, "warm_hit", distribution="hftransfer", arguments=("hftransfer",))

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -231,6 +232,28 @@ def test_a_tool_that_fails_is_reported_with_its_last_words(place: Place) -> None
 
 def run_one(scenario: Scenario, place: Place) -> Document:
     return run_scenario(scenario, choose_tools(scenario, (), told), place, runs=1)
+
+
+@pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
+def test_without_nginx_the_hub_server_serves_and_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Measuring goes on, with a line that says what the figures then mean."""
+    monkeypatch.setattr("perf.hub_world.find_nginx", lambda: None)
+    lines: list[str] = []
+    place = Place(tmp_path, tmp_path, 1.0, lines.append)
+    kind: Literal["random", "text"] = "random" if path.endswith("safetensors") else "text"
+    setup = hub((FileSpec(path, 300_000, kind),), front=kind == "text")
+    tools = (
+        client("huggingface_hub", "hub_snapshot", distribution="huggingface_hub"),
+        client("limit", "limit", distribution="hftransfer", stores=False),
+    )
+
+    document = run_one(Scenario("x", "", setup, tools), place)
+
+    assert [run.error for run in document.runs] == [None, None]
+    assert any("nginx is not installed" in line for line in lines)
+    assert all(sum(run.requests.values()) >= 2 for run in document.runs)
 
 
 @needs_nginx

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,12 @@ class Place:
         payloads: directory of what `payload` makes, which other worlds may use too.
         scale: factor on sizes and counts.
         tell: shows one line to the operator.
-        settings: what the command line adds, for example an S3 endpoint.
     """
 
     root: Path
     payloads: Path
     scale: float
     tell: Callable[[str], None]
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from hftransfer.testing import HubServer, Repo
 from perf.frame import Job, Place, Setup, World
+from perf.hub_front import start_front
 from perf.nginx import Nginx, Tls, find_nginx, start_nginx
 from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
 
@@ -175,23 +176,23 @@ def _open(shape: _Shape, place: Place) -> Iterator[HubWorld]:
                 "Python serves the bytes itself and will be what limits fast tools"
             )
             server.cdn_bytes_per_second = shape.bytes_per_second
-        elif shape.front:
-            server.public_url, front = _front(stack, place, server, repo, payload)
-            world.behind("hub", front)
         else:
-            server.cdn_url, cdn = _cdn(stack, place, shape, server, repo, tls)
-            world.behind("cdn", cdn)
+            if server.cdn_blobs(repo):
+                cdn = stack.enter_context(_cdn(place, shape, server, repo, tls))
+                server.cdn_url = cdn.url
+                world.behind("cdn", cdn)
+            if shape.front:
+                root = place.root / "front"
+                front = stack.enter_context(start_front(root, server, repo, payload))
+                server.public_url = front.url
+                world.behind("hub", front)
         yield world
 
 
+@contextmanager
 def _cdn(
-    stack: ExitStack,
-    place: Place,
-    shape: _Shape,
-    server: HubServer,
-    repo: Repo,
-    tls: Tls | None,
-) -> tuple[str, Nginx]:
+    place: Place, shape: _Shape, server: HubServer, repo: Repo, tls: Tls | None
+) -> Iterator[Nginx]:
     """Serve the LFS files by the paths of their URLs."""
     root = place.root / "cdn"
     shutil.rmtree(root, ignore_errors=True)
@@ -199,60 +200,9 @@ def _cdn(
         link = root / "www" / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blob.source)
-    rate = shape.bytes_per_second
-    nginx = stack.enter_context(
-        start_nginx(root, f"root {root}/www;", tls=tls, bytes_per_second=rate)
-    )
-    return nginx.url, nginx
-
-
-def _front(
-    stack: ExitStack, place: Place, server: HubServer, repo: Repo, payload: Path
-) -> tuple[str, Nginx]:
-    """Answer for regular files from the disk as the Hub does; pass everything else on."""
-    root = place.root / "front"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    commit = repo.find("main")
-    resolve = f"/{repo.repo_id}/resolve/{commit.id}"
-    cache = f"/api/resolve-cache/models/{repo.repo_id}/{commit.id}"
-    targets, etags = [], []
-    for path, blob in commit.files.items():
-        if not blob.is_lfs:
-            asked = quote(f"{resolve}/{quote(path)}", safe="")
-            target = f"{quote(cache + '/' + path)}?{asked}="
-            target += f"&etag=%22{blob.etag}%22"
-            targets.append(f'"{resolve}/{path}" "{target}";')
-            etags.append(f'"{cache}/{path}" \'"{blob.etag}"\';')
-    (root / "targets").write_text("\n".join(targets))
-    (root / "etags").write_text("\n".join(etags))
-    http = f"""
-    map $uri $target {{ default ""; include {root}/targets; }}
-    map $uri $blob_etag {{ default ""; include {root}/etags; }}
-    upstream hub {{ server {server.own_endpoint.partition("//")[2]}; keepalive 16; }}"""
-    limits = """add_header RateLimit '"resolvers";r=2999;t=300';
-            add_header RateLimit-Policy '"fixed window";"resolvers";q=3000;w=300';"""
-    own = f"""
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        proxy_set_header Host $http_host;
-        location / {{ proxy_pass http://hub; }}
-        location {resolve}/ {{
-            if ($target = "") {{ proxy_pass http://hub; }}
-            default_type "text/plain; charset=utf-8";
-            add_header X-Repo-Commit {commit.id};
-            {limits}
-            return 307 $target;
-        }}
-        location {cache}/ {{
-            alias {payload}/;
-            default_type "text/plain; charset=utf-8";
-            add_header ETag $blob_etag;
-            add_header X-Repo-Commit {commit.id};
-            {limits}
-        }}"""
-    nginx = stack.enter_context(start_nginx(root, own, http=http))
-    return nginx.url, nginx
+    own = f"root {root}/www;"
+    with start_nginx(root, own, tls=tls, bytes_per_second=shape.bytes_per_second) as nginx:
+        yield nginx
 
 
 def make_certificate(root: Path) -> Tls:

@@ -136,8 +136,8 @@ def _front(stack: ExitStack, cas: str, root: Path) -> Nginx:
         proxy_set_header Host $http_host;
         location / {{ proxy_pass http://cas; }}
         location = /v1/fetch_term {{
-            if ($xorb = "") {{ proxy_pass http://cas; }}
-            rewrite ^ /xorb/default.$xorb last;
+            if ($xorb) {{ rewrite ^ /xorb/default.$xorb last; }}
+            proxy_pass http://cas;
         }}
         location /xorb/ {{ internal; alias {xorbs}/; }}"""
     return stack.enter_context(start_nginx(front / "nginx", server, http=http))

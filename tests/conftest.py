@@ -26,6 +26,7 @@ from hftransfer.testing.s3 import (
 
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
+    from wire_support import Site
 
 # huggingface_hub reads its environment once, when it is imported, so what must never be
 # the developer's own is set before anything can import it.
@@ -216,3 +217,19 @@ def hub(clean_environ: Path) -> Iterator[HubServer]:
 
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def secure_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Https, with a CA of our own."""
+    import wire_support
+
+    return wire_support.secure_site(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(params=["http", "https"])
+def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
+    """Http and https in turn."""
+    import wire_support
+
+    return secure_site if request.param == "https" else wire_support.Site(None, None)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -45,19 +43,11 @@ from hftransfer.testing import (
     Status,
     WrongRange,
 )
+from wire_support import Exchange, Reply, open_wire, raw_server
 
 KIB = 1024
 SIZE = 300 * KIB
 SECRET = "Signature=do-not-show"
-
-
-@asynccontextmanager
-async def open_wire(**options: float) -> AsyncIterator[Wire]:
-    wire = Wire(Timeouts(**options))
-    try:
-        yield wire
-    finally:
-        await wire.aclose()
 
 
 def served_file(hub: HubServer) -> tuple[str, bytes]:
@@ -67,44 +57,13 @@ def served_file(hub: HubServer) -> tuple[str, bytes]:
     return url, repo.blob("data.bin").read_bytes()
 
 
-# --- a server of a few lines, for answers that no real server gives
-
-Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def raw_server(reply: Reply) -> AsyncIterator[tuple[str, list[tuple[bytes, bytes]]]]:
-    """Serve connections of one request each; yield the base URL and the (head, body) received."""
-    received: list[tuple[bytes, bytes]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            lengths = [
-                int(line.partition(b":")[2])
-                for line in head.split(b"\r\n")
-                if line.lower().startswith(b"content-length:")
-            ]
-            received.append((head, await reader.readexactly(sum(lengths))))
-            await reply(reader, writer)
-            await writer.drain()
-        except ConnectionError:
-            pass  # the client went away, which is what some tests are about
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", received
-
-
 def answering(status: str, *headers: str, body: bytes = b"") -> Reply:
     """Return a reply with exactly this head and body."""
 
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *headers])
-        writer.write(head.encode() + b"\r\n\r\n" + body)
+    async def reply(exchange: Exchange) -> None:
+        await exchange.head(status, "Connection: close", *headers)
+        await exchange.send(body)
+        exchange.writer.close()
 
     return reply
 
@@ -209,11 +168,13 @@ async def test_an_answer_that_contradicts_the_request_is_refused(
 ) -> None:
     """Size, range and length of an answer must be those expected, and no message shows a query."""
     async with (
-        raw_server(answering(status, *headers, body=body)) as (base, _),
+        raw_server(answering(status, *headers, body=body)) as server,
         open_wire() as wire,
     ):
         with pytest.raises(kind, match=message) as caught:
-            await wire.fill(f"{base}/f?{SECRET}", Span(4, memoryview(bytearray(4))), size=100)
+            await wire.fill(
+                f"{server.base}/f?{SECRET}", Span(4, memoryview(bytearray(4))), size=100
+            )
 
     assert "do-not-show" not in str(caught.value)
 
@@ -225,8 +186,8 @@ async def test_an_unknown_total_is_accepted() -> None:
         "206 Partial Content", "Content-Range: bytes 4-7/*", "Content-Length: 4", body=b"abcd"
     )
     buffer = bytearray(4)
-    async with raw_server(reply) as (base, _), open_wire() as wire:
-        await wire.fill(f"{base}/f", Span(4, memoryview(buffer)), size=100)
+    async with raw_server(reply) as server, open_wire() as wire:
+        await wire.fill(f"{server.base}/f", Span(4, memoryview(buffer)), size=100)
 
     assert bytes(buffer) == b"abcd"
 
@@ -272,11 +233,11 @@ async def test_silence_is_a_stall(hub: HubServer, after_bytes: int) -> None:
 @pytest.mark.asyncio
 async def test_a_port_without_a_server_is_a_network_error() -> None:
     """A refused connection names the host and may be tried again."""
-    async with raw_server(answering("200 OK")) as (base, _):
+    async with raw_server(answering("200 OK")) as server:
         pass
     async with open_wire() as wire:
         with pytest.raises(NetworkError, match=r"cannot connect to 127\.0\.0\.1") as caught:
-            await wire.request("GET", f"{base}/f?{SECRET}")
+            await wire.request("GET", f"{server.base}/f?{SECRET}")
 
     assert "do-not-show" not in str(caught.value)
 
@@ -384,12 +345,12 @@ async def test_a_signed_url_is_sent_byte_for_byte() -> None:
     """No escape is decoded, normalised or added: a signature covers the URL as it was given."""
     target = "/a%2Fb/%7Euser/it%27s?X=%2F%7E%27%20&Policy=ab~c_d-e__&plus=a+b%2Bc&empty="
     async with (
-        raw_server(answering("200 OK", "Content-Length: 0")) as (base, received),
+        raw_server(answering("200 OK", "Content-Length: 0")) as server,
         open_wire() as wire,
     ):
-        await wire.request("GET", base + target)
+        await wire.request("GET", server.base + target)
 
-    assert received[0][0].split(b"\r\n")[0] == f"GET {target} HTTP/1.1".encode()
+    assert server.requests[0].head.split(b"\r\n")[0] == f"GET {target} HTTP/1.1".encode()
 
 
 @pytest.mark.asyncio
@@ -398,18 +359,18 @@ async def test_a_body_goes_out_with_its_length(length: int) -> None:
     """Memory is sent with Content-Length and no chunked framing, which S3 would refuse."""
     sent = bytes(index % 251 for index in range(length))
     async with (
-        raw_server(answering("200 OK", "Content-Length: 2", body=b"ok")) as (base, received),
+        raw_server(answering("200 OK", "Content-Length: 2", body=b"ok")) as server,
         open_wire() as wire,
     ):
-        answer = await wire.request("PUT", f"{base}/part", body=memoryview(sent))
+        answer = await wire.request("PUT", f"{server.base}/part", body=memoryview(sent))
 
     assert (answer.status, answer.body) == (200, b"ok")
-    ((head, body),) = received
-    lines = [line.lower() for line in head.split(b"\r\n")]
+    (request,) = server.requests
+    lines = [line.lower() for line in request.head.split(b"\r\n")]
     assert f"content-length: {length}".encode() in lines
     assert not any(line.startswith(b"transfer-encoding") for line in lines)
     assert not any(line.startswith((b"content-type", b"user-agent")) for line in lines)
-    assert body == sent
+    assert request.body == sent
 
 
 @pytest.mark.asyncio
@@ -430,22 +391,22 @@ async def test_aclose_closes_idle_connections() -> None:
     """After `aclose` the server sees the end of the connection, and the wire opens a new one."""
     ended = asyncio.Event()
 
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        await reader.read()
+    async def reply(exchange: Exchange) -> None:
+        await exchange.head("200 OK", "Content-Length: 0")
+        await exchange.reader.read()
         ended.set()
 
     wire = Wire(Timeouts())
-    async with raw_server(reply) as (base, received):
-        await wire.request("GET", f"{base}/")
+    async with raw_server(reply) as server:
+        await wire.request("GET", f"{server.base}/")
         assert not ended.is_set()
         await wire.aclose()
         await ended.wait()
         await wire.aclose()
-        await wire.request("GET", f"{base}/")
+        await wire.request("GET", f"{server.base}/")
         await wire.aclose()
 
-    assert len(received) == 2
+    assert len(server.requests) == 2
 
 
 # --- TLS

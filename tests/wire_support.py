@@ -1,0 +1,365 @@
+"""What the tests of the wire share: servers of a few lines, a proxy, loops, watched memory.
+
+Servers run in the loop of the test and say exactly what a test wants said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import mmap
+import os
+import random
+import re
+import socket
+import ssl
+import struct
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trustme
+
+from hftransfer._throttle import Throttle
+from hftransfer._wire import Wire
+from hftransfer.options import Timeouts
+
+KIB = 1024
+MIB = 1 << 20
+
+LOOPS = [
+    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+    pytest.param(
+        ("asyncio", {"use_uvloop": True}),
+        id="uvloop",
+        marks=pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="no uvloop"),
+    ),
+]
+"""Parameters of a module's `anyio_backend`: both event loops that the wire runs on."""
+
+QUIET = (
+    # Python 3.10's TLS transports say so of every connection that their peer has closed.
+    [pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")]
+    if sys.version_info < (3, 11)
+    else []
+)
+"""Marks of the modules that let servers close connections."""
+
+
+# --- servers
+
+
+@dataclass
+class Request:
+    """A request as it arrived."""
+
+    connection: int
+    head: bytes
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header, or None."""
+        matched = re.search(rb"(?im)^%s:[ \t]*(.*?)\r$" % name.encode(), self.head)
+        return matched and matched[1].decode()
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """``(start, stop)`` of the Range header."""
+        matched = re.fullmatch(r"bytes=(\d+)-(\d+)", self.header("Range") or "")
+        assert matched is not None
+        return int(matched[1]), int(matched[2]) + 1
+
+
+@dataclass
+class Exchange:
+    """One request and the connection on which it is to be answered."""
+
+    request: Request
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """Send `data`, a piece at a time, as fast as the client takes it."""
+        view = memoryview(data)
+        for start in range(0, len(view), 64 * KIB):
+            self.writer.write(view[start : start + 64 * KIB])
+            await self.writer.drain()
+
+    async def head(self, status: str, *headers: str) -> None:
+        await self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode())
+
+    async def flush(self) -> None:
+        """Wait until all that was sent is in the kernel's hands."""
+        await until(lambda: self.writer.transport.get_write_buffer_size() == 0)
+
+    def reset(self) -> None:
+        """Close the connection by a RST instead of a FIN."""
+        own = self.writer.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+# What a server sees of a client that went away in the middle of something.
+_GONE = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ssl.SSLError)
+
+Reply = Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass
+class RawServer:
+    """What a `raw_server` has seen."""
+
+    base: str = ""
+    connections: int = 0
+    requests: list[Request] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def raw_server(
+    reply: Reply, *, tls: ssl.SSLContext | None = None, reads_body: bool = True
+) -> AsyncIterator[RawServer]:
+    """Serve requests on as many connections as come; an answer may close its connection.
+
+    Args:
+        reply: answers one request.
+        tls: for https.
+        reads_body: False if `reply` reads the request's body itself.
+    """
+    seen = RawServer()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.connections += 1
+        connection = seen.connections
+        with contextlib.suppress(*_GONE):
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                request = Request(connection, head, b"")
+                if reads_body:
+                    request.body = await reader.readexactly(
+                        int(request.header("Content-Length") or 0)
+                    )
+                seen.requests.append(request)
+                await reply(Exchange(request, reader, writer))
+                await writer.drain()
+        writer.close()
+
+    async with _listening(serve, tls) as port:
+        seen.base = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        yield seen
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _listening(serve: Serve, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """Serve on a free port; in the end, wait until every connection's task has ended."""
+    tasks: set[asyncio.Task[Any]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        writers.append(writer)
+        try:
+            await serve(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        finally:
+            tasks.discard(task)
+
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await until(lambda: not tasks)
+        for writer in writers:
+            writer.transport.abort()  # Python 3.10's TLS waits for the client's farewell
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until something has happened; the test's time limit bounds it."""
+    while not condition():  # noqa: ASYNC110 - conditions of other tasks, threads and the kernel
+        await asyncio.sleep(0)
+
+
+def ranged(content: bytes | memoryview) -> Reply:
+    """Return a reply that answers ranges of `content` and keeps the connection."""
+
+    async def reply(exchange: Exchange) -> None:
+        start, stop = exchange.request.extent
+        await partial_head(exchange, start, stop, len(content))
+        await exchange.send(memoryview(content)[start:stop])
+
+    return reply
+
+
+async def partial_head(exchange: Exchange, start: int, stop: int, size: int) -> None:
+    """Send the head of an ordinary 206."""
+    await exchange.head(
+        "206 Partial Content",
+        f"Content-Range: bytes {start}-{stop - 1}/{size}",
+        f"Content-Length: {stop - start}",
+    )
+
+
+# --- a proxy
+
+
+@dataclass
+class ProxyLog:
+    """Where a proxy listens, and the request lines that it has seen."""
+
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def http_proxy(refusal: str | None = None) -> AsyncIterator[ProxyLog]:
+    """Forward by CONNECT, or plain requests without a body on their own keep-alive tunnel.
+
+    Args:
+        refusal: status line with which everything is refused.
+    """
+    log = ProxyLog()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream = None
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                line, rest = head.split(b"\r\n", 1)
+                log.lines.append(line.decode())
+                method, target, _ = line.decode().split(" ")
+                if refusal is not None:
+                    writer.write(f"HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n".encode())
+                    continue
+                if method == "CONNECT":
+                    host, _, port = target.rpartition(":")
+                    upstream = await asyncio.open_connection(host, int(port))
+                    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    await _relay((reader, writer), upstream)
+                    return
+                matched = re.fullmatch(r"http://([^/:]+):(\d+)(/.*)", target)
+                assert matched is not None
+                if upstream is None:
+                    upstream = await asyncio.open_connection(matched[1], int(matched[2]))
+                upstream[1].write(f"{method} {matched[3]} HTTP/1.1\r\n".encode() + rest)
+                await _relay_answer(upstream[0], writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            for end in (writer, *(() if upstream is None else upstream[1:])):
+                end.close()
+
+    async with _listening(serve, None) as port:
+        log.url = f"http://127.0.0.1:{port}"
+        yield log
+
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _relay(one: Stream, other: Stream) -> None:
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(64 * KIB):
+                writer.write(data)
+                await writer.drain()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pump, one[0], other[1])
+        tasks.start_soon(pump, other[0], one[1])
+
+
+async def _relay_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.write(head)
+    left = int(Request(0, head, b"").header("Content-Length") or 0)
+    while left:
+        data = await reader.read(min(left, 64 * KIB))
+        left -= len(data)
+        writer.write(data)
+        await writer.drain()
+
+
+# --- the client's side
+
+
+@asynccontextmanager
+async def open_wire(
+    *,
+    verify: str | None = None,
+    throttle: Throttle | None = None,
+    loops: int = 1,
+    **timeouts: float,
+) -> AsyncIterator[Wire]:
+    """A `Wire`, closed in the end."""
+    wire = Wire(Timeouts(**timeouts), verify=verify, throttle=throttle, loops=loops)
+    try:
+        yield wire
+    finally:
+        await wire.aclose()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A way to serve and to fetch: plain, or by TLS with a CA of our own."""
+
+    tls: ssl.SSLContext | None
+    verify: str | None
+
+    @asynccontextmanager
+    async def opened(self, reply: Reply, **options: Any) -> AsyncIterator[tuple[RawServer, Wire]]:
+        """A server that answers by `reply`, and a wire that trusts it."""
+        served = {key: options.pop(key) for key in ("reads_body",) if key in options}
+        async with (
+            raw_server(reply, tls=self.tls, **served) as server,
+            open_wire(verify=self.verify, **options) as wire,
+        ):
+            yield server, wire
+
+
+def secure_site(folder: Path) -> Site:
+    """Return a site of https, whose CA's certificate lies in `folder`."""
+    authority = trustme.CA()
+    bundle = folder / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return Site(context, str(bundle))
+
+
+def random_bytes(size: int, seed: int = 1) -> bytes:
+    """Return bytes that are the same in each run and look like nothing else."""
+    return random.Random(seed).randbytes(size)
+
+
+@contextlib.contextmanager
+def mapped(size: int) -> Any:
+    """Memory of whole pages, as the engine's buffers are; yields a view of `size` bytes."""
+    memory = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    view = memoryview(memory)
+    try:
+        yield view[:size]
+    finally:
+        view.release()
+
+
+def open_files() -> dict[str, str]:
+    """Return what each descriptor of this process refers to."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+    return found

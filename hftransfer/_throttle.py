@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
+import anyio
+
 from hftransfer.errors import OptionsError
 
-__all__ = ("Throttle",)
+__all__ = ("Pause", "Throttle")
 
 # What may pass at once after a silence, seconds of the rate: enough to hide a timer's slack.
 _BURST = 0.05
 _LARGEST_PIECE = 256 * 1024
 _SMALLEST_PIECE = 16 * 1024
+# Under a very low cap the pause of one piece is long; whoever waits sees a new cap within this.
+_NOTICE = 0.1
 
 
 class Throttle:
@@ -35,21 +40,27 @@ class Throttle:
         self._lock = threading.Lock()
         self._paid_until = clock()
         self._rate: float | None = None
+        self._changes = 0
         self.rate = rate
 
     @property
     def rate(self) -> float | None:
-        """Bytes per second, or None for no cap. Takes effect at once, for transfers under way."""
+        """Bytes per second, or None for no cap. Takes effect at once, for transfers under way.
+
+        Raises:
+            OptionsError: when it is set to what is not a positive, finite number.
+        """
         return self._rate
 
     @rate.setter
     def rate(self, rate: float | None) -> None:
-        if rate is not None and rate <= 0:
+        if rate is not None and not 0 < rate < math.inf:
             raise OptionsError("a bandwidth cap must be positive, or None for no cap")
         with self._lock:
             # What is owed was owed at the old rate; a raised cap should not wait for it.
             self._paid_until = min(self._paid_until, self._clock())
             self._rate = rate
+            self._changes += 1
 
     @property
     def piece(self) -> int | None:
@@ -63,8 +74,56 @@ class Throttle:
         """Note that `count` bytes have moved; return for how many seconds to pause."""
         rate = self._rate
         if rate is None:
-            return 0.0
+            return 0.0  # without the lock, which every byte would pass
         with self._lock:
+            rate = self._rate
+            if rate is None:
+                return 0.0
             now = self._clock()
             self._paid_until = max(self._paid_until, now - _BURST) + count / rate
             return max(0.0, self._paid_until - now)
+
+    def owe(self, count: int) -> Pause:
+        """Note that `count` bytes have moved; return the pause, which a new cap ends early."""
+        changes = self._changes  # read first: a change from now on is noticed
+        return Pause(self, self._clock, changes, self.take(count))
+
+    def is_changed(self, changes: int) -> bool:
+        """Return True if the rate was set since `changes` was the count of its settings."""
+        return changes != self._changes
+
+    async def pay(self, count: int) -> None:
+        """Note that `count` bytes have moved, and pause for as long as they are owed."""
+        await self.owe(count).wait()
+
+
+class Pause:
+    """Seconds to wait, in steps between which a change of the cap is noticed.
+
+    Args:
+        throttle: whose cap is watched.
+        clock: of the throttle.
+        changes: how often its rate had been set when the seconds were reckoned.
+        seconds: owed under that rate.
+    """
+
+    __slots__ = ("_changes", "_clock", "_throttle", "_until")
+
+    def __init__(
+        self, throttle: Throttle, clock: Callable[[], float], changes: int, seconds: float
+    ) -> None:
+        self._throttle = throttle
+        self._clock = clock
+        self._changes = changes
+        self._until = clock() + seconds if seconds else None
+
+    def step(self) -> float:
+        """Return for how many seconds to wait before asking again; 0 when it is over."""
+        if self._until is None or self._throttle.is_changed(self._changes):
+            return 0.0
+        return max(0.0, min(self._until - self._clock(), _NOTICE))
+
+    async def wait(self) -> None:
+        """Wait until it is over."""
+        while step := self.step():  # noqa: ASYNC110 - time is what is waited for
+            await anyio.sleep(step)

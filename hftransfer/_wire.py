@@ -85,9 +85,11 @@ class Wire:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._local.aclose()
-        for lane in self._lanes:
-            await lane.aclose()
+        try:
+            await self._local.aclose()
+        finally:
+            for lane in self._lanes:
+                await lane.aclose()
 
     async def request(
         self,
@@ -195,7 +197,8 @@ class Wire:
             sent["Range"] = range_header(start, stop)
         async with connections.open("GET", url, sent, stall=False) as answer:
             if answer.status not in (200, 206):
-                refusal = _response("GET", url, answer, await _read_limited(answer, _ERROR_BODY))
+                content = await _read_limited(answer, _ERROR_BODY, self._timeouts.read)
+                refusal = _response("GET", url, answer, content)
                 if is_redirect(refusal):
                     return refusal
                 raise status_error(refusal)
@@ -206,6 +209,12 @@ class Wire:
                 )
             except (EOFError, aiohttp.ClientPayloadError) as error:
                 raise _cut_short(url, span.position, stop) from error
+            except ConnectionError as error:
+                if isinstance(error, NetworkError):
+                    raise
+                raise NetworkError(
+                    f"{redact(url)}: the connection broke at byte {span.position} of {stop}"
+                ) from error
             return None
 
     @asynccontextmanager
@@ -252,8 +261,7 @@ class _Body:
                     raise _cut_short(self._url, self._position + filled, self._size)
                 buffer[filled : filled + len(data)] = data
                 filled += len(data)
-                if pause := self._throttle.take(len(data)):
-                    await anyio.sleep(pause)
+                await self._throttle.pay(len(data))
         self._position += filled
 
 
@@ -261,14 +269,22 @@ def _cut_short(url: str, position: int, stop: int) -> NetworkError:
     return NetworkError(f"{redact(url)}: the body ended at byte {position} of {stop}")
 
 
-async def _read_limited(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read a body up to `limit` bytes; what is longer is cut, and its connection closed."""
+async def _read_limited(
+    answer: aiohttp.ClientResponse, limit: int, patience: float | None = None
+) -> bytes:
+    """Read a body up to `limit` bytes, and for `patience` seconds where aiohttp has no limit.
+
+    What is longer or slower is cut, and its connection closed.
+    """
     pieces = bytearray()
-    async for data in answer.content.iter_any():
-        pieces += data
-        if len(pieces) > limit:
-            answer.close()
-            break
+    with anyio.move_on_after(patience) as waiting:
+        async for data in answer.content.iter_any():
+            pieces += data
+            if len(pieces) > limit:
+                answer.close()
+                break
+    if waiting.cancelled_caught:
+        answer.close()
     return bytes(pieces[:limit])
 
 

@@ -16,6 +16,7 @@ import anyio
 from yarl import URL
 
 from hftransfer._wire_lanes import Lane
+from hftransfer._wire_send import SendTimeout
 from hftransfer.errors import NetworkError, RejectedError, StalledError, TransferError, redact
 from hftransfer.options import Timeouts
 
@@ -111,21 +112,23 @@ class RemoteConnections:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._lane: Lane | None = None
-        self._starting = anyio.Lock()
 
     async def run(self, operation: Callable[[Connections], Awaitable[T]]) -> T:
-        async with self._starting:
-            if self._lane is None:
-                lane = Lane()
-                await lane.aopen()
-                self._lane = lane
+        if self._lane is None:
+            lane = Lane()
+            lane.open()
+            self._lane = lane
         return await self._lane.run(partial(operation, self._connections))
 
     async def aclose(self) -> None:
         if self._lane is not None:
             lane, self._lane = self._lane, None
-            await lane.run(self._connections.aclose)
-            await lane.aclose()
+            # Also in a scope that was cancelled: a thread would be left behind.
+            with anyio.CancelScope(shield=True):
+                try:
+                    await lane.run(self._connections.aclose)
+                finally:
+                    await lane.aclose()
 
 
 def tls_context(verify: bool | str | None) -> ssl.SSLContext | bool:
@@ -157,7 +160,12 @@ def translated(method: str, url: str) -> Iterator[None]:
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error
     except (asyncio.TimeoutError, TimeoutError) as error:
-        raise StalledError(f"{method} {redact(url)}: {host} sent nothing for too long") from error
+        what = "took" if isinstance(error, SendTimeout) else "sent"
+        raise StalledError(f"{method} {redact(url)}: {host} {what} nothing for too long") from error
+    except aiohttp.ClientHttpProxyError as error:
+        # A proxy that refuses for want of credentials or permission will do so again.
+        kind = NetworkError if error.status >= 500 else RejectedError
+        raise kind(f"the proxy on the way to {host} answered {error.status}") from error
     except aiohttp.ClientConnectorError as error:
         raise NetworkError(f"cannot connect to {host}: {error.os_error}") from error
     except aiohttp.ClientResponseError as error:
@@ -166,5 +174,17 @@ def translated(method: str, url: str) -> Iterator[None]:
             f"{method} {redact(url)}: the answer is not HTTP: {error.message}"
         ) from error
     except (aiohttp.ClientError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise NetworkError(f"{method} {redact(url)}: the connection failed: {reason}") from error
+        raise NetworkError(
+            f"{method} {redact(url)}: the connection failed: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: aiohttp.ClientError | OSError) -> str:
+    """Return why a connection failed, not in aiohttp's words: some contain the whole URL."""
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or "a TLS error")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server hung up"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return type(error).__name__

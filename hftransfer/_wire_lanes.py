@@ -28,12 +28,16 @@ class Lane:
         self._manager: AbstractContextManager[BlockingPortal] | None = None
         self._portal: BlockingPortal | None = None
 
-    async def aopen(self) -> None:
-        """Start the thread."""
+    def open(self) -> None:
+        """Start the thread, and wait the few milliseconds until its loop runs.
+
+        It does not give way to other tasks, so that no cancellation can leave a thread behind.
+        """
         kind = type(asyncio.get_running_loop()).__module__.partition(".")[0]
         options = {"use_uvloop": kind == "uvloop"}
-        self._manager = start_blocking_portal("asyncio", backend_options=options)
-        self._portal = await anyio.to_thread.run_sync(self._manager.__enter__)
+        manager = start_blocking_portal("asyncio", backend_options=options)
+        self._portal = manager.__enter__()
+        self._manager = manager
 
     async def aclose(self) -> None:
         """End the thread; nothing may run in it any more."""
@@ -62,6 +66,15 @@ class Lane:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             future.cancel()
-            with anyio.CancelScope(shield=True):
-                await ended.wait()
+            await _outlast(ended)
             raise
+
+
+async def _outlast(ended: asyncio.Event) -> None:
+    """Wait for `ended`, however often this task is cancelled meanwhile."""
+    while not ended.is_set():
+        try:
+            with anyio.CancelScope(shield=True):  # against anyio's cancellation
+                await ended.wait()
+        except asyncio.CancelledError:  # asyncio's own comes through a shield
+            continue

@@ -20,7 +20,7 @@ import aiohttp
 import anyio
 
 from hftransfer._spans import Span
-from hftransfer._throttle import Throttle
+from hftransfer._throttle import Pause, Throttle
 from hftransfer.errors import NetworkError
 
 __all__ = ("StallTimeout", "receive")
@@ -58,23 +58,32 @@ async def receive(
         EOFError: if the body ends early.
     """
     content = answer.content
-    length = answer.content_length
+    # Of another length than is expected, the end of the body is aiohttp's to find.
+    is_known = answer.content_length == stop - span.position
+    arrived = 0  # together with the head
     while span.position < stop and (data := content.read_nowait()):
         _take(span, data, stop)
-    lease = _lease(answer) if length is not None and span.position < stop else None
+        arrived += len(data)
+    debt = throttle.owe(arrived)
+    lease = _lease(answer) if is_known and span.position < stop else None
     if lease is None:
+        await debt.wait()
         await _read_through(answer, span, stop, throttle, timeout)
         return
     receiver = _Receiver(lease, span, stop - span.position, throttle, timeout)
-    receiver.attach()
     try:
+        receiver.attach()
         await receiver.finished
+        # What follows the body, and is here already, comes within one round of the loop.
+        await asyncio.sleep(0)
     finally:
         receiver.detach()
     if receiver.is_clean:
         content.feed_eof()
     else:
         answer.close()
+    if receiver.debt is not None:
+        await receiver.debt.wait()
 
 
 def _take(span: Span, data: bytes, stop: int) -> None:
@@ -102,8 +111,8 @@ def _lease(answer: aiohttp.ClientResponse) -> _Lease | None:
             and transport.is_reading()
             and hasattr(transport, "set_protocol")
         )
-    except (AttributeError, NotImplementedError):
-        return None
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return None  # it cannot be lent, or was closed: aiohttp says so, if so
     return _Lease(transport, owner) if usable else None
 
 
@@ -122,8 +131,7 @@ async def _read_through(
         if not span.left and span.stop < stop:
             answer.close()  # it was made shorter meanwhile
             return
-        if pause := throttle.take(len(data)):
-            await anyio.sleep(pause)
+        await throttle.pay(len(data))
     if span.left:
         raise EOFError
 
@@ -152,19 +160,18 @@ class _Receiver(asyncio.BufferedProtocol):
         self._resuming: asyncio.TimerHandle | None = None
         self._last = 0.0
         # Where bytes go that nobody asked for: an empty buffer is an error in every loop.
-        self._surplus = bytearray(1)
+        self._surplus = bytearray(4096)
         self.finished: asyncio.Future[None] = self._loop.create_future()
         self.is_clean = False
         """True once the body was read to its last byte, and nothing came after it."""
+        self.debt: Pause | None = None
+        """The pause that the last bytes cost."""
 
     def attach(self) -> None:
         """Borrow the transport."""
         self._last = self._loop.time()
         self._timer = self._loop.call_at(self._last + self._timeout, self._watch)
-        # uvloop takes notice of another kind of protocol only when it starts to read.
-        self._transport.pause_reading()
-        self._transport.set_protocol(self)
-        self._transport.resume_reading()
+        self._pass_to(self)
 
     def detach(self) -> None:
         """Give the transport back; a body that is not at its end costs the connection."""
@@ -172,17 +179,28 @@ class _Receiver(asyncio.BufferedProtocol):
             if handle is not None:
                 handle.cancel()
         if not self.finished.done():
-            self._give_back()
             self.finished.cancel()
         elif not self.finished.cancelled():
             self.finished.exception()  # seen, also where a cancellation came first
         if not self.is_clean:
+            # It stays ours until it is closed, and its owner learns of that from us.
             self._transport.abort()
+            return
+        try:
+            self._pass_to(self._owner)
+        except (AttributeError, RuntimeError):
+            pass  # it was closed meanwhile, which its owner learns from us, too
+
+    def _pass_to(self, protocol: asyncio.BaseProtocol) -> None:
+        # uvloop takes notice of another kind of protocol only when it starts to read.
+        self._transport.pause_reading()
+        self._transport.set_protocol(protocol)
+        self._transport.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        rest = self._span.rest
-        if len(rest) > self._left:
-            rest = rest[: self._left]
+        if self.finished.done():
+            return memoryview(self._surplus)  # the span may be another's by now
+        rest = self._span.rest[: self._left]
         if piece := self._throttle.piece:
             rest = rest[:piece]
         return rest if rest else memoryview(self._surplus)
@@ -199,11 +217,15 @@ class _Receiver(asyncio.BufferedProtocol):
             return
         span.advance(nbytes)
         self._left -= nbytes
+        pause = self._throttle.owe(nbytes)
         if self._left <= 0 or not span.left:
+            self.debt = pause
             self._end(None, clean=self._left == 0)
-        elif pause := self._throttle.take(nbytes):
+        elif step := pause.step():
             self._transport.pause_reading()
-            self._resuming = self._loop.call_later(pause, self._resume)
+            if self._resuming is not None:
+                self._resuming.cancel()  # what was decrypted before arrives in a pause, too
+            self._resuming = self._loop.call_later(step, self._resume, pause)
 
     def eof_received(self) -> None:
         return None  # the transport closes itself, and `connection_lost` follows
@@ -219,14 +241,23 @@ class _Receiver(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._owner.resume_writing()
 
-    def _resume(self) -> None:
+    def _resume(self, pause: Pause) -> None:
         self._resuming = None
-        if not self.finished.done() and not self._transport.is_closing():
-            self._last = self._loop.time()
+        if self.finished.done() or self._transport.is_closing():
+            return
+        if step := pause.step():
+            self._resuming = self._loop.call_later(step, self._resume, pause)
+            return
+        self._last = self._loop.time()
+        try:
             self._transport.resume_reading()
+        except (AttributeError, RuntimeError):
+            pass  # it was lost in the pause, and `connection_lost` is on its way
 
     def _watch(self) -> None:
         """Give up if nothing has arrived for too long; a pause of our own does not count."""
+        if self.finished.done():
+            return
         idle = 0.0 if self._resuming is not None else self._loop.time() - self._last
         if idle >= self._timeout:
             self._end(StallTimeout(), clean=False)
@@ -235,14 +266,7 @@ class _Receiver(asyncio.BufferedProtocol):
 
     def _end(self, error: Exception | None, *, clean: bool) -> None:
         self.is_clean = clean
-        self._give_back()
         if error is None:
             self.finished.set_result(None)
         else:
             self.finished.set_exception(error)
-
-    def _give_back(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-            self._transport.set_protocol(self._owner)
-            self._transport.resume_reading()

@@ -1,0 +1,334 @@
+"""`hftransfer._wire_lanes`: bodies received in further threads, which end when they should."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from hftransfer import _wire, _wire_receive
+from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
+from hftransfer._wire_connections import Connections
+from hftransfer._wire_lanes import Lane
+from hftransfer.errors import AccessError, NetworkError, SourceChangedError, StalledError
+from hftransfer.options import Timeouts
+from wire_support import (
+    LOOPS,
+    MIB,
+    QUIET,
+    Exchange,
+    Site,
+    partial_head,
+    random_bytes,
+    ranged,
+    until,
+)
+
+pytestmark = [pytest.mark.anyio, *QUIET]
+
+BODY = 3 * MIB
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def threads() -> set[threading.Thread]:
+    """The threads before the test."""
+    return set(threading.enumerate())
+
+
+def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
+    """Threads that run a loop of their own; the workers of the test's own loop stay and idle."""
+    workers = ("AnyIO", "asyncio_", "uvloop_")
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread not in threads and not thread.name.startswith(workers)
+    ]
+
+
+@pytest.fixture
+def receivers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The thread that received each body."""
+    used: list[threading.Thread] = []
+    real = _wire_receive.receive
+
+    async def receive(*args: Any, **options: Any) -> None:
+        used.append(threading.current_thread())
+        await real(*args, **options)
+
+    monkeypatch.setattr(_wire, "receive", receive)
+    return used
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3])
+async def test_bodies_are_spread_over_the_loops(
+    site: Site, loops: int, receivers: list[threading.Thread], threads: set[threading.Thread]
+) -> None:
+    """Each loop receives a part, every byte is right, and closing ends the threads."""
+    content = random_bytes(12 * BODY)
+    buffer = bytearray(len(content))
+    async with site.opened(ranged(content), loops=loops) as (server, wire):
+        async with anyio.create_task_group() as tasks:
+            for start in range(0, len(content), BODY):
+                span = Span(start, memoryview(buffer)[start : start + BODY])
+                tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+        assert len(lanes_since(threads)) == loops - 1
+
+    assert buffer == content
+    assert len(set(receivers)) == loops
+    assert lanes_since(threads) == []
+
+
+async def test_small_bodies_stay_in_the_running_loop(
+    site: Site, receivers: list[threading.Thread], threads: set[threading.Thread]
+) -> None:
+    """A thread is not started for what would be done sooner than it wakes up."""
+    content = random_bytes(8 * MIB)
+    async with site.opened(ranged(content), loops=2) as (server, wire):
+        async with anyio.create_task_group() as tasks:
+            for start in range(0, len(content), MIB):
+                span = Span(start, memoryview(bytearray(MIB - 1)))
+                tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+        assert lanes_since(threads) == []
+
+    assert set(receivers) == {threading.current_thread()}
+
+
+async def cut(exchange: Exchange) -> None:
+    await partial_head(exchange, 0, BODY, BODY)
+    await exchange.send(bytes(MIB))
+    exchange.writer.close()
+
+
+async def refuse(exchange: Exchange) -> None:
+    await exchange.head("403 Forbidden", "Content-Length: 2")
+    await exchange.send(b"no")
+
+
+async def change(exchange: Exchange) -> None:
+    await partial_head(exchange, 0, BODY, BODY + 1)
+
+
+async def stall(exchange: Exchange) -> None:
+    await partial_head(exchange, 0, BODY, BODY)
+    await exchange.reader.read()
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (cut, NetworkError),
+        (refuse, AccessError),
+        (change, SourceChangedError),
+        (stall, StalledError),
+    ],
+)
+async def test_errors_keep_their_type_between_threads(
+    site: Site, reply: Any, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails in a lane fails as it would have here, and the lane goes on working."""
+    content = random_bytes(BODY)
+    whole = ranged(content)
+    failing = iter([True])
+
+    async def failing_once(exchange: Exchange) -> None:
+        await (reply if next(failing, False) else whole)(exchange)
+
+    async with site.opened(failing_once, loops=2, read=0.5) as (server, wire):
+        wire._receiving[0] = 10  # the running loop is busy
+        buffer = bytearray(BODY)
+        with pytest.raises(kind):
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+        await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+        assert wire._receiving == [10, 0]
+
+    assert buffer == content
+
+
+async def test_a_cancelled_body_in_a_lane_is_written_no_more(
+    site: Site, threads: set[threading.Thread]
+) -> None:
+    """When the call has returned, the other thread no longer touches the memory."""
+    content = b"\xff" * (8 * BODY)
+    hung_up = asyncio.Event()
+
+    async def reply(exchange: Exchange) -> None:
+        start, stop = exchange.request.extent
+        await partial_head(exchange, start, stop, len(content))
+        try:
+            await exchange.send(content[start:stop])
+            await exchange.flush()
+        finally:
+            hung_up.set()
+
+    buffer = bytearray(len(content))
+    span = Span(0, memoryview(buffer))
+    async with site.opened(reply, loops=2) as (server, wire):
+        wire._receiving[0] = 10
+        url = f"{server.base}/f"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: wire.fill(url, span, size=len(content)))
+            await until(lambda: span.filled > MIB)
+            tasks.cancel_scope.cancel()
+        before, filled = bytes(buffer), span.filled
+        assert filled < len(content)
+        await hung_up.wait()
+        assert buffer == before
+        assert span.filled == filled
+
+        other = bytearray(BODY)
+        await wire.fill(url, Span(5, memoryview(other)), size=len(content))
+        assert other == content[:BODY]
+
+    assert lanes_since(threads) == []
+
+
+async def test_a_wire_closed_under_cancellation_leaves_no_thread(
+    site: Site, threads: set[threading.Thread]
+) -> None:
+    """`aclose` in a scope that was cancelled still ends every loop."""
+    with anyio.CancelScope() as scope:
+        async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, wire):
+            wire._receiving[0] = 10
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(BODY))), size=BODY)
+            assert len(lanes_since(threads)) == 1
+            scope.cancel()
+
+    assert lanes_since(threads) == []
+
+
+async def test_a_wire_may_be_used_again_after_it_was_closed(
+    site: Site, threads: set[threading.Thread]
+) -> None:
+    """Closing twice is fine, and a later body starts a lane anew."""
+    content = random_bytes(BODY)
+    async with site.opened(ranged(content), loops=2) as (server, wire):
+        wire._receiving[0] = 10
+        for _ in range(2):
+            buffer = bytearray(BODY)
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            assert buffer == content
+            await wire.aclose()
+            await wire.aclose()
+            assert lanes_since(threads) == []
+
+    assert server.connections == 2
+
+
+async def test_one_cap_holds_for_all_loops(site: Site) -> None:
+    """Every byte is counted once, whichever thread received it."""
+    throttle = Throttle(1e12)
+    taken: list[int] = []
+    real = throttle.take
+
+    def take(count: int) -> float:
+        taken.append(count)
+        return real(count)
+
+    throttle.take = take  # type: ignore[method-assign]
+    content = random_bytes(6 * BODY)
+    async with (
+        site.opened(ranged(content), loops=2, throttle=throttle) as (server, wire),
+        anyio.create_task_group() as tasks,
+    ):
+        for start in range(0, len(content), BODY):
+            span = Span(start, memoryview(bytearray(BODY)))
+            tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+
+    assert sum(taken) == len(content)
+
+
+# --- a lane alone
+
+
+async def test_a_lane_runs_the_same_kind_of_loop() -> None:
+    """uvloop beside uvloop, asyncio beside asyncio, in another thread."""
+    lane = Lane()
+    lane.open()
+
+    async def where() -> tuple[type, int]:
+        return type(asyncio.get_running_loop()), threading.get_ident()
+
+    try:
+        kind, thread = await lane.run(where)
+    finally:
+        await lane.aclose()
+
+    assert kind.__module__ == type(asyncio.get_running_loop()).__module__
+    assert thread != threading.get_ident()
+
+
+@pytest.mark.parametrize("cancellations", [1, 5])
+async def test_a_cancelled_call_waits_until_its_work_has_ended(cancellations: int) -> None:
+    """However often asyncio cancels the caller, it comes back only after the work."""
+    lane = Lane()
+    lane.open()
+    started, ended = threading.Event(), threading.Event()
+    may_end = threading.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                while not may_end.is_set():
+                    await anyio.lowlevel.checkpoint()
+            ended.set()
+
+    try:
+        task = asyncio.ensure_future(lane.run(work))
+        await until(started.is_set)
+        for _ in range(cancellations):
+            task.cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+    finally:
+        may_end.set()
+        await lane.aclose()
+
+
+async def test_a_call_that_is_cancelled_at_once_neither_hangs_nor_leaks() -> None:
+    """A cancellation may come before the lane has begun with the work."""
+    lane = Lane()
+    lane.open()
+    running: list[str] = []
+
+    async def work() -> None:
+        running.append("begun")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            running.append("ended")
+
+    try:
+        for _ in range(20):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await lane.run(work)
+            assert running.count("begun") == running.count("ended")
+    finally:
+        await lane.aclose()
+
+
+async def test_connections_of_a_wire_that_was_never_used_close(threads: set[Any]) -> None:
+    """No thread is started for closing."""
+    wire = _wire.Wire(Timeouts(), loops=4)
+    await wire.aclose()
+
+    assert isinstance(wire._local, Connections)
+    assert lanes_since(threads) == []

@@ -1,0 +1,597 @@
+"""`hftransfer._wire_receive`: bodies arrive in the caller's memory, and leave the pool clean."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from hftransfer import _wire, _wire_receive
+from hftransfer._spans import Span
+from hftransfer.errors import (
+    AccessError,
+    NetworkError,
+    RejectedError,
+    Response,
+    StalledError,
+    TransferError,
+)
+from wire_support import (
+    KIB,
+    LOOPS,
+    MIB,
+    QUIET,
+    Exchange,
+    Reply,
+    Site,
+    http_proxy,
+    mapped,
+    partial_head,
+    random_bytes,
+    ranged,
+    until,
+)
+
+pytestmark = [pytest.mark.anyio, *QUIET]
+
+# Larger than what the two sockets of a loopback connection hold, so the receiver works in rounds.
+LARGE = 16 * MIB
+BODY = 3 * MIB
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def only_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a body is read through aiohttp's stream."""
+
+    def unexpected(*args: object) -> None:
+        raise AssertionError("a body was read through aiohttp")
+
+    monkeypatch.setattr(_wire_receive, "_read_through", unexpected)
+
+
+@pytest.fixture
+def never_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a transport is borrowed."""
+
+    def unexpected(*args: object) -> None:
+        raise AssertionError("a transport was borrowed")
+
+    monkeypatch.setattr(_wire_receive, "_Receiver", unexpected)
+
+
+# --- whole bodies
+
+
+async def test_a_large_body_lands_in_the_callers_memory(site: Site, only_swapped: None) -> None:
+    """The mapped memory has every byte, nothing around it changes, and nothing large is made."""
+    content = random_bytes(LARGE)
+    with mapped(LARGE + 2 * KIB) as memory:
+        async with site.opened(ranged(content)) as (server, wire):
+            url = f"{server.base}/f"
+            await wire.fill(url, Span(0, memory[:MIB]), size=LARGE)  # connect first
+            tracemalloc.start()
+            try:
+                await wire.fill(url, Span(0, memory[KIB : KIB + LARGE]), size=LARGE)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+
+        assert memory[KIB : KIB + LARGE] == content
+        assert bytes(memory[KIB + LARGE :]) == bytes(KIB)
+    assert peak < 3 * MIB  # what the server and TLS need for their pieces
+
+
+async def test_one_connection_serves_many_bodies(site: Site, only_swapped: None) -> None:
+    """Twenty swapped bodies in a row are asked for on the connection of the first."""
+    content = random_bytes(20 * MIB)
+    buffer = bytearray(len(content))
+    async with site.opened(ranged(content)) as (server, wire):
+        for start in range(0, len(content), MIB):
+            span = Span(start, memoryview(buffer)[start : start + MIB])
+            assert await wire.fill(f"{server.base}/f", span, size=len(content)) is None
+
+    assert buffer == content
+    assert (len(server.requests), server.connections) == (20, 1)
+
+
+async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None:
+    """Where exactly a body ends, relative to what came with its head, makes no difference."""
+    content = random_bytes(600 * KIB)
+    sizes = [1, 2, 255, 16 * KIB, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 256 * KIB, 600 * KIB - 7]
+    async with site.opened(ranged(content)) as (server, wire):
+        for size in sizes:
+            buffer = bytearray(size)
+            await wire.fill(f"{server.base}/f", Span(7, memoryview(buffer)), size=len(content))
+            assert buffer == content[7 : 7 + size]
+
+    assert server.connections == 1
+
+
+async def test_a_body_that_came_with_its_head_borrows_nothing(
+    site: Site, never_swapped: None
+) -> None:
+    """Small bodies are done when the head is."""
+    content = random_bytes(100 * KIB)
+
+    async def reply(exchange: Exchange) -> None:
+        start, stop = exchange.request.extent
+        head = f"HTTP/1.1 206 P\r\nContent-Range: bytes {start}-{stop - 1}/{len(content)}\r\n"
+        head += f"Content-Length: {stop - start}\r\n\r\n"
+        exchange.writer.write(head.encode() + content[start:stop])
+
+    buffer = bytearray(1000)
+    async with site.opened(reply) as (server, wire):
+        for start in (0, 5000):
+            await wire.fill(f"{server.base}/f", Span(start, memoryview(buffer)), size=len(content))
+            assert buffer == content[start : start + 1000]
+
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("pauses_at", [0, 1, 70_000, BODY - 1])
+async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> None:
+    """The head alone, or nearly everything: the rest arrives in place all the same."""
+    content = random_bytes(BODY)
+    span = Span(0, memoryview(bytearray(BODY)))
+
+    async def reply(exchange: Exchange) -> None:
+        await partial_head(exchange, 0, BODY, BODY)
+        await exchange.send(content[:pauses_at])
+        await until(lambda: span.filled == pauses_at)
+        await exchange.send(content[pauses_at:])
+
+    async with site.opened(reply) as (server, wire):
+        await wire.fill(f"{server.base}/f", span, size=BODY)
+        assert span.buffer == content
+        span.restart()
+        await wire.fill(f"{server.base}/f", span, size=BODY)
+
+    assert server.connections == 1
+
+
+# --- the plain path
+
+
+async def chunked(exchange: Exchange) -> None:
+    content = random_bytes(BODY)
+    await exchange.head("200 OK", "Transfer-Encoding: chunked")
+    for start in range(0, BODY, 100_000):
+        piece = content[start : start + 100_000]
+        await exchange.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+    await exchange.send(b"0\r\n\r\n")
+
+
+async def until_close(exchange: Exchange) -> None:
+    await exchange.head("200 OK", "Connection: close")
+    await exchange.send(random_bytes(BODY))
+    exchange.writer.close()
+
+
+@pytest.mark.parametrize(("reply", "connections"), [(chunked, 1), (until_close, 2)])
+async def test_a_body_without_a_length_is_read_through_aiohttp(
+    site: Site, never_swapped: None, reply: Reply, connections: int
+) -> None:
+    """Chunked, or until the connection ends: the same bytes in the same memory."""
+    async with site.opened(reply) as (server, wire):
+        for _ in range(2):
+            buffer = bytearray(BODY)
+            span = Span(0, memoryview(buffer))
+            await wire.fill(f"{server.base}/f", span, size=BODY, ranged=False)
+            assert buffer == random_bytes(BODY)
+
+    assert server.connections == connections
+
+
+class Disguised:
+    """An object of which some attributes are others, or absent."""
+
+    def __init__(self, real: Any, absent: str = "", **others: Any) -> None:
+        self._real = real
+        self._absent = absent
+        self.__dict__.update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._absent:
+            raise AttributeError(name)
+        return getattr(self._real, name)
+
+
+def _raise(error: Exception) -> Any:
+    def method() -> None:
+        raise error
+
+    return method
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        {"absent": "set_protocol"},
+        {"absent": "get_protocol"},
+        {"absent": "is_reading"},
+        {"get_protocol": lambda: None},
+        {"is_reading": lambda: False},
+        {"is_reading": _raise(NotImplementedError())},
+        {"is_reading": _raise(RuntimeError("not initialized yet"))},
+        None,
+    ],
+    ids=str,
+)
+async def test_a_transport_that_cannot_be_lent_is_not_borrowed(
+    site: Site,
+    never_swapped: None,
+    monkeypatch: pytest.MonkeyPatch,
+    disguise: dict[str, Any] | None,
+) -> None:
+    """Whatever a transport or a version of aiohttp lacks, the bytes are the same."""
+    real = _wire_receive.receive
+
+    async def receive(answer: Any, *args: Any, **options: Any) -> None:
+        connection: Any = None
+        if disguise is not None:
+            transport = Disguised(answer.connection.transport, **disguise)
+            connection = SimpleNamespace(transport=transport, protocol=answer.connection.protocol)
+        await real(Disguised(answer, connection=connection), *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_wire, "receive", receive)
+    content = random_bytes(BODY)
+    async with site.opened(ranged(content)) as (server, wire):
+        for _ in range(2):
+            buffer = bytearray(BODY)
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            assert buffer == content
+
+    assert server.connections == 1
+
+
+# --- bodies that break
+
+
+def broken_once(content: bytes, at: int, how: str, span: Span) -> Reply:
+    """Return a reply that breaks its first body after `at` bytes of it have arrived."""
+    whole = ranged(content)
+    breaks = iter([True])
+
+    async def reply(exchange: Exchange) -> None:
+        if not next(breaks, False):
+            await whole(exchange)
+            return
+        start, stop = exchange.request.extent
+        await partial_head(exchange, start, stop, len(content))
+        await exchange.send(content[start : start + at])
+        await until(lambda: span.filled == at)
+        exchange.reset() if how == "reset" else exchange.writer.close()
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("cut", "the body ended at byte {}"), ("reset", "(broke|ended) at byte {}")],
+)
+async def test_a_broken_body_keeps_what_arrived(site: Site, how: str, message: str) -> None:
+    """The error says where; the next try asks for the rest, on another connection."""
+    content = random_bytes(BODY)
+    buffer = bytearray(BODY - 5)
+    span = Span(5, memoryview(buffer))
+    arrived = 2 * MIB
+    async with site.opened(broken_once(content, arrived, how, span)) as (server, wire):
+        url = f"{server.base}/f?secret"
+        expected = rf"/f\?…: .*{message.format(5 + arrived)} of {BODY}"
+        with pytest.raises(NetworkError, match=expected):
+            await wire.fill(url, span, size=BODY)
+        assert span.filled == arrived
+        assert await wire.fill(url, span, size=BODY) is None
+
+    assert buffer == content[5:]
+    assert [request.header("Range") for request in server.requests] == [
+        f"bytes=5-{BODY - 1}",
+        f"bytes={5 + arrived}-{BODY - 1}",
+    ]
+    assert [request.connection for request in server.requests] == [1, 2]
+
+
+async def test_a_server_may_close_right_after_the_last_byte(site: Site, only_swapped: None) -> None:
+    """The end of the connection is no error when the body is complete."""
+    content = random_bytes(BODY)
+    whole = ranged(content)
+
+    async def reply(exchange: Exchange) -> None:
+        await whole(exchange)
+        exchange.writer.close()
+
+    async with site.opened(reply) as (server, wire):
+        for _ in range(3):
+            buffer = bytearray(BODY)
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            assert buffer == content
+
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize("surplus", ["a byte", "another answer", "as much again"])
+async def test_bytes_behind_a_body_cost_the_connection(
+    site: Site, only_swapped: None, surplus: str
+) -> None:
+    """What follows a body is never taken for the answer to the next request."""
+    content = random_bytes(BODY)
+    extra = {
+        "a byte": b"x",
+        "another answer": b"HTTP/1.1 206 P\r\nContent-Length: 1\r\n\r\nx",
+        "as much again": content,
+    }[surplus]
+
+    async def reply(exchange: Exchange) -> None:
+        await partial_head(exchange, 0, BODY, BODY)
+        # The last bytes and what follows them arrive in one piece.
+        await exchange.send(content[: -64 * KIB])
+        await exchange.flush()
+        exchange.writer.write(content[-64 * KIB :] + extra)
+
+    async with site.opened(reply) as (server, wire):
+        for _ in range(3):
+            buffer = bytearray(BODY + 100)
+            span = Span(0, memoryview(buffer)[:BODY])
+            await wire.fill(f"{server.base}/f", span, size=BODY)
+            assert buffer[:BODY] == content
+            assert buffer[BODY:] == bytes(100)
+
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [(6, "more bytes arrived"), (-6, f"ended at byte {BODY - 6} of {BODY}")]
+)
+async def test_a_length_that_contradicts_the_range_is_found_out(
+    site: Site, more: int, message: str
+) -> None:
+    """A body of another length than its range is refused at its end, not waited for."""
+    content = random_bytes(BODY + 6)
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.head(
+            "206 Partial Content",
+            f"Content-Range: bytes 0-{BODY - 1}/{BODY}",
+            f"Content-Length: {BODY + more}",
+        )
+        await exchange.send(content[: BODY + more])
+
+    async with site.opened(reply) as (server, wire):
+        with pytest.raises(NetworkError, match=message):
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(BODY))), size=BODY)
+
+
+async def test_a_cancelled_body_is_written_no_more(site: Site) -> None:
+    """After the call was cancelled its memory is the caller's, and the pool is as before."""
+    content = b"\xff" * LARGE
+    with mapped(LARGE) as memory:
+        span = Span(0, memory)
+        hung_up = asyncio.Event()
+
+        async def reply(exchange: Exchange) -> None:
+            start, stop = exchange.request.extent
+            await partial_head(exchange, start, stop, LARGE)
+            try:
+                await exchange.send(content[start:stop])
+                await exchange.flush()
+            finally:
+                if stop - start == LARGE:
+                    hung_up.set()
+
+        async with site.opened(reply) as (server, wire):
+            url = f"{server.base}/f"
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: wire.fill(url, span, size=LARGE))
+                await until(lambda: span.filled > MIB)
+                tasks.cancel_scope.cancel()
+            before = bytes(memory)
+            assert span.filled < LARGE
+            # The server goes on sending until it learns that nobody listens.
+            await hung_up.wait()
+            assert memory == before
+
+            await wire.fill(url, Span(9, memory[:MIB]), size=LARGE)
+
+        assert [request.connection for request in server.requests] == [1, 2]
+
+
+async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled between the end of the body and its return: nothing breaks, nothing is reused."""
+    content = random_bytes(BODY)
+    scope = anyio.CancelScope()
+    real = _wire_receive._Receiver._end
+
+    def end(self: Any, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        scope.cancel()
+
+    async with site.opened(ranged(content)) as (server, wire):
+        url = f"{server.base}/f"
+        with monkeypatch.context() as patch:
+            patch.setattr(_wire_receive._Receiver, "_end", end)
+            span = Span(0, memoryview(bytearray(BODY)))
+            with scope:
+                await wire.fill(url, span, size=BODY)
+        assert scope.cancelled_caught
+        assert span.buffer == content
+        await wire.fill(url, Span(0, memoryview(bytearray(BODY))), size=BODY)
+
+    assert server.connections == 2
+
+
+async def test_a_silent_server_is_a_stall(site: Site) -> None:
+    """Silence inside a swapped body is noticed; what arrived stays, the connection does not."""
+    content = random_bytes(BODY)
+    span = Span(0, memoryview(bytearray(BODY)))
+    whole = ranged(content)
+
+    async def reply(exchange: Exchange) -> None:
+        if len(exchange.request.head) and exchange.request.connection > 1:
+            await whole(exchange)
+            return
+        await partial_head(exchange, 0, BODY, BODY)
+        await exchange.send(content[:MIB])
+        await exchange.reader.read()  # until the client gives up
+
+    async with site.opened(reply, read=0.3) as (server, wire):
+        with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing for too long"):
+            await wire.fill(f"{server.base}/f", span, size=BODY)
+        assert span.filled == MIB
+        await wire.fill(f"{server.base}/f", span, size=BODY)
+
+    assert span.buffer == content
+
+
+async def test_a_span_that_is_split_ends_early(site: Site) -> None:
+    """The half that was given away is another's: this one's connection is closed at its end."""
+    content = random_bytes(BODY)
+    buffer = bytearray(BODY)
+    span = Span(0, memoryview(buffer))
+    split, ended = asyncio.Event(), asyncio.Event()
+
+    async def reply(exchange: Exchange) -> None:
+        start, stop = exchange.request.extent
+        await partial_head(exchange, start, stop, BODY)
+        if start:
+            await exchange.send(content[start:stop])
+            return
+        await exchange.send(content[: BODY // 4])
+        await split.wait()
+        await exchange.send(content[BODY // 4 : BODY - 1])
+        await exchange.reader.read()  # the client hangs up before the last byte
+        ended.set()
+
+    async with site.opened(reply) as (server, wire):
+        url = f"{server.base}/f"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: wire.fill(url, span, size=BODY))
+            await until(lambda: span.filled == BODY // 4)
+            other = span.split(1)
+            split.set()
+        assert other is not None
+        assert span.left == 0
+        await wire.fill(url, other, size=BODY)
+
+    assert buffer == content
+    assert server.requests[1].extent == (other.start, BODY)
+    assert server.connections == 2
+
+
+async def test_a_split_ends_a_body_that_is_read_through_aiohttp(
+    site: Site, never_swapped: None
+) -> None:
+    """The plain path, too, leaves off where its span ends now."""
+    content = random_bytes(BODY)
+    span = Span(0, memoryview(bytearray(BODY)))
+    split = asyncio.Event()
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.head("200 OK", "Transfer-Encoding: chunked")
+        for start, stop in ((0, BODY // 4), (BODY // 4, BODY)):
+            await exchange.send(b"%x\r\n%s\r\n" % (stop - start, content[start:stop]))
+            await split.wait()
+        await exchange.reader.read()  # the end of the body is never sent
+
+    async with site.opened(reply) as (server, wire), anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: wire.fill(f"{server.base}/f", span, size=BODY, ranged=False))
+        await until(lambda: span.filled == BODY // 4)
+        span.split(1)
+        split.set()
+
+    assert span.left == 0
+    assert span.buffer[: span.wanted] == content[: span.wanted]
+
+
+# --- answers that are no body
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("416 Range Not Satisfiable", RejectedError), ("403 Forbidden", AccessError), ("302", None)],
+)
+async def test_a_refusal_keeps_the_connection(
+    site: Site, status: str, kind: type[TransferError] | None
+) -> None:
+    """An answer whose short body was read leaves its connection for the next request."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.head(f"{status} -", "Location: /elsewhere", "Content-Length: 5")
+        await exchange.send(b"sorry")
+
+    span = Span(0, memoryview(bytearray(BODY)))
+    async with site.opened(reply) as (server, wire):
+        for _ in range(3):
+            if kind is None:
+                answer = await wire.fill(f"{server.base}/f", span, size=BODY)
+                assert isinstance(answer, Response)
+            else:
+                with pytest.raises(kind, match="sorry"):
+                    await wire.fill(f"{server.base}/f", span, size=BODY)
+
+    assert server.connections == 1
+
+
+async def test_a_refusal_whose_words_never_end_is_still_a_refusal(site: Site) -> None:
+    """The status is known; a body that stalls is not waited for without a limit."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.head("403 Forbidden", "Content-Length: 500")
+        await exchange.send(b"because")
+        await exchange.reader.read()
+
+    async with site.opened(reply, read=0.2) as (server, wire):
+        with pytest.raises(AccessError, match="answered 403: because"):
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
+
+
+# --- proxies
+
+
+async def test_bodies_come_through_a_proxy(
+    site: Site, only_swapped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forwarded or tunnelled, bodies land in place and the proxy's connection is used again."""
+    content = random_bytes(BODY)
+    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, wire):
+        monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", proxy.url)
+        for _ in range(3):
+            buffer = bytearray(BODY)
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            assert buffer == content
+        await wire.aclose()
+
+    host = server.base.partition("//")[2]
+    tunnel, forward = [f"CONNECT {host} HTTP/1.1"], [f"GET {server.base}/f HTTP/1.1"] * 3
+    assert proxy.lines == (tunnel if site.tls else forward)
+    assert (len(server.requests), server.connections) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(407, RejectedError), (403, RejectedError), (502, NetworkError)]
+)
+async def test_a_proxy_that_refuses_a_tunnel_is_named(
+    secure_site: Site, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[TransferError]
+) -> None:
+    """Whether a try later can help depends on what the proxy says."""
+    async with (
+        http_proxy(f"{status} No") as proxy,
+        secure_site.opened(ranged(b"")) as (server, wire),
+    ):
+        secret = proxy.url.replace("//", "//user:do-not-show@")
+        monkeypatch.setenv("HTTPS_PROXY", secret)
+        with pytest.raises(kind, match=f"the proxy .* answered {status}") as caught:
+            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
+
+    assert "do-not-show" not in str(caught.value)
+    assert server.requests == []

@@ -1,0 +1,273 @@
+"""`hftransfer._wire_send`: bodies leave from the memory where they lie."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import tracemalloc
+from typing import Any
+
+import anyio
+import pytest
+
+from hftransfer import _wire_send
+from hftransfer.errors import NetworkError, StalledError
+from wire_support import (
+    KIB,
+    LOOPS,
+    MIB,
+    QUIET,
+    Exchange,
+    Site,
+    mapped,
+    open_files,
+    random_bytes,
+    until,
+)
+
+pytestmark = [pytest.mark.anyio, *QUIET]
+
+# More than the sockets of a loopback connection hold.
+LARGE = 20 * MIB
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+async def accept(exchange: Exchange) -> None:
+    await exchange.head("200 OK", "Content-Length: 2")
+    await exchange.send(b"ok")
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, LARGE])
+async def test_a_body_arrives_byte_for_byte(site: Site, size: int) -> None:
+    """Any size, twice on one connection, with its length and without a made-up type."""
+    content = random_bytes(size)
+    async with site.opened(accept) as (server, wire):
+        for _ in range(2):
+            answer = await wire.request("PUT", f"{server.base}/part", body=memoryview(content))
+            assert (answer.status, answer.body) == (200, b"ok")
+
+    assert server.connections == 1
+    for request in server.requests:
+        assert request.body == content
+        assert request.header("Content-Length") == str(size)
+        assert request.header("Content-Type") is None
+        assert request.header("Transfer-Encoding") is None
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words", "map"])
+async def test_any_memory_can_be_sent(site: Site, kind: str) -> None:
+    """What counts is the bytes, not how the view that is given divides them."""
+    content = random_bytes(MIB)
+    async with site.opened(accept) as (server, wire):
+        with mapped(MIB) as memory:
+            memory[:] = content
+            views = {"bytes": content, "words": memoryview(content).cast("I"), "map": memory}
+            await wire.request("PUT", f"{server.base}/part", body=views[kind])
+
+    assert server.requests[0].body == content
+
+
+async def discard(exchange: Exchange) -> None:
+    """Read a body without keeping it, slowly: in small pieces, with other work between them."""
+    left = int(exchange.request.header("Content-Length") or 0)
+    while left:
+        left -= len(await exchange.reader.read(min(left, 16 * KIB)))
+        await asyncio.sleep(0)
+    await accept(exchange)
+
+
+async def test_a_slow_server_costs_no_memory(site: Site) -> None:
+    """While the server does not take them, bytes stay where they lie and are copied nowhere."""
+    with mapped(LARGE) as memory:
+        async with site.opened(discard, reads_body=False) as (server, wire):
+            url = f"{server.base}/part"
+            await wire.request("PUT", url, body=memory[:MIB])  # connect first
+            tracemalloc.start()
+            try:
+                answer = await wire.request("PUT", url, body=memory)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+
+    assert answer.status == 200
+    assert peak < 3 * MIB  # of which the most is the server's
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_an_early_refusal_is_the_answer(site: Site, closes: bool) -> None:
+    """A server may refuse in the middle of a body, and hang up or not: its answer counts."""
+    content = random_bytes(LARGE)
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.reader.readexactly(MIB)
+        await exchange.head("403 Forbidden", "Content-Length: 6", "Connection: close")
+        await exchange.send(b"denied")
+        await exchange.flush()
+        if closes:
+            exchange.writer.close()
+        else:
+            await exchange.reader.read(-1)
+
+    before = open_files()
+    async with site.opened(reply, reads_body=False) as (server, wire):
+        for _ in range(3):
+            try:
+                answer = await wire.request("PUT", f"{server.base}/part", body=content)
+            except NetworkError:
+                # A TLS transport that cannot write does not read any more, either.
+                assert site.tls
+                assert closes
+            else:
+                assert (answer.status, answer.body) == (403, b"denied")
+    await all_closed(before)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_connection_that_breaks_under_a_body_is_a_network_error(
+    site: Site, how: str
+) -> None:
+    """Nothing hangs, and no descriptor is left."""
+    content = random_bytes(LARGE)
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.reader.readexactly(MIB)
+        exchange.reset() if how == "reset" else exchange.writer.transport.abort()
+
+    before = open_files()
+    async with site.opened(reply, reads_body=False) as (server, wire):
+        with pytest.raises(NetworkError) as caught:
+            await wire.request("PUT", f"{server.base}/part?do-not-show", body=content)
+    assert "do-not-show" not in str(caught.value)
+    await all_closed(before)
+
+
+async def test_a_server_that_takes_nothing_is_a_stall(site: Site) -> None:
+    """Sending has a time limit of its own, over TLS, too."""
+    content = random_bytes(LARGE)
+    over = asyncio.Event()
+
+    async def reply(exchange: Exchange) -> None:
+        exchange.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await over.wait()
+        exchange.writer.transport.abort()
+
+    before = open_files()
+    async with site.opened(reply, reads_body=False, read=0.3) as (server, wire):
+        with pytest.raises(StalledError, match=r"127.0.0.1:\d+ took nothing for too long"):
+            await wire.request("PUT", f"{server.base}/part", body=content)
+        over.set()
+    await all_closed(before)
+
+
+async def test_a_cancelled_body_is_read_no_more(site: Site) -> None:
+    """After a cancellation in the middle the memory may change: the server never sees that."""
+    cancelled = asyncio.Event()
+    got: list[bytes] = []
+
+    async def reply(exchange: Exchange) -> None:
+        if exchange.request.connection > 1:
+            await exchange.reader.readexactly(MIB)
+            await accept(exchange)
+            return
+        await exchange.reader.readexactly(MIB)
+        await cancelled.wait()
+        try:
+            while data := await exchange.reader.read(MIB):
+                got.append(data)
+        finally:
+            exchange.writer.close()
+
+    before = open_files()
+    with mapped(LARGE) as memory:
+        memory[:] = b"\x01" * LARGE
+        async with site.opened(reply, reads_body=False) as (server, wire):
+            url = f"{server.base}/part"
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: wire.request("PUT", url, body=memory))
+                await until(lambda: server.connections == 1 and bool(server.requests))
+                for _ in range(200):
+                    await asyncio.sleep(0)
+                tasks.cancel_scope.cancel()
+            memory[:] = b"\x02" * LARGE
+            cancelled.set()
+            answer = await wire.request("PUT", url, body=memory[:MIB])
+            assert answer.status == 200
+
+    assert server.connections == 2
+    assert b"\x02" not in b"".join(got)
+    assert len(b"".join(got)) < LARGE - MIB
+    await all_closed(before)
+
+
+async def test_a_default_timeout_of_sockets_blocks_no_loop(site: Site) -> None:
+    """`socket.setdefaulttimeout`, which is somebody else's, does not make sending blocking."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    socket.setdefaulttimeout(50.0)
+    try:
+        async with (
+            site.opened(discard, reads_body=False) as (server, wire),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(count)
+            await wire.request("PUT", f"{server.base}/part", body=bytes(LARGE))
+            tasks.cancel_scope.cancel()
+    finally:
+        socket.setdefaulttimeout(None)
+
+    assert turns > 10
+
+
+async def test_without_a_descriptor_a_body_goes_through_aiohttp(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a transport gives no socket, the same bytes arrive by the ordinary way."""
+    monkeypatch.setattr(_wire_send, "_plain_socket", lambda transport: None)
+    content = random_bytes(5 * MIB + 7)
+    async with site.opened(accept) as (server, wire):
+        for _ in range(2):
+            answer = await wire.request("PUT", f"{server.base}/part", body=content)
+            assert answer.status == 200
+
+    assert [request.body == content for request in server.requests] == [True, True]
+    assert server.connections == 1
+
+
+async def test_a_body_is_sent_again_where_an_idle_connection_had_ended(site: Site) -> None:
+    """aiohttp's replacement of a connection that the server closed begins at the first byte."""
+    content = random_bytes(MIB)
+
+    async def reply(exchange: Exchange) -> None:
+        await accept(exchange)
+        exchange.writer.close()
+
+    async with site.opened(reply) as (server, wire):
+        for _ in range(5):
+            answer = await wire.request("PUT", f"{server.base}/part", body=content)
+            assert answer.status == 200
+
+    assert all(request.body == content for request in server.requests)
+
+
+async def all_closed(before: dict[str, str]) -> None:
+    """Wait until no socket is open that was not open before."""
+    gc.collect()
+
+    def are_closed() -> bool:
+        now = open_files()
+        return not {
+            name for name, target in now.items() if "socket" in target and name not in before
+        }
+
+    await until(are_closed)

@@ -6,14 +6,13 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
+from hftransfer.sync import terminable
 from perf.charts import charts
 from perf.documents import Document, read_documents
 from perf.environments import install
@@ -31,9 +30,9 @@ _RESULTS = Path(__file__).with_name("results")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a tool failed, 2 bad input."""
     given = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        code: int = given.run(given)
+        with terminable():
+            code: int = given.run(given)
     except BrokenPipeError:  # `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -44,10 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell("interrupted")
         return 130
     return code
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -250,7 +250,12 @@ class Fetcher:
                 self.slow_down()
             on_retry(error, delay)
 
-        await retrying(partial(source.fill, entry, span), self._retry, on_retry=count)
+        await retrying(
+            partial(source.fill, entry, span),
+            self._retry,
+            on_retry=count,
+            progress=lambda: span.filled,
+        )
 
     def _note(self, reading: Reading) -> None:
         self._moved += max(0, reading.span.filled - reading.filled_at_start)

@@ -53,6 +53,7 @@ async def retrying(
     policy: RetryPolicy,
     *,
     on_retry: Callable[[TransientError, float], None] | None = None,
+    progress: Callable[[], int] | None = None,
 ) -> T:
     """Run `operation` until it succeeds, fails for good, or `policy` gives up.
 
@@ -60,17 +61,22 @@ async def retrying(
         operation: made anew for every try.
         policy: how often and how long.
         on_retry: told the error and the delay in seconds before each wait.
+        progress: says how far the operation has come. A try that came further than any
+            before it makes the failures until then count no more.
 
     Raises:
         TransientError: the last one, when the policy gives up.
     """
     failures = 0
     first_failure = 0.0
+    furthest = 0
     while True:
         try:
             return await operation()
         except TransientError as error:
             now = time.monotonic()
+            if progress is not None and (reached := progress()) > furthest:
+                furthest, failures = reached, 0
             first_failure = first_failure if failures else now
             failures += 1
             delay = next_delay(

@@ -147,6 +147,38 @@ async def test_what_arrived_before_an_error_is_not_asked_for_again() -> None:
     assert source.asked == [(0, SIZE), (3 * MIB, SIZE)]
 
 
+async def test_a_connection_that_is_cut_again_and_again_still_gets_there() -> None:
+    """Failures count only as long as nothing arrives in between: 7 cuts, 4 attempts."""
+
+    async def cut(span: Span) -> AsyncIterator[None]:
+        span.put(_content(span.position, span.position + MIB))
+        yield
+        raise NetworkError("cut")
+
+    source = _Scripted(*[cut] * 7)
+
+    assert await _fill(_fetcher(), source, is_last=False) == _content(0, SIZE)
+
+    assert source.asked == [(index * MIB, SIZE) for index in range(8)]
+
+
+async def test_who_gets_no_further_gives_up() -> None:
+    """The same byte for the fourth time, and the last error is raised."""
+
+    async def cut(span: Span) -> AsyncIterator[None]:
+        span.put(_content(0, MIB - span.filled))
+        yield
+        raise NetworkError("cut")
+
+    source = _Scripted(*[cut] * 5)
+    fetcher = _fetcher()
+
+    with pytest.raises(NetworkError, match="gave up after 4 tries"):
+        await fetcher.fill(source, ENTRY, Span(0, memoryview(bytearray(SIZE))), _ignore)
+
+    assert fetcher.slots.in_use == 0
+
+
 async def test_at_the_end_idle_connections_take_over_half() -> None:
     """The rest of a slow connection is halved until it is not worth it."""
     released = anyio.Event()

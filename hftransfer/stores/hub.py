@@ -191,7 +191,7 @@ class HubSource:
         return entry
 
     async def fill(self, entry: Entry, span: Span) -> None:
-        if span.wanted == entry.size:
+        if span.wanted == entry.size and not span.filled:
             await self._read_whole(entry, span)
             return
         place = self._place(entry)

@@ -9,31 +9,73 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-__all__ = ("DirectIO", "DirectWriter", "wants_direct")
+__all__ = ("DirectIO", "DirectWriter", "WayChooser")
 
 DirectIO: TypeAlias = Literal["auto", "on", "off"]
 
 # At least the logical block size of every disk in use; memory is aligned to pages.
 _ALIGNMENT = 4096
+# Past the page cache only where that takes less than this share of the time.
+_ADVANTAGE = 0.7
+# The way not taken is tried again every so many writes; shorter ones than this tell nothing.
+_PROBE_EVERY = 24
+_TELLING = 1 << 20
+_FRESH = 0.3
 _UNSUITABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-def wants_direct(mode: DirectIO, size: int, room: int) -> bool:
-    """Return whether files are to be written past the page cache.
+class WayChooser:
+    """Decides, write by write, whether to go past the page cache.
+
+    ``on`` and ``off`` decide at once, and so does ``auto`` for a transfer that the page cache
+    could hardly hold: what pushes its own beginning out again, and everybody else's files
+    with it, gains nothing. Otherwise ``auto`` takes the quicker way. That is the page cache
+    as long as its pages come cheap, since files that stay there are read from memory soon
+    after; where each of them costs a fault of the host, as in many virtual machines, the
+    disk is several times quicker. Both ways are measured again from time to time.
+
+    Used by the writers of all files of one sink, from several threads.
 
     Args:
-        mode: ``on`` and ``off`` decide; ``auto`` looks at the sizes.
+        mode: ``on``, ``off`` or ``auto``.
         size: bytes of the whole transfer.
         room: bytes that the page cache can take.
     """
-    if mode == "auto":
-        # Files that stay in memory are read from there soon after; what pushes its own
-        # beginning out again, and everybody else's files with it, gains nothing.
-        return size > room // 2
-    return mode == "on"
+
+    def __init__(self, mode: DirectIO, size: int, room: int) -> None:
+        self.is_possible = mode != "off"
+        self._fixed: bool | None = None if mode == "auto" else mode == "on"
+        if mode == "auto" and size > room // 2:
+            self._fixed = True
+        self._lock = threading.Lock()
+        self._writes = 0
+        self._costs: dict[bool, float] = {}
+        """Seconds per byte, directly or not."""
+
+    def choose(self) -> bool:
+        """Return whether the next write should be direct."""
+        if self._fixed is not None:
+            return self._fixed
+        with self._lock:
+            self._writes += 1
+            through, past = self._costs.get(False), self._costs.get(True)
+            if through is None or past is None:
+                return through is not None
+            quicker = past < through * _ADVANTAGE
+            return quicker is not (self._writes % _PROBE_EVERY == 0)
+
+    def note(self, direct: bool, size: int, seconds: float) -> None:
+        """Remember how long a write took."""
+        if self._fixed is not None or size < _TELLING:
+            return
+        with self._lock:
+            cost = seconds / size
+            known = self._costs.get(direct)
+            self._costs[direct] = cost if known is None else (1 - _FRESH) * known + _FRESH * cost
 
 
 class DirectWriter:

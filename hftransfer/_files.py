@@ -17,11 +17,13 @@ import fcntl
 import itertools
 import os
 import re
+import threading
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from hftransfer._direct import DirectWriter
+from hftransfer._direct import DirectWriter, WayChooser
 from hftransfer._journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError
 
@@ -64,7 +66,8 @@ class PartialFile:
         identity: of the content, recorded in the journal; empty means never resume.
         size: bytes.
         chunk_size: bytes.
-        direct: write past the page cache, where that is possible.
+        ways: decides which writes go past the page cache, where that is possible.
+            Default: none.
 
     Raises:
         DestinationError: if it cannot be made.
@@ -79,10 +82,12 @@ class PartialFile:
         identity: str,
         size: int,
         chunk_size: int,
-        direct: bool = False,
+        ways: WayChooser | None = None,
     ) -> None:
         self.size = size
+        self._ways = ways if ways is not None and ways.is_possible else None
         self._direct: DirectWriter | None = None
+        self._one_at_a_time = threading.Lock()
         try:
             self.path, self._fd = _claim(folder, stem)
         except OSError as error:
@@ -95,7 +100,7 @@ class PartialFile:
                 journal_path.unlink(missing_ok=True)
             self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
             _preallocate(self._fd, size)
-            if direct:
+            if self._ways is not None:
                 self._direct = DirectWriter(self.path)
         except OSError as error:
             self.close()
@@ -113,12 +118,26 @@ class PartialFile:
             DiskFullError, DestinationError: if it cannot be written.
         """
         try:
-            written = 0 if self._direct is None else self._direct.write(data, start)
-            while written < len(data):
-                written += os.pwrite(self._fd, data[written:], start + written)
+            self._write(start, data)
             self.journal.append(index, digest)
         except OSError as error:
             raise destination_error(error, self.path) from error
+
+    def _write(self, start: int, data: memoryview) -> None:
+        written = 0
+        if self._ways is not None and self._direct is not None and self._ways.choose():
+            began = time.perf_counter()
+            written = self._direct.write(data, start)
+            self._ways.note(True, written, time.perf_counter() - began)
+        if written < len(data):
+            # Through the page cache, writers of one file fight for the lock of its inode.
+            with self._one_at_a_time:
+                began = time.perf_counter()
+                rest = data[written:]
+                while written < len(data):
+                    written += os.pwrite(self._fd, data[written:], start + written)
+                if self._ways is not None:
+                    self._ways.note(False, len(rest), time.perf_counter() - began)
 
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""

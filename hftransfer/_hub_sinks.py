@@ -20,7 +20,7 @@ from anyio import from_thread, to_thread
 
 from hftransfer._batch import Batch
 from hftransfer._digests import chunk_digest, new_hasher
-from hftransfer._direct import DirectIO, wants_direct
+from hftransfer._direct import DirectIO, WayChooser
 from hftransfer._files import destination_error, remove_stale_partials, write_whole
 from hftransfer._hub_cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_local_dir import LocalDir
@@ -69,7 +69,7 @@ class HubCacheSink:
         self._force = force
         self._fsync = fsync
         self._direct_io = direct_io
-        self._direct = False
+        self._ways: WayChooser | None = None
         # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
         self._leading: set[str] = set()
@@ -110,7 +110,7 @@ class HubCacheSink:
         if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
             blobs = self._repo.blobs
             check_destination(blobs, needed)
-            self._direct = wants_direct(self._direct_io, needed, cache_room())
+            self._ways = WayChooser(self._direct_io, needed, cache_room())
             _guarded(blobs, partial(blobs.mkdir, parents=True, exist_ok=True))
             create_cachedir_tag(self._repo.root)
 
@@ -139,7 +139,7 @@ class HubCacheSink:
                 chunk_size,
                 stem=f"{etag}.{etag[:16]}",
                 fsync=self._fsync,
-                direct=self._direct,
+                ways=self._ways,
             )
         except BaseException:
             lock.release()
@@ -191,7 +191,7 @@ class LocalDirSink:
         self._force = force
         self._fsync = fsync
         self._direct_io = direct_io
-        self._direct = False
+        self._ways: WayChooser | None = None
         self._missing: dict[str, Path] = {}
         self._absent: set[str] = set()
         """Paths of which there is no copy that could be used, here or in the cache."""
@@ -230,7 +230,7 @@ class LocalDirSink:
                 self._absent.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
-            self._direct = wants_direct(self._direct_io, needed, cache_room())
+            self._ways = WayChooser(self._direct_io, needed, cache_room())
             _guarded(self._local_dir.root, self._local_dir.create)
 
     def _is_cached(self, entry: Entry) -> bool:
@@ -264,7 +264,7 @@ class LocalDirSink:
                 partial_folder=self._local_dir.metadata(entry.path).parent,
                 stem=_partial_stem(entry),
                 fsync=self._fsync,
-                direct=self._direct,
+                ways=self._ways,
             )
         except BaseException:
             lock.release()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._direct import DirectWriter, wants_direct
+from hftransfer._direct import DirectWriter, WayChooser
 from hftransfer._files import PartialFile
 from hftransfer._memory import cache_room, memory_limit
 
@@ -24,12 +24,60 @@ def _aligned(data: bytes) -> memoryview:
     return memoryview(memory)[: len(data)]
 
 
+ALWAYS = WayChooser("on", 0, 0)
+
+
 def test_the_mode_decides_and_auto_looks_at_the_room() -> None:
     """On and off are obeyed; auto spares a page cache that the transfer would flood."""
-    assert wants_direct("on", 1, 1 << 40)
-    assert not wants_direct("off", 1 << 40, 1)
-    assert not wants_direct("auto", 50, 100)
-    assert wants_direct("auto", 51, 100)
+    assert WayChooser("on", 1, 1 << 40).choose()
+    assert not WayChooser("off", 1 << 40, 1).choose()
+    assert not WayChooser("off", 1 << 40, 1).is_possible
+    assert WayChooser("auto", 51, 100).choose()
+    assert not WayChooser("auto", 50, 100).choose()
+
+
+@given(through=st.floats(1e-4, 1e-1), past=st.floats(1e-4, 1e-1))
+def test_auto_takes_the_quicker_way_and_looks_at_the_other_now_and_then(
+    through: float, past: float
+) -> None:
+    """Seconds per write of 8 MiB through the page cache and past it decide, with a margin."""
+    ways = WayChooser("auto", 1, 1 << 40)
+    chosen = []
+    for _ in range(100):
+        direct = ways.choose()
+        ways.note(direct, 8 << 20, past if direct else through)
+        chosen.append(direct)
+
+    quicker = past < 0.7 * through
+    assert chosen[:2] == [False, True]
+    assert chosen.count(quicker) >= 90
+    assert (not quicker) in chosen[10:]
+
+
+def test_auto_notices_when_the_other_way_became_quicker() -> None:
+    """Memory that was cheap can become dear in the middle of a transfer."""
+    ways = WayChooser("auto", 1, 1 << 40)
+
+    def goes_past(through: float, past: float) -> bool:
+        """Whether the last writes of many go past the page cache."""
+        chosen = []
+        for _ in range(120):
+            direct = ways.choose()
+            ways.note(direct, 8 << 20, past if direct else through)
+            chosen.append(direct)
+        return chosen[-20:].count(True) > 10
+
+    assert not goes_past(through=0.002, past=0.005)
+    assert goes_past(through=0.030, past=0.005)
+    assert not goes_past(through=0.002, past=0.005)
+
+
+def test_short_writes_tell_nothing() -> None:
+    """A tail of some bytes is written in no time, whatever the way."""
+    ways = WayChooser("auto", 1, 1 << 40)
+    ways.note(True, 100, 1e-9)
+
+    assert not ways.choose()
 
 
 @pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 5 * PAGE + 77])
@@ -37,7 +85,7 @@ def test_a_file_has_its_size_and_bytes_whatever_its_tail(tmp_path: Path, size: i
     """Whole blocks go directly, the rest as usual, and nothing is padded."""
     content = os.urandom(size)
     partial = PartialFile(
-        tmp_path, "f.0123456789abcdef", identity="x", size=size, chunk_size=2 * PAGE, direct=True
+        tmp_path, "f.0123456789abcdef", identity="x", size=size, chunk_size=2 * PAGE, ways=ALWAYS
     )
     view = _aligned(content)
     for index, start in enumerate(range(0, size, 2 * PAGE)):
@@ -86,7 +134,7 @@ def test_memory_that_is_not_aligned_ends_direct_writing_silently(tmp_path: Path)
         identity="x",
         size=len(content),
         chunk_size=len(content),
-        direct=True,
+        ways=ALWAYS,
     )
 
     partial.write(0, 0, odd, "0" * 32)

@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from hftransfer._batch import Batch
 from hftransfer._digests import chunk_digest
-from hftransfer._direct import DirectIO, wants_direct
+from hftransfer._direct import DirectIO, WayChooser
 from hftransfer._files import (
     PartialFile,
     destination_error,
@@ -61,10 +61,8 @@ T = TypeVar("T")
 SMALL_FILE = 1 << 20
 """Bytes up to which a file is written at once: sooner fetched again than resumed."""
 
-# Through the page cache, writers of one file fight for the lock of its inode instead of writing.
-_WRITERS = 1
-# Past the page cache they wait for the disk.
-_DIRECT_WRITERS = 4
+# Writes of one file that wait for the disk at a time; through the page cache it is one.
+_WRITERS = 4
 # Bookkeeping of a `local_dir` download, of no use anywhere else.
 _BOOKKEEPING = (".cache", "huggingface")
 
@@ -210,14 +208,13 @@ class LocalFileSink:
         partial_file: PartialFile,
         *,
         fsync: bool,
-        direct: bool,
         on_publish: Callable[[FileManifest], None] | None,
     ) -> None:
         self._target = target
         self._partial = partial_file
         self._fsync = fsync
         self._on_publish = on_publish
-        self._writers = anyio.CapacityLimiter(_DIRECT_WRITERS if direct else _WRITERS)
+        self._writers = anyio.CapacityLimiter(_WRITERS)
 
     @classmethod
     async def open(
@@ -229,7 +226,7 @@ class LocalFileSink:
         partial_folder: Path | None = None,
         stem: str | None = None,
         fsync: bool = False,
-        direct: bool = False,
+        ways: WayChooser | None = None,
         on_publish: Callable[[FileManifest], None] | None = None,
     ) -> LocalFileSink:
         """Make the folders of `target` and its partial file, resuming one that is there.
@@ -242,7 +239,7 @@ class LocalFileSink:
                 Default: the target's folder.
             stem: of the partial file's name. Default: `stem_for`.
             fsync: flush to the disk before the rename.
-            direct: write past the page cache, where that is possible.
+            ways: decides which writes go past the page cache. Default: none.
             on_publish: called in a worker thread right after the rename.
 
         Raises:
@@ -264,12 +261,12 @@ class LocalFileSink:
                 identity=entry.identity,
                 size=entry.size,
                 chunk_size=chunk_size,
-                direct=direct,
+                ways=ways,
             )
 
         # Not abandoned by a cancellation, so the open file always reaches its owner.
         partial_file = await anyio.to_thread.run_sync(make)
-        return cls(target, partial_file, fsync=fsync, direct=direct, on_publish=on_publish)
+        return cls(target, partial_file, fsync=fsync, on_publish=on_publish)
 
     @property
     def held(self) -> Mapping[int, str]:
@@ -356,7 +353,7 @@ class LocalSink:
         self._single = single
         self._fsync = fsync
         self._direct_io = direct_io
-        self._direct = False
+        self._ways: WayChooser | None = None
         self._batch = Batch()
 
     @property
@@ -370,7 +367,7 @@ class LocalSink:
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
         await anyio.to_thread.run_sync(check_destination, folder, size)
-        self._direct = wants_direct(self._direct_io, size, cache_room())
+        self._ways = WayChooser(self._direct_io, size, cache_room())
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
@@ -384,7 +381,7 @@ class LocalSink:
             )
             return SmallFileSink(publish, self._batch)
         return await LocalFileSink.open(
-            target, entry, chunk_size, fsync=self._fsync, direct=self._direct
+            target, entry, chunk_size, fsync=self._fsync, ways=self._ways
         )
 
     async def finish(self, manifest: Manifest) -> None:

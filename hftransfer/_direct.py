@@ -24,7 +24,7 @@ _ADVANTAGE = 0.7
 # The way not taken is tried again every so many writes; shorter ones than this tell nothing.
 _PROBE_EVERY = 24
 _TELLING = 1 << 20
-_FRESH = 0.3
+_FRESH = 0.5
 _UNSUITABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 

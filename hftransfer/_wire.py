@@ -11,7 +11,7 @@ they are given, since a re-quoted signed URL is refused.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -145,6 +145,7 @@ class Wire:
         size: int,
         headers: Mapping[str, str] | None = None,
         ranged: bool = True,
+        heard: Callable[[Mapping[str, str]], object] | None = None,
     ) -> Response | None:
         """Fill what is missing of `span` with the bytes of a body, in place.
 
@@ -155,6 +156,8 @@ class Wire:
             size: of the whole body; another size means another file.
             headers: further request headers.
             ranged: False to ask for the whole body, from its start, without a Range header.
+            heard: told the headers of the answer before its body arrives, in whichever
+                thread receives it.
 
         Returns:
             None when nothing is missing, or the redirect that was the answer.
@@ -166,7 +169,9 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             TransferError: for any other status, by `status_error`.
         """
-        operation = partial(self._fill, url, span, size=size, headers=headers, ranged=ranged)
+        operation = partial(
+            self._fill, url, span, size=size, headers=headers, ranged=ranged, heard=heard
+        )
         if not self._lanes or span.left < _LANE_MINIMUM:
             return await operation(self._local)
         busy = self._receiving
@@ -188,6 +193,7 @@ class Wire:
         size: int,
         headers: Mapping[str, str] | None,
         ranged: bool,
+        heard: Callable[[Mapping[str, str]], object] | None,
     ) -> Response | None:
         if not ranged:
             span.restart()
@@ -203,6 +209,8 @@ class Wire:
                     return refusal
                 raise status_error(refusal)
             check_extent(answer.status, answer.headers, url, start, stop, size)
+            if heard is not None:
+                heard(answer.headers)
             try:
                 await receive(
                     answer, span, stop, throttle=self._throttle, timeout=self._timeouts.read

@@ -7,6 +7,7 @@ Nothing here reads the environment at import.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,13 @@ MIB = 1 << 20
 _MIN_CHUNK = 64 * 1024
 _MAX_CHUNK = 5 << 30
 _MACHINE_FRACTION = 0.25
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == 32
+    except ValueError:
+        return False
 
 
 def _require(condition: bool, message: str) -> None:
@@ -96,7 +104,20 @@ class S3Options:
     verify: bool | str | None = None
     """TLS verification: True, False, or the path of a CA bundle. Default: botocore's."""
     addressing_style: str = "auto"
-    """``auto``, ``path`` or ``virtual``. Default auto."""
+    """``auto``, ``path`` or ``virtual``. Default auto: ``path`` at an endpoint of one's own."""
+    anonymous: bool = False
+    """Send unsigned requests, for public buckets. Default False."""
+    server_side_encryption: str | None = None
+    """For objects that are written: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``. Default: as the
+    bucket says."""
+    kms_key_id: str | None = None
+    """Which key of KMS; needs one of the ``aws:kms`` encryptions. Default: the account's."""
+    customer_key: str | None = field(default=None, repr=False)
+    """The key of SSE-C, 32 bytes in base64, for objects that are read and written. Default none."""
+    storage_class: str | None = None
+    """For objects that are written, such as ``STANDARD_IA``. Default: the store's."""
+    overwrite: bool = True
+    """False refuses, at the store, to replace an object that exists. Default True."""
 
     def __post_init__(self) -> None:
         _require(
@@ -107,6 +128,20 @@ class S3Options:
             (self.access_key_id is None) == (self.secret_access_key is None),
             "s3.access_key_id and s3.secret_access_key go together",
         )
+        _require(
+            not self.anonymous or (self.access_key_id is None and self.profile is None),
+            "s3.anonymous excludes credentials and profiles",
+        )
+        _require(
+            self.kms_key_id is None or (self.server_side_encryption or "").startswith("aws:kms"),
+            "s3.kms_key_id needs server_side_encryption aws:kms or aws:kms:dsse",
+        )
+        if self.customer_key is not None:
+            _require(
+                self.server_side_encryption is None,
+                "s3.customer_key and s3.server_side_encryption exclude each other",
+            )
+            _require(_is_key(self.customer_key), "s3.customer_key must be 32 bytes in base64")
 
 
 @dataclass(frozen=True, kw_only=True)

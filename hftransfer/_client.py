@@ -156,6 +156,7 @@ class AsyncClient:
         entries = select_entries(listed, allow_patterns, ignore_patterns)
         if manifest is not None:
             entries = _with_manifest(entries, manifest, origin.location)
+        entries = await self._described(origin, entries, goals)
         sinks = [await self._sink(goal, entries, single=origin.single) for goal in goals]
         return await transfer(origin, sinks, entries, self._ready())
 
@@ -237,6 +238,22 @@ class AsyncClient:
             fsync=self.options.fsync,
             direct_io=self.options.direct_io,
         )
+
+    async def _described(
+        self, origin: Source, entries: Sequence[Entry], goals: Sequence[Location]
+    ) -> Sequence[Entry]:
+        """Return `entries` with what S3 tells about objects only one by one, where it is of use."""
+        if self._s3 is None:
+            return entries  # and nothing of S3 is loaded
+
+        from hftransfer.stores.s3 import S3Source
+
+        if isinstance(origin, S3Source):
+            if self.options.verify:
+                entries = await origin.with_digests(entries)
+            if any(isinstance(goal, S3Location) for goal in goals):
+                entries = await origin.with_properties(entries)
+        return entries
 
     async def _s3_session(self) -> S3Session:
         from hftransfer.stores.s3 import S3Session

@@ -2,8 +2,8 @@
 
 A `Digest` is written ``algorithm:hex``. ``xxh3-128`` guards chunks from their arrival
 on; ``sha256`` (LFS and Xet files) and ``git-sha1`` (all other files of a repository,
-the id of the git blob) are what the Hub vouches for. All of them release the GIL on
-large buffers.
+the id of the git blob) are what the Hub vouches for, CRCs and ``xxhash128`` what object
+stores do. All of them release the GIL on large buffers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
+from hftransfer._checksums import Crc
+
 __all__ = ("Digest", "Hasher", "chunk_digest", "new_hasher", "root_digest")
+
+
+# What different contents can share by accident.
+_WEAK = ("crc32", "crc32c", "crc64nvme")
 
 
 class Digest(NamedTuple):
@@ -22,6 +28,11 @@ class Digest(NamedTuple):
 
     algorithm: str
     value: str
+
+    @property
+    def is_strong(self) -> bool:
+        """True if equal digests mean equal bytes; a CRC only guards against damage."""
+        return self.algorithm not in _WEAK
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.value}"
@@ -67,7 +78,8 @@ def new_hasher(algorithm: str, size: int) -> Hasher:
     """Return a hasher to be fed with a whole file of `size` bytes, in order.
 
     Raises:
-        ValueError: if `algorithm` is none of ``sha256``, ``git-sha1``, ``md5``.
+        ValueError: if `algorithm` is none of ``sha256``, ``git-sha1``, ``md5``,
+            ``xxhash128``, nor a CRC that can be made here.
     """
     if algorithm == "sha256":
         return hashlib.sha256()
@@ -78,4 +90,8 @@ def new_hasher(algorithm: str, size: int) -> Hasher:
         return hasher
     if algorithm == "md5":
         return hashlib.md5(usedforsecurity=False)
+    if algorithm == "xxhash128":
+        return xxhash.xxh3_128()
+    if algorithm in _WEAK:
+        return Crc(algorithm.upper())
     raise ValueError(f"unknown digest algorithm {algorithm!r}")

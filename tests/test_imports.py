@@ -17,7 +17,7 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "_memory", "options", "locations"),
-    "plans": ("_plan", "_spans", "_digests", "_manifest", "report"),
+    "plans": ("_plan", "_spans", "_checksums", "_digests", "_manifest", "report"),
     "contract": ("stores", "stores.base"),
     "primitives": (
         *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal"),
@@ -32,14 +32,11 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire_send",
     ),
     "stores": (
-        *(
-            "stores.hub",
-            "stores.hub_addresses",
-            "stores.hub_answers",
-            "stores.local",
-            "stores.memory",
-        ),
-        *("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
+        *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
+        *("stores.local", "stores.memory"),
+        *("stores.s3", "stores.s3_account", "stores.s3_checksums", "stores.s3_errors"),
+        *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
+        *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),
     "engine": ("_engine", "_fetch", "_moving"),
     "hub cache": (
@@ -54,8 +51,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("_wire", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
-    "aiobotocore": ("stores.s3", "stores.s3_session"),
-    "botocore": ("stores.s3", "stores.s3_errors", "stores.s3_session", "stores.s3_upload"),
+    "awscrt": ("_checksums",),
+    "botocore": ("stores.s3_account",),
     "xxhash": ("_digests",),
     "metaflow": (),
     "metaflow_extensions": (),
@@ -63,7 +60,7 @@ _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
 }
 
 # Nothing of this may be in memory before a client is opened.
-_HEAVY = ("aiobotocore", "aiohttp", "botocore", "httpx", "httpx2", "huggingface_hub", "uvloop")
+_HEAVY = ("aiohttp", "awscrt", "botocore", "httpx", "httpx2", "huggingface_hub", "uvloop")
 
 
 def _name(path: Path) -> str:

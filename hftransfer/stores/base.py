@@ -36,13 +36,16 @@ class Entry:
     """Version of the content, as the source names it; part of what a resume must match."""
     manifest: FileManifest | None = None
     """Chunk digests recorded by an earlier transfer; each chunk must match its own."""
+    part_size: int | None = None
+    """Bytes after which the store keeps the content in another piece, if it is known: ranges
+    within one piece are the cheaper ones."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """What a sink may keep with the content (``content-type``, ``blob-id``, …)."""
 
     @property
     def identity(self) -> str:
         """Names the exact content: equal identities mean equal bytes. Empty if unknown."""
-        if self.digest is not None:
+        if self.digest is not None and self.digest.is_strong:
             return str(self.digest)
         return "" if self.etag is None else f"etag:{self.etag}"
 

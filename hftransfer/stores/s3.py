@@ -1,39 +1,55 @@
 """S3 and its like: a `Source` of objects and a `Sink` that makes them.
 
-Reads are ranged GETs that carry ``If-Match``. A file of one chunk is written by one PUT,
-a larger one as a multipart upload whose parts are the chunks; it appears under its key
-when it is complete, and leaves nothing behind when it is given up.
+Reads are ranged GETs that carry ``If-Match``; what fits one chunk is one GET without a
+range. A file of one chunk is written by one PUT, a larger one as a multipart upload whose
+parts are the chunks; it appears under its key when it is complete.
 """
 
 from __future__ import annotations
 
-import mimetypes
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import anyio
+
+from hftransfer._checksums import header_name
+from hftransfer._digests import Digest
 from hftransfer._manifest import Manifest
-from hftransfer._plan import PartLimits
+from hftransfer._plan import PartLimits, stored_part_size
 from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,
     LocationError,
+    NetworkError,
     NotFoundError,
-    RejectedError,
-    Response,
+    SourceChangedError,
     TransferError,
+    TransientError,
+    single_error,
 )
 from hftransfer.locations import S3Location, safe_path
 from hftransfer.stores.base import ByteStream, Entry, FileSink
-from hftransfer.stores.s3_errors import lacks_permission, response_error
-from hftransfer.stores.s3_session import S3Session, SignedUrl
-from hftransfer.stores.s3_upload import MultipartUpload, SingleUpload
+from hftransfer.stores.s3_errors import lacks_permission, refusal_code
+from hftransfer.stores.s3_headers import (
+    CHECKSUM_MODE,
+    customer_key_headers,
+    kept_properties,
+    known_digest,
+    pinned,
+)
+from hftransfer.stores.s3_listing import Found, find
+from hftransfer.stores.s3_session import S3Session
+from hftransfer.stores.s3_upload import MultipartUpload, SingleUpload, checksum_of
 
 __all__ = ("S3Session", "S3Sink", "S3Source")
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
 _KEY_BYTES = 1024
+# HEADs at a time where the number of connections is not given.
+_QUESTIONS = 16
 
 
 class S3Source:
@@ -52,12 +68,10 @@ class S3Source:
 
     def __init__(self, session: S3Session, location: S3Location) -> None:
         self._session = session
-        self._bucket = location.bucket
         self._location = location
         self._root = ""
         self.single = False
         """True if `list` found the location to be one object."""
-        self._urls: dict[str, SignedUrl] = {}
 
     @property
     def location(self) -> str:
@@ -71,100 +85,144 @@ class S3Source:
             AccessError: if it may not be listed.
             LocationError: if a key cannot be the path of a file.
         """
-        key = self._location.key
-        if key and not key.endswith("/"):
-            entry = await self._single(key)
-            if entry is not None:
-                self._root = key.removesuffix(entry.path)
-                self.single = True
-                return [entry]
-            key += "/"
-        self._root = key
-        entries: dict[str, Entry] = {}
-        position: dict[str, str] = {}
-        while True:
-            page = await self._session.call(
-                "list_objects_v2", Bucket=self._bucket, Prefix=key, **position
-            )
-            for item in page.get("Contents", ()):
-                if item["Size"] > 0 or not item["Key"].endswith("/"):
-                    path = self._checked_path(item["Key"])
-                    entries[path] = Entry(path=path, size=item["Size"], etag=item["ETag"])
-            if not page.get("IsTruncated"):
-                break
-            position = {"ContinuationToken": page["NextContinuationToken"]}
-        if not entries:
-            what = self._session.describe(self._bucket, self._location.key)
-            raise NotFoundError(f"{what}: there is no such object, and nothing below it")
+        found = await find(self._session, self._location)
+        self._root, self.single = found.root, found.single
+        entries = self._entries(found)
         return [entries[path] for path in sorted(entries)]
 
-    async def _single(self, key: str) -> Entry | None:
-        """Return the object that has exactly this key, or None."""
-        try:
-            head = await self._session.call("head_object", Bucket=self._bucket, Key=key)
-        except (AccessError, NotFoundError, RejectedError):
-            return None  # answers to HEAD have no body: the listing says what is wrong
-        return Entry(
-            path=self._checked_path(key, key.rpartition("/")[2]),
-            size=head["ContentLength"],
-            etag=head["ETag"],
-            properties={"content-type": head["ContentType"]} if "ContentType" in head else {},
-        )
+    def _entries(self, found: Found) -> dict[str, Entry]:
+        entries = {}
+        for each in found.objects:
+            path = each.key.removeprefix(found.root)
+            try:
+                safe_path(path)
+            except LocationError as error:
+                what = self._session.describe(self._location.bucket, each.key)
+                raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
+            entries[path] = Entry(
+                path=path,
+                size=each.size,
+                etag=each.etag or None,
+                part_size=stored_part_size(each.size, each.etag),
+            )
+        return entries
 
-    def _checked_path(self, key: str, path: str | None = None) -> str:
-        try:
-            return safe_path(key.removeprefix(self._root) if path is None else path)
-        except LocationError as error:
-            what = self._session.describe(self._bucket, key)
-            raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
+    async def with_digests(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return `entries` with the checksums of whole objects, which no answer to a range gives.
+
+        One HEAD each for objects of more than one chunk; smaller ones bring their checksum
+        along when they are read.
+
+        Raises:
+            TransientError: if the store fails more often than the retry policy allows.
+        """
+
+        async def ask(entry: Entry) -> Entry:
+            if entry.size <= self._session.options.chunk_size or entry.digest is not None:
+                return entry
+            try:
+                return replace(entry, digest=_whole_digest(entry, await self._head(entry)))
+            except TransientError:
+                raise
+            except TransferError:
+                return entry  # whoever may read may not ask; reading says what is wrong, if it is
+
+        return await self._each(entries, ask)
+
+    async def with_properties(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return `entries` with what their objects keep beside the bytes, one HEAD each.
+
+        Raises:
+            TransferError: if an object cannot be asked.
+        """
+
+        async def ask(entry: Entry) -> Entry:
+            kept = kept_properties(await self._head(entry))
+            return replace(entry, properties={**entry.properties, **kept})
+
+        return await self._each(entries, ask)
+
+    async def _head(self, entry: Entry) -> Mapping[str, str]:
+        headers = {**self._read_headers(entry), **CHECKSUM_MODE}
+        return (await self._session.call("HEAD", *self.object_of(entry), headers=headers)).headers
+
+    async def _each(
+        self, entries: Sequence[Entry], operation: Callable[[Entry], Awaitable[Entry]]
+    ) -> Sequence[Entry]:
+        results = list(entries)
+        limiter = anyio.CapacityLimiter(self._session.options.connections or _QUESTIONS)
+
+        async def run(index: int) -> None:
+            async with limiter:
+                results[index] = await operation(entries[index])
+
+        with single_error():
+            async with anyio.create_task_group() as tasks:
+                for index in range(len(entries)):
+                    tasks.start_soon(run, index)
+        return results
+
+    def object_of(self, entry: Entry) -> tuple[str, str]:
+        """Return bucket and key of `entry`."""
+        return self._location.bucket, self._root + entry.path
 
     async def fill(self, entry: Entry, span: Span) -> None:
-        what = self._what(entry)
-        signed = self._signed(entry)
-        url = await signed.get()
+        headers = dict(self._read_headers(entry))
+        whole = span.start == 0 and span.wanted == entry.size and span.filled == 0
+        verify = whole and self._session.options.verify and entry.digest is None
+        answers: list[Mapping[str, str]] = []
+        if verify:
+            headers |= CHECKSUM_MODE
         try:
-            redirect = await self._session.wire.fill(
-                url, span, size=entry.size, headers=_pinned(entry)
+            await self._session.fill(
+                *self.object_of(entry),
+                span,
+                size=entry.size,
+                headers=headers,
+                heard=answers.append if verify else None,
             )
-        except TransferError as error:
-            raise signed.refused(url, error, what) from error
-        if redirect is not None:
-            raise response_error(redirect, what)
+        except NotFoundError as error:
+            raise self._vanished(error) from error
+        if answers and span.filled >= entry.size:  # else another connection took a share of it
+            await self._check(entry, span, answers[-1])
+
+    def _vanished(self, error: NotFoundError) -> TransferError:
+        if refusal_code(error) == "NoSuchBucket":
+            return error
+        return SourceChangedError(
+            f"{error.message}; it was deleted during its transfer", response=error.response
+        )
+
+    async def _check(self, entry: Entry, span: Span, answer: Mapping[str, str]) -> None:
+        """Compare a whole object with the checksum that came with it."""
+        expected = _whole_digest(entry, answer)
+        if expected is None:
+            return
+        name = expected.algorithm.upper()
+        found = await checksum_of(name, span.buffer[: span.filled])
+        if found.hex() != expected.value:
+            span.restart()
+            what = self._session.describe(*self.object_of(entry))
+            raise NetworkError(
+                f"{what}: it was damaged on its way: its {header_name(name)} is another"
+            )
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
-        what = self._what(entry)
-        signed = self._signed(entry)
-        url = await signed.get()
-        async with AsyncExitStack() as stack:
-            # What the body of the caller's `async with` raises is none of our refusals.
-            try:
-                body = await stack.enter_async_context(
-                    self._session.wire.stream(url, size=entry.size, headers=_pinned(entry))
-                )
-            except TransferError as error:
-                raise signed.refused(url, error, what) from error
-            if isinstance(body, Response):
-                raise response_error(body, what)
+        async with self._session.stream(
+            *self.object_of(entry), size=entry.size, headers=self._read_headers(entry)
+        ) as body:
             yield body
 
-    def _what(self, entry: Entry) -> str:
-        return self._session.describe(self._bucket, self._root + entry.path)
-
-    def _signed(self, entry: Entry) -> SignedUrl:
-        signed = self._urls.get(entry.path)
-        if signed is None:
-            key = self._root + entry.path
-
-            async def sign() -> str:
-                return await self._session.presign("get_object", Bucket=self._bucket, Key=key)
-
-            signed = self._urls[entry.path] = SignedUrl(sign, self._session.url_lifetime)
-        return signed
+    def _read_headers(self, entry: Entry) -> Mapping[str, str]:
+        return {**pinned(entry), **customer_key_headers(self._session.s3)}
 
 
-def _pinned(entry: Entry) -> Mapping[str, str]:
-    return {} if entry.etag is None else {"If-Match": entry.etag}
+def _whole_digest(entry: Entry, answer: Mapping[str, str]) -> Digest | None:
+    """Return the checksum of a whole object; that of its parts' checksums is no use."""
+    kind = answer.get("x-amz-checksum-type")
+    of_parts = "-" in (entry.etag or "") if kind is None else kind != "FULL_OBJECT"
+    return None if of_parts else known_digest(answer)
 
 
 class S3Sink:
@@ -205,34 +263,32 @@ class S3Sink:
         if self._single and len(entries) != 1:
             raise DestinationError(f"{len(entries)} files do not fit one object, {self.location}")
         for entry in entries:
-            length = len(self._key(entry).encode())
+            length = len(self.key_of(entry).encode())
             if length > _KEY_BYTES:
                 raise DestinationError(
                     f"{self.location}: the key of {entry.path!r} has {length} bytes, "
                     f"more than the {_KEY_BYTES} that S3 allows"
                 )
         # Unlike HeadBucket's, a refusal of this says why.
-        bucket, prefix = self._location.bucket, self._location.key
+        query = {"list-type": "2", "prefix": self._location.key, "max-keys": "1"}
         try:
-            await self._session.call("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+            await self._session.call("GET", self._location.bucket, query=query)
         except AccessError as error:
             # Keys that may write and not list are good practice.
             if not lacks_permission(error):
                 raise
 
-    def _key(self, entry: Entry) -> str:
+    def key_of(self, entry: Entry) -> str:
+        """Return the key under which `entry` is written."""
         return self._location.key if self._single else self._prefix + entry.path
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        kind = entry.properties.get("content-type") or _content_type(entry.path)
-        upload = SingleUpload if entry.size <= chunk_size else MultipartUpload
-        return upload(self._session, self._location.bucket, self._key(entry), kind)
+        target = (self._location.bucket, self.key_of(entry))
+        if entry.size <= chunk_size:
+            return SingleUpload(self._session, *target, entry)
+        upload = MultipartUpload(self._session, *target, entry, chunk_size)
+        await upload.look_back()
+        return upload
 
     async def finish(self, manifest: Manifest) -> None:
         pass  # objects refer to nothing else
-
-
-def _content_type(path: str) -> str:
-    kind, encoding = mimetypes.guess_type(path)
-    # The type of an archive's content is not the type of its compressed bytes.
-    return kind if kind is not None and encoding is None else "application/octet-stream"

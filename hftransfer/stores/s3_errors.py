@@ -1,41 +1,32 @@
-"""What S3 and botocore say when they refuse, as errors of `hftransfer.errors`.
+"""What S3 says when it refuses, as errors of `hftransfer.errors`.
 
-One table for both ways to a server: control calls (botocore's exceptions) and data
-requests on presigned URLs (XML bodies). Servers differ in status codes and agree on
-codes, so the code decides first and the status only where a code is missing or unknown:
-answers to HEAD have no body.
+Servers differ in status codes and agree on codes, so the code decides first and the
+status only where a code is missing or unknown: answers to HEAD have no body.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping
-from typing import Any
-
-from botocore import exceptions as botocore
-from botocore.parsers import ResponseParserError
 
 from hftransfer._http_status import retry_after
 from hftransfer.errors import (
     AccessError,
     DestinationError,
     DiskFullError,
-    ExpiredError,
     NetworkError,
     NotFoundError,
-    OptionsError,
     RejectedError,
     Response,
     ServerError,
     SourceChangedError,
-    StalledError,
     ThrottledError,
     TransferError,
     TransientError,
+    UnsupportedError,
 )
+from hftransfer.stores.s3_xml import element
 
-__all__ = ("botocore_error", "lacks_permission", "response_error")
+__all__ = ("lacks_permission", "refusal_code", "response_error")
 
 _WRONG_KEY = "the access key or its secret is wrong; check AWS_ACCESS_KEY_ID and its companions"
 _WRONG_REGION = "the bucket is in {region}; set that as region_name or AWS_REGION"
@@ -95,6 +86,10 @@ _CODES: Mapping[str, tuple[type[TransferError], str]] = {
     "ConditionalRequestConflict": (ServerError, "another operation on the object was in the way"),
     "IncompleteBody": (NetworkError, _DAMAGED),
     "BadDigest": (NetworkError, _DAMAGED),
+    "InvalidDigest": (NetworkError, _DAMAGED),
+    "XAmzContentChecksumMismatch": (NetworkError, _DAMAGED),
+    "NotImplemented": (UnsupportedError, "the store cannot do this"),
+    "MethodNotAllowed": (UnsupportedError, "the store cannot do this"),
 }
 
 _STATUSES: Mapping[int, tuple[type[TransferError], str]] = {
@@ -109,92 +104,42 @@ _STATUSES: Mapping[int, tuple[type[TransferError], str]] = {
     416: _CODES["InvalidRange"],
     429: (ThrottledError, _SLOW),
     503: (ThrottledError, _SLOW),
+    501: (UnsupportedError, "the store cannot do this"),
     507: (DiskFullError, "the store is full"),
 }
 
-# One sentence per family; the first that fits, so the narrower class comes first.
-_LOCAL: tuple[tuple[tuple[type[Exception], ...], type[TransferError], str], ...] = (
-    (
-        (
-            botocore.NoCredentialsError,
-            botocore.PartialCredentialsError,
-            botocore.CredentialRetrievalError,
-            botocore.SSOError,
-            botocore.TokenRetrievalError,
-        ),
-        AccessError,
-        "no usable credentials; set AWS_ACCESS_KEY_ID and its companions, a profile or a role",
-    ),
-    (
-        (botocore.ConnectTimeoutError, botocore.ReadTimeoutError),
-        StalledError,
-        "the server did not answer in time",
-    ),
-    ((botocore.SSLError,), NetworkError, "the TLS connection failed; see s3.verify for own CAs"),
-    ((botocore.ConnectionError, botocore.HTTPClientError), NetworkError, "the connection failed"),
-    ((ResponseParserError,), ServerError, "the answer is not one of an S3 server"),
-    ((botocore.ParamValidationError,), RejectedError, "the name cannot be used"),
-)
 
-
-def botocore_error(error: Exception, what: str) -> TransferError:
-    """Return the error that stands for `error`, raised by a botocore client or session.
-
-    Args:
-        error: a ``ClientError``, or a ``BotoCoreError`` for what never got an answer.
-        what: what was being done to what, and where; begins the message.
-    """
-    if isinstance(error, botocore.ClientError):
-        answer: Mapping[str, Any] = error.response
-        meta = answer.get("ResponseMetadata", {})
-        # botocore writes names in lower case, `Response` leaves them as servers spell them.
-        headers = {name.title(): text for name, text in meta.get("HTTPHeaders", {}).items()}
-        response = Response("", "", meta.get("HTTPStatusCode", 0), headers)
-        problem = answer.get("Error", {})
-        region = problem.get("Region") or headers.get("X-Amz-Bucket-Region")
-        return _error(what, problem.get("Code", ""), problem.get("Message", ""), region, response)
-    for families, kind, advice in _LOCAL:
-        if isinstance(error, families):
-            # Only the class is quoted: texts of connection errors hold whole request URLs.
-            return kind(f"{what}: {advice} ({type(error).__name__})")
-    return OptionsError(f"{what}: {error}")
+def refusal_code(error: TransferError) -> str:
+    """Return S3's code for what `error` is about, or nothing."""
+    return "" if error.response is None else _text(error.response, "Code")
 
 
 def lacks_permission(error: AccessError) -> bool:
-    """Return True if a control call was refused to credentials that are known and right."""
-    cause = error.__cause__
-    return (
-        isinstance(cause, botocore.ClientError)
-        and cause.response.get("Error", {}).get("Code") == "AccessDenied"
-    )
+    """Return True if a request was refused to credentials that are known and right."""
+    return refusal_code(error) == "AccessDenied"
 
 
 def response_error(response: Response, what: str) -> TransferError:
-    """Return the error that stands for a refused data request.
+    """Return the error that stands for a refused request.
 
-    A request that came too late for its signature gives `ExpiredError`: a new URL helps.
+    Args:
+        response: the refusal; also a 200 whose body is an error.
+        what: what was being done to what, and where; begins the message.
     """
-    body = response.body.decode(errors="replace")
-    code, message = _element(body, "Code"), _element(body, "Message")
-    region = _element(body, "Region") or response.headers.get("X-Amz-Bucket-Region")
-    if response.status in (400, 403) and (
-        code in ("ExpiredToken", "TokenRefreshRequired") or "has expired" in message
-    ):
-        return ExpiredError(f"{what}: the signed URL ran out", response=response)
+    code, message = _text(response, "Code"), _text(response, "Message")
+    region = _text(response, "Region") or response.headers.get("X-Amz-Bucket-Region")
     return _error(what, code, message, region, response)
 
 
-def _element(body: str, name: str) -> str:
-    matched = re.search(rf"<{name}>([^<]*)</{name}>", body)
-    return html.unescape(matched[1]).strip() if matched else ""
+def _text(response: Response, name: str) -> str:
+    return element(response.body.decode(errors="replace"), name)
 
 
 def _error(
     what: str, code: str, message: str, region: str | None, response: Response
 ) -> TransferError:
     status = response.status
-    kind, advice = _CODES.get(code) or _STATUSES.get(status) or _unknown(status)
-    # botocore gives the status as the code where the answer had no body.
+    kind, advice = _CODES.get(code) or _STATUSES.get(status) or _unknown(status, code)
     quoted = ": ".join(part for part in (code or str(status), message) if part)
     text = f"{what}: {advice.format(region=region or 'another region')} ({quoted})"
     if issubclass(kind, TransientError):
@@ -202,7 +147,8 @@ def _error(
     return kind(text, response=response)
 
 
-def _unknown(status: int) -> tuple[type[TransferError], str]:
-    if status >= 500:
+def _unknown(status: int, code: str) -> tuple[type[TransferError], str]:
+    # A 200 that turned into an error while its body was being sent is a failure of the server.
+    if status >= 500 or (status < 300 and not code):
         return ServerError, _FAILED
     return RejectedError, "the server refused the request"

@@ -1,46 +1,55 @@
-"""The connection to one S3 account: control calls by aiobotocore, bodies over `Wire`.
+"""The connection to one S3 account: every request, signed and sent over `Wire`.
 
-aiobotocore finds credentials, region and endpoint, signs, and makes the small calls.
-Bodies travel on URLs that it presigned, so that they are read and written in place and no
-payload is hashed for its signature. Only here, and nowhere inside botocore, is a call
-tried again.
+`Account` says where requests go and as whom, `Signer` signs each of them (some tens of
+microseconds), and this module sends them, once. A refusal that says what was wrong with
+the request (another region, a wrong clock, credentials that ran out) is learnt from, and
+the request is sent once more; everything else is an error for whoever tries again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any
 
 import anyio
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ClientError
+import anyio.to_thread
 
+from hftransfer._checksums import COMBINABLE, offered
 from hftransfer._retry import retrying
+from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
-from hftransfer.errors import ExpiredError, RejectedError, TransferError
+from hftransfer.errors import Response, TransferError
 from hftransfer.options import S3Options, TransferOptions
-from hftransfer.stores.s3_errors import botocore_error, response_error
+from hftransfer.stores.base import ByteStream
+from hftransfer.stores.s3_account import Account, Place
+from hftransfer.stores.s3_checksums import ChecksumChoice
+from hftransfer.stores.s3_errors import response_error
+from hftransfer.stores.s3_hedge import HedgeTimer
+from hftransfer.stores.s3_signing import Credentials, Signer, canonical_query, encoded_path
+from hftransfer.stores.s3_xml import element
 
-__all__ = ("S3Session", "SignedUrl")
+__all__ = ("S3Session",)
 
-_URL_LIFETIME = 3600
-# Bodies sent at a time where the number of connections is not given.
-_UPLOADS = 16
+# Uploads spend more of their time waiting for the store than downloads do, so that twice as
+# many are under way; this is the number where that of the connections is not given.
+_UPLOADS_PER_DOWNLOAD = 2
+_UPLOADS = 32
+_STALE = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+_SKEWED = ("RequestTimeTooSkewed", "RequestInTheFuture")
 
 
 class S3Session:
-    """One aiobotocore client and one `Wire`, open inside ``async with``.
+    """One account and one `Wire`, open inside ``async with``.
 
     Args:
         s3: which S3, and as whom.
         options: connections (per direction), timeouts and the retry policy.
         throttle: the client's bandwidth cap; None for none.
-        url_lifetime: seconds for which signed URLs are valid. Default one hour.
     """
 
     def __init__(
@@ -49,16 +58,26 @@ class S3Session:
         options: TransferOptions,
         *,
         throttle: Throttle | None = None,
-        url_lifetime: int = _URL_LIFETIME,
     ) -> None:
+        self.s3 = s3
         self.options = options
+        self.put_checksums = ChecksumChoice(offered())
+        """Which checksum the endpoint verifies for a whole object, as far as it is known."""
+        self.part_checksums = ChecksumChoice([name for name in offered() if name in COMBINABLE])
+        """The same for the parts of one: those that add up to the checksum of the whole."""
+        given = options.connections
+        uploads = _UPLOADS if given is None else _UPLOADS_PER_DOWNLOAD * given
+        self.hedge = HedgeTimer(uploads)
+        self.uploads = anyio.CapacityLimiter(uploads)
+        """Bodies on their way to the store at the same time."""
         self._throttle = throttle
-        self.url_lifetime = url_lifetime
-        self._s3 = s3
         self._stack = AsyncExitStack()
-        self._client: Any = None
+        self._account: Account | None = None
         self._wire: Wire | None = None
-        self._uploads: anyio.CapacityLimiter | None = None
+        self._places: dict[str, Place] = {}
+        self._signers: dict[str, Signer] = {}
+        self._ahead = 0.0
+        """Seconds by which the store's clock is ahead of ours."""
 
     async def __aenter__(self) -> S3Session:
         """Open the session; nothing is sent yet.
@@ -66,34 +85,14 @@ class S3Session:
         Raises:
             OptionsError: if a profile, region or endpoint cannot be used.
         """
-        s3 = self._s3
-        try:
-            session = AioSession(profile=s3.profile)
-            self._client = await self._stack.enter_async_context(
-                session.create_client(  # type: ignore[call-overload,unused-ignore]
-                    "s3",
-                    region_name=s3.region_name,
-                    endpoint_url=s3.endpoint_url,
-                    aws_access_key_id=s3.access_key_id,
-                    aws_secret_access_key=s3.secret_access_key,
-                    aws_session_token=s3.session_token,
-                    verify=s3.verify,
-                    config=self._config(),
-                )
-            )
-            verify = s3.verify
-            if verify is None:
-                verify = session.get_config_variable("ca_bundle")
-        except (BotoCoreError, ValueError) as error:
-            raise botocore_error(error, "S3 options") from error
+        self._account = await anyio.to_thread.run_sync(Account, self.s3)
         self._wire = Wire(
             self.options.timeouts,
-            verify=verify,
+            verify=self._account.verify,
             throttle=self._throttle,
             loops=self.options.loops,
         )
         self._stack.push_async_callback(self._wire.aclose)
-        self._uploads = anyio.CapacityLimiter(self.options.connections or _UPLOADS)
         return self
 
     async def __aexit__(
@@ -104,161 +103,181 @@ class S3Session:
     ) -> None:
         await self._stack.aclose()
 
-    def _config(self) -> AioConfig:
-        timeouts = self.options.timeouts
-        return AioConfig(
-            # Presigning falls back to the signature of 2006 where this is not said.
-            signature_version="s3v4",
-            s3={"addressing_style": self._s3.addressing_style},
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            connect_timeout=timeouts.connect,
-            read_timeout=timeouts.read,
-            max_pool_connections=self.options.connections or _UPLOADS,
-            # Many stores refuse or misread the checksum trailers that newer botocore adds.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
+    @property
+    def account(self) -> Account:
+        assert self._account is not None, "S3Session is not open"
+        return self._account
 
     @property
     def wire(self) -> Wire:
         assert self._wire is not None, "S3Session is not open"
         return self._wire
 
-    @property
-    def endpoint(self) -> str:
-        """The base URL that requests go to."""
-        return str(self._client.meta.endpoint_url)
-
     def describe(self, bucket: str, key: str = "") -> str:
         """Return the words for an object or bucket that begin an error's message."""
-        return f"s3://{bucket}/{key} at {self.endpoint}"
+        endpoint = self.account.endpoint_url
+        if endpoint is None:
+            return f"s3://{bucket}/{key} in {self.account.region}"
+        return f"s3://{bucket}/{key} at {endpoint}"
 
-    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Run one control call, again if need be.
+    async def send(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: memoryview | bytes | None = None,
+    ) -> Response:
+        """Send one request and return its answer.
 
         Args:
-            operation: name of the client's method, such as ``list_objects_v2``.
-            **parameters: of that method; ``Bucket`` is one of them.
+            method: HTTP method.
+            bucket: name of the bucket.
+            key: of an object, as it is written, not encoded; empty for the bucket itself.
+            query: parameters, not encoded.
+            headers: further headers, which are signed.
+            body: sent from this memory, not hashed.
 
         Raises:
-            TransferError: as the table of `s3_errors` says.
+            TransferError: for anything but a 2xx, as the table of `s3_errors` says.
         """
-        return await retrying(lambda: self.attempt(operation, **parameters), self.options.retry)
-
-    async def attempt(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Run one control call once."""
-        key = parameters.get("Key") or parameters.get("Prefix", "")
-        what = self.describe(parameters["Bucket"], key)
-        try:
-            answer: dict[str, Any] = await getattr(self._client, operation)(**parameters)
-        except (BotoCoreError, ClientError) as error:
-            raise botocore_error(error, what) from error
-        self._check_region(answer, what)
-        return answer
-
-    def _check_region(self, answer: Mapping[str, Any], what: str) -> None:
-        """Stop before data moves to AWS's wrong region.
-
-        botocore follows the redirect of a control call, but goes on to presign for the
-        region that it was given, and every data request would fail.
-        """
-        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-        mine = self._client.meta.region_name
-        if region and region != mine and ".amazonaws.com" in self.endpoint:
-            raise RejectedError(
-                f"{what}: the bucket is in {region}, not {mine}; "
-                "set that as region_name or AWS_REGION"
+        what = self.describe(bucket, key or (query or {}).get("prefix", ""))
+        for remaining in (1, 0):
+            url, signed, identity = await self._signed(
+                method, bucket, key, query or {}, headers or {}
             )
+            response = await self.wire.request(method, url, headers=signed, body=body)
+            if 200 <= response.status < 300:
+                break
+            if not remaining or not await self._learnt(response, bucket, identity, what):
+                raise response_error(response, what)
+        return response
 
-    async def presign(self, operation: str, **parameters: Any) -> str:
-        """Return a URL on which anyone may do `operation` for `url_lifetime` seconds.
-
-        Raises:
-            AccessError: if there are no credentials.
-        """
-        what = self.describe(parameters["Bucket"], parameters["Key"])
-        try:
-            url: str = await self._client.generate_presigned_url(
-                operation, Params=parameters, ExpiresIn=self.url_lifetime
-            )
-        except (BotoCoreError, ClientError) as error:
-            raise botocore_error(error, what) from error
-        return url
-
-    async def put(
+    async def call(
         self,
-        operation: str,
-        body: memoryview,
+        method: str,
+        bucket: str,
+        key: str = "",
         *,
+        query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        **parameters: Any,
-    ) -> str:
-        """Send `body` by ``put_object`` or ``upload_part``, once, and return the ETag.
+        body: bytes | None = None,
+    ) -> Response:
+        """As `send`, again if need be."""
+        return await retrying(
+            lambda: self.send(method, bucket, key, query=query, headers=headers, body=body),
+            self.options.retry,
+        )
 
-        The number of bodies on their way at the same time is `TransferOptions.connections`.
+    async def fill(
+        self,
+        bucket: str,
+        key: str,
+        span: Span,
+        *,
+        size: int,
+        headers: Mapping[str, str],
+        heard: Callable[[Mapping[str, str]], object] | None = None,
+    ) -> None:
+        """Fill what is missing of `span` from an object of `size` bytes, by one request.
+
+        What is the whole object is asked for without a Range.
 
         Raises:
-            TransferError: as the table of `s3_errors` says.
+            TransferError: as `Wire.fill`, refusals as the table of `s3_errors` says.
         """
-        what = self.describe(parameters["Bucket"], parameters["Key"])
-        assert self._uploads is not None, "S3Session is not open"
-        async with self._uploads:
-            url = await self.presign(operation, **parameters)
-            response = await self.wire.request("PUT", url, headers=headers, body=body)
-        if response.status != 200:
-            raise response_error(response, what)
-        etag = response.headers.get("ETag")
-        if not etag:
-            raise RejectedError(f"{what}: the answer has no ETag", response=response)
-        return etag
+        what = self.describe(bucket, key)
+        whole = span.filled == 0 and span.start == 0 and span.wanted == size
+        for remaining in (1, 0):
+            url, signed, identity = await self._signed("GET", bucket, key, {}, headers)
+            refusal: Response | None
+            try:
+                refusal = await self.wire.fill(
+                    url, span, size=size, headers=signed, ranged=not whole, heard=heard
+                )
+                cause = None
+            except TransferError as error:
+                if (refusal := error.response) is None:
+                    raise
+                cause = error
+            if refusal is None:
+                return
+            if not remaining or not await self._learnt(refusal, bucket, identity, what):
+                raise response_error(refusal, what) from cause
 
+    @asynccontextmanager
+    async def stream(
+        self, bucket: str, key: str, *, size: int, headers: Mapping[str, str]
+    ) -> AsyncIterator[ByteStream]:
+        """Open an object as one body.
 
-class SignedUrl:
-    """The URL of one object, signed once and shared by all its chunks.
+        Raises:
+            TransferError: as `fill`.
+        """
+        what = self.describe(bucket, key)
+        url, signed, _ = await self._signed("GET", bucket, key, {}, headers)
+        async with AsyncExitStack() as stack:
+            # What the body of the caller's `async with` raises is none of our refusals.
+            try:
+                body = await stack.enter_async_context(
+                    self.wire.stream(url, size=size, headers=signed)
+                )
+            except TransferError as error:
+                if error.response is None:
+                    raise
+                raise response_error(error.response, what) from error
+            if isinstance(body, Response):
+                raise response_error(body, what)
+            yield body
 
-    Args:
-        sign: makes a new one.
-        lifetime: seconds for which it is valid; it is renewed in the last tenth of them.
-        clock: seconds that only go forward.
-    """
-
-    def __init__(
+    async def _signed(
         self,
-        sign: Callable[[], Awaitable[str]],
-        lifetime: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._sign = sign
-        self._lifetime = lifetime
-        self._clock = clock
-        self._lock = anyio.Lock()
-        self._url = ""
-        self._renew_at = 0.0
+        method: str,
+        bucket: str,
+        key: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+    ) -> tuple[str, Mapping[str, str], Credentials | None]:
+        """Return URL, headers and the identity that signed them."""
+        place = self._places.get(bucket)
+        if place is None:
+            place = self._places[bucket] = self.account.place(bucket)
+        path = f"{place.prefix}/{encoded_path(key)}"
+        text = canonical_query(query) if query else ""
+        url = f"{place.origin}{path}?{text}" if text else f"{place.origin}{path}"
+        if self.account.anonymous:
+            return url, headers, None
+        identity = await self.account.credentials(self.describe(bucket, key))
+        signer = self._signers.get(place.region)
+        if signer is None or signer.credentials is not identity:
+            signer = self._signers[place.region] = Signer(identity, place.region)
+        now = time.time() + self._ahead
+        return url, signer.sign(method, place.host, path, text, headers, now=now), identity
 
-    async def get(self) -> str:
-        """Return a URL that is valid now; those who ask at the same time share one signing."""
-        if not self._valid():
-            async with self._lock:
-                if not self._valid():
-                    asked = self._clock()
-                    self._url = await self._sign()
-                    self._renew_at = asked + 0.9 * self._lifetime
-        return self._url
+    async def _learnt(
+        self, refusal: Response, bucket: str, identity: Credentials | None, what: str
+    ) -> bool:
+        """Return True if `refusal` said how to make the request a better one."""
+        body = refusal.body.decode(errors="replace")
+        code = element(body, "Code")
+        region = refusal.headers.get("X-Amz-Bucket-Region") or element(body, "Region")
+        if region and region != self._places[bucket].region:
+            self._places[bucket] = self.account.place(bucket, region)
+            return True
+        if code in _SKEWED:
+            return self._set_clock(refusal.headers.get("Date", ""))
+        if code in _STALE and identity is not None:
+            return await self.account.renewed(identity, what)
+        return False
 
-    def _valid(self) -> bool:
-        return bool(self._url) and self._clock() < self._renew_at
-
-    def forget(self, url: str) -> None:
-        """Have the next `get` sign anew, unless `url` was replaced already."""
-        if url == self._url:
-            self._url = ""
-
-    def refused(self, url: str, error: TransferError, what: str) -> TransferError:
-        """Return what to raise for `error`, met while reading from `url`."""
-        if error.response is None:
-            return error
-        refusal = response_error(error.response, what)
-        if isinstance(refusal, ExpiredError):
-            self.forget(url)
-        return refusal
+    def _set_clock(self, date: str) -> bool:
+        try:
+            theirs = parsedate_to_datetime(date)
+        except (ValueError, TypeError):
+            return False
+        if theirs.tzinfo is None:
+            theirs = theirs.replace(tzinfo=timezone.utc)
+        self._ahead = theirs.timestamp() - time.time()
+        return True

@@ -118,8 +118,6 @@ class S3Source:
         """
 
         async def ask(entry: Entry) -> Entry:
-            if entry.size <= self._session.options.chunk_size or entry.digest is not None:
-                return entry
             try:
                 return replace(entry, digest=_whole_digest(entry, await self._head(entry)))
             except TransientError:
@@ -127,7 +125,9 @@ class S3Source:
             except TransferError:
                 return entry  # whoever may read may not ask; reading says what is wrong, if it is
 
-        return await self._each(entries, ask)
+        large = [entry for entry in entries if entry.size > self._session.options.chunk_size]
+        asked = {entry.path: entry for entry in await self._each(large, ask)}
+        return [asked.get(entry.path, entry) for entry in entries]
 
     async def with_properties(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Return `entries` with what their objects keep beside the bytes, one HEAD each.

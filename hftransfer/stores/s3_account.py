@@ -126,11 +126,8 @@ class Account:
     def anonymous(self) -> bool:
         return self._options.anonymous
 
-    async def credentials(self, what: str) -> Credentials:
+    async def credentials(self) -> Credentials:
         """Return credentials that are valid now, renewed in time by whoever gave them.
-
-        Args:
-            what: begins the message of an error.
 
         Raises:
             AccessError: if there are none.
@@ -139,10 +136,10 @@ class Account:
         if self._current is None or self._is_due():
             async with self._lock:
                 if self._current is None or self._is_due():
-                    self._current = await self._fetch(what)
+                    self._current = await self._fetch()
         return self._current
 
-    async def renewed(self, refused: Credentials, what: str) -> bool:
+    async def renewed(self, refused: Credentials) -> bool:
         """Look once more for credentials; return True if there are others than `refused`.
 
         Raises:
@@ -151,7 +148,7 @@ class Account:
         async with self._lock:
             if self._current == refused:
                 self._source = None
-                self._current = await self._fetch(what)
+                self._current = await self._fetch()
             return self._current != refused
 
     def _is_due(self) -> bool:
@@ -159,11 +156,11 @@ class Account:
         due = getattr(self._source, "refresh_needed", None)
         return due is not None and bool(due())
 
-    async def _fetch(self, what: str) -> Credentials:
+    async def _fetch(self) -> Credentials:
         try:
             return await anyio.to_thread.run_sync(self._resolve)
         except (botocore.BotoCoreError, botocore.ClientError) as error:
-            raise botocore_error(error, what) from error
+            raise botocore_error(error, "S3 credentials") from error
 
     def _resolve(self) -> Credentials:
         options = self._options

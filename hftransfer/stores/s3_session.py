@@ -143,7 +143,6 @@ class S3Session:
         Raises:
             TransferError: for anything but a 2xx, as the table of `s3_errors` says.
         """
-        what = self.describe(bucket, key or (query or {}).get("prefix", ""))
         for remaining in (1, 0):
             url, signed, identity = await self._signed(
                 method, bucket, key, query or {}, headers or {}
@@ -151,7 +150,8 @@ class S3Session:
             response = await self.wire.request(method, url, headers=signed, body=body)
             if 200 <= response.status < 300:
                 break
-            if not remaining or not await self._learnt(response, bucket, identity, what):
+            what = self.describe(bucket, key or (query or {}).get("prefix", ""))
+            if not remaining or not await self._learnt(response, bucket, identity):
                 raise response_error(response, what)
         return response
 
@@ -188,7 +188,6 @@ class S3Session:
         Raises:
             TransferError: as `Wire.fill`, refusals as the table of `s3_errors` says.
         """
-        what = self.describe(bucket, key)
         whole = span.filled == 0 and span.start == 0 and span.wanted == size
         for remaining in (1, 0):
             url, signed, identity = await self._signed("GET", bucket, key, {}, headers)
@@ -204,7 +203,8 @@ class S3Session:
                 cause = error
             if refusal is None:
                 return
-            if not remaining or not await self._learnt(refusal, bucket, identity, what):
+            what = self.describe(bucket, key)
+            if not remaining or not await self._learnt(refusal, bucket, identity):
                 raise response_error(refusal, what) from cause
 
     @asynccontextmanager
@@ -249,16 +249,14 @@ class S3Session:
         url = f"{place.origin}{path}?{text}" if text else f"{place.origin}{path}"
         if self.account.anonymous:
             return url, headers, None
-        identity = await self.account.credentials(self.describe(bucket, key))
+        identity = await self.account.credentials()
         signer = self._signers.get(place.region)
         if signer is None or signer.credentials is not identity:
             signer = self._signers[place.region] = Signer(identity, place.region)
         now = time.time() + self._ahead
         return url, signer.sign(method, place.host, path, text, headers, now=now), identity
 
-    async def _learnt(
-        self, refusal: Response, bucket: str, identity: Credentials | None, what: str
-    ) -> bool:
+    async def _learnt(self, refusal: Response, bucket: str, identity: Credentials | None) -> bool:
         """Return True if `refusal` said how to make the request a better one."""
         body = refusal.body.decode(errors="replace")
         code = element(body, "Code")
@@ -269,7 +267,7 @@ class S3Session:
         if code in _SKEWED:
             return self._set_clock(refusal.headers.get("Date", ""))
         if code in _STALE and identity is not None:
-            return await self.account.renewed(identity, what)
+            return await self.account.renewed(identity)
         return False
 
     def _set_clock(self, date: str) -> bool:

@@ -54,7 +54,7 @@ class Signer:
         self.credentials = credentials
         self._scope_tail = f"{region}/{service}/aws4_request"
         self._day = ""
-        self._key = b""
+        self._inner, self._outer = _hmac_states(b"")
 
     def sign(
         self,
@@ -89,17 +89,32 @@ class Signer:
         scope = f"{stamp[:8]}/{self._scope_tail}"
         digest = hashlib.sha256(request.encode()).hexdigest()
         text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
-        signature = hmac.digest(self._key_for(stamp[:8]), text.encode(), "sha256").hex()
+        if stamp[:8] != self._day:
+            self._derive(stamp[:8])
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text.encode())
+        outer.update(inner.digest())
+        signature = outer.hexdigest()
         sent["Authorization"] = (
             f"{_ALGORITHM} Credential={self.credentials.access_key}/{scope}, "
             f"SignedHeaders={listed}, Signature={signature}"
         )
         return sent
 
-    def _key_for(self, day: str) -> bytes:
-        if day != self._day:
-            key = f"AWS4{self.credentials.secret_key}".encode()
-            for part in (day, *self._scope_tail.split("/")):
-                key = hmac.digest(key, part.encode(), "sha256")
-            self._key, self._day = key, day
-        return self._key
+    def _derive(self, day: str) -> None:
+        key = f"AWS4{self.credentials.secret_key}".encode()
+        for part in (day, *self._scope_tail.split("/")):
+            key = hmac.digest(key, part.encode(), "sha256")
+        self._inner, self._outer = _hmac_states(key)
+        self._day = day
+
+
+def _hmac_states(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """Return the two hashes of HMAC-SHA-256 (RFC 2104) with `key`, at most 64 bytes, in them.
+
+    `hmac.digest` would give up the GIL for some microseconds of work, and an event loop
+    that has given it up waits for whichever thread took it.
+    """
+    padded = key.ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+    return inner, hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))

@@ -560,9 +560,7 @@ async def test_a_lost_answer_to_completion(bucket: Bucket, published: bool) -> N
             Bucket=bucket.name, Key="w.bin", UploadId=upload_id
         )
         kept = ("PartNumber", "ETag", "ChecksumCRC32")
-        return [
-            {name: part[name] for name in kept if name in part} for part in listed["Parts"]
-        ]
+        return [{name: part[name] for name in kept if name in part} for part in listed["Parts"]]
 
     put(bucket, "w.bin", pattern(10 * MIB))  # the same bytes, from another upload
     async with (

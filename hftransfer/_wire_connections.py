@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
@@ -34,6 +35,7 @@ class Connections:
         self._timeouts = timeouts
         self._make_tls = make_tls
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -63,14 +65,16 @@ class Connections:
         # The bodies are wanted as they are stored: a compressed one has no usable ranges.
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         timeout = self._timeout(stall=stall)
+        target = URL(url, encoded=True)
         with translated(method, url):
             # The answer's head has its own limit, since aiohttp's would go on in the body.
             with anyio.fail_after(None if stall else self._timeouts.connect + self._timeouts.read):
                 request = session.request(
                     method,
-                    URL(url, encoded=True),
+                    target,
                     headers=sent,
                     data=data,
+                    proxy=self._proxy_for(target),
                     allow_redirects=False,
                     timeout=timeout,
                     # Reading the system's certificates takes longer than a small request.
@@ -88,6 +92,19 @@ class Connections:
             sock_read=self._timeouts.read if stall else None,
         )
 
+    def _proxy_for(self, target: URL) -> str | None:
+        """Return the proxy that the environment names for `target`.
+
+        Left to aiohttp (``trust_env``), this and a look into ``~/.netrc`` would cost every
+        request two threads, and a host named in that file could not be sent a token.
+        """
+        where = (target.scheme, target.host or "")
+        if where not in self._proxies:
+            named = getproxies()
+            bypassed = proxy_bypass(where[1])
+            self._proxies[where] = None if bypassed else named.get(where[0])
+        return self._proxies[where]
+
     def _ready_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
@@ -99,7 +116,6 @@ class Connections:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
                 read_bufsize=_READ_BUFFER,
                 skip_auto_headers=("User-Agent", "Content-Type"),
             )

@@ -354,6 +354,39 @@ async def test_a_signed_url_is_sent_byte_for_byte() -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go to the proxy, with its own credentials, but for the hosts that are excepted."""
+    async with raw_server(answering("200 OK", "Content-Length: 0")) as (proxy, received):
+        monkeypatch.setenv("http_proxy", proxy.replace("//", "//user:word@"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        async with open_wire() as wire:
+            await wire.request("GET", "http://elsewhere.test/x")
+            await wire.request("GET", f"{proxy}/y")
+
+    first, second = (head for head, _ in received)
+    assert first.startswith(b"GET http://elsewhere.test/x HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic " in first
+    assert second.startswith(b"GET /y HTTP/1.1\r\n")
+
+
+@pytest.mark.asyncio
+async def test_a_netrc_file_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token can be sent to a host for which ``~/.netrc`` names another login."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with (
+        raw_server(answering("200 OK", "Content-Length: 0")) as (base, received),
+        open_wire() as wire,
+    ):
+        await wire.request("GET", base, headers={"Authorization": "Bearer token"})
+
+    assert b"Authorization: Bearer token\r\n" in received[0][0]
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("length", [0, 1, 600 * KIB])
 async def test_a_body_goes_out_with_its_length(length: int) -> None:
     """Memory is sent with Content-Length and no chunked framing, which S3 would refuse."""

@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
+# A copy of so little costs less than a system call of its own beside the one for the head.
+_COPIED = 64 * 1024
 # Less is received sooner than another thread would have been woken.
 _LANE_MINIMUM = 1 << 20
 
@@ -115,7 +117,9 @@ class Wire:
         data: aiohttp.Payload | bytes | None = None
         if body is not None:
             data = b""
-            if len(body):
+            if len(body) <= _COPIED and self._throttle.rate is None:
+                data = bytes(body)
+            elif len(body):
                 data = MemoryPayload(
                     memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
                 )

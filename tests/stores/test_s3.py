@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import anyio
 import pytest
 from aiohttp import web
 from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
-from yarl import URL
 
 from conftest import Bucket, s3_client
 from hftransfer._digests import chunk_digest
@@ -47,6 +43,7 @@ from hftransfer.stores.s3 import S3Session, S3Sink, S3Source
 from hftransfer.stores.s3_account import botocore_error
 from hftransfer.stores.s3_errors import response_error
 from hftransfer.stores.s3_upload import multipart_etag
+from s3_front import front_of, xml_error
 
 pytestmark = pytest.mark.asyncio
 
@@ -120,48 +117,6 @@ def uploads(bucket: Bucket, key: str) -> Sequence[Any]:
     client = s3_client(bucket.server)
     listed = client.list_multipart_uploads(Bucket=bucket.name, Prefix=key)
     return list(listed.get("Uploads", []))
-
-
-# --- a front that scripts faults before a real server
-
-Hook = Callable[[web.Request], Awaitable["web.StreamResponse | None"]]
-
-
-@asynccontextmanager
-async def front_of(bucket: Bucket, hook: Hook) -> AsyncIterator[str]:
-    """Serve `bucket`'s server again; `hook` may answer in its place, or see what passes."""
-
-    async def forward(request: web.Request) -> web.StreamResponse:
-        if (answer := await hook(request)) is not None:
-            return answer
-        url = URL(bucket.server.endpoint + request.raw_path, encoded=True)
-        async with session.request(
-            request.method, url, headers=request.headers, data=io.BytesIO(await request.read())
-        ) as backend:
-            body = b"" if request.method == "HEAD" else await backend.read()
-            headers = backend.headers.copy()
-            headers.popall("Transfer-Encoding", None)
-            if request.method != "HEAD":
-                headers.popall("Content-Length", None)
-            return web.Response(status=backend.status, headers=headers, body=body)
-
-    app = web.Application(client_max_size=64 * MIB)
-    app.router.add_route("*", "/{path:.*}", forward)
-    runner = web.AppRunner(app, access_log=None)
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}"
-        finally:
-            await runner.cleanup()
-
-
-def xml_error(status: int, code: str, message: str = "scripted") -> web.Response:
-    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-    return web.Response(status=status, text=body, content_type="application/xml")
 
 
 # --- source

@@ -1,0 +1,87 @@
+"""`hftransfer._checksums`: what stores verify, and how parts add up to a whole."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer import _checksums
+from hftransfer._checksums import Crc, checksum, combine, decode, encode, known, offered
+from hftransfer._digests import chunk_digest, new_hasher
+
+# The check values of the CRC catalogue (https://reveng.sourceforge.io/crc-catalogue/all.htm).
+NINE = memoryview(b"123456789")
+CHECKS = {"CRC32": "cbf43926", "CRC32C": "e3069283", "CRC64NVME": "ae8b14860a799888"}
+
+
+def bitwise(name: str, data: bytes, start: int = 0) -> int:
+    """The definition of a reflected CRC, one bit at a time."""
+    width, polynomial = _checksums._CRCS[name]
+    value = start ^ ((1 << width) - 1)
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = (value >> 1) ^ (polynomial if value & 1 else 0)
+    return value ^ ((1 << width) - 1)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_polynomials_are_the_catalogues(name: str) -> None:
+    """Width and polynomial of each CRC give its published check value."""
+    digits = len(CHECKS[name])
+
+    assert f"{bitwise(name, bytes(NINE)):0{digits}x}" == CHECKS[name]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@given(parts=st.lists(st.binary(max_size=40), max_size=6))
+def test_parts_add_up_to_the_whole(name: str, parts: list[bytes]) -> None:
+    """The CRC of any sequence of parts, empty ones included, is that of their bytes in a row."""
+    size = _checksums._CRCS[name][0] // 8
+    sums = [(bitwise(name, part).to_bytes(size, "big"), len(part)) for part in parts]
+
+    assert combine(name, sums) == bitwise(name, b"".join(parts)).to_bytes(size, "big")
+
+
+@given(parts=st.lists(st.binary(max_size=40), max_size=6))
+def test_a_running_crc_takes_any_pieces(parts: list[bytes]) -> None:
+    """The hasher of CRC32 fed piece by piece ends like zlib's function on everything."""
+    hasher = Crc("CRC32")
+    for part in parts:
+        hasher.update(memoryview(part))
+
+    assert hasher.hexdigest() == f"{zlib.crc32(b''.join(parts)):08x}"
+
+
+@pytest.mark.parametrize("name", known())
+def test_what_is_encoded_is_decoded(name: str) -> None:
+    """Headers carry base64; what is none, or of another length, is no checksum."""
+    value = checksum(name, NINE, chunk_digest(NINE))
+
+    assert decode(name, encode(value)) == value
+    assert decode(name, encode(value[:-1])) is None
+    assert decode(name, "not base64!") is None
+    assert new_hasher(name.lower(), 0) is not None
+    if name in CHECKS:
+        assert value.hex() == CHECKS[name]
+
+
+def test_an_unknown_crc_is_refused() -> None:
+    """A name without a function behind it is an error, not a wrong checksum."""
+    with pytest.raises(ValueError, match="unknown"):
+        Crc("CRC16")
+
+
+def test_without_awscrt_there_is_still_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """zlib's CRC32 and our own XXH3-128 need no further package."""
+    monkeypatch.setitem(sys.modules, "awscrt", None)
+    _checksums._crcs.cache_clear()
+    try:
+        assert offered() == ("XXHASH128", "CRC32")
+        assert known() == ("XXHASH128", "CRC32")
+    finally:
+        _checksums._crcs.cache_clear()

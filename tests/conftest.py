@@ -21,6 +21,8 @@ from hftransfer.testing.s3 import (
     ServerNotFoundError,
     ensure_minio,
     start_minio,
+    start_moto,
+    start_rclone,
     start_seaweedfs,
 )
 
@@ -36,6 +38,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HOME"] = os.devnull  # unusable: a test that needs it gets its own below
 
+_S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server"}
 _CLEANED = ("AWS_", "HF_", "HUGGING_FACE_", "HFTRANSFER_", "METAFLOW_")
 _KEPT = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HFTRANSFER_MINIO")
 
@@ -122,7 +125,9 @@ def _unavailable(error: ServerNotFoundError) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that reaches an S3 server through its fixtures."""
     for item in items:
-        if {"minio", "seaweedfs", "s3_server"} & set(getattr(item, "fixturenames", ())):
+        if {"minio", "seaweedfs", "rclone", "moto", "s3_server"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("s3")
 
 
@@ -154,6 +159,18 @@ def seaweedfs() -> Iterator[S3Server]:
     yield from _served(start_seaweedfs)
 
 
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[S3Server]:
+    """rclone's S3 server for the session."""
+    yield from _served(start_rclone)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """moto's S3 server for the session."""
+    yield from _served(start_moto)
+
+
 def _served(start: Callable[[], S3Server]) -> Iterator[S3Server]:
     try:
         server = start()
@@ -166,7 +183,7 @@ def _served(start: Callable[[], S3Server]) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session", params=["minio", "seaweedfs"])
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
-    """Each real S3 server in turn."""
+    """Each real S3 server in turn: the two that test most; others by `indirect` parameters."""
     server = request.getfixturevalue(request.param)
     assert isinstance(server, S3Server)
     return server

@@ -180,6 +180,17 @@ async def test_an_answer_that_contradicts_the_request_is_refused(
 
 
 @pytest.mark.asyncio
+async def test_a_range_under_the_wrong_status_is_accepted() -> None:
+    """rclone's S3 server answers 200 with the right Content-Range and the bytes asked for."""
+    reply = answering("200 OK", "Content-Range: bytes 4-7/100", "Content-Length: 4", body=b"abcd")
+    buffer = bytearray(4)
+    async with raw_server(reply) as (base, _), open_wire() as wire:
+        await wire.fill(f"{base}/x", Span(4, memoryview(buffer)), size=100)
+
+    assert buffer == b"abcd"
+
+
+@pytest.mark.asyncio
 async def test_an_unknown_total_is_accepted() -> None:
     """`Content-Range: bytes 4-7/*` names the right range of a body of unknown size."""
     reply = answering(

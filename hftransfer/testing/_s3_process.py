@@ -1,0 +1,228 @@
+"""The processes of the S3 servers: started in a group of their own, awaited, never orphaned.
+
+A second process per server, a shell blocked on a pipe whose other end only this
+process holds, kills the server and removes its temporary folder when this process
+ends in a way that lets no Python code run.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+ACCESS_KEY = "hftransfer"
+SECRET_KEY = "hftransfer-loopback-only"  # noqa: S105 - guards nothing: the server is on loopback
+REGION = "us-east-1"
+HOST = "127.0.0.1"
+_START_SECONDS = 40.0
+_START_ATTEMPTS = 3
+_POLL_SECONDS = 0.05
+_TERMINATE_SECONDS = 2.0  # SeaweedFS takes 15 s to stop; its data is thrown away anyway
+_LOG_TAIL_LINES = 20
+
+# Its arguments: the server's process group, then what to remove. `read` returns when the
+# only writer of standard input, the process that started the server, is gone. A killed
+# server can still finish a write, and a folder that just got a file is not removed.
+_WATCHDOG = """
+read -r _
+kill -s KILL -- "-$1"
+shift
+rm -rf -- "$@" || { sleep 1; rm -rf -- "$@"; }
+"""
+
+
+class ServerNotFoundError(FileNotFoundError):
+    """A server's binary is neither installed nor could it be built."""
+
+
+class ServerStartError(RuntimeError):
+    """A server ended, or did not become ready in time; the text quotes the end of its log."""
+
+
+@dataclass(kw_only=True, eq=False)
+class S3Server:
+    """A running S3 server and what a client needs to use it.
+
+    A context manager that stops the server on exit.
+    """
+
+    name: str
+    """``"minio"``, ``"seaweedfs"``, ``"rclone"`` or ``"moto"``."""
+    endpoint: str
+    """``http://127.0.0.1:PORT``, without a trailing slash; buckets are path-style."""
+    root: Path
+    """Holds the server's data and ``server.log``."""
+    access_key: str = ACCESS_KEY
+    secret_key: str = field(default=SECRET_KEY, repr=False)
+    region: str = REGION
+    _stack: ExitStack = field(repr=False)
+
+    def client_environ(self) -> dict[str, str]:
+        """Return the ``AWS_*`` variables that point an AWS client at this server alone."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def close(self) -> None:
+        """Stop the server and remove its root if it was a temporary one. Idempotent."""
+        self._stack.close()
+
+    def __enter__(self) -> S3Server:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One attempt to start a server on ports that were free a moment ago."""
+
+    command: list[str]
+    environ: Mapping[str, str]
+    port: int
+    is_ready: Callable[[], bool]
+    litter: Sequence[Path] = ()
+    """Files that the server makes outside its root and does not remove when killed."""
+
+
+def start(name: str, root: Path | None, launch: Callable[[Path], Launch]) -> S3Server:
+    with ExitStack() as stack:
+        temporary = root is None
+        if root is None:
+            # Short, because SeaweedFS's sockets lie in it and a socket's path has 107 bytes.
+            root = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+            stack.callback(shutil.rmtree, root, ignore_errors=True)
+        root = root.resolve()
+        root.mkdir(parents=True, exist_ok=True)
+
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            attempted = launch(root)
+            process = stack.enter_context(_running(attempted, root, temporary=temporary))
+            try:
+                _wait_until_ready(name, process, attempted.is_ready, root / "server.log")
+            except ServerStartError as error:
+                # Between choosing a port and the server's bind another process can take it.
+                if "address already in use" not in str(error) or attempt == _START_ATTEMPTS:
+                    raise
+            else:
+                break
+        endpoint = f"http://{HOST}:{attempted.port}"
+        return S3Server(name=name, endpoint=endpoint, root=root, _stack=stack.pop_all())
+
+
+@contextmanager
+def _running(launch: Launch, root: Path, *, temporary: bool) -> Iterator[subprocess.Popen[bytes]]:
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("AWS_", "MINIO_", "RCLONE_", "WEED_"))
+    }
+    with (root / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            launch.command,
+            env={**inherited, **launch.environ},
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        with _watchdog(process.pid, [*launch.litter, *([root] if temporary else [])]):
+            yield process
+    finally:
+        _stop(process)
+        for path in launch.litter:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _watchdog(group: int, litter: Sequence[Path]) -> Iterator[None]:
+    with subprocess.Popen(
+        ["/bin/sh", "-c", _WATCHDOG, "hftransfer-watchdog", str(group), *map(str, litter)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as watchdog:
+        try:
+            yield
+        finally:
+            watchdog.kill()  # before the pipe closes: the orderly way out is ours
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_TERMINATE_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # nothing of the group is left
+    process.wait()
+
+
+def _wait_until_ready(
+    name: str, process: subprocess.Popen[bytes], is_ready: Callable[[], bool], log: Path
+) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not is_ready():
+        if process.poll() is not None:
+            problem = f"{name} ended with status {process.returncode} while starting"
+        elif time.monotonic() > deadline:
+            problem = f"{name} was not ready after {_START_SECONDS:.0f} s"
+        else:
+            time.sleep(_POLL_SECONDS)
+            continue
+        raise ServerStartError(f"{problem}:\n{tail(log.read_text(errors='replace'))}")
+
+
+def answers(port: int, path: str, *, status: int | None = 200, needle: bytes = b"") -> bool:
+    """Return True if a GET of `path` is answered, with `status` unless that is None."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return status in (None, response.status) and needle in response.read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def free_ports(count: int) -> list[int]:
+    # All are bound before the first is released, so they differ from each other.
+    with ExitStack() as stack:
+        bound = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in bound:
+            each.bind((HOST, 0))
+        return [int(each.getsockname()[1]) for each in bound]
+
+
+def tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])

@@ -103,7 +103,7 @@ def check_extent(
     length = headers.get("Content-Length", "")
     extent = parse_content_range(headers.get("Content-Range", ""))
     # rclone's S3 server answers a range right in all but the status.
-    misnamed = status == 200 and extent == (start, stop, size) and length == str(stop - start)
+    misnamed = extent == (start, stop, size) and length == str(stop - start)
     if status == 206 or misnamed:
         if extent is None or extent[:2] != (start, stop):
             raise NetworkError(

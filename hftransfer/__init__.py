@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from hftransfer.options import HubOptions, RetryPolicy, S3Options, Timeouts, TransferOptions
-    from hftransfer.report import Report
+    from hftransfer.report import Report, Verification
     from hftransfer.sync import Client, copy, hf_hub_download, snapshot_download
 
 # Metaflow ships packages that say so with the code of a remote task.
@@ -60,7 +60,7 @@ _HOMES = {
         "UnsupportedError",
     ),
     "options": ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions"),
-    "report": ("Report",),
+    "report": ("Report", "Verification"),
     "sync": ("Client", "copy", "hf_hub_download", "snapshot_download"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -92,6 +92,7 @@ __all__ = (
     "TransferOptions",
     "TransientError",
     "UnsupportedError",
+    "Verification",
     "__version__",
     "copy",
     "hf_hub_download",

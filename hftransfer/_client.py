@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,23 @@ from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
 from hftransfer._patterns import Patterns, select_entries
 from hftransfer._progress import Observer
+from hftransfer._selection import Patterns, select_entries, select_manifest, with_manifest
 from hftransfer._throttle import Throttle
-from hftransfer.errors import IntegrityError, LocationError, OptionsError
+from hftransfer._verify import (
+    SIDECAR,
+    by_digests,
+    by_manifest,
+    read_manifest,
+    renamed,
+    sidecar_of,
+    verify_source,
+)
+from hftransfer.errors import (
+    LocationError,
+    NotFoundError,
+    OptionsError,
+    UnsupportedError,
+)
 from hftransfer.locations import (
     HubLocation,
     LocalLocation,
@@ -27,7 +43,7 @@ from hftransfer.locations import (
     parse_location,
 )
 from hftransfer.options import TransferOptions
-from hftransfer.report import Report
+from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry, Sink, Source
 from hftransfer.stores.local import LocalSink, LocalSource
 from hftransfer.stores.memory import MemoryStore
@@ -116,13 +132,15 @@ class AsyncClient:
         allow_patterns: Patterns = None,
         ignore_patterns: Patterns = None,
         manifest: Manifest | None = None,
+        sidecar: bool = False,
     ) -> Report:
         """Copy a file, or all files of a folder, prefix or repository.
 
         A folder's content goes into the destination, not the folder itself. A single
         file gets the destination's name, unless that ends in ``/`` or is an existing
         folder, into which it then goes. Existing files of the same name are replaced,
-        each at once; others are left alone.
+        each at once; others are left alone. From S3 to S3 the store copies by itself, where
+        it can, no manifest is to be checked, and nothing goes elsewhere, too.
 
         Args:
             source: ``hf://[datasets/|spaces/]org/name[@revision][/path]``,
@@ -133,6 +151,9 @@ class AsyncClient:
             ignore_patterns: not the paths that match one of these.
             manifest: recorded by an earlier transfer; every chunk must match it, and
                 every file of it must be there.
+            sidecar: write what was moved, with the XXH3 of every chunk, into each
+                destination: as ``.hftransfer`` in a folder or under a prefix, as
+                ``NAME.hftransfer`` beside a single file. `verify` finds it there.
 
         Raises:
             LocationError: if a location cannot be understood, or cannot be a destination.
@@ -155,10 +176,114 @@ class AsyncClient:
         listed = await origin.list()
         entries = select_entries(listed, allow_patterns, ignore_patterns)
         if manifest is not None:
-            entries = _with_manifest(entries, manifest, origin.location)
+            entries = with_manifest(entries, manifest, origin.location)
         entries = await self._described(origin, entries, goals)
-        sinks = [await self._sink(goal, entries, single=origin.single) for goal in goals]
-        return await transfer(origin, sinks, entries, self._ready())
+        alone = [origin.single and await _takes_a_name(goal) for goal in goals]
+        sinks = [await self._sink(*each) for each in zip(goals, alone, strict=True)]
+        if manifest is None and not sidecar and all(isinstance(g, S3Location) for g in goals):
+            from hftransfer._within_s3 import copy_within_s3
+
+            if (within := await copy_within_s3(origin, sinks, entries, self._ready())) is not None:
+                return within
+        report = await transfer(origin, sinks, entries, self._ready())
+        if sidecar:
+            await self._write_sidecars(report.manifest, zip(goals, alone, strict=True))
+        return report
+
+    async def _write_sidecars(
+        self, manifest: Manifest, goals: Iterable[tuple[Location, bool]]
+    ) -> None:
+        for goal, single in goals:
+            written = renamed(manifest, goal) if single else manifest
+            text = json.dumps(written.to_dict(), indent=1).encode()
+            store = MemoryStore({SIDECAR: text})
+            sink = await self._sink(sidecar_of(goal) if single else goal, single)
+            quiet = replace(self._ready(), observer=None)
+            await transfer(store, [sink], await store.list(), quiet)
+
+    async def verify(
+        self,
+        location: AnyLocation,
+        *,
+        manifest: Manifest | None = None,
+        against: AnyLocation | None = None,
+        allow_patterns: Patterns = None,
+        ignore_patterns: Patterns = None,
+    ) -> Verification:
+        """Read a file, folder, prefix or repository and compare it with what it should be.
+
+        What that is says `manifest`, else `against`, else the manifest that lies there
+        (see `copy`, `sidecar`), else the store itself: the Hub's digests, the checksums of
+        S3 objects.
+
+        Args:
+            location: what to check, as in `copy`.
+            manifest: recorded by an earlier transfer.
+            against: a location whose listing has digests, as ``hf://`` has: a local copy
+                of a repository is checked against it without downloading it again.
+            allow_patterns: only paths that match one of these; see `select_entries`.
+            ignore_patterns: not the paths that match one of these.
+
+        Raises:
+            LocationError, NotFoundError, AccessError, TransientError: as `copy`.
+            IntegrityError: if the manifest that lies there is damaged.
+            UnsupportedError: if nobody says what the bytes should be.
+        """
+        place = parse_location(location)
+        origin = await self._source(place)
+        everything = await origin.list()
+        lying = [entry for entry in everything if entry.path == SIDECAR]
+        listed = select_entries(
+            [entry for entry in everything if entry.path != SIDECAR],
+            allow_patterns,
+            ignore_patterns,
+        )
+        chosen = partial(
+            select_manifest, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        if manifest is not None:
+            expected = by_manifest(listed, chosen(manifest), "the given manifest")
+        elif against is not None:
+            other = await self._source(parse_location(against))
+            known = select_entries(await other.list(), allow_patterns, ignore_patterns)
+            expected = by_digests(listed, known, other.location)
+        elif found := await self._sidecar(origin, place, lying):
+            expected = by_manifest(listed, chosen(found), "the manifest beside it")
+        else:
+            known = await self._own_digests(origin, listed)
+            expected = by_digests(known, known, origin.location)
+        if not expected.entries and not expected.missing and not expected.wrong:
+            raise UnsupportedError(
+                f"{origin.location}: nobody says what these bytes should be: give a manifest, "
+                "or a location to compare with"
+            )
+        return await verify_source(origin, expected, self._ready())
+
+    async def _sidecar(
+        self, origin: _ListedSource, place: Location, lying: Sequence[Entry]
+    ) -> Manifest | None:
+        if lying:
+            return await read_manifest(origin, lying[0])
+        if not origin.single or isinstance(place, HubLocation | MemoryLocation):
+            return None
+        beside = await self._source(sidecar_of(place))
+        try:
+            (entry,) = await beside.list()
+        except (NotFoundError, ValueError):
+            return None
+        return await read_manifest(beside, entry)
+
+    async def _own_digests(self, origin: Source, entries: Sequence[Entry]) -> Sequence[Entry]:
+        if self._s3 is None:
+            return entries
+
+        from hftransfer.stores.s3 import S3Source
+
+        return (
+            await origin.with_digests(entries, all_sizes=True)
+            if isinstance(origin, S3Source)
+            else entries
+        )
 
     async def list(self, location: AnyLocation) -> Sequence[Entry]:
         """Return all files at `location`, with sizes and, where the store knows them, digests.
@@ -221,20 +346,17 @@ class AsyncClient:
             return self.memory(location.name)
         return LocalSource(location.path)
 
-    async def _sink(self, location: Location, entries: Sequence[Entry], *, single: bool) -> Sink:
+    async def _sink(self, location: Location, single: bool) -> Sink:
         if isinstance(location, S3Location):
             from hftransfer.stores.s3 import S3Sink
 
-            as_object = single and location.key != "" and not location.key.endswith("/")
-            return S3Sink(await self._s3_session(), location, single=as_object)
+            return S3Sink(await self._s3_session(), location, single=single)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         assert isinstance(location, LocalLocation)
-        as_file = single and not location.as_folder
-        as_file = as_file and not await anyio.to_thread.run_sync(location.path.is_dir)
         return LocalSink(
             location.path,
-            single=as_file,
+            single=single,
             fsync=self.options.fsync,
             direct_io=self.options.direct_io,
         )
@@ -270,18 +392,13 @@ class AsyncClient:
         return self._context
 
 
-def _with_manifest(entries: Sequence[Entry], manifest: Manifest, location: str) -> Sequence[Entry]:
-    """Return `entries` with what each chunk of them must be."""
-    listed = {entry.path for entry in entries}
-    if missing := sorted(set(manifest.files) - listed):
-        raise IntegrityError(
-            f"{location}: {len(missing)} recorded files are missing, the first is {missing[0]!r}"
-        )
-    if unknown := sorted(listed - set(manifest.files)):
-        raise IntegrityError(
-            f"{location}: {len(unknown)} files are not in the manifest, the first is {unknown[0]!r}"
-        )
-    return [replace(entry, manifest=manifest.files[entry.path]) for entry in entries]
+async def _takes_a_name(location: Location) -> bool:
+    """Return True if a single file gets the name of `location`, rather than a place below it."""
+    if isinstance(location, S3Location):
+        return location.key != "" and not location.key.endswith("/")
+    if isinstance(location, LocalLocation):
+        return not location.as_folder and not await anyio.to_thread.run_sync(location.path.is_dir)
+    return False
 
 
 def _hub_access(options: TransferOptions) -> tuple[str, dict[str, str]]:

@@ -14,16 +14,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio
 
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._moving import Context, MovingFile, Tally
-from hftransfer._plan import fit_chunk_size
+from hftransfer._plan import align_chunk_size, fit_chunk_size
 from hftransfer._progress import FileFinished, FileStarted, TransferStarted, emit
-from hftransfer.errors import IntegrityError, LocationError, UnsupportedError, single_error
+from hftransfer.errors import (
+    IntegrityError,
+    LocationError,
+    TransferError,
+    UnsupportedError,
+    single_error,
+)
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry, FileSink, Sink, Source
@@ -43,7 +49,12 @@ _LARGE_FILES = max(4, 2 * (os.cpu_count() or 1))
 
 
 async def transfer(
-    source: Source, sinks: Sequence[Sink], entries: Sequence[Entry], context: Context
+    source: Source,
+    sinks: Sequence[Sink],
+    entries: Sequence[Entry],
+    context: Context,
+    *,
+    tolerated: Callable[[Entry, TransferError], bool] = lambda entry, error: False,
 ) -> Report:
     """Move `entries` of `source` into every one of `sinks`, in one pass over the source.
 
@@ -55,6 +66,7 @@ async def transfer(
         sinks: where to write; each gets every file.
         entries: what to move, as listed by `source`.
         context: the client's shared limits.
+        tolerated: told each file that failed; returns True for the others to go on.
 
     Raises:
         TransferError: the first failure; further ones are its notes.
@@ -82,6 +94,9 @@ async def transfer(
                 manifests[entry.path] = manifest
             skipped = manifest is None
             emit(context.observer, FileFinished(entry.path, entry.size, skipped=skipped))
+        except TransferError as error:
+            if not tolerated(entry, error):
+                raise
         finally:
             line.release()
 
@@ -161,7 +176,10 @@ async def _try_file(
 def _chunk_size(entry: Entry, sinks: Sequence[Sink], options: TransferOptions) -> int:
     limits = [sink.limits for sink in sinks]
     if entry.manifest is None:
-        return fit_chunk_size(entry.size, options.chunk_size, limits)
+        wanted = options.chunk_size
+        if entry.size > wanted:
+            wanted = align_chunk_size(wanted, entry.part_size)
+        return fit_chunk_size(entry.size, wanted, limits)
     recorded = entry.manifest.chunk_size
     if entry.manifest.size != entry.size:
         raise IntegrityError(

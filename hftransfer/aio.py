@@ -22,6 +22,7 @@ async def copy(
     allow_patterns: Patterns = None,
     ignore_patterns: Patterns = None,
     manifest: Manifest | None = None,
+    sidecar: bool = False,
 ) -> Report:
     """Copy with a client of its own; see `AsyncClient.copy`.
 
@@ -35,4 +36,5 @@ async def copy(
             allow_patterns=allow_patterns,
             ignore_patterns=ignore_patterns,
             manifest=manifest,
+            sidecar=sidecar,
         )

@@ -1,4 +1,4 @@
-"""The command line: ``hftransfer cp``, ``download`` and ``ls``.
+"""The command line: ``hftransfer cp``, ``download``, ``ls`` and ``verify``.
 
 Exit codes: 0 done; 1 failed; 2 bad arguments, options or locations; 3 not found;
 4 access denied; 5 the destination cannot be written; 6 wrong bytes; 130 interrupted;
@@ -26,18 +26,20 @@ from hftransfer.errors import (
 from hftransfer.options import HubOptions, S3Options, TransferOptions, parse_size
 
 if TYPE_CHECKING:
+    from hftransfer._manifest import Manifest
     from hftransfer._progress import Event
     from hftransfer.report import Report
 
 __all__ = ("main",)
 
+_WRONG_BYTES = 6
 _EXIT_CODES: tuple[tuple[type[TransferError], int], ...] = (
     (OptionsError, 2),
     (LocationError, 2),
     (NotFoundError, 3),
     (AccessError, 4),
     (DestinationError, 5),
-    (IntegrityError, 6),
+    (IntegrityError, _WRONG_BYTES),
 )
 # A line on a terminal is redrawn at most so often, and elsewhere written so often: bytes.
 _TERMINAL_STEP = 4 << 20
@@ -81,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     cp = commands.add_parser("cp", help="copy a file, folder, prefix or repository")
     cp.add_argument("source", metavar="SRC")
     cp.add_argument("destinations", metavar="DST", nargs="+", help="one pass feeds them all")
+    cp.add_argument(
+        "--sidecar", action="store_true", help="write the manifest, too, for verify to find"
+    )
     _add_patterns(cp)
     _add_common(cp)
     cp.set_defaults(run=_copy)
@@ -89,6 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     ls.add_argument("location", metavar="LOCATION")
     _add_common(ls)
     ls.set_defaults(run=_list)
+
+    verify = commands.add_parser(
+        "verify", help="read what is stored and compare it with what it should be"
+    )
+    verify.add_argument("location", metavar="LOCATION")
+    said = verify.add_mutually_exclusive_group()
+    said.add_argument("--manifest", metavar="FILE", help="default: the .hftransfer that lies there")
+    said.add_argument("--against", metavar="LOCATION", help="such as the hf:// it was copied from")
+    _add_patterns(verify)
+    _add_common(verify)
+    verify.set_defaults(run=_verify)
 
     download = commands.add_parser(
         "download", help="download a repository into huggingface_hub's cache, or a folder"
@@ -116,6 +132,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", help="base URL of the Hub (HF_ENDPOINT)")
     parser.add_argument("--s3-endpoint-url", help="base URL of S3 (AWS_ENDPOINT_URL_S3)")
     parser.add_argument("--profile", help="AWS profile")
+    parser.add_argument("--region", help="AWS region")
+    parser.add_argument(
+        "--no-sign-request", action="store_true", help="read public buckets without credentials"
+    )
+    parser.add_argument("--ca-bundle", help="trust these certificates for S3 (AWS_CA_BUNDLE)")
+    parser.add_argument("--no-verify-ssl", action="store_true", help="trust any certificate for S3")
+    parser.add_argument("--sse", metavar="NAME", help="encryption: AES256, aws:kms, aws:kms:dsse")
+    parser.add_argument("--sse-kms-key-id", metavar="ID", help="which key of KMS")
+    parser.add_argument("--storage-class", metavar="NAME", help="of objects that are written")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -129,7 +154,16 @@ def _options(given: argparse.Namespace) -> TransferOptions:
     return dataclasses.replace(
         options,
         hub=HubOptions(endpoint=given.endpoint),
-        s3=S3Options(endpoint_url=given.s3_endpoint_url, profile=given.profile),
+        s3=S3Options(
+            endpoint_url=given.s3_endpoint_url,
+            region_name=given.region,
+            profile=given.profile,
+            anonymous=given.no_sign_request,
+            verify=False if given.no_verify_ssl else given.ca_bundle,
+            server_side_encryption=given.sse,
+            kms_key_id=given.sse_kms_key_id,
+            storage_class=given.storage_class,
+        ),
         **changed,  # type: ignore[arg-type]
     )
 
@@ -144,6 +178,7 @@ def _copy(given: argparse.Namespace) -> None:
             given.destinations,
             allow_patterns=given.include,
             ignore_patterns=given.exclude,
+            sidecar=given.sidecar,
         )
     print(json.dumps(report.to_dict()) if given.json else _summary(report))
 
@@ -155,13 +190,59 @@ def _list(given: argparse.Namespace) -> None:
         entries = client.list(given.location)
     if given.json:
         rows = [
-            {"path": entry.path, "size": entry.size, "digest": str(entry.digest or "")}
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "digest": str(entry.digest or ""),
+                "etag": entry.etag,
+            }
             for entry in entries
         ]
         print(json.dumps(rows))
         return
     for entry in entries:
         print(f"{entry.size:>14}  {entry.path}")
+
+
+def _verify(given: argparse.Namespace) -> None:
+    from hftransfer.sync import Client
+
+    manifest = None if given.manifest is None else _read_manifest(given.manifest)
+    progress = _Progress(sys.stderr, quiet=given.json)
+    with progress, Client(_options(given), observer=progress) as client:
+        found = client.verify(
+            given.location,
+            manifest=manifest,
+            against=given.against,
+            allow_patterns=given.include,
+            ignore_patterns=given.exclude,
+        )
+    if given.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        for path, problem in found.wrong.items():
+            print(f"wrong    {path}: {problem}")
+        for path in found.missing:
+            print(f"missing  {path}")
+        parts = [f"{found.files} files are right"]
+        parts += [f"{len(found.wrong)} wrong"] if found.wrong else []
+        parts += [f"{len(found.missing)} missing"] if found.missing else []
+        parts += [f"{len(found.unchecked)} not known"] if found.unchecked else []
+        print(f"{', '.join(parts)}, {_human(found.bytes)} read, by {found.against}")
+    if not found.ok:
+        raise SystemExit(_WRONG_BYTES)
+
+
+def _read_manifest(path: str) -> Manifest:
+    from hftransfer._manifest import Manifest
+
+    try:
+        with open(path, "rb") as file:
+            return Manifest.from_dict(json.load(file))
+    except OSError as error:
+        raise NotFoundError(f"cannot read the manifest {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise IntegrityError(f"{path} is no manifest: {error}") from error
 
 
 def _download(given: argparse.Namespace) -> None:
@@ -183,12 +264,15 @@ def _download(given: argparse.Namespace) -> None:
 
 
 def _summary(report: Report) -> str:
-    parts = [f"{report.files} files, {_human(report.bytes + report.reused_bytes)}"]
+    moved = report.bytes + report.reused_bytes + report.server_side_bytes
+    parts = [f"{report.files} files, {_human(moved)}"]
     if report.skipped:
         parts.append(f"{report.skipped} already there")
     if report.reused_bytes:
         parts.append(f"{_human(report.reused_bytes)} resumed")
-    rate = report.bytes / report.seconds if report.seconds else 0.0
+    if report.server_side_bytes:
+        parts.append("copied by the store")
+    rate = moved / report.seconds if report.seconds else 0.0
     parts.append(f"{report.seconds:.1f} s ({_human(rate)}/s)")
     if report.retries:
         parts.append(f"{report.retries} retries")

@@ -1,4 +1,4 @@
-"""The report that every transfer returns."""
+"""What transfers and verifications return."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from hftransfer._manifest import Manifest
 
-__all__ = ("Report",)
+__all__ = ("Report", "Verification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class Report:
     stages: Mapping[str, float]
     """Seconds spent fetching, hashing and storing, added up over all connections."""
     manifest: Manifest = field(repr=False)
-    """Chunk digests of the published files."""
+    """Chunk digests of the published files; without those that a store copied by itself."""
+    server_side_bytes: int = 0
+    """Bytes that a store copied within itself; they are not among `bytes`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the manifest (see `Manifest.to_dict`)."""
@@ -46,8 +48,49 @@ class Report:
             "skipped": self.skipped,
             "bytes": self.bytes,
             "reused_bytes": self.reused_bytes,
+            "server_side_bytes": self.server_side_bytes,
             "seconds": round(self.seconds, 3),
             "retries": self.retries,
             "verified": self.verified,
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What one verification found."""
+
+    location: str
+    against: str
+    """Who said what the bytes should be."""
+    files: int
+    """Files that are as they should be."""
+    bytes: int
+    """Bytes read."""
+    wrong: Mapping[str, str]
+    """Paths of files that differ, to what is wrong with them."""
+    missing: tuple[str, ...]
+    """Paths of files that should be there."""
+    unchecked: tuple[str, ...]
+    """Paths of files of which nobody says what they should be."""
+    seconds: float
+    """Wall time."""
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing is wrong or missing, and something was checked."""
+        return not self.wrong and not self.missing and self.files > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "location": self.location,
+            "against": self.against,
+            "ok": self.ok,
+            "files": self.files,
+            "bytes": self.bytes,
+            "wrong": dict(self.wrong),
+            "missing": list(self.missing),
+            "unchecked": list(self.unchecked),
+            "seconds": round(self.seconds, 3),
         }

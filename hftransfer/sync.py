@@ -27,7 +27,7 @@ from hftransfer._manifest import Manifest
 from hftransfer._patterns import Patterns
 from hftransfer._progress import Observer
 from hftransfer.options import TransferOptions
-from hftransfer.report import Report
+from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class Client:
         allow_patterns: Patterns = None,
         ignore_patterns: Patterns = None,
         manifest: Manifest | None = None,
+        sidecar: bool = False,
     ) -> Report:
         """See `AsyncClient.copy`."""
         return self._call(
@@ -160,6 +161,7 @@ class Client:
                 allow_patterns=allow_patterns,
                 ignore_patterns=ignore_patterns,
                 manifest=manifest,
+                sidecar=sidecar,
             )
         )
 
@@ -175,6 +177,27 @@ class Client:
     def list(self, location: AnyLocation) -> Sequence[Entry]:
         """See `AsyncClient.list`."""
         return self._call(partial(self._client.list, location))
+
+    def verify(
+        self,
+        location: AnyLocation,
+        *,
+        manifest: Manifest | None = None,
+        against: AnyLocation | None = None,
+        allow_patterns: Patterns = None,
+        ignore_patterns: Patterns = None,
+    ) -> Verification:
+        """See `AsyncClient.verify`."""
+        return self._call(
+            partial(
+                self._client.verify,
+                location,
+                manifest=manifest,
+                against=against,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+            )
+        )
 
     def _call(self, operation: Callable[[], Awaitable[T]]) -> T:
         if self._portal is None:

@@ -219,7 +219,11 @@ def s3_client(server: S3Server) -> Any:
 
 
 def _remove_bucket(client: Any, name: str) -> None:
-    for upload in client.list_multipart_uploads(Bucket=name).get("Uploads", []):
+    try:
+        uploads = client.list_multipart_uploads(Bucket=name).get("Uploads", [])
+    except client.exceptions.NoSuchUpload:  # how rclone says that there are none
+        uploads = []
+    for upload in uploads:
         client.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
         for entry in page.get("Contents", []):

@@ -165,11 +165,13 @@ def test_ls_lists_sizes_and_paths(hub: HubServer) -> None:
             "path": "config.json",
             "size": 2,
             "digest": f"git-sha1:{repo.blob('config.json').oid}",
+            "etag": repo.blob("config.json").oid,
         },
         {
             "path": "sub/model.bin",
             "size": 5,
             "digest": f"sha256:{repo.blob('sub/model.bin').sha256}",
+            "etag": rows[1]["etag"],
         },
     ]
     assert not [request for request in hub.requests if request.host == "cdn"]

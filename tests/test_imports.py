@@ -33,8 +33,9 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "stores": (
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
-        *("stores.local", "stores.memory"),
-        *("stores.s3", "stores.s3_account", "stores.s3_checksums", "stores.s3_errors"),
+        *("stores.discard", "stores.local", "stores.memory"),
+        *("stores.s3", "stores.s3_account", "stores.s3_checksums", "stores.s3_copy"),
+        *("stores.s3_errors",),
         *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
         *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),
@@ -43,7 +44,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir", "_hub_locks"),
         *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request", "_hub_sinks"),
     ),
-    "api": ("_client", "_snapshot", "aio", "sync"),
+    "api": ("_selection", "_verify", "_within_s3", "_client", "_snapshot", "aio", "sync"),
     "package": ("", "cli", "__main__"),
     "testing": ("testing.*",),
 }

@@ -37,6 +37,7 @@ from hftransfer.stores.s3_headers import (
     customer_key_headers,
     kept_properties,
     known_digest,
+    md5_digest,
     pinned,
 )
 from hftransfer.stores.s3_listing import Found, find
@@ -107,11 +108,17 @@ class S3Source:
             )
         return entries
 
-    async def with_digests(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+    async def with_digests(
+        self, entries: Sequence[Entry], *, all_sizes: bool = False
+    ) -> Sequence[Entry]:
         """Return `entries` with the checksums of whole objects, which no answer to a range gives.
 
         One HEAD each for objects of more than one chunk; smaller ones bring their checksum
         along when they are read.
+
+        Args:
+            entries: as listed here.
+            all_sizes: ask for smaller ones, too, and take an MD5 for want of anything better.
 
         Raises:
             TransientError: if the store fails more often than the retry policy allows.
@@ -119,13 +126,18 @@ class S3Source:
 
         async def ask(entry: Entry) -> Entry:
             try:
-                return replace(entry, digest=_whole_digest(entry, await self._head(entry)))
+                head = await self._head(entry)
+                digest = _whole_digest(entry, head)
+                if digest is None and all_sizes:
+                    digest = md5_digest(entry.etag, head)
+                return replace(entry, digest=digest)
             except TransientError:
                 raise
             except TransferError:
                 return entry  # whoever may read may not ask; reading says what is wrong, if it is
 
-        large = [entry for entry in entries if entry.size > self._session.options.chunk_size]
+        smallest = 0 if all_sizes else self._session.options.chunk_size + 1
+        large = [entry for entry in entries if entry.size >= smallest]
         asked = {entry.path: entry for entry in await self._each(large, ask)}
         return [asked.get(entry.path, entry) for entry in entries]
 
@@ -161,6 +173,10 @@ class S3Source:
                 for index in range(len(entries)):
                     tasks.start_soon(run, index)
         return results
+
+    @property
+    def session(self) -> S3Session:
+        return self._session
 
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key of `entry`."""
@@ -245,7 +261,7 @@ class S3Sink:
             raise LocationError(f"{location} is not the key of an object")
         self._session = session
         self._location = location
-        self._single = single
+        self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
 
     @property
@@ -260,10 +276,10 @@ class S3Sink:
             NotFoundError: if there is no such bucket.
             AccessError: if the credentials are missing or wrong.
         """
-        if self._single and len(entries) != 1:
+        if self.single and len(entries) != 1:
             raise DestinationError(f"{len(entries)} files do not fit one object, {self.location}")
         for entry in entries:
-            length = len(self.key_of(entry).encode())
+            length = len(self.object_of(entry)[1].encode())
             if length > _KEY_BYTES:
                 raise DestinationError(
                     f"{self.location}: the key of {entry.path!r} has {length} bytes, "
@@ -278,12 +294,13 @@ class S3Sink:
             if not lacks_permission(error):
                 raise
 
-    def key_of(self, entry: Entry) -> str:
-        """Return the key under which `entry` is written."""
-        return self._location.key if self._single else self._prefix + entry.path
+    def object_of(self, entry: Entry) -> tuple[str, str]:
+        """Return bucket and key under which `entry` is written."""
+        key = self._location.key if self.single else self._prefix + entry.path
+        return self._location.bucket, key
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        target = (self._location.bucket, self.key_of(entry))
+        target = self.object_of(entry)
         if entry.size <= chunk_size:
             return SingleUpload(self._session, *target, entry)
         upload = MultipartUpload(self._session, *target, entry, chunk_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import mimetypes
+import re
 from collections.abc import Mapping
 
 from hftransfer._checksums import decode, header_name, known
@@ -17,6 +18,7 @@ __all__ = (
     "customer_key_headers",
     "kept_properties",
     "known_digest",
+    "md5_digest",
     "object_headers",
     "pinned",
 )
@@ -87,6 +89,18 @@ def known_digest(headers: Mapping[str, str]) -> Digest | None:
         if (text := headers.get(header_name(name))) and (value := decode(name, text)) is not None:
             return Digest(name.lower(), value.hex())
     return None
+
+
+def md5_digest(etag: str | None, headers: Mapping[str, str]) -> Digest | None:
+    """Return the MD5 that the ETag of an object of one part is, unless a key of KMS made it one.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    matched = re.fullmatch(r'"?([0-9a-f]{32})"?', etag or "")
+    encryption = headers.get("x-amz-server-side-encryption", "AES256")
+    if matched is None or encryption != "AES256" or f"{_CUSTOMER_KEY}-algorithm" in headers:
+        return None
+    return Digest("md5", matched[1])
 
 
 def _content_type(path: str) -> str:

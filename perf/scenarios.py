@@ -6,15 +6,19 @@ from collections.abc import Sequence
 
 from perf.frame import Scenario
 from perf.hub_scenarios import HUB_SCENARIOS
+from perf.s3_scenarios import S3_SCENARIOS
 
 __all__ = ("GROUPS", "SCENARIOS", "resolve")
 
-SCENARIOS = {scenario.name: scenario for scenario in HUB_SCENARIOS}
+SCENARIOS = {scenario.name: scenario for scenario in (*HUB_SCENARIOS, *S3_SCENARIOS)}
 """Every scenario by its name."""
 
 GROUPS = {
-    "hub": [name for name in SCENARIOS if name.startswith("hub-") and "-rss-" not in name],
+    "hub": [s.name for s in HUB_SCENARIOS if s.name.startswith("hub-") and "-rss-" not in s.name],
     "hub-rss": ["hub-rss-200m", "hub-rss-8g"],
+    "s3": [scenario.name for scenario in S3_SCENARIOS],
+    "s3-get": ["s3-get-large", "s3-get-shards", "s3-get-small"],
+    "s3-put": ["s3-put-large", "s3-put-shards", "s3-put-small"],
     "all": list(SCENARIOS),
 }
 """Names for several scenarios."""

@@ -8,6 +8,7 @@ and only when credentials have to be fetched or renewed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 from botocore import exceptions as botocore
-from botocore.endpoint_provider import EndpointProvider
 from botocore.session import Session
 
 from hftransfer.errors import (
@@ -33,6 +33,7 @@ from hftransfer.stores.s3_signing import Credentials, encoded_path
 __all__ = ("Account", "Place", "botocore_error")
 
 _DEFAULT_REGION = "us-east-1"
+_REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 
 # One sentence per family; the first that fits, so the narrower class comes first.
 _FAMILIES: tuple[tuple[tuple[type[Exception], ...], type[TransferError], str], ...] = (
@@ -117,10 +118,12 @@ class Account:
             raise botocore_error(error, "S3 options") from error
         if self.endpoint_url is not None and not _is_http(self.endpoint_url):
             raise OptionsError(f"S3 options: {self.endpoint_url!r} is not an http(s) URL")
+        if not _REGION.fullmatch(self.region):
+            raise OptionsError(f"S3 options: {self.region!r} is not a region")
         self._source: Any = None
         self._current: Credentials | None = None
         self._lock = anyio.Lock()
-        self._provider: EndpointProvider | None = None
+        self._provider: Any = None
 
     @property
     def anonymous(self) -> bool:
@@ -202,6 +205,8 @@ class Account:
     def _aws_place(self, bucket: str, region: str, *, path_style: bool) -> Place:
         try:
             if self._provider is None:
+                from botocore.endpoint_provider import EndpointProvider
+
                 loader = self._session.get_component("data_loader")
                 self._provider = EndpointProvider(
                     loader.load_service_model("s3", "endpoint-rule-set-1"),

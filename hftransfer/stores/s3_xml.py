@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 from hftransfer.errors import ServerError
 
@@ -93,11 +92,14 @@ def complete_body(parts: Sequence[Mapping[str, str]]) -> bytes:
     Args:
         parts: the fields of each part (``PartNumber``, ``ETag``, ``Checksum…``), in order.
     """
-    rows = (
-        "".join(f"<{name}>{escape(value)}</{name}>" for name, value in part.items())
-        for part in parts
-    )
-    joined = "".join(f"<Part>{row}</Part>" for row in rows)
+
+    def row(part: Mapping[str, str]) -> str:
+        fields = (
+            f"<{name}>{html.escape(text, quote=False)}</{name}>" for name, text in part.items()
+        )
+        return f"<Part>{''.join(fields)}</Part>"
+
+    joined = "".join(row(part) for part in parts)
     namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
     document = f'<CompleteMultipartUpload xmlns="{namespace}">{joined}</CompleteMultipartUpload>'
     return document.encode()

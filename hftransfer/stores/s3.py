@@ -34,13 +34,15 @@ from hftransfer.stores.base import ByteStream, Entry, FileSink
 from hftransfer.stores.s3_errors import lacks_permission, refusal_code
 from hftransfer.stores.s3_headers import (
     CHECKSUM_MODE,
+    IDENTITY,
     customer_key_headers,
+    identity_tag,
     kept_properties,
     known_digest,
     md5_digest,
     pinned,
 )
-from hftransfer.stores.s3_listing import Found, find
+from hftransfer.stores.s3_listing import Found, find, list_page
 from hftransfer.stores.s3_session import S3Session
 from hftransfer.stores.s3_upload import MultipartUpload, SingleUpload, checksum_of
 
@@ -49,6 +51,7 @@ __all__ = ("S3Session", "S3Sink", "S3Source")
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
 _KEY_BYTES = 1024
+_PAGE = 1000
 # HEADs at a time where the number of connections is not given.
 _QUESTIONS = 16
 
@@ -263,6 +266,7 @@ class S3Sink:
         self._location = location
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
+        self._there: Mapping[str, int] = {}
 
     @property
     def location(self) -> str:
@@ -286,13 +290,37 @@ class S3Sink:
                     f"more than the {_KEY_BYTES} that S3 allows"
                 )
         # Unlike HeadBucket's, a refusal of this says why.
-        query = {"list-type": "2", "prefix": self._location.key, "max-keys": "1"}
         try:
-            await self._session.call("GET", self._location.bucket, query=query)
+            self._there = await self._list_there(1 + len(entries) // _PAGE)
         except AccessError as error:
             # Keys that may write and not list are good practice.
             if not lacks_permission(error):
                 raise
+
+    async def _list_there(self, pages: int) -> Mapping[str, int]:
+        """Return keys and sizes of what is at the destination, as far as `pages` tell."""
+        prefix = self._location.key if self.single else self._prefix
+        there: dict[str, int] = {}
+        token = None
+        for _ in range(pages):
+            page = await list_page(self._session, self._location.bucket, prefix, token)
+            there |= {each.key: each.size for each in page.objects}
+            if (token := page.next_token) is None:
+                break
+        return there
+
+    async def _has(self, target: tuple[str, str], entry: Entry) -> bool:
+        """Return True if exactly this content is there, as an earlier transfer has noted."""
+        s3 = self._session.s3
+        tag = identity_tag(entry)
+        told = s3.server_side_encryption or s3.storage_class or s3.customer_key
+        if not tag or told or self._there.get(target[1]) != entry.size:
+            return False
+        try:
+            head = await self._session.call("HEAD", *target)
+        except (AccessError, NotFoundError):
+            return False
+        return head.headers.get(IDENTITY) == tag
 
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key under which `entry` is written."""
@@ -301,6 +329,8 @@ class S3Sink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self.object_of(entry)
+        if await self._has(target, entry):
+            return None
         if entry.size <= chunk_size:
             return SingleUpload(self._session, *target, entry)
         upload = MultipartUpload(self._session, *target, entry, chunk_size)

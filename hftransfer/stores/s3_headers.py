@@ -9,13 +9,15 @@ import re
 from collections.abc import Mapping
 
 from hftransfer._checksums import decode, header_name, known
-from hftransfer._digests import Digest
+from hftransfer._digests import Digest, chunk_digest
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry
 
 __all__ = (
     "CHECKSUM_MODE",
+    "IDENTITY",
     "customer_key_headers",
+    "identity_tag",
     "kept_properties",
     "known_digest",
     "md5_digest",
@@ -25,6 +27,9 @@ __all__ = (
 
 CHECKSUM_MODE = {"x-amz-checksum-mode": "ENABLED"}
 """Asks for the checksum of what is read."""
+
+IDENTITY = "x-amz-meta-hftransfer-identity"
+"""Keeps `identity_tag` with an object, so that it is known again."""
 
 _METADATA = "x-amz-meta-"
 _KEPT = (
@@ -64,6 +69,9 @@ def object_headers(options: S3Options, entry: Entry) -> Mapping[str, str]:
         if name in _KEPT or name.startswith(_METADATA)
     }
     headers.setdefault("content-type", _content_type(entry.path))
+    headers.pop(IDENTITY, None)  # of whence it was copied before
+    if tag := identity_tag(entry):
+        headers[IDENTITY] = tag
     headers |= customer_key_headers(options)
     optional = {
         "x-amz-server-side-encryption": options.server_side_encryption,
@@ -71,6 +79,13 @@ def object_headers(options: S3Options, entry: Entry) -> Mapping[str, str]:
         "x-amz-storage-class": options.storage_class,
     }
     return headers | {name: value for name, value in optional.items() if value is not None}
+
+
+def identity_tag(entry: Entry) -> str:
+    """Return a name for the exact content of `entry`, or nothing if the source has none."""
+    if not entry.identity:
+        return ""
+    return chunk_digest(memoryview(f"{entry.identity} {entry.size}".encode()))
 
 
 def kept_properties(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from hftransfer.locations import S3Location
 from hftransfer.stores.s3_session import S3Session
 from hftransfer.stores.s3_xml import ListedObject, Page, parse_list
 
-__all__ = ("Found", "find")
+__all__ = ("Found", "find", "list_page", "size_of")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ async def find(session: S3Session, location: S3Location) -> Found:
     bucket, key = location.bucket, location.key
     folder = key if not key or key.endswith("/") else f"{key}/"
     try:
-        page = await _page(session, bucket, key)
+        page = await list_page(session, bucket, key)
     except AccessError:
         # Who may read objects and not list them can still name one.
         if folder == key or (alone := await _stat(session, bucket, key)) is None:
@@ -50,7 +50,7 @@ async def find(session: S3Session, location: S3Location) -> Found:
         if first is not None and first.key == key:
             return Found([first], key.removesuffix(key.rpartition("/")[2]), single=True)
         if page.next_token is not None:
-            page = await _page(session, bucket, folder)
+            page = await list_page(session, bucket, folder)
     objects = [each for each in page.objects if each.key.startswith(folder)]
     async for more in _following(session, bucket, folder, page):
         objects += more.objects
@@ -66,11 +66,17 @@ async def _following(
     session: S3Session, bucket: str, prefix: str, page: Page
 ) -> AsyncIterator[Page]:
     while page.next_token is not None:
-        page = await _page(session, bucket, prefix, page.next_token)
+        page = await list_page(session, bucket, prefix, page.next_token)
         yield page
 
 
-async def _page(session: S3Session, bucket: str, prefix: str, token: str | None = None) -> Page:
+async def list_page(session: S3Session, bucket: str, prefix: str, token: str | None = None) -> Page:
+    """Return one page of what begins with `prefix`, the first or that of `token`.
+
+    Raises:
+        NotFoundError: if there is no such bucket.
+        AccessError: if it may not be listed.
+    """
     query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
     if token is not None:
         query["continuation-token"] = token

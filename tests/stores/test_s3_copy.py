@@ -141,7 +141,7 @@ async def test_what_the_store_does_not_copy_is_streamed(bucket: Bucket) -> None:
     assert (report.files, report.bytes, report.server_side_bytes) == (2, 11 * MIB + 1, 0)
     assert get(bucket, "to/big") == data
     head = s3_client(bucket.server).head_object(Bucket=bucket.name, Key="to/big")
-    assert head["Metadata"] == {"note": "kept"}
+    assert head["Metadata"]["note"] == "kept"
 
 
 @MINIO

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class Place:
         payloads: directory of what `payload` makes, which other worlds may use too.
         scale: factor on sizes and counts.
         tell: shows one line to the operator.
+        settings: of the operator's own store: ``bucket`` and ``endpoint_url``.
     """
 
     root: Path
     payloads: Path
     scale: float
     tell: Callable[[str], None]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -184,8 +184,8 @@ async def test_a_range_under_the_wrong_status_is_accepted() -> None:
     """rclone's S3 server answers 200 with the right Content-Range and the bytes asked for."""
     reply = answering("200 OK", "Content-Range: bytes 4-7/100", "Content-Length: 4", body=b"abcd")
     buffer = bytearray(4)
-    async with raw_server(reply) as (base, _), open_wire() as wire:
-        await wire.fill(f"{base}/x", Span(4, memoryview(buffer)), size=100)
+    async with raw_server(reply) as server, open_wire() as wire:
+        await wire.fill(f"{server.base}/x", Span(4, memoryview(buffer)), size=100)
 
     assert buffer == b"abcd"
 
@@ -367,14 +367,14 @@ async def test_a_signed_url_is_sent_byte_for_byte() -> None:
 @pytest.mark.asyncio
 async def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests go to the proxy, with its own credentials, but for the hosts that are excepted."""
-    async with raw_server(answering("200 OK", "Content-Length: 0")) as (proxy, received):
-        monkeypatch.setenv("http_proxy", proxy.replace("//", "//user:word@"))
+    async with raw_server(answering("200 OK", "Content-Length: 0")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base.replace("//", "//user:word@"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         async with open_wire() as wire:
             await wire.request("GET", "http://elsewhere.test/x")
-            await wire.request("GET", f"{proxy}/y")
+            await wire.request("GET", f"{proxy.base}/y")
 
-    first, second = (head for head, _ in received)
+    first, second = (request.head for request in proxy.requests)
     assert first.startswith(b"GET http://elsewhere.test/x HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic " in first
     assert second.startswith(b"GET /y HTTP/1.1\r\n")
@@ -389,12 +389,12 @@ async def test_a_netrc_file_changes_nothing(
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     async with (
-        raw_server(answering("200 OK", "Content-Length: 0")) as (base, received),
+        raw_server(answering("200 OK", "Content-Length: 0")) as server,
         open_wire() as wire,
     ):
-        await wire.request("GET", base, headers={"Authorization": "Bearer token"})
+        await wire.request("GET", server.base, headers={"Authorization": "Bearer token"})
 
-    assert b"Authorization: Bearer token\r\n" in received[0][0]
+    assert b"Authorization: Bearer token\r\n" in server.requests[0].head
 
 
 @pytest.mark.asyncio

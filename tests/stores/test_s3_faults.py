@@ -276,10 +276,12 @@ async def test_storms_are_sat_out(bucket: Bucket, tmp_path: Path, status: int, c
     """Every request is refused twice: both ways the transfer ends with the right bytes."""
     data = bytes(range(256)) * (12 * MIB // 256)
     (tmp_path / "in").write_bytes(data)
-    counts: dict[tuple[str, str, str | None], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
 
     async def storm(request: web.Request) -> web.StreamResponse | None:
-        which = (request.method, request.raw_path, request.headers.get("Range"))
+        # A connection that helps another one moves the end of what that one still asks for.
+        start = request.headers.get("Range", "").partition("-")[0]
+        which = (request.method, request.raw_path, start)
         counts[which] = counts.get(which, 0) + 1
         if counts[which] > 2:
             return None

@@ -35,7 +35,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
         *("stores.discard", "stores.local", "stores.memory"),
         *("stores.s3", "stores.s3_account", "stores.s3_checksums", "stores.s3_copy"),
-        *("stores.s3_errors",),
+        *("stores.s3_errors", "stores.s3_multipart"),
         *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
         *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),

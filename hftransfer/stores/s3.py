@@ -43,8 +43,9 @@ from hftransfer.stores.s3_headers import (
     pinned,
 )
 from hftransfer.stores.s3_listing import Found, find, list_page
+from hftransfer.stores.s3_multipart import MultipartUpload
 from hftransfer.stores.s3_session import S3Session
-from hftransfer.stores.s3_upload import MultipartUpload, SingleUpload, checksum_of
+from hftransfer.stores.s3_upload import SingleUpload, checksum_of
 
 __all__ = ("S3Session", "S3Sink", "S3Source")
 

@@ -26,9 +26,9 @@ from hftransfer.stores.base import Entry
 from hftransfer.stores.s3_checksums import ChecksumChoice
 from hftransfer.stores.s3_errors import refusal_code, response_error
 from hftransfer.stores.s3_headers import customer_key_headers, object_headers
+from hftransfer.stores.s3_multipart import MultipartUpload
 from hftransfer.stores.s3_session import S3Session
 from hftransfer.stores.s3_signing import encoded_path
-from hftransfer.stores.s3_upload import MultipartUpload
 from hftransfer.stores.s3_xml import element
 
 __all__ = ("ServerCopy",)

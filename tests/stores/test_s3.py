@@ -42,7 +42,7 @@ from hftransfer.stores.base import Entry, FileSink, Sink, Source
 from hftransfer.stores.s3 import S3Session, S3Sink, S3Source
 from hftransfer.stores.s3_account import botocore_error
 from hftransfer.stores.s3_errors import response_error
-from hftransfer.stores.s3_upload import multipart_etag
+from hftransfer.stores.s3_multipart import multipart_etag
 from s3_front import front_of, xml_error
 
 pytestmark = pytest.mark.asyncio

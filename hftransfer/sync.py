@@ -9,12 +9,10 @@ thread (Ctrl-C, SIGTERM, an exception raised by a signal handler such as Metaflo
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import anyio
@@ -26,6 +24,7 @@ from hftransfer._hub_pinned import pinned_snapshot
 from hftransfer._manifest import Manifest
 from hftransfer._patterns import Patterns
 from hftransfer._progress import Observer
+from hftransfer._signals import terminable
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry
@@ -44,28 +43,6 @@ P = ParamSpec("P")
 _CANCEL_WAIT = 2.0
 # A signal that arrives just before its thread blocks is noticed when that next wakes up.
 _LOOK_UP = 0.5
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(143) for the length of a block, so that it cleans up.
-
-    Only where SIGTERM would kill the process at once: in the main thread, with its
-    default handler.
-    """
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Call(Generic[T]):

@@ -21,7 +21,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "contract": ("stores", "stores.base"),
     "primitives": (
         *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal"),
-        *("_patterns", "_progress", "_retry", "_slots", "_throttle"),
+        *("_patterns", "_progress", "_retry", "_signals", "_slots", "_throttle"),
     ),
     "wire": (
         "_http_status",

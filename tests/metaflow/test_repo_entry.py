@@ -56,14 +56,14 @@ def test_names_are_the_incumbents(asked: dict[str, Any], scope: str) -> None:
     assert entry_name(parse_arguments(asked), scope) == expected
 
 
-@given(arguments, arguments, st.sampled_from(CACHE_SCOPES))
+@given(arguments, arguments)
 def test_an_entry_serves_its_own_request_and_no_other_files(
-    asked: dict[str, Any], other: dict[str, Any], scope: str
+    asked: dict[str, Any], other: dict[str, Any]
 ) -> None:
     """An entry is a hit for what it was made for; for other patterns it never is."""
     made_for, wanted = parse_arguments(asked), parse_arguments(other)
 
-    assert choose_entry([entry(made_for)], made_for, scope) is not None
+    assert choose_entry([entry(made_for)], made_for) is not None
 
     def chosen(request: RepoRequest) -> tuple[Any, ...]:
         record = entry_metadata(request, None, with_arguments=False)["hftransfer"]
@@ -72,8 +72,9 @@ def test_an_entry_serves_its_own_request_and_no_other_files(
             for name in ("allow_patterns", "ignore_patterns")
         )
 
-    if chosen(made_for) != chosen(wanted):
-        assert choose_entry([entry(made_for)], wanted, scope) is None
+    names = [(request.repo_id, request.repo_type) for request in (made_for, wanted)]
+    if chosen(made_for) != chosen(wanted) or names[0] != names[1]:
+        assert choose_entry([entry(made_for)], wanted) is None
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_an_entry_serves_its_own_request_and_no_other_files(
 def test_revisions(stored: str | None, asked: str | None, hit: bool) -> None:
     """The default branch is main, and a commit is found under whatever name it was stored."""
     found = choose_entry(
-        [entry(RepoRequest("a/b", revision=stored))], RepoRequest("a/b", revision=asked), "flow"
+        [entry(RepoRequest("a/b", revision=stored))], RepoRequest("a/b", revision=asked)
     )
 
     assert (found is not None) == hit
@@ -100,28 +101,31 @@ def test_newest_entry_wins() -> None:
     request = RepoRequest("a/b")
     old, new = entry(request, "2026-01-01T00:00:00"), entry(request, "2026-01-02T00:00:00")
 
-    assert choose_entry([new, old], request, "flow") == new
-    assert choose_entry([old, new], request, "flow") == new
+    assert choose_entry([new, old], request) == new
+    assert choose_entry([old, new], request) == new
 
 
 @pytest.mark.parametrize(
-    ("metadata", "asked", "scope", "hit"),
+    ("metadata", "asked", "hit"),
     [
-        ({}, {}, "checkpoint", True),
-        ({}, {"allow_patterns": "*.json"}, "checkpoint", False),
-        ({}, {"allow_patterns": "*.json"}, "flow", True),
-        ({"kwargs": {"allow_patterns": ["*.json"]}}, {"allow_patterns": "*.json"}, "flow", True),
-        ({"kwargs": {"allow_patterns": ["*.json"]}}, {}, "checkpoint", False),
-        ({"kwargs": {"token": "t", "local_dir": "x"}}, {}, "checkpoint", True),
+        ({}, {}, True),
+        ({}, {"revision": "main"}, True),
+        ({}, {"revision": "v2"}, False),
+        ({}, {"allow_patterns": "*.json"}, False),
+        ({"kwargs": {"allow_patterns": ["*.json"]}}, {"allow_patterns": "*.json"}, True),
+        ({"kwargs": {"allow_patterns": ["*.json"]}}, {}, False),
+        ({"kwargs": {"token": "t", "local_dir": "x"}}, {}, True),
+        ({"repo_id": "other/repo"}, {}, False),
+        ({"repo_id": "a/b", "repo_type": "dataset"}, {}, False),
     ],
 )
 def test_entries_of_the_incumbent(
-    metadata: dict[str, Any], asked: dict[str, Any], scope: str, hit: bool
+    metadata: dict[str, Any], asked: dict[str, Any], hit: bool
 ) -> None:
-    """Entries without a record serve plain requests, or what their name or kwargs say."""
+    """Entries without a record serve plain requests only; else their kwargs decide."""
     request = parse_arguments({"repo_id": "a/b", **asked})
 
-    assert (choose_entry([{"metadata": metadata}], request, scope) is not None) == hit
+    assert (choose_entry([{"metadata": metadata}], request) is not None) == hit
 
 
 @pytest.mark.parametrize("with_arguments", [True, False])

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .repo_request import RepoRequest, parse_arguments
+from .task_folders import TaskFolder
 
 if TYPE_CHECKING:
     from .repo_cache import RepoCache
 
 
 class LoadedRepos(Mapping[str, str]):
-    """Local paths of the repositories named in ``load=``, by repository id.
+    """Local paths of the repositories named in ``load=``.
 
-    A repository that is named twice is on disk twice; the mapping has the path of the
-    last one, so give both a path of their own.
+    The key is the repository id. ``org/name@revision`` names one at a revision, as it was
+    written in ``load=`` (``main`` where none was). A repository that is named twice is on
+    disk twice: each has its key with the revision, and the id alone means the last one.
     """
 
     def __init__(self) -> None:
         self._paths: dict[str, str] = {}
+        self._revisions: dict[str, str] = {}
         self._info: dict[str, dict[str, Any]] = {}
 
     @property
     def info(self) -> dict[str, dict[str, Any]]:
-        """References of the loaded repositories, by repository id.
+        """References of the loaded repositories, by the same keys.
 
         Besides the keys of a reference each has ``hf_kwargs`` (what was asked for, without
         credentials), ``cache_hit`` and ``force_download``.
@@ -35,11 +37,14 @@ class LoadedRepos(Mapping[str, str]):
         return self._info
 
     def __getitem__(self, repo_id: str) -> str:
-        try:
-            return self._paths[repo_id]
-        except KeyError:
-            loaded = ", ".join(self._paths) or "nothing"
-            raise KeyError(f"{repo_id} is not among load= of this step ({loaded})") from None
+        for paths in (self._paths, self._revisions):
+            if repo_id in paths:
+                return paths[repo_id]
+        loaded = ", ".join(self._paths) or "nothing"
+        raise KeyError(f"{repo_id} is not among load= of this step ({loaded})")
+
+    def __contains__(self, repo_id: object) -> bool:
+        return repo_id in self._paths or repo_id in self._revisions
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -50,8 +55,8 @@ class LoadedRepos(Mapping[str, str]):
     def _add(
         self, request: RepoRequest, path: str, reference: dict[str, Any], cache_hit: bool
     ) -> None:
-        self._paths[request.repo_id] = path
-        self._info[request.repo_id] = {
+        name, revision = request.repo_id, _with_revision(request)
+        info = {
             **reference,
             "hf_kwargs": {
                 **request.arguments,
@@ -61,6 +66,19 @@ class LoadedRepos(Mapping[str, str]):
             "cache_hit": cache_hit,
             "force_download": request.force_download,
         }
+        if name in self._paths:
+            # The first one of this name becomes visible under its revision, too.
+            for known, place in self._revisions.items():
+                if place == self._paths[name]:
+                    self._paths.setdefault(known, place)
+                    self._info.setdefault(known, self._info[name])
+            self._paths[revision], self._info[revision] = path, info
+        self._revisions[revision] = path
+        self._paths[name], self._info[name] = path, info
+
+
+def _with_revision(request: RepoRequest) -> str:
+    return f"{request.repo_id}@{request.revision or 'main'}"
 
 
 class HuggingfaceHub:
@@ -70,15 +88,21 @@ class HuggingfaceHub:
     ----------
     cache : RepoCache
         Finds and moves the files.
+    task : str
+        The path of the task, equal for all of its attempts.
     temp_dir_root : str, optional
         Where temporary folders go. Default: that of the `tempfile` module.
     """
 
-    def __init__(self, cache: RepoCache, temp_dir_root: str | None) -> None:
+    def __init__(self, cache: RepoCache, task: str, temp_dir_root: str | None) -> None:
         self._cache = cache
+        self._task = task
         self._temp_dir_root = temp_dir_root
         self._loaded = LoadedRepos()
-        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self._folders: list[TaskFolder] = []
+        self._numbers = itertools.count()
+        self._complete = True
+        """False if a load of the decorator failed in the middle."""
 
     @property
     def loaded(self) -> LoadedRepos:
@@ -148,15 +172,16 @@ class HuggingfaceHub:
         """
         request = parse_arguments({**kwargs, "repo_id": repo_id, "repo_type": repo_type}, path)
         if path is not None:
-            self._cache.load(request, path)
+            self._cache.load(request, path, "context manager")
             yield path
             return
         with self._temporary_folder(request) as folder:
-            self._cache.load(request, folder)
+            self._cache.load(request, folder, "context manager")
             yield folder
 
     def _load_declared(self, requests: Iterable[RepoRequest]) -> None:
         """Load what the decorator's ``load=`` names, before the step starts."""
+        self._complete = False
         for request in requests:
             path = request.path
             if path is None:
@@ -164,15 +189,18 @@ class HuggingfaceHub:
                 path = self._folders[-1].name
             reference, cache_hit = self._cache.load(request, path)
             self._loaded._add(request, path, reference, cache_hit)
+        self._complete = True
 
-    def _cleanup(self) -> None:
-        """Remove the temporary folders."""
+    def _cleanup(self, *, may_retry: bool = False) -> None:
+        """Remove the temporary folders; those of a load that is tried again stay for that."""
         while self._folders:
-            self._folders.pop().cleanup()
+            folder = self._folders.pop()
+            if may_retry and not self._complete:
+                folder.keep()
+            else:
+                folder.close()
 
-    def _temporary_folder(self, request: RepoRequest) -> tempfile.TemporaryDirectory[str]:
-        if self._temp_dir_root is not None:
-            os.makedirs(self._temp_dir_root, exist_ok=True)
-        return tempfile.TemporaryDirectory(
-            prefix=f"metaflow_hf_{self._cache.name(request)}_", dir=self._temp_dir_root
-        )
+    def _temporary_folder(self, request: RepoRequest) -> TaskFolder:
+        owner = f"{self._task}/{next(self._numbers)}/{request.source}"
+        prefix = f"metaflow_hf_{self._cache.name(request)}_"
+        return TaskFolder(prefix, owner, self._temp_dir_root)

@@ -16,6 +16,7 @@ from .repo_request import HuggingfaceHubError, parse_load, without_credentials
 
 if TYPE_CHECKING:
     from .hftransfer_context import HuggingfaceHub
+    from .hub_card import HubCard
 
 _INCUMBENT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
 _INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
@@ -83,7 +84,9 @@ class HuggingfaceHubDecorator(StepDecorator):
     }
 
     _logger: Any = None
+    _flow_datastore: Any = None
     _hub: HuggingfaceHub | None = None
+    _card: HubCard | None = None
 
     def step_init(
         self,
@@ -96,6 +99,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         logger: Any,
     ) -> None:
         self._logger = logger
+        self._flow_datastore = flow_datastore
         cache_scope = self.attributes["cache_scope"]
         if cache_scope not in CACHE_SCOPES:
             raise HuggingfaceHubError(
@@ -123,25 +127,42 @@ class HuggingfaceHubDecorator(StepDecorator):
         ubf_context: Any,
         inputs: Any,
     ) -> None:
+        from metaflow.metaflow_config import HFTRANSFER_LOCAL_LINKS, HFTRANSFER_PROGRESS_INTERVAL
+
         from metaflow import current
 
         from .hftransfer_context import HuggingfaceHub
+        from .hub_card import HubCard
         from .incumbent import open_entry_store
         from .repo_cache import RepoCache
+        from .repo_mover import RepoMover
 
+        scope = self.attributes["cache_scope"]
         store = open_entry_store(
             flow=flow,
             graph=graph,
             metadata=metadata,
             step_name=step_name,
             retry_count=retry_count,
-            cache_scope=self.attributes["cache_scope"],
+            cache_scope=scope,
             temp_dir_root=self.attributes["temp_dir_root"],
             log=self._log,
         )
-        cache = RepoCache(store, self.attributes["cache_scope"], self._log)
-        self._hub = HuggingfaceHub(cache, self.attributes["temp_dir_root"])
+        self._card = HubCard(self._flow_datastore, current.pathspec, retry_count, scope)
+        mover = RepoMover(
+            store,
+            self._log,
+            watch=self._card.watch,
+            links=str(HFTRANSFER_LOCAL_LINKS).lower() in ("1", "true", "yes"),
+            interval=float(HFTRANSFER_PROGRESS_INTERVAL),
+        )
+        may_retry = retry_count < max_user_code_retries
+        step = f"{flow.name}/{run_id}/{step_name}"
+        cache = RepoCache(store, mover, scope, step, self._log, may_retry=may_retry)
+        self._card.follow(cache.accesses)
+        self._hub = HuggingfaceHub(cache, f"{step}/{task_id}", self.attributes["temp_dir_root"])
         current._update_env({"huggingface_hub": self._hub})
+        self._card.start()
         self._hub._load_declared(self._requests)
         self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
 
@@ -154,7 +175,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         retry_count: int,
         max_user_code_retries: int,
     ) -> None:
-        self._cleanup()
+        self._cleanup(may_retry=retry_count < max_user_code_retries)
 
     def task_finished(
         self,
@@ -166,7 +187,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         max_user_code_retries: int,
     ) -> None:
         # Not in task_post_step: artifacts are stored between the two, and may be files here.
-        self._cleanup()
+        self._cleanup(may_retry=not is_task_ok and retry_count < max_user_code_retries)
 
     def _require_packages(self, step_name: str) -> None:
         # The engine is imported, not only looked for, because Metaflow packages for remote
@@ -192,7 +213,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         from metaflow.metadata_provider import MetaDatum
 
         assert self._hub is not None
-        keys = [reference["key"] for reference in self._hub.loaded.info.values()]
+        keys = list({info["key"]: None for info in self._hub.loaded.info.values()})
         if keys:
             datum = MetaDatum(
                 field="hf-loaded-models",
@@ -205,6 +226,9 @@ class HuggingfaceHubDecorator(StepDecorator):
     def _log(self, message: str) -> None:
         self._logger(f"[@huggingface_hub] {message}", timestamp=False, bad=True)
 
-    def _cleanup(self) -> None:
+    def _cleanup(self, *, may_retry: bool) -> None:
         if self._hub is not None:
-            self._hub._cleanup()
+            self._hub._cleanup(may_retry=may_retry)
+        if self._card is not None:
+            self._card.close()
+            self._card = None

@@ -1,4 +1,4 @@
-"""The one place that knows metaflow-checkpoint from the inside.
+"""The one place that knows metaflow-checkpoint's way of storing entries from the inside.
 
 Repositories are stored as its checkpoints are: under keys made of flow, step,
 namespace and task, with metadata documents that name them. `EntryStore` finds, writes
@@ -44,12 +44,13 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.f
     resolve_task_identifier,
 )
 
-from .s3_backend import delete_below, s3_settings
+from .datastore_access import DatastoreAccess
+from .entry_contents import manifest_path
+from .s3_backend import NotForEngine, server_side_encryption
 
 Log = Callable[[str], None]
 
 _FILES = "files"
-_S3_TYPES = frozenset(("s3", "s3-compatible", "coreweave"))
 
 
 @dataclass
@@ -58,11 +59,16 @@ class NewEntry:
 
     key_name: str
     """The last part of its key."""
+    key: str
+    """Relative to the datastore's root."""
     name: str
+    attempt: int
     version_id: int
     location: str
-    """Where the engine writes the files: the entry itself, or a folder that is then uploaded."""
+    """Where the files go: the entry itself, or a folder that is then uploaded."""
     staged: bool
+    adopted: bool = False
+    """True if a killed attempt of the same task began it."""
     published: bool = False
 
 
@@ -87,65 +93,121 @@ class EntryStore:
     ) -> None:
         self._checkpointer = checkpoint._checkpointer
         self._datastore = self._checkpointer._checkpoint_datastore
-        self._backend = self._datastore.artifact_store._backend
+        self.access = DatastoreAccess(self._datastore.artifact_store._backend)
         self._log = log
         self._exclusive = exclusive
         self._temp_dir_root = temp_dir_root
         self._lock = threading.Lock()
+        self._adopted: set[str] = set()
 
     @property
-    def s3_settings(self) -> dict[str, Any]:
-        """Fields of the engine's ``S3Options``; empty for other datastores."""
-        return s3_settings(self._backend) if self._is_s3 else {}
+    def place(self) -> str:
+        """Names the folder of entries that this task shares with others."""
+        return self.access.location(self._datastore.artifact_store.FULL_PREFIX)
+
+    @property
+    def attempt(self) -> int:
+        return int(self._checkpointer._attempt)
 
     def find(self, name: str) -> list[dict[str, Any]]:
         """Return the references of all entries called `name` in this task's cache scope."""
         found = self._checkpointer._list_checkpoints(name=name, within_task=False)
         return [artifact.to_dict() for artifact in found]
 
-    def source_of(self, reference: dict[str, Any]) -> str | None:
-        """Return where the engine can read the files of `reference`; None if it cannot."""
-        if reference.get("storage_format", _FILES) != _FILES or not self._reachable:
-            return None
-        # From the key, not from the recorded URL: a datastore may have moved.
-        location: str = os.path.join(self._backend.datastore_root, reference["key"])
-        return location
+    def is_folder(self, reference: dict[str, Any]) -> bool:
+        """Return True if the files of `reference` are stored one by one."""
+        return bool(reference.get("storage_format", _FILES) == _FILES)
 
     def load(self, reference: dict[str, Any], path: str) -> None:
         """Load `reference` as metaflow-checkpoint does, for what the engine cannot read."""
         os.makedirs(path, exist_ok=True)
-        load_checkpoint(reference, path)
+        with tempfile.TemporaryDirectory(prefix=".hftransfer-", dir=path) as folder:
+            load_checkpoint(reference, folder)
+            for bookkeeping in (".cache/huggingface", ".huggingface"):
+                shutil.rmtree(os.path.join(folder, bookkeeping), ignore_errors=True)
+            shutil.copytree(folder, path, dirs_exist_ok=True)
 
     @contextmanager
-    def new_entry(self, name: str) -> Iterator[NewEntry]:
-        """Reserve a key; what was written below it is taken back unless it gets published."""
-        with self._lock:
-            version_id = self._checkpointer.current_version
-            self._checkpointer._update_version()
-        key_name = self._datastore.create_key_name(
-            self._datastore._NAME_ENTROPY, self._checkpointer._attempt, name, version_id
-        )
-        staging = None if self._writable else self._staging_folder(name)
-        location = self._location(key_name) if staging is None else staging.name
-        entry = NewEntry(key_name, name, version_id, location, staged=staging is not None)
+    def new_entry(
+        self, name: str, *, keep: Callable[[], bool] = lambda: False
+    ) -> Iterator[NewEntry]:
+        """Reserve a key; what was written below it is taken back unless it gets published.
+
+        Parameters
+        ----------
+        name : str
+        keep : callable
+            Asked after an ordinary failure: True if the next attempt of this task will
+            find and use what is there.
+        """
+        entry, staging = self._reserve(name)
         try:
             yield entry
-        except BaseException:
-            if self._exclusive and not entry.published:
+        except BaseException as error:
+            resumable = isinstance(error, Exception) and keep()
+            if self._exclusive and not entry.published and not resumable:
                 self._take_back(entry)
             raise
         finally:
             if staging is not None:
                 staging.cleanup()
 
-    def publish(self, entry: NewEntry, size: int, metadata: dict[str, Any]) -> dict[str, Any]:
+    def _reserve(self, name: str) -> tuple[NewEntry, tempfile.TemporaryDirectory[str] | None]:
+        with self._lock:
+            attempt, version_id = self.attempt, self._checkpointer.current_version
+            self._checkpointer._update_version()
+            leftover = self._leftover(name)
+            if leftover is not None:
+                attempt, version_id = leftover
+        key_name = self._datastore.create_key_name(
+            self._datastore._NAME_ENTROPY, attempt, name, version_id
+        )
+        self._adopted.add(key_name)
+        key = self._datastore.artifact_store.resolve_key_relative_path(key_name)
+        staging = None if self._writable else self._staging_folder(name)
+        entry = NewEntry(
+            key_name=key_name,
+            key=key,
+            name=name,
+            attempt=attempt,
+            version_id=version_id,
+            location=self.access.location(key) if staging is None else staging.name,
+            staged=staging is not None,
+            adopted=leftover is not None,
+        )
+        return entry, staging
+
+    def _leftover(self, name: str) -> tuple[int, int] | None:
+        """Return attempt and version of what a killed attempt of this task left unpublished."""
+        if self.attempt == 0 or not self._exclusive:
+            return None
+        stored = self.access.names_in(self._datastore.artifact_store.FULL_PREFIX)
+        listed = set(self.access.names_in(self._datastore.artifact_metadatastore.FULL_PREFIX))
+        for key_name in sorted(stored):
+            parts = key_name.split(".")
+            if (
+                len(parts) == 4
+                and (parts[0], parts[2]) == (self._datastore._NAME_ENTROPY, name)
+                and parts[1].isdigit()
+                and parts[3].isdigit()
+                and int(parts[1]) < self.attempt
+                and f"{key_name}.metadata" not in listed
+                and key_name not in self._adopted
+            ):
+                self._log(f"Going on with what attempt {parts[1]} of this task left: {key_name}")
+                return int(parts[1]), int(parts[3])
+        return None
+
+    def publish(
+        self, entry: NewEntry, manifest: dict[str, Any], metadata: dict[str, Any]
+    ) -> dict[str, Any]:
         """Write the documents that let others find `entry`, all of whose files are there.
 
         Parameters
         ----------
         entry : NewEntry
-        size : int
-            Bytes of all files.
+        manifest : dict
+            What the files are, JSON.
         metadata : dict
             What is kept with the entry, JSON.
 
@@ -154,15 +216,22 @@ class EntryStore:
         dict
             The reference.
         """
+        files = manifest["files"]
         if entry.staged:
             self._datastore.artifact_store._save_objects(entry.key_name, entry.location)
+        elif entry.adopted:
+            self._delete_others(entry, files)
+        where = manifest_path(entry.key)
+        if where is not None:
+            self.access.write_document(where, manifest)
         # From here on others may see the entry, so its files must stay.
         entry.published = True
         datastore = copy.copy(self._datastore)
+        size = sum(file["size"] for file in files.values())
         datastore.artifact_store = _AlreadyStored(self._datastore.artifact_store, size)
         artifact = datastore.save(
             entry.location,
-            attempt=self._checkpointer._attempt,
+            attempt=entry.attempt,
             version_id=entry.version_id,
             name=entry.name,
             metadata=metadata,
@@ -171,24 +240,23 @@ class EntryStore:
         reference: dict[str, Any] = artifact.to_dict()
         return reference
 
-    @property
-    def _is_s3(self) -> bool:
-        return self._backend.TYPE in _S3_TYPES
-
-    @property
-    def _reachable(self) -> bool:
-        return self._is_s3 or self._backend.TYPE == "local"
+    def _delete_others(self, entry: NewEntry, files: dict[str, Any]) -> None:
+        """Delete what a killed attempt wrote and this one did not."""
+        others = set(self.access.files_below(entry.key)) - set(files)
+        self.access.delete(f"{entry.key}/{path}" for path in others)
 
     @property
     def _writable(self) -> bool:
-        from metaflow.metaflow_config import S3_SERVER_SIDE_ENCRYPTION
-
+        if not (self.access.is_s3 or self.access.is_local):
+            return False
         # Metaflow's own uploader sets the encryption header; a bucket may insist on it.
-        return self._reachable and not (self._is_s3 and S3_SERVER_SIDE_ENCRYPTION)
-
-    def _location(self, key_name: str) -> str:
-        url: str = self._datastore.artifact_store.resolve_key_full_url(key_name)
-        return url
+        if self.access.is_s3 and server_side_encryption():
+            return False
+        try:
+            self.access.moves(write=True)
+        except NotForEngine:
+            return False
+        return True
 
     def _staging_folder(self, name: str) -> tempfile.TemporaryDirectory[str]:
         if self._temp_dir_root is not None:
@@ -196,16 +264,13 @@ class EntryStore:
         return tempfile.TemporaryDirectory(prefix=f"metaflow_hf_{name}_", dir=self._temp_dir_root)
 
     def _take_back(self, entry: NewEntry) -> None:
-        location = self._location(entry.key_name)
         try:
-            if self._is_s3:
-                delete_below(self._backend, location + "/")
-            elif self._backend.TYPE == "local":
-                shutil.rmtree(location, ignore_errors=True)
-            elif entry.staged:
-                self._datastore.artifact_store.delete_prefix(entry.key_name + "/")
+            if self.access.is_local:
+                shutil.rmtree(self.access.location(entry.key), ignore_errors=True)
+            else:
+                self._datastore.artifact_store.delete_prefix(entry.key_name)
         except Exception as error:  # noqa: BLE001 - the failure that led here is the one to show
-            self._log(f"Could not remove the incomplete entry {location}: {error}")
+            self._log(f"Could not remove the incomplete entry {entry.key}: {error}")
 
 
 class _AlreadyStored:

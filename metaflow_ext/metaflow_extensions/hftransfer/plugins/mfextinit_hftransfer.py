@@ -7,3 +7,8 @@ nothing heavy and nothing optional.
 STEP_DECORATORS_DESC = [
     ("huggingface_hub", ".hftransfer_decorator.HuggingfaceHubDecorator"),
 ]
+
+# In place of metaflow-checkpoint's of the same name: see `s3_storage`.
+DATASTORES_DESC = [
+    ("s3-compatible", ".s3_storage.HftransferS3Storage"),
+]

@@ -1,48 +1,79 @@
 """From a request to files: out of the datastore if they are there, else from the Hub.
 
-On a miss the engine reads the Hub once and writes the datastore and, for a load, the
-local path in the same pass; the entry is published after its last byte. All bytes are
-moved by the engine (`hftransfer.Client`), imported when the first are.
+On a miss the Hub is read once; an entry is published after its last byte. A stored copy is
+checked while it is read, and repaired from the Hub if it is damaged. How the bytes move is
+left to a `RepoMover`.
 """
 
 from __future__ import annotations
 
-import os
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .repo_entry import choose_entry, entry_metadata, entry_name
+from .machine_locks import MachineLock, machine_lock
+from .repo_entry import choose_entry, entry_metadata, entry_name, serves
+from .repo_mover import DamagedError, Moved, RepoMover
 from .repo_request import HuggingfaceHubError, RepoRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from .incumbent import EntryStore
 
-    from hftransfer import Report
 
-    from .incumbent import EntryStore, NewEntry
+@dataclass(frozen=True)
+class Access:
+    """How one request was served."""
 
-# Bookkeeping of huggingface_hub, which metaflow-checkpoint stores along with the files.
-_BOOKKEEPING = (".cache/huggingface/*", ".huggingface/*")
+    request: RepoRequest
+    mechanism: str
+    """``decorator load``, ``snapshot_download`` or ``context manager``."""
+    reference: dict[str, Any]
+    cache_hit: bool
+    moved: Moved | None
+    """None if no byte had to move."""
 
 
 class RepoCache:
-    """Repositories of one task.
+    """Repositories of one task. Its methods may be called from several threads.
 
     Parameters
     ----------
     store : EntryStore
         The datastore's entries.
+    mover : RepoMover
+        Moves the files.
     cache_scope : str
         ``checkpoint``, ``flow`` or ``global``.
+    task : str
+        The path of the step, ``flow/run/step``, whose tasks share what they download.
     log : callable
         Takes one line for the task's log.
+    may_retry : bool
+        True if the task has another attempt, which finds what a failed one leaves.
     """
 
-    def __init__(self, store: EntryStore, cache_scope: str, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: EntryStore,
+        mover: RepoMover,
+        cache_scope: str,
+        task: str,
+        log: Callable[[str], None],
+        *,
+        may_retry: bool = False,
+    ) -> None:
         self._store = store
+        self._mover = mover
         self._cache_scope = cache_scope
+        self._task = task
         self._log = log
+        self._may_retry = may_retry
+        self._listing = threading.Lock()
+        self.accesses: list[Access] = []
+        """What was asked for so far, in the order in which it was served."""
 
     def name(self, request: RepoRequest) -> str:
         """Return the name of the entry for `request`."""
@@ -58,28 +89,25 @@ class RepoCache:
         """
         started = time.monotonic()
         found = self._find(request)
+        moved = None
+        if found is None:
+            with self._alone(request) as lock:
+                found = self._find(request) if lock.waited else None
+                if found is None:
+                    reference, moved = self._store_only(request, lock, started)
         if found is not None:
             self._log(
                 f"Found {request.repo_id} in the datastore in {_since(started)} seconds "
                 f"with the key {found['key']}"
             )
-            return found, True
-        with _terminable(), self._store.new_entry(self.name(request)) as entry:
-            self._log(f"Downloading {request.repo_id} from huggingface to path {entry.location}")
-            report = self._download(request, [entry.location])
-            self._log(
-                f"Downloaded {request.repo_id} from huggingface in {_since(started)} seconds. "
-                "Saving checkpoint to datastore."
-            )
-            saving = time.monotonic()
-            reference = self._publish(entry, request, report, with_arguments=False)
-        self._log(
-            f"huggingface checkpoint for {request.repo_id} saved to datastore in "
-            f"{_since(saving)} seconds"
-        )
-        return reference, False
+            reference = found
+        hit = found is not None
+        self.accesses.append(Access(request, "snapshot_download", reference, hit, moved))
+        return reference, hit
 
-    def load(self, request: RepoRequest, path: str) -> tuple[dict[str, Any], bool]:
+    def load(
+        self, request: RepoRequest, path: str, mechanism: str = "decorator load"
+    ) -> tuple[dict[str, Any], bool]:
         """Bring the files of `request` to the folder `path`, and into the datastore if need be.
 
         Other files in `path` are neither touched nor stored.
@@ -89,29 +117,29 @@ class RepoCache:
         tuple
             The reference, and whether the files came from the datastore.
         """
-        found = self._find(request)
         started = time.monotonic()
-        report: Report | None
-        if found is None:
-            self._log(
-                f"Model {request.repo_id} not found in datastore, downloading from HuggingFace Hub"
-            )
-            reference, report = self._download_and_keep(request, path)
-        else:
-            reference = found
-            self._log(f"Loading model from datastore to {path}. Model being loaded: {found['key']}")
-            report = self._load_entry(found, path)
-        came_from = "huggingface" if found is None else "the datastore"
+        served = self._load_stored(request, path)
+        if served is None:
+            with self._alone(request) as lock:
+                served = self._load_stored(request, path) if lock.waited else None
+                if served is None:
+                    reference, moved = self._download_and_keep(request, path, lock)
+        if served is not None:
+            reference, moved = served
+        hit = served is not None
+        came_from = "the datastore" if hit else "huggingface"
         self._log(
-            f"Loaded {request.repo_id} from {came_from} to {path} in {_since(started)} seconds"
-            + _amount(report)
+            f"Loaded {request.repo_id} from {came_from} to {path} in {_since(started)} seconds "
+            f"({moved.summary})"
         )
-        return reference, found is not None
+        self.accesses.append(Access(request, mechanism, reference, hit, moved))
+        return reference, hit
 
     def _find(self, request: RepoRequest) -> dict[str, Any] | None:
         if request.force_download:
             return None
-        found = choose_entry(self._store.find(self.name(request)), request, self._cache_scope)
+        with self._listing:
+            found = choose_entry(self._store.find(self.name(request)), request)
         if found is None and request.local_files_only:
             raise HuggingfaceHubError(
                 f"{request.repo_id} is not in the datastore, and local_files_only=True forbids "
@@ -119,87 +147,120 @@ class RepoCache:
             )
         return found
 
-    def _download_and_keep(self, request: RepoRequest, path: str) -> tuple[dict[str, Any], Report]:
-        with _terminable(), self._store.new_entry(self.name(request)) as entry:
+    def _load_stored(self, request: RepoRequest, path: str) -> tuple[dict[str, Any], Moved] | None:
+        """Load from the datastore; None if it has nothing, or nothing that could be repaired."""
+        found = self._find(request)
+        if found is None:
+            return None
+        self._log(f"Loading model from datastore to {path}. Model being loaded: {found['key']}")
+        if not self._store.is_folder(found):
+            return found, self._mover.load_otherwise(request, found, path)
+        try:
+            return found, self._mover.load(request, found, path)
+        except DamagedError as error:
+            if request.local_files_only:
+                raise HuggingfaceHubError(
+                    f"The stored copy of {request.repo_id} is damaged ({error}), and "
+                    "local_files_only=True forbids to download it again."
+                ) from error
+            if not self._mover.repair(request, found, error):
+                self._log(
+                    f"The stored copy of {request.repo_id} is damaged ({error}). "
+                    "Downloading it from huggingface again"
+                )
+                return None
+        return found, self._mover.load(request, found, path)
+
+    def _store_only(
+        self, request: RepoRequest, lock: MachineLock, started: float
+    ) -> tuple[dict[str, Any], Moved]:
+        with _terminable(), self._new_entry(request) as entry:
+            sibling = self._sibling(request, lock)
+            self._log(f"Downloading {request.repo_id} from huggingface to path {entry.location}")
+            moved = self._mover.fill(request, entry, None, sibling)
+            self._log(
+                f"Downloaded {request.repo_id} from huggingface in {_since(started)} seconds. "
+                "Saving checkpoint to datastore."
+            )
+            saving = time.monotonic()
+            reference = self._publish(entry, request, moved, lock, with_arguments=False)
+        self._log(
+            f"huggingface checkpoint for {request.repo_id} saved to datastore in "
+            f"{_since(saving)} seconds"
+        )
+        return reference, moved
+
+    def _download_and_keep(
+        self, request: RepoRequest, path: str, lock: MachineLock
+    ) -> tuple[dict[str, Any], Moved]:
+        self._log(
+            f"Model {request.repo_id} not found in datastore, downloading from HuggingFace Hub"
+        )
+        with _terminable(), self._new_entry(request) as entry:
+            sibling = self._sibling(request, lock)
             self._log(f"Downloading {request.repo_id} from huggingface to path {path}")
             self._log(f"Caching {request.repo_id} in the datastore")
-            report = self._download(request, [os.path.abspath(path), entry.location])
-            reference = self._publish(entry, request, report, with_arguments=True)
+            moved = self._mover.fill(request, entry, path, sibling)
+            reference = self._publish(entry, request, moved, lock, with_arguments=True)
         self._log(f"Cached {request.repo_id} in the datastore with the key {reference['key']}")
-        return reference, report
+        return reference, moved
 
-    def _load_entry(self, reference: dict[str, Any], path: str) -> Report | None:
-        source = self._store.source_of(reference)
-        if source is None:
-            self._store.load(reference, path)
-            return None
-        return _copy(
-            source + "/",
-            [os.path.abspath(path)],
-            s3=self._store.s3_settings,
-            ignore_patterns=_BOOKKEEPING,
-        )
+    def _new_entry(self, request: RepoRequest) -> AbstractContextManager[Any]:
+        return self._store.new_entry(self.name(request), keep=lambda: self._may_retry)
 
-    def _download(self, request: RepoRequest, destinations: list[str]) -> Report:
-        report = _copy(
-            request.source,
-            destinations,
-            hub=dict(request.hub),
-            s3=self._store.s3_settings,
-            allow_patterns=request.allow_patterns,
-            ignore_patterns=request.ignore_patterns,
-        )
-        if not report.manifest.files:
+    def _publish(
+        self,
+        entry: Any,
+        request: RepoRequest,
+        moved: Moved,
+        lock: MachineLock,
+        *,
+        with_arguments: bool,
+    ) -> dict[str, Any]:
+        manifest = moved.manifest
+        if not manifest["files"]:
             raise HuggingfaceHubError(
                 f"No file of {request.repo_id} is selected by allow_patterns="
                 f"{request.allow_patterns!r}, ignore_patterns={request.ignore_patterns!r}."
             )
-        return report
+        metadata = entry_metadata(request, manifest["commit"], with_arguments=with_arguments)
+        reference = self._store.publish(entry, manifest, metadata)
+        if not request.force_download:
+            lock.leave_note({"task": self._task, "reference": reference})
+        return reference
 
-    def _publish(
-        self, entry: NewEntry, request: RepoRequest, report: Report, *, with_arguments: bool
-    ) -> dict[str, Any]:
-        manifest = report.manifest
-        return self._store.publish(
-            entry,
-            sum(file.size for file in manifest.files.values()),
-            entry_metadata(request, manifest.commit, with_arguments=with_arguments),
-        )
+    @contextmanager
+    def _alone(self, request: RepoRequest) -> Iterator[MachineLock]:
+        """Have one task of this machine at a time download the same from the Hub."""
 
+        def waiting() -> None:
+            self._log(f"Another task on this machine is downloading {request.repo_id}; waiting")
 
-def _copy(
-    source: str,
-    destinations: list[str],
-    *,
-    s3: dict[str, Any],
-    hub: dict[str, Any] | None = None,
-    **patterns: Any,
-) -> Report:
-    import dataclasses
+        # Tasks of one step, as of a foreach, do not share entries in the narrowest scope;
+        # they share what is read from the Hub all the same.
+        shared = self._task if self._cache_scope == "checkpoint" else self._store.place
+        selection = repr(sorted(request.arguments.items()))
+        name = ("download", shared, request.repo_type, request.repo_id, selection)
+        with machine_lock(*name, on_wait=waiting) as lock:
+            yield lock
 
-    import hftransfer
-    from hftransfer.options import HubOptions, S3Options
-
-    options = dataclasses.replace(
-        hftransfer.TransferOptions.from_env(), hub=HubOptions(**(hub or {})), s3=S3Options(**s3)
-    )
-    with hftransfer.Client(options) as client:
-        return client.copy(source, destinations, **patterns)
+    def _sibling(self, request: RepoRequest, lock: MachineLock) -> dict[str, Any] | None:
+        """Return the entry that a task of the same step has just stored, if it is the same."""
+        note = lock.read_note()
+        reference = note.get("reference")
+        if request.force_download or note.get("task") != self._task:
+            return None
+        if not isinstance(reference, dict) or not serves(reference, request):
+            return None
+        return reference
 
 
 def _terminable() -> AbstractContextManager[None]:
     """Have SIGTERM unwind the block, so that the entry being written is taken back."""
-    from hftransfer.sync import terminable
+    from hftransfer._signals import terminable
 
     return terminable()
 
 
 def _since(started: float) -> str:
     return f"{time.monotonic() - started:.2f}"
-
-
-def _amount(report: Report | None) -> str:
-    if report is None:
-        return ""
-    there = f", {report.skipped} of them there already" if report.skipped else ""
-    return f" ({report.files + report.skipped} files{there}, {report.bytes / 1e6:.1f} MB moved)"

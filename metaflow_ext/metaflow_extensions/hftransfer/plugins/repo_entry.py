@@ -69,22 +69,54 @@ def entry_metadata(
 
 
 def choose_entry(
-    entries: Iterable[Mapping[str, Any]], request: RepoRequest, cache_scope: str
+    entries: Iterable[Mapping[str, Any]], request: RepoRequest
 ) -> dict[str, Any] | None:
     """Return the newest of `entries`, all of the right name, that serves `request`."""
-    serving = [dict(entry) for entry in entries if _serves(entry, request, cache_scope)]
+    serving = [dict(entry) for entry in entries if serves(entry, request)]
     return max(serving, key=lambda entry: str(entry.get("created_on", "")), default=None)
 
 
-def _serves(entry: Mapping[str, Any], request: RepoRequest, cache_scope: str) -> bool:
+def serves(entry: Mapping[str, Any], request: RepoRequest) -> bool:
+    """Return True if `entry`, of the right name, holds what `request` asks for.
+
+    An entry without a record was stored by metaflow-checkpoint's ``snapshot_download``.
+    Its name says too little (in the scope ``checkpoint`` nothing, in the wider ones a
+    revision looks like a pattern), so it serves a request for the whole default branch only.
+    """
     wanted = _selection(request.arguments)
-    recorded = _recorded(entry.get("metadata") or {})
+    metadata = entry.get("metadata") or {}
+    if metadata.get("repo_id", request.repo_id) != request.repo_id:
+        return False
+    if metadata.get("repo_type", request.repo_type) != request.repo_type:
+        return False
+    recorded = _recorded(metadata)
     if recorded is None:
-        # Stored by metaflow-checkpoint's snapshot_download, which leaves no trace of what
-        # it asked for except, in the wider scopes, in the name.
-        return cache_scope != "checkpoint" or wanted == _selection({})
+        return wanted == _selection({})
     same_files = (recorded.allow, recorded.ignore) == (wanted.allow, wanted.ignore)
     return same_files and wanted.revision in (recorded.revision, recorded.commit)
+
+
+def recorded_request(
+    metadata: Mapping[str, Any], hub: Mapping[str, Any]
+) -> tuple[RepoRequest, str] | None:
+    """Return the request that an entry with `metadata` was made for, and its commit.
+
+    None if that is not recorded. `hub` are the arguments for reaching the Hub.
+    """
+    from .repo_request import RepoRequest
+
+    record = metadata.get(RECORD)
+    if not isinstance(record, Mapping) or not record.get("commit") or not metadata.get("repo_id"):
+        return None
+    request = RepoRequest(
+        repo_id=str(metadata["repo_id"]),
+        repo_type=str(metadata.get("repo_type") or "model"),
+        revision=record.get("revision"),
+        allow_patterns=record.get("allow_patterns"),
+        ignore_patterns=record.get("ignore_patterns"),
+        hub=dict(hub),
+    )
+    return request, str(record["commit"])
 
 
 def _recorded(metadata: Mapping[str, Any]) -> _Selection | None:

@@ -3,12 +3,15 @@
 A datastore backend carries its own parameters only under ``@with_artifact_store``;
 otherwise Metaflow's ``METAFLOW_S3_*`` and ``METAFLOW_DATATOOLS_CLIENT_PARAMS`` hold.
 Whatever neither names is left to botocore, which then refreshes credentials by itself.
+What the engine cannot reproduce is refused with `NotForEngine`, and Metaflow's own client
+does the work.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 _PARAMETERS = {
     "endpoint_url": "endpoint_url",
@@ -18,52 +21,104 @@ _PARAMETERS = {
     "aws_secret_access_key": "secret_access_key",
     "aws_session_token": "session_token",
 }
+# They tune botocore's own transport, which moves none of the engine's data.
+_TUNING = frozenset(
+    (
+        "connect_timeout",
+        "disable_request_compression",
+        "max_pool_connections",
+        "parameter_validation",
+        "read_timeout",
+        "request_checksum_calculation",
+        "request_min_compression_size_bytes",
+        "response_checksum_validation",
+        "retries",
+        "tcp_keepalive",
+        "user_agent",
+        "user_agent_extra",
+        "user_agent_appid",
+    )
+)
+S3_TYPES = frozenset(("s3", "s3-compatible", "coreweave"))
+
+
+class NotForEngine(Exception):  # noqa: N818 - a decision, and no failure
+    """Settings that the engine has no equal for; the message says which."""
 
 
 def s3_settings(backend: Any) -> dict[str, Any]:
-    """Return the fields of the engine's ``S3Options`` that `backend` asks for."""
-    from metaflow.metaflow_config import DEFAULT_AWS_CLIENT_PROVIDER
+    """Return the fields of the engine's ``S3Options`` that `backend` asks for.
 
-    parameters = _client_parameters(backend)
+    Raises
+    ------
+    NotForEngine
+        If the engine would not do what Metaflow's client does.
+    """
+    from metaflow.metaflow_config import AWS_SANDBOX_ENABLED, DEFAULT_AWS_CLIENT_PROVIDER
+
+    parameters = client_parameters(backend)
     settings = {
-        ours: parameters[theirs]
+        ours: parameters.pop(theirs)
         for theirs, ours in _PARAMETERS.items()
         if parameters.get(theirs) is not None
     }
     # METAFLOW_S3_VERIFY_CERTIFICATE is text when it comes from the environment.
     if str(settings.get("verify")).lower() in ("false", "true"):
         settings["verify"] = str(settings["verify"]).lower() == "true"
-    if getattr(backend, "_s3_role_arn", None) or DEFAULT_AWS_CLIENT_PROVIDER != "boto3":
+    settings |= _config_settings(parameters.pop("config", None))
+    unknown = {name for name, value in parameters.items() if value is not None}
+    if unknown - set(_PARAMETERS):
+        raise NotForEngine(f"client parameters {', '.join(sorted(unknown))}")
+    role = getattr(backend, "_s3_role_arn", None)
+    if role or AWS_SANDBOX_ENABLED or DEFAULT_AWS_CLIENT_PROVIDER != "boto3":
         settings |= _resolved_credentials(backend)
     return settings
 
 
-def delete_below(backend: Any, url: str) -> None:
-    """Delete every object under the prefix `url` (``s3://bucket/key/``)."""
-    client = _client(backend)
-    parts = urlsplit(url, allow_fragments=False)
-    pages = client.get_paginator("list_objects_v2").paginate(
-        Bucket=parts.netloc, Prefix=parts.path.lstrip("/")
-    )
-    for page in pages:
-        for item in page.get("Contents", ()):
-            client.delete_object(Bucket=parts.netloc, Key=item["Key"])
+def server_side_encryption() -> str | None:
+    """Return the encryption that Metaflow asks for with every object that it stores."""
+    from metaflow.metaflow_config import S3_SERVER_SIDE_ENCRYPTION
+
+    encryption: str | None = S3_SERVER_SIDE_ENCRYPTION
+    return encryption or None
 
 
-def _client_parameters(backend: Any) -> dict[str, Any]:
+def client_parameters(backend: Any) -> dict[str, Any]:
+    """Return the parameters of Metaflow's client for `backend`, a copy that may be changed."""
     from metaflow.metaflow_config import DATATOOLS_CLIENT_PARAMS
 
-    # A copy, because Metaflow's client provider writes into what it is given.
-    return dict(getattr(backend, "_s3_client_params", None) or DATATOOLS_CLIENT_PARAMS or {})
+    parameters = getattr(backend, "_s3_client_params", None) or DATATOOLS_CLIENT_PARAMS or {}
+    return copy.deepcopy(dict(parameters))
 
 
-def _client(backend: Any) -> Any:
+def _config_settings(config: Any) -> dict[str, Any]:
+    """Return what a botocore ``Config``, or the dict for one, asks for."""
+    if config is None:
+        return {}
+    given = config if isinstance(config, Mapping) else config._user_provided_options
+    options = {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {}
+    if region := options.pop("region_name", None):
+        settings["region_name"] = region
+    s3 = dict(options.pop("s3", None) or {})
+    if style := s3.pop("addressing_style", None):
+        settings["addressing_style"] = style
+    if options.get("signature_version") in ("s3v4", "v4"):
+        del options["signature_version"]
+    unknown = {*(set(options) - _TUNING), *(f"s3.{name}" for name in s3)}
+    if unknown:
+        raise NotForEngine(f"botocore configuration {', '.join(sorted(unknown))}")
+    return settings
+
+
+def metaflow_client(backend: Any) -> Any:
+    """Return Metaflow's own S3 client for `backend`."""
     from metaflow.plugins.datatools.s3.s3util import get_s3_client
 
     client, _ = get_s3_client(
         s3_role_arn=getattr(backend, "_s3_role_arn", None),
         s3_session_vars=getattr(backend, "_s3_session_vars", None),
-        s3_client_params=_client_parameters(backend),
+        s3_client_params=client_parameters(backend),
     )
     return client
 
@@ -73,8 +128,11 @@ def _resolved_credentials(backend: Any) -> dict[str, Any]:
 
     botocore has no public way from a client to its credentials.
     """
-    client = _client(backend)
-    frozen = client._request_signer._credentials.get_frozen_credentials()
+    client = metaflow_client(backend)
+    credentials = client._request_signer._credentials
+    if credentials is None:
+        raise NotForEngine("a client without credentials")
+    frozen = credentials.get_frozen_credentials()
     return {
         "access_key_id": frozen.access_key,
         "secret_access_key": frozen.secret_key,

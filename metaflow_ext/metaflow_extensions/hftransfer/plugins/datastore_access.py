@@ -1,0 +1,124 @@
+"""One datastore, as the engine and the front end see it: locations, documents, leftovers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .s3_backend import S3_TYPES, NotForEngine, s3_settings, server_side_encryption
+
+if TYPE_CHECKING:
+    from hftransfer._progress import Observer
+
+    from .moves import Moves
+
+
+class DatastoreAccess:
+    """A datastore backend of Metaflow.
+
+    Parameters
+    ----------
+    backend : DataStoreStorage
+        ``local``, ``s3-compatible`` or any other; keys are relative to its root.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.is_s3: bool = backend.TYPE in S3_TYPES
+        self.is_local: bool = backend.TYPE == "local"
+
+    def location(self, key: str) -> str:
+        """Return where `key` is, as the engine names it."""
+        # From the key, not from a recorded URL: a datastore may have moved.
+        place: str = os.path.join(self._backend.datastore_root, key)
+        return os.path.abspath(place) if self.is_local else place
+
+    def moves(self, observer: Observer | None = None, *, write: bool = False) -> Moves:
+        """Return the engine, set up for this datastore.
+
+        Parameters
+        ----------
+        observer : callable, optional
+            Told of progress.
+        write : bool
+            True if the datastore is to be written.
+
+        Raises
+        ------
+        NotForEngine
+            If the datastore can only be reached by Metaflow's own code from here.
+        """
+        if not (self.is_s3 or self.is_local):
+            raise NotForEngine(f"the datastore {self._backend.TYPE}")
+        require_engine(s3=self.is_s3)
+        if write and self.is_s3 and (encryption := server_side_encryption()):
+            raise NotForEngine(f"server-side encryption {encryption}")
+        from .moves import Moves
+
+        return Moves(s3_settings(self._backend) if self.is_s3 else {}, observer)
+
+    def read_document(self, key: str) -> Any:
+        """Return the JSON document at `key`; None if there is none, or it is not JSON."""
+        with self._backend.load_bytes([key]) as results:
+            for _, path, _ in results:
+                if path is not None:
+                    try:
+                        with open(path, "rb") as file:
+                            return json.load(file)
+                    except ValueError:
+                        return None
+        return None
+
+    def write_document(self, key: str, document: dict[str, Any]) -> None:
+        """Store a JSON document."""
+        data = io.BytesIO(json.dumps(document, separators=(",", ":")).encode())
+        self._backend.save_bytes([(key, data)], overwrite=True)
+
+    def files_below(self, key: str) -> list[str]:
+        """Return the paths of all files below `key`, relative to it, in no order."""
+        found: list[str] = []
+        pending = [key.rstrip("/")]
+        root = "" if not self.is_local else os.path.abspath(self._backend.datastore_root)
+        while pending:
+            for item in self._backend.list_content([pending.pop()]):
+                path = item.path
+                if root and os.path.isabs(path):
+                    path = os.path.relpath(path, root)
+                if item.is_file:
+                    found.append(path.removeprefix(key.rstrip("/") + "/"))
+                else:
+                    pending.append(path.rstrip("/"))
+        return found
+
+    def names_in(self, key: str) -> list[str]:
+        """Return the names of the files and folders right below `key`."""
+        items = self._backend.list_content([key.rstrip("/")])
+        return [item.path.rstrip("/").rpartition("/")[2] for item in items]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete files; one that is gone already is no error."""
+        for key in keys:
+            if self.is_local:
+                try:
+                    os.remove(self.location(key))
+                except FileNotFoundError:
+                    pass
+            elif hasattr(self._backend, "delete"):
+                self._backend.delete(key)
+
+
+def require_engine(*, s3: bool) -> None:
+    """Check that the engine's packages are here.
+
+    Raises
+    ------
+    NotForEngine
+        Naming those that are missing.
+    """
+    from .engine_packages import missing_packages
+
+    if missing := missing_packages(s3=s3):
+        raise NotForEngine(f"missing packages: {missing}")

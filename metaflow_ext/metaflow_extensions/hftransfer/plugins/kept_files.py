@@ -1,0 +1,128 @@
+"""A local folder as destination that keeps the files which are right already.
+
+A retry on the same machine, and a load into a folder that persists, thus moves only what
+is missing. What may be kept is decided by content: chunks that match the manifest, or,
+where only the Hub's digest of the whole file is known, bytes that are read again and
+checked like those that arrive.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anyio.to_thread
+
+from hftransfer import FileManifest, IntegrityError, Manifest
+from hftransfer._digests import chunk_digest
+from hftransfer._plan import Chunk, PartLimits, plan_chunks
+from hftransfer.locations import safe_path
+from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.local import LocalSink
+
+
+class KeepingSink:
+    """`LocalSink` for the folder `path`, with what is right there already left in place."""
+
+    limits = PartLimits()
+
+    def __init__(self, path: Path, *, fsync: bool = False) -> None:
+        self._path = path
+        self._sink = LocalSink(path, fsync=fsync)
+        self._wrong: set[str] = set()
+        """Files that turned out to be other than what is wanted."""
+
+    @property
+    def location(self) -> str:
+        return self._sink.location
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        await self._sink.prepare(entries)
+
+    async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
+        path = self._path / safe_path(entry.path)
+        recorded = entry.manifest
+        if entry.path not in self._wrong and (recorded is not None or entry.digest is not None):
+            found = await anyio.to_thread.run_sync(chunk_digests, path, entry.size, chunk_size)
+            if found is not None and recorded is not None and found == recorded.chunks:
+                return None
+            if found is not None and recorded is None:
+                return _KeptFile(self, entry.path, path, found)
+        return await self._sink.begin(entry, chunk_size)
+
+    def forget(self, path: str) -> None:
+        self._wrong.add(path)
+
+    async def finish(self, manifest: Manifest) -> None:
+        await self._sink.finish(manifest)
+
+
+class _KeptFile:
+    """A file that is there, all of whose chunks are held."""
+
+    def __init__(self, sink: KeepingSink, name: str, path: Path, chunks: Sequence[str]) -> None:
+        self.held: Mapping[int, str] = dict(enumerate(chunks))
+        self._sink = sink
+        self._name = name
+        self._path = path
+
+    async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
+        def read() -> int:
+            with open(self._path, "rb", buffering=0) as file:
+                return _fill(file.fileno(), chunk.start, buffer)
+
+        if await anyio.to_thread.run_sync(read) < len(buffer):
+            raise IntegrityError(f"{self._path} was changed while it was being read")
+
+    async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
+        raise IntegrityError(f"{self._path} was changed while it was being read")
+
+    async def commit(self, manifest: FileManifest) -> None:
+        pass  # it has its name
+
+    async def abort(self, *, discard: bool) -> None:
+        if discard:
+            self._sink.forget(self._name)
+
+
+def chunk_digests(
+    path: Path, size: int, chunk_size: int, *, follow: bool = False
+) -> tuple[str, ...] | None:
+    """Return the XXH3-128 of each chunk; None if there is no file of exactly this size.
+
+    Without `follow` a link is no such file: what it points to may be part of a datastore.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return None
+        if status.st_nlink > 1 and not follow:
+            return None
+        buffer = memoryview(bytearray(min(chunk_size, size)))
+        digests = []
+        for chunk in plan_chunks(size, chunk_size):
+            part = buffer[: chunk.size]
+            if _fill(fd, chunk.start, part) < chunk.size:
+                return None
+            digests.append(chunk_digest(part))
+        return tuple(digests)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _fill(fd: int, start: int, buffer: memoryview) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(fd, [buffer[filled:]], start + filled)
+        if count == 0:
+            break
+        filled += count
+    return filled

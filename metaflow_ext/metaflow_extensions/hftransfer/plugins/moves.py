@@ -1,0 +1,293 @@
+"""The engine, as the front end uses it: what is moved where, with the datastore's settings.
+
+Everything here blocks until it is done, in the calling thread; the engine runs in an event
+loop of its own (`hftransfer.sync.run_sync`). Locations are ``s3://…`` or paths.
+Imported only when there are bytes to move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hftransfer
+from hftransfer import IntegrityError, Manifest, NotFoundError, Report
+from hftransfer._patterns import select_entries
+from hftransfer._digests import Digest
+from hftransfer.locations import HubLocation, S3Location, parse_location
+from hftransfer.options import HubOptions, S3Options
+from hftransfer.stores.base import Entry, Sink, Source
+from hftransfer.stores.local import LocalSink, LocalSource
+from hftransfer.sync import run_sync
+
+from .entry_contents import MANIFEST, is_bookkeeping, known_files
+from .kept_files import KeepingSink
+from .tar_stream import TarSink, TarSource
+
+if TYPE_CHECKING:
+    from hftransfer._progress import Observer
+
+    from .repo_request import RepoRequest
+
+T = TypeVar("T")
+
+
+class Moves:
+    """Moves the files of one datastore.
+
+    Parameters
+    ----------
+    s3 : dict
+        Fields of the engine's ``S3Options``; they matter for ``s3://`` locations only.
+    observer : callable, optional
+        Told of progress, in the event loop's thread.
+    """
+
+    def __init__(self, s3: dict[str, Any], observer: Observer | None = None) -> None:
+        self._s3 = s3
+        self._observer = observer
+
+    def download(
+        self, request: RepoRequest, destinations: Sequence[str], *, commit: str | None = None
+    ) -> Report:
+        """Read a repository once, into all of `destinations`.
+
+        Parameters
+        ----------
+        request : RepoRequest
+        destinations : sequence of str
+            Folders. Files that a local one has already are kept if they are right.
+        commit : str, optional
+            Instead of the revision of `request`.
+        """
+
+        async def download(connection: _Connection) -> Report:
+            location = parse_location(request.source)
+            assert isinstance(location, HubLocation)
+            if commit is not None:
+                location = dataclasses.replace(location, revision=commit)
+            source = await connection.client.hub_source(location)
+            entries = select_entries(
+                await source.list(), request.allow_patterns, request.ignore_patterns
+            )
+            sinks = [await connection.folder(place) for place in destinations]
+            if not entries:
+                return _nothing(source)
+            return await connection.client.transfer(source, sinks, entries=entries)
+
+        return self._run(download, hub=dict(request.hub))
+
+    def load(
+        self,
+        source: str,
+        path: str,
+        *,
+        document: object = None,
+        size: int | None = None,
+        also: Sequence[str] = (),
+    ) -> Report:
+        """Bring the stored folder `source` to the folder `path`, usually a local one.
+
+        Parameters
+        ----------
+        source : str
+        path : str
+        document : object
+            The stored manifest: every chunk, or at least every file, must match it.
+        size : int, optional
+            Bytes of all stored files, checked where there is no manifest.
+        also : sequence of str
+            Further folders that get the files in the same pass.
+
+        Raises
+        ------
+        IntegrityError
+            If files are missing, too short or wrong.
+        NotFoundError
+            If there are no files at all.
+        """
+
+        async def load(connection: _Connection) -> Report:
+            origin = await connection.source(source.rstrip("/") + "/")
+            entries = expected_entries(await origin.list(), document, size, source)
+            sinks = [await connection.folder(place) for place in (path, *also)]
+            return await connection.client.transfer(origin, sinks, entries=entries)
+
+        return self._run(load)
+
+    def save(self, path: str, destination: str) -> Report:
+        """Store a file, or all files of a folder, below `destination`."""
+
+        async def save(connection: _Connection) -> Report:
+            origin = LocalSource(Path(path))
+            entries = await origin.list()
+            sink = await connection.folder(destination, keep=False)
+            return await connection.client.transfer(origin, [sink], entries=entries)
+
+        return self._run(save)
+
+    def save_tar(self, path: str, destination: str) -> tuple[Report, int]:
+        """Store a file or folder as the archive `destination`; return its size, too."""
+        origin = TarSource(path, destination.rpartition("/")[2])
+
+        async def save(connection: _Connection) -> Report:
+            sink = await connection.file(destination)
+            return await connection.client.transfer(origin, [sink])
+
+        return self._run(save), origin.size
+
+    def load_tar(self, source: str, path: str, *, document: object = None) -> Report:
+        """Unpack the stored archive `source` into the local folder `path`.
+
+        Raises
+        ------
+        IntegrityError
+            If it is damaged, or would leave the folder.
+        NotFoundError
+            If there is none.
+        """
+
+        async def load(connection: _Connection) -> Report:
+            origin = await connection.source(source)
+            entries = [entry for entry in await origin.list() if source.endswith(entry.path)]
+            if not entries or not origin.single:
+                raise NotFoundError(f"{source}: there is no such archive")
+            entries = expected_entries(entries, document, None, source)
+            return await connection.client.transfer(origin, [TarSink(Path(path))], entries=entries)
+
+        return self._run(load)
+
+    def _run(
+        self,
+        operation: Callable[[_Connection], Awaitable[T]],
+        hub: dict[str, Any] | None = None,
+    ) -> T:
+        options = dataclasses.replace(
+            hftransfer.TransferOptions.from_env(),
+            hub=HubOptions(**(hub or {})),
+            s3=S3Options(**self._s3),
+        )
+
+        async def run() -> T:
+            async with _connected(options, self._observer) as connection:
+                return await operation(connection)
+
+        return run_sync(run)()
+
+
+@dataclasses.dataclass
+class _Connection:
+    """An open client, and S3 once it is needed."""
+
+    client: hftransfer.AsyncClient
+    s3: Callable[[], Awaitable[Any]]
+
+    async def source(self, place: str) -> Any:
+        location = parse_location(place)
+        if isinstance(location, S3Location):
+            from hftransfer.stores.s3 import S3Source
+
+            return S3Source(await self.s3(), location)
+        return LocalSource(Path(place))
+
+    async def folder(self, place: str, *, keep: bool = True) -> Sink:
+        location = parse_location(place)
+        if isinstance(location, S3Location):
+            from hftransfer.stores.s3 import S3Sink
+
+            return S3Sink(await self.s3(), location)
+        return KeepingSink(Path(place)) if keep else LocalSink(Path(place))
+
+    async def file(self, place: str) -> Sink:
+        location = parse_location(place)
+        if isinstance(location, S3Location):
+            from hftransfer.stores.s3 import S3Sink
+
+            return S3Sink(await self.s3(), location, single=True)
+        return LocalSink(Path(place), single=True)
+
+
+@asynccontextmanager
+async def _connected(
+    options: hftransfer.TransferOptions, observer: Observer | None
+) -> AsyncIterator[_Connection]:
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(hftransfer.AsyncClient(options, observer=observer))
+        opened: list[Any] = []
+
+        async def s3() -> Any:
+            if not opened:
+                from hftransfer.stores.s3 import S3Session
+
+                opened.append(await stack.enter_async_context(S3Session(options.s3, options)))
+            return opened[0]
+
+        yield _Connection(client, s3)
+
+
+def expected_entries(
+    listed: Sequence[Entry], document: object, size: int | None, source: str
+) -> list[Entry]:
+    """Return the repository's files among `listed`, each with what its bytes must be.
+
+    Raises
+    ------
+    IntegrityError
+        If the listing shows that files are missing or have another size.
+    """
+    known = known_files(document)
+    found = {entry.path: entry for entry in listed}
+    if known is None:
+        total = sum(entry.size for entry in listed)
+        if size is not None and total != size:
+            raise IntegrityError(f"{source}: {total} bytes are there, {size} were stored")
+        entries = [entry for entry in listed if not is_bookkeeping(entry.path)]
+        if not entries and size is not None:
+            raise IntegrityError(f"{source} holds no file")
+        return entries
+    missing = sorted(set(known) - set(found))
+    if missing:
+        raise IntegrityError(
+            f"{source}: {len(missing)} of {len(known)} files are missing, the first is "
+            f"{missing[0]!r}"
+        )
+    for path, (recorded, _) in known.items():
+        if found[path].size != recorded:
+            raise IntegrityError(
+                f"{source}: {path!r} has {found[path].size} bytes, {recorded} were stored"
+            )
+    manifests = _manifests(document)
+    return [
+        dataclasses.replace(
+            found[path],
+            manifest=manifests.get(path),
+            # The chunks' own digests are checked much sooner than a whole file's.
+            digest=None if digest is None or path in manifests else Digest.parse(digest),
+        )
+        for path, (_, digest) in known.items()
+    ]
+
+
+def _manifests(document: Any) -> dict[str, Any]:
+    if document["format"] != MANIFEST:
+        return {}
+    return dict(Manifest.from_dict(document).files)
+
+
+def _nothing(source: Source) -> Report:
+    return Report(
+        source=source.location,
+        destinations=(),
+        files=0,
+        skipped=0,
+        bytes=0,
+        reused_bytes=0,
+        seconds=0.0,
+        retries=0,
+        verified=0,
+        stages={},
+        manifest=Manifest(source=source.location, commit=source.commit, files={}),
+    )

@@ -1,0 +1,235 @@
+"""metaflow-checkpoint's ``s3-compatible`` datastore without its subprocesses.
+
+Registered under the same name, so `@checkpoint`, `@model`, `@huggingface_hub` and
+`@with_artifact_store` of a flow on S3 all use it. Small objects and listings go through
+Metaflow's own S3 client in this process; whole checkpoints are moved by the engine (see
+`storage_hooks`). Credentials never reach a command line, because none is started.
+
+Imported on every ``import metaflow``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from metaflow.datastore.datastore_storage import CloseAfterUse
+from metaflow.plugins.datatools.s3.s3 import S3, S3Client
+
+try:
+    from metaflow_extensions.obcheckpoint.plugins.datastores.s3_compat import S3CompatibleStorage
+except ImportError:  # without metaflow-checkpoint nothing asks for this datastore
+    from metaflow.plugins.datastores.s3_storage import S3Storage as S3CompatibleStorage
+
+from . import storage_hooks
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Requests for small objects on their way at the same time.
+_THREADS = 16
+# Large uploads are parallel in themselves.
+_UPLOADS = 4
+
+_clients: dict[str, Any] = {}
+
+
+class HftransferS3Storage(S3CompatibleStorage):
+    """Objects below an S3 prefix, read and written in this process.
+
+    Parameters
+    ----------
+    root : str, optional
+        ``s3://bucket/prefix``.
+    session_vars, role_arn, client_params
+        As for Metaflow's ``S3``; given by ``@with_artifact_store``.
+    """
+
+    TYPE = "s3-compatible"
+
+    @property
+    def _s3_client_params(self) -> dict[str, Any] | None:
+        # Metaflow's client provider writes a Config object into what it is given, after
+        # which the parameters could be neither stored nor handed on.
+        return copy.deepcopy(self._given_client_params)
+
+    @_s3_client_params.setter
+    def _s3_client_params(self, value: dict[str, Any] | None) -> None:
+        self._given_client_params = copy.deepcopy(value)
+
+    def is_file(self, paths: Sequence[str]) -> list[bool]:
+        with self._s3() as s3:
+            infos = _in_threads(lambda path: s3.info(path, return_missing=True), paths)
+            return [info.exists for info in infos]
+
+    def info_file(self, path: str) -> tuple[bool, Any]:
+        with self._s3() as s3:
+            info = s3.info(path, return_missing=True)
+            return info.exists, info.metadata
+
+    def size_file(self, path: str) -> int | None:
+        with self._s3() as s3:
+            size: int | None = s3.info(path, return_missing=True).size
+            return size
+
+    def list_content(self, paths: Sequence[str]) -> list[Any]:
+        found: list[Any] = []
+        with self._s3() as s3:
+            for pages in _in_threads(lambda path: self._pages(s3, path), paths):
+                for key, is_file in pages:
+                    found.append(self.list_content_result(path=key, is_file=is_file))
+        return found
+
+    def load_bytes(self, paths: Sequence[str]) -> Any:
+        return self._load(paths)
+
+    def load_files(self, keys: Sequence[str]) -> Any:
+        return self._load(keys)
+
+    def save_bytes(
+        self,
+        path_and_bytes_iter: Iterable[tuple[str, Any]],
+        overwrite: bool = False,
+        len_hint: int = 0,
+    ) -> None:
+        def put(item: tuple[str, Any]) -> None:
+            path, value = item
+            blob, metadata = value if isinstance(value, tuple) else (value, None)
+            s3.put(path, blob, overwrite=overwrite, metadata=metadata)
+
+        with self._s3() as s3:
+            _in_threads(put, list(path_and_bytes_iter))
+
+    def save_file(self, key: str, path: str, overwrite: bool = False) -> None:
+        self.save_files([(key, path)], overwrite=overwrite)
+
+    def save_files(
+        self, key_path_tuples: Iterable[tuple[str, str]], overwrite: bool = False
+    ) -> None:
+        def put(item: tuple[str, str]) -> None:
+            key, path = item
+            with open(path, "rb") as file:
+                s3.put(key, file, overwrite=overwrite)
+
+        with self._s3() as s3:
+            _in_threads(put, list(key_path_tuples), threads=_UPLOADS)
+
+    def delete(self, key: str) -> bool:
+        with self._s3() as s3:
+            self._delete(s3, [self._location(key)[1]])
+        return True
+
+    def delete_prefix(self, key_prefix: str) -> bool:
+        """Delete the object `key_prefix` and all below it, none that merely begins alike."""
+        with self._s3() as s3:
+            _, key = self._location(key_prefix)
+            self._delete(s3, [key.rstrip("/"), *self._below(s3, key)])
+        return True
+
+    def _s3(self) -> Any:
+        return S3(
+            s3root=self.datastore_root,
+            # Loaded files are moved on from there, which within one file system is a rename.
+            tmproot=tempfile.gettempdir(),
+            external_client=_shared_client(
+                self._s3_role_arn, self._s3_session_vars, self._s3_client_params
+            ),
+        )
+
+    def _load(self, paths: Sequence[str]) -> Any:
+        if not paths:
+            return CloseAfterUse(iter(()))
+        s3 = self._s3()
+
+        def results() -> Iterator[tuple[str, str | None, Any]]:
+            yield from _in_threads(
+                lambda path: _loaded(s3.get(path, return_missing=True, return_info=True)), paths
+            )
+
+        return CloseAfterUse(results(), closer=s3)
+
+    def _location(self, path: str) -> tuple[str, str]:
+        """Return bucket and key; a key may hold ``?`` and ``#``."""
+        url = path if path.startswith("s3://") else f"{self.datastore_root.rstrip('/')}/{path}"
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        return bucket, key
+
+    def _pages(self, s3: Any, path: str) -> list[tuple[str, bool]]:
+        """Return the next level below `path`, relative to the datastore's root."""
+        bucket, key = self._location(path)
+        prefix = key.rstrip("/") + "/" if key else ""
+        root = self._location("")[1].rstrip("/")
+        skip = len(root) + 1 if root else 0
+
+        def list_pages(client: Any, _: Any) -> list[tuple[str, bool]]:
+            found = []
+            for page in client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=prefix, Delimiter="/"
+            ):
+                found += [(item["Prefix"][skip:], False) for item in page.get("CommonPrefixes", ())]
+                found += [
+                    (item["Key"][skip:], True)
+                    for item in page.get("Contents", ())
+                    if item["Key"] != prefix  # another tool's marker of the folder itself
+                ]
+            return found
+
+        _, found = s3._one_boto_op(list_pages, f"s3://{bucket}/{prefix}", create_tmp_file=False)
+        pages: list[tuple[str, bool]] = found
+        return pages
+
+    def _below(self, s3: Any, key: str) -> list[str]:
+        bucket, _ = self._location("")
+        prefix = key.rstrip("/") + "/"
+
+        def list_pages(client: Any, _: Any) -> list[str]:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+        _, found = s3._one_boto_op(list_pages, f"s3://{bucket}/{prefix}", create_tmp_file=False)
+        keys: list[str] = found
+        return keys
+
+    def _delete(self, s3: Any, keys: Sequence[str]) -> None:
+        bucket, _ = self._location("")
+
+        def delete(key: str) -> None:
+            # One by one: DeleteObjects wants checksums that not every store agrees on.
+            s3._one_boto_op(
+                lambda client, _: client.delete_object(Bucket=bucket, Key=key),
+                f"s3://{bucket}/{key}",
+                create_tmp_file=False,
+            )
+
+        _in_threads(delete, keys)
+
+
+def _loaded(found: Any) -> tuple[str, str | None, Any]:
+    return (found.key, found.path, found.metadata) if found.exists else (found.key, None, None)
+
+
+def _in_threads(
+    operation: Callable[[T], R], items: Sequence[T], *, threads: int = _THREADS
+) -> list[R]:
+    """Return the results of `operation` for `items`, in order."""
+    if len(items) < 2:
+        return [operation(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        return list(pool.map(operation, items))
+
+
+def _shared_client(role_arn: str | None, session_vars: Any, client_params: Any) -> Any:
+    """Return the one S3 client of this process for these parameters."""
+    name = json.dumps([role_arn, session_vars, client_params], sort_keys=True, default=repr)
+    if name not in _clients:
+        _clients[name] = S3Client(
+            s3_role_arn=role_arn, s3_session_vars=session_vars, s3_client_params=client_params
+        )
+    return _clients[name]
+
+
+storage_hooks.install()

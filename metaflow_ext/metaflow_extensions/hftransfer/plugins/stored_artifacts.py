@@ -1,0 +1,152 @@
+"""What the hooks do: load and save whole checkpoints and models by the engine.
+
+Each function takes an `ObjectStorage` of metaflow-checkpoint, a key in it and a local
+path, and returns what the method that it replaces returns; or it raises `NotForEngine`
+before anything was changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .datastore_access import DatastoreAccess
+from .entry_contents import known_files, manifest_path
+from .s3_backend import NotForEngine
+
+T = TypeVar("T")
+Saved = tuple[str, str, int]
+
+
+def save_objects(store: Any, key: str, local_path: str) -> Saved:
+    """Store a file, or a folder's files, below `key`."""
+    local_path = os.fspath(local_path)
+    os.stat(local_path)
+    access = DatastoreAccess(store._backend)
+    moves = access.moves(write=True)
+    path = store.resolve_key_relative_path(key)
+    report = _handled(lambda: moves.save(os.path.abspath(local_path), access.location(path)))
+    _write_manifest(access, path, report)
+    size = sum(file.size for file in report.manifest.files.values())
+    return store.resolve_key_full_url(key), path, size
+
+
+def save_tarball(store: Any, key: str, local_path: str) -> Saved:
+    """Store a file or folder as one tar archive, which never lies on the local disk."""
+    local_path = os.fspath(local_path)
+    os.stat(local_path)
+    access = DatastoreAccess(store._backend)
+    moves = access.moves(write=True)
+    path = store.resolve_key_relative_path(key)
+    report, size = _handled(
+        lambda: moves.save_tar(os.path.abspath(local_path), access.location(path))
+    )
+    _write_manifest(access, path, report)
+    return store.resolve_key_full_url(key), path, size
+
+
+def load_objects(store: Any, key: str, local_directory: str) -> str:
+    """Load the files below `key`, straight to their places."""
+    from hftransfer import IntegrityError, NotFoundError
+
+    access = DatastoreAccess(store._backend)
+    moves = access.moves()
+    path = store.resolve_key_relative_path(key)
+    source, target = access.location(path), os.path.abspath(local_directory)
+
+    def load() -> None:
+        document = _read_manifest(access, path)
+        _handled(lambda: moves.load(source, target, document=document))
+
+    try:
+        load()
+    except (IntegrityError, NotFoundError) as error:
+        if not _repair(access, path, error):
+            if isinstance(error, NotFoundError):
+                raise _not_found(path) from error
+            raise
+        load()
+    return local_directory
+
+
+def load_tarball(store: Any, key: str, local_path: str) -> str:
+    """Unpack the tar archive at `key`, without a copy of it on the local disk."""
+    from hftransfer import NotFoundError
+
+    access = DatastoreAccess(store._backend)
+    moves = access.moves()
+    path = store.resolve_key_relative_path(key)
+    document = _read_manifest(access, path)
+    try:
+        _handled(
+            lambda: moves.load_tar(
+                access.location(path), os.path.abspath(local_path), document=document
+            )
+        )
+    except NotFoundError as error:
+        raise _not_found(path) from error
+    return local_path
+
+
+def check_loaded(store: Any, key: str, local_directory: str) -> None:
+    """Check what was loaded without the engine against the recorded sizes and digests.
+
+    Raises
+    ------
+    WrongFileError
+        If a file is missing or wrong.
+    """
+    from .file_digests import WrongFileError, wrong_file
+
+    access = DatastoreAccess(store._backend)
+    path = store.resolve_key_relative_path(key)
+    for name, (size, digest) in (known_files(_read_manifest(access, path)) or {}).items():
+        if problem := wrong_file(os.path.join(local_directory, name), size, digest):
+            raise WrongFileError(f"{access.location(path)}: {name}: {problem}")
+
+
+def _handled(operation: Callable[[], T]) -> T:
+    """Run `operation`; what the engine cannot do is left to metaflow-checkpoint."""
+    from hftransfer import LocationError, UnsupportedError
+
+    try:
+        return operation()
+    except (LocationError, UnsupportedError) as error:
+        raise NotForEngine(str(error)) from error
+
+
+def _read_manifest(access: DatastoreAccess, path: str) -> Any:
+    where = manifest_path(path)
+    return None if where is None else access.read_document(where)
+
+
+def _write_manifest(access: DatastoreAccess, path: str, report: Any) -> None:
+    from metaflow import current
+
+    where = manifest_path(path)
+    # The nodes of @parallel write the same keys; a manifest could be of another's files.
+    nodes = getattr(getattr(current, "parallel", None), "num_nodes", 1) or 1
+    if where is not None and nodes < 2:
+        access.write_document(where, report.manifest.to_dict())
+
+
+def _repair(access: DatastoreAccess, path: str, error: Exception) -> bool:
+    from .entry_repair import repair
+
+    return repair(access, path, error, _print)
+
+
+def _print(message: str) -> None:
+    import sys
+
+    print(f"[@huggingface_hub] {message}", file=sys.stderr)  # noqa: T201
+
+
+def _not_found(path: str) -> Exception:
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.exceptions import (
+        KeyNotFoundError,
+    )
+
+    error: Exception = KeyNotFoundError(path)
+    return error

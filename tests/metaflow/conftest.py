@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hftransfer.testing import HubServer, RandomFile
+from metaflow_stores import Datastore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -198,6 +199,22 @@ def s3_datastore(minio: S3Server) -> Iterator[S3Datastore]:
         client.delete_object(Bucket=datastore.bucket, Key=key)
     client.delete_bucket(Bucket=datastore.bucket)
     client.close()
+
+
+@pytest.fixture(params=["local", "s3"])
+def datastore(request: pytest.FixtureRequest, tmp_path: Path) -> Datastore:
+    """An empty datastore of this process, local or on MinIO."""
+    if request.param == "local":
+        return Datastore("local", str(tmp_path / "datastore" / ".metaflow"))
+    minio: S3Server = request.getfixturevalue("minio")
+    bucket: S3Datastore = request.getfixturevalue("s3_datastore")
+    parameters = {
+        "endpoint_url": minio.endpoint,
+        "region_name": minio.region,
+        "aws_access_key_id": minio.access_key,
+        "aws_secret_access_key": minio.secret_key,
+    }
+    return Datastore("s3", f"s3://{bucket.bucket}/{uuid.uuid4().hex}", parameters)
 
 
 @pytest.fixture(scope="module")

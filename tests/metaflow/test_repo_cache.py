@@ -1,0 +1,452 @@
+"""What the cache of repositories keeps, finds, repairs and takes over, without a flow.
+
+A Hub on loopback, a local datastore and MinIO; the tasks are objects of this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
+
+from hftransfer import TransferError
+from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
+from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest, parse_arguments
+from metaflow_stores import Datastore, entry_store, repo_cache, tree
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
+
+REPO = "acme/model"
+FILES: dict[str, bytes | RandomFile] = {
+    ".gitattributes": b"*.bin filter=lfs\n",
+    "config.json": b'{"revision": "main"}',
+    "deep/vocab.txt": b"a\nb\n",
+    "empty.txt": b"",
+    "model.safetensors": RandomFile(20_000_000, seed=7),
+}
+ARTIFACTS = "mf.huggingface_hub/checkpoints/artifacts"
+SINGLE = f"{ARTIFACTS}/Flow/start/scope/single"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[HubServer, Repo]]:
+    with HubServer() as hub:
+        repo = hub.create_repo(REPO, files=FILES)
+        repo.create_branch("v2")
+        repo.commit({"config.json": b'{"revision": "v2"}'}, revision="v2")
+        yield hub, repo
+
+
+@pytest.fixture
+def hub(
+    served: tuple[HubServer, Repo],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    clean_environ: Path,
+) -> HubServer:
+    """The Hub, and temporary folders of this test alone."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    served[0].clear_faults()
+    served[0].clear_requests()
+    return served[0]
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    """The log."""
+    return []
+
+
+def ask(hub: HubServer, **arguments: Any) -> RepoRequest:
+    return parse_arguments({"repo_id": REPO, "endpoint": hub.endpoint, **arguments})
+
+
+def config(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["revision"])
+
+
+def test_a_miss_reads_the_hub_once_and_a_hit_not_at_all(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """One pass fills folder and datastore; the next task gets the same bytes from there."""
+    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    bodies = [request for request in hub.requests if request.host == "cdn"]
+    assert not hit
+    assert sum(request.bytes_sent for request in bodies) == 20_000_000
+    hub.clear_requests()
+
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+    reference, hit = cache.load(ask(hub), str(tmp_path / "b"))
+
+    assert hit
+    assert hub.requests == []
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert set(tree(tmp_path / "a")) == set(FILES)
+    assert reference["size"] == sum(len(data) for data in tree(tmp_path / "a").values())
+    assert cache.accesses[0].moved.verified == "every chunk verified"
+    assert sorted(datastore.keys(reference["key"])) == sorted(
+        f"{reference['key']}/{path}" for path in FILES
+    )
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow", "global"])
+def test_what_was_asked_for_decides(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
+) -> None:
+    """Other revisions, patterns and types are misses in every scope; equal requests are hits."""
+    if datastore.kind == "s3":
+        pytest.skip("the same code, tested on the local datastore")
+
+    def load(name: str, **arguments: Any) -> bool:
+        cache = repo_cache(datastore, lines.append, scope=scope, task=f"Flow/{name}/start/1")
+        return bool(cache.load(ask(hub, **arguments), str(tmp_path / name))[1])
+
+    assert not load("main", allow_patterns="*.json")
+    assert not load("v2", allow_patterns="*.json", revision="v2")
+    assert not load("text", allow_patterns="*.txt")
+    assert load("again", allow_patterns="*.json")
+    assert load("v2again", allow_patterns="*.json", revision="v2")
+    assert config(tmp_path / "main") == config(tmp_path / "again") == "main"
+    assert config(tmp_path / "v2") == config(tmp_path / "v2again") == "v2"
+    assert set(tree(tmp_path / "text")) == {"deep/vocab.txt", "empty.txt"}
+
+
+def test_the_resolved_commit_is_recorded_and_found(
+    datastore: Datastore, hub: HubServer, served: Any, tmp_path: Path, lines: list[str]
+) -> None:
+    """An entry tells its commit, and serves whoever asks for exactly that."""
+    cache = repo_cache(datastore, lines.append)
+    reference, _ = cache.reference(ask(hub, revision="v2", allow_patterns="*.json"))
+    commit = reference["metadata"]["hftransfer"]["commit"]
+
+    _, hit = cache.load(ask(hub, revision=commit, allow_patterns="*.json"), str(tmp_path / "a"))
+
+    assert commit == served[1].branches["v2"]
+    assert hit
+
+
+def test_forced_downloads_are_what_later_tasks_get(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """The newest entry wins, whatever the order of a listing."""
+    request = ask(hub, allow_patterns="*.json")
+    forced = ask(hub, allow_patterns="*.json", force_download=True)
+    repo_cache(datastore, lines.append, task="Flow/9/start/9").reference(request)
+
+    key = repo_cache(datastore, lines.append, task="Flow/5/start/1").reference(forced)[0]["key"]
+    found, hit = repo_cache(datastore, lines.append, task="Flow/6/start/1").reference(request)
+
+    assert hit
+    assert found["key"] == key
+
+
+def test_only_the_repositorys_files_are_touched_and_stored(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """A folder's other files, huggingface_hub's bookkeeping among them, stay out of it."""
+    target = tmp_path / "mine"
+    (target / ".cache" / "huggingface").mkdir(parents=True)
+    (target / ".cache" / "huggingface" / "x.lock").write_text("")
+    (target / "private.env").write_text("SECRET")
+    (target / "config.json").write_text("an older one")
+
+    reference, _ = repo_cache(datastore, lines.append).load(ask(hub), str(target))
+
+    assert tree(target)["private.env"] == b"SECRET"
+    assert config(target) == "main"
+    assert set(tree(target)) == {*FILES, "private.env", ".cache/huggingface/x.lock"}
+    assert len(datastore.keys(reference["key"])) == len(FILES)
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing", "all missing"])
+def test_a_damaged_entry_is_reported_repaired_and_never_handed_out(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], damage: str
+) -> None:
+    """What the manifest does not confirm comes from the Hub again, into the same entry."""
+    reference, _ = repo_cache(datastore, lines.append).reference(ask(hub))
+    key = f"{reference['key']}/model.safetensors"
+    data = datastore.read(key)
+    assert data is not None
+    if damage == "changed":
+        datastore.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "truncated":
+        datastore.write(key, data[:10])
+    else:
+        for path in FILES if damage == "all missing" else ["model.safetensors"]:
+            delete(datastore, f"{reference['key']}/{path}")
+    lines.clear()
+
+    found, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert hit
+    assert found["key"] == reference["key"]
+    assert tree(tmp_path / "a")["model.safetensors"] == data
+    assert datastore.read(key) == data
+    assert [line for line in lines if "is damaged" in line]
+    assert [line for line in lines if "Repaired the stored copy of acme/model" in line]
+
+
+def test_models_are_repaired_too(
+    datastore: Datastore,
+    hub: HubServer,
+    tmp_path: Path,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`@model(load=…)` of a damaged repository repairs it from the recorded commit."""
+    reference, _ = repo_cache(datastore, lines.append).reference(ask(hub, revision="v2"))
+    datastore.write(f"{reference['key']}/config.json", b'{"revision": "xx"}')
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    folder, _, name = reference["key"].rpartition("/")
+    components = folder.split("/")[1:]
+    store = datastore.storage(*components, prefix="mf.huggingface_hub")
+
+    store._load_objects(name, str(tmp_path / "a"))
+
+    assert config(tmp_path / "a") == "v2"
+    assert datastore.read(f"{reference['key']}/config.json") == b'{"revision": "v2"}'
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_entry_of_unknown_commit_is_left_and_replaced(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """Without a record and a manifest the size still tells; a new entry takes its place."""
+    reference = plant(datastore, {"config.json": b'{"revision": "old"}'}, size=1000)
+
+    found, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").load(
+        ask(hub), str(tmp_path / "a")
+    )
+
+    assert not hit
+    assert found["key"] != reference["key"]
+    assert config(tmp_path / "a") == "main"
+    assert [line for line in lines if "19 bytes are there, 1000 were stored" in line]
+
+
+def test_an_empty_entry_is_not_taken_for_a_repository(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """What a dry run of metaflow-checkpoint left, bookkeeping and no file, is no hit."""
+    plant(datastore, {".cache/huggingface/CACHEDIR.TAG": b"x" * 192}, size=192)
+
+    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert not hit
+    assert set(tree(tmp_path / "a")) == set(FILES)
+
+
+def test_their_bookkeeping_is_not_loaded(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """Of an entry that metaflow-checkpoint stored only the repository's files are loaded."""
+    plant(datastore, {"a.json": b"{}", ".cache/huggingface/a.lock": b"", ".huggingface/b": b"b"})
+
+    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert hit
+    assert tree(tmp_path / "a") == {"a.json": b"{}"}
+
+
+@pytest.mark.parametrize("form", ["load", "reference"])
+def test_nothing_is_listed_before_it_is_whole(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], form: str
+) -> None:
+    """A download that fails leaves no entry, no object and no file under its final name."""
+    hub.add_fault(Fault(host="cdn", action=CorruptByte(5), times=None))
+    cache = repo_cache(datastore, lines.append)
+
+    with pytest.raises(Exception, match="model.safetensors"):
+        if form == "load":
+            cache.load(ask(hub), str(tmp_path / "a"))
+        else:
+            cache.reference(ask(hub))
+
+    assert datastore.keys("mf.huggingface_hub") == []
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_a_retry_goes_on_where_a_failed_attempt_stopped(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """With attempts left, what arrived stays, and the next attempt asks for the rest only."""
+    hub.add_fault(Fault(host="cdn", ranged=True, action=Status(500), after=1, times=None))
+    failing = repo_cache(datastore, lines.append, may_retry=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HFTRANSFER_ATTEMPTS", "1")
+        patch.setenv("HFTRANSFER_CONNECTIONS", "1")
+        with pytest.raises(TransferError):
+            failing.load(ask(hub), str(tmp_path / "a"))
+    hub.clear_faults()
+    hub.clear_requests()
+
+    retry = repo_cache(datastore, lines.append, attempt=1)
+    reference, _ = retry.load(ask(hub), str(tmp_path / "a"))
+
+    sent = sum(request.bytes_sent for request in hub.requests if request.host == "cdn")
+    assert sent == 20_000_000 - (8 << 20)
+    assert set(tree(tmp_path / "a")) == set(FILES)
+    assert set(datastore.keys(SINGLE)) == {f"{reference['key']}/{path}" for path in FILES}
+
+
+def test_leftovers_of_a_killed_attempt_are_taken_over(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """The retry writes below the same key, and removes what it does not overwrite."""
+    store = entry_store(datastore, lines.append)
+    cache = repo_cache(datastore, lines.append, attempt=1)
+    name = cache.name(ask(hub))
+    killed = f"{SINGLE}/{store._datastore._NAME_ENTROPY}.0.{name}.0"
+    for path in ("config.json", "of/another/commit.bin"):
+        datastore.write(f"{killed}/{path}", b"half of it")
+
+    reference, _ = cache.load(ask(hub), str(tmp_path / "a"))
+
+    assert reference["key"] == killed
+    assert set(datastore.keys(SINGLE)) == {f"{killed}/{path}" for path in FILES}
+    assert [line for line in lines if "Going on with what attempt 0 of this task left" in line]
+    again, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "b"))
+    assert hit
+    assert again == reference
+
+
+def test_published_entries_of_earlier_attempts_are_no_leftovers(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """A retry that downloads again, since it is forced to, gets an entry of its own."""
+    request = ask(hub, force_download=True, allow_patterns="*.json")
+    first, _ = repo_cache(datastore, lines.append).reference(request)
+
+    second, _ = repo_cache(datastore, lines.append, attempt=1).reference(request)
+
+    assert second["key"] != first["key"]
+    assert second["attempt"] == 1
+
+
+def test_files_that_are_there_already_do_not_move(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """A load into a folder that has the files, from Hub or datastore, reads them from there."""
+    shutil.copytree(whole(hub, datastore, tmp_path, lines), tmp_path / "have")
+    (tmp_path / "have" / "config.json").write_text("changed!!!!!!!!!!!!!")
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+
+    cache.load(ask(hub), str(tmp_path / "have"))
+
+    assert cache.accesses[0].moved.fetched <= 20
+    assert config(tmp_path / "have") == "main"
+    hub.clear_requests()
+    if datastore.kind == "s3":
+        forced = ask(hub, force_download=True)
+        repo_cache(datastore, lines.append, task="Flow/3/start/1").load(
+            forced, str(tmp_path / "have")
+        )
+        assert [request for request in hub.requests if request.host == "cdn"] == []
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow"])
+def test_tasks_of_one_machine_download_once(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
+) -> None:
+    """Three tasks of a foreach at once: one reads the Hub, the others what it stored."""
+
+    def task(number: int) -> None:
+        repo_cache(
+            datastore,
+            lines.append,
+            task=f"Flow/1/start/{number}",
+            identifier=f"index{number}" if scope == "checkpoint" else "shared",
+            scope=scope,
+        ).load(ask(hub), str(tmp_path / str(number)))
+
+    with ThreadPoolExecutor(3) as tasks:
+        list(tasks.map(task, range(3)))
+
+    assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "2")
+    sent = sum(request.bytes_sent for request in hub.requests if request.host == "cdn")
+    assert sent == 20_000_000
+
+
+def test_one_task_may_load_from_several_threads(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """No folder is shared: each call gets the files that it asked for."""
+    cache = repo_cache(datastore, lines.append)
+
+    def load(revision: str) -> None:
+        cache.load(ask(hub, revision=revision), str(tmp_path / revision))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(load, ("main", "v2")))
+
+    assert config(tmp_path / "main") == "main"
+    assert config(tmp_path / "v2") == "v2"
+
+
+def test_links_are_made_only_where_asked_for(
+    hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """With METAFLOW_HFTRANSFER_LOCAL_LINKS a load makes links, also over files that are there."""
+    datastore = Datastore("local", str(tmp_path / "store"))
+    request = ask(hub)
+    repo_cache(datastore, lines.append).load(request, str(tmp_path / "a"))
+
+    for _ in range(2):
+        repo_cache(datastore, lines.append, links=True).load(request, str(tmp_path / "a"))
+
+    assert all((tmp_path / "a" / path).is_symlink() for path in FILES)
+    assert set(tree(tmp_path / "a")) == set(FILES)
+
+
+def test_log_lines_are_few_and_whole(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """A short transfer adds no progress line, and no line has a carriage return."""
+    repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert len(lines) == 5
+    assert not [line for line in lines if "\r" in line or "\n" in line]
+
+
+def delete(datastore: Datastore, key: str) -> None:
+    if datastore.kind == "local":
+        os.remove(Path(datastore.root, key))
+    else:
+        datastore.backend.delete(key)
+
+
+def plant(datastore: Datastore, files: dict[str, bytes], size: int | None = None) -> dict[str, Any]:
+    """Store an entry as metaflow-checkpoint's snapshot_download does: without any record."""
+    store = entry_store(datastore, print)
+    request = RepoRequest(REPO)
+    name = repo_cache(datastore, print).name(request)
+    metadata = {"repo_id": REPO, "registry": "huggingface", "repo_type": "model"}
+    with store.new_entry(name) as entry:
+        for path, data in files.items():
+            datastore.write(f"{entry.key}/{path}", data)
+        total = sum(map(len, files.values())) if size is None else size
+        manifest = {"files": {"all": {"size": total}}}
+        reference: dict[str, Any] = store.publish(entry, manifest, metadata)
+    delete(datastore, entry.key.replace("/artifacts/", "/manifests/") + ".json")
+    return reference
+
+
+def whole(hub: HubServer, datastore: Datastore, tmp_path: Path, lines: list[str]) -> Path:
+    """Load the repository once."""
+    repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "whole"))
+    return tmp_path / "whole"

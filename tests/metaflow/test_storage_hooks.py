@@ -1,0 +1,362 @@
+"""Checkpoints and models through metaflow-checkpoint's own classes, with the engine underneath.
+
+Each test runs on a local datastore and on MinIO, without a flow.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hftransfer import IntegrityError
+from metaflow_extensions.hftransfer.plugins import storage_hooks
+from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore.core import (
+    ObjectStorage,
+)
+from metaflow_stores import Datastore, tree
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
+
+MANIFEST = "mf.models/models/manifests/{}.json"
+
+
+def original(name: str) -> Any:
+    """Return metaflow-checkpoint's own method."""
+    return getattr(getattr(ObjectStorage, name), storage_hooks._MARK)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as a training step would save it."""
+    made = tmp_path / "checkpoint"
+    (made / "deep" / "er").mkdir(parents=True)
+    (made / "weights.bin").write_bytes(os.urandom(9_000_000))
+    (made / "deep" / "config.json").write_text("{}")
+    (made / "deep" / "er" / "empty").write_bytes(b"")
+    (made / "name with # and ü").write_text("odd")
+    return made
+
+
+def test_hooks_are_in_place() -> None:
+    """Importing Metaflow wraps the four methods of the release that is installed."""
+    for name in storage_hooks._METHODS:
+        assert hasattr(getattr(ObjectStorage, name), storage_hooks._MARK)
+    assert storage_hooks.install() == ""
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+@pytest.mark.parametrize("saved_by", ["ours", "theirs"])
+@pytest.mark.parametrize("loaded_by", ["ours", "theirs"])
+def test_each_side_loads_what_the_other_saved(
+    datastore: Datastore, folder: Path, tmp_path: Path, form: str, saved_by: str, loaded_by: str
+) -> None:
+    """In both storage formats, on both datastores, the files come back as they were."""
+    store = datastore.storage()
+    save, load = f"_save_{form}", f"_load_{form}"
+    save_with = original(save) if saved_by == "theirs" else getattr(ObjectStorage, save)
+    load_with = original(load) if loaded_by == "theirs" else getattr(ObjectStorage, load)
+
+    url, key, size = save_with(store, "one", str(folder))
+    load_with(store, "one", str(tmp_path / "loaded"))
+
+    assert key == "mf.models/models/artifacts/one"
+    assert url == f"{datastore.root}/{key}"
+    total = sum(len(data) for data in tree(folder).values())
+    assert size == total if form == "objects" else size >= total
+    assert tree(tmp_path / "loaded") == tree(folder)
+    assert (datastore.read(MANIFEST.format("one")) is not None) == (saved_by == "ours")
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_a_single_file_keeps_its_name(datastore: Datastore, tmp_path: Path, form: str) -> None:
+    """A file is stored below the key, or in the archive, under its own name."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    store = datastore.storage()
+
+    getattr(store, f"_save_{form}")("one", str(tmp_path / "model.pt"))
+    getattr(store, f"_load_{form}")("one", str(tmp_path / "loaded"))
+
+    assert tree(tmp_path / "loaded") == {"model.pt": b"weights"}
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_a_changed_byte_is_never_handed_out(
+    datastore: Datastore, folder: Path, tmp_path: Path, form: str
+) -> None:
+    """Every chunk is checked while it is read, and what was there before stays."""
+    store = datastore.storage()
+    _, key, _ = getattr(store, f"_save_{form}")("one", str(folder))
+    damaged = key if form == "tarball" else f"{key}/weights.bin"
+    data = datastore.read(damaged)
+    assert data is not None
+    datastore.write(damaged, data[:5_000_000] + bytes([data[5_000_000] ^ 1]) + data[5_000_001:])
+    target = tmp_path / "loaded"
+    target.mkdir()
+    (target / "weights.bin").write_text("older")
+
+    with pytest.raises(IntegrityError):
+        getattr(store, f"_load_{form}")("one", str(target))
+
+    assert (target / "weights.bin").read_text() == "older"
+
+
+def test_a_missing_or_truncated_object_is_an_error(
+    datastore: Datastore, folder: Path, tmp_path: Path
+) -> None:
+    """What the manifest names must be there, and as long as it was."""
+    store = datastore.storage()
+    _, key, _ = store._save_objects("one", str(folder))
+    datastore.write(f"{key}/deep/config.json", b"")
+
+    with pytest.raises(IntegrityError, match="'deep/config.json' has 0 bytes, 2 were stored"):
+        store._load_objects("one", str(tmp_path / "loaded"))
+
+    ObjectStorage.delete_prefix(store, "one/deep/config.json")
+    with pytest.raises(IntegrityError, match="1 of 4 files are missing"):
+        store._load_objects("one", str(tmp_path / "loaded"))
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_what_is_not_there_is_their_error(datastore: Datastore, tmp_path: Path, form: str) -> None:
+    """Loading an unknown key raises metaflow-checkpoint's error, which its callers handle."""
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.exceptions import (
+        KeyNotFoundError,
+    )
+
+    with pytest.raises(KeyNotFoundError):
+        getattr(datastore.storage(), f"_load_{form}")("none", str(tmp_path / "loaded"))
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_saving_what_is_missing_fails(datastore: Datastore, tmp_path: Path, form: str) -> None:
+    """A path that does not exist is an error in both formats, and nothing is stored."""
+    with pytest.raises(FileNotFoundError):
+        getattr(datastore.storage(), f"_save_{form}")("one", str(tmp_path / "missing"))
+
+    assert datastore.keys("mf.models") == []
+
+
+def test_loads_are_copies_and_leave_other_files_alone(
+    datastore: Datastore, folder: Path, tmp_path: Path
+) -> None:
+    """An edit of a loaded file does not reach the datastore, and a second load restores it."""
+    store = datastore.storage()
+    store._save_objects("one", str(folder))
+    target = tmp_path / "loaded"
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+
+    store._load_objects("one", str(target))
+    (target / "deep" / "config.json").write_text("edited")
+    store._load_objects("one", str(target))
+
+    assert not [path for path in target.rglob("*") if path.is_symlink()]
+    assert tree(target) == {**tree(folder), "notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_no_temporary_copy_is_made(
+    datastore: Datastore,
+    folder: Path,
+    tmp_path: Path,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of a checkpoint's size is written below the temporary folder, nor left there."""
+    import tempfile
+
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    store = datastore.storage()
+    made: set[str] = set()
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if not watching or event != "open" or not str(arguments[0]).startswith(str(temporary)):
+            return
+        if arguments[2] & os.O_CREAT and not os.path.isdir(arguments[0]):
+            made.add(arguments[0])
+
+    watching = True
+    sys.addaudithook(watch)
+    getattr(store, f"_save_{form}")("one", str(folder))
+    getattr(store, f"_load_{form}")("one", str(tmp_path / "loaded"))
+    watching = False
+
+    assert tree(temporary) == {}
+    # On S3 the manifest is the one thing that is read through a file there.
+    assert len(made) <= 1
+
+
+def test_an_archive_cannot_leave_its_folder(datastore: Datastore, tmp_path: Path) -> None:
+    """Members with absolute names, `..`, or links to elsewhere are refused."""
+    outside = tmp_path / "outside.txt"
+    for name, kind, link in (
+        ("../outside.txt", tarfile.REGTYPE, ""),
+        ("link", tarfile.SYMTYPE, str(tmp_path)),
+    ):
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as archive:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            archive.addfile(member, io.BytesIO())
+        datastore.write("mf.models/models/artifacts/evil", data.getvalue())
+
+        with pytest.raises(IntegrityError, match="refused to unpack"):
+            datastore.storage()._load_tarball("evil", str(tmp_path / "loaded"))
+
+    assert not outside.exists()
+    assert list((tmp_path / "loaded").iterdir()) == []
+
+
+def test_a_cut_archive_is_an_error(datastore: Datastore, folder: Path, tmp_path: Path) -> None:
+    """An archive that ends too early is refused, also without a manifest."""
+    store = datastore.storage()
+    _, key, _ = original("_save_tarball")(store, "one", str(folder))
+    data = datastore.read(key)
+    assert data is not None
+    datastore.write(key, data[:5_000_000])
+
+    with pytest.raises(IntegrityError, match="not a whole tar archive"):
+        store._load_tarball("one", str(tmp_path / "loaded"))
+
+    assert list((tmp_path / "loaded").iterdir()) == []
+
+
+names = st.text("ab.é", min_size=1, max_size=4).filter(lambda name: name not in (".", ".."))
+trees = st.dictionaries(
+    st.lists(names, min_size=1, max_size=3).map(tuple), st.binary(max_size=2000), max_size=6
+)
+
+
+@given(files=trees, chunk=st.integers(1, 5000))
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_archive_is_the_one_that_tarfile_would_write(
+    files: dict[tuple[str, ...], bytes], chunk: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Read in pieces of any size, its members and their order are tarfile's."""
+    from metaflow_extensions.hftransfer.plugins.tar_stream import TarSource
+
+    folder = tmp_path_factory.mktemp("tree")
+    for path, data in files.items():
+        try:
+            (folder / Path(*path)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / Path(*path)).write_bytes(data)
+        except OSError:
+            continue  # a file of that name is in the way
+    source = TarSource(str(folder), "one.tar")
+    made = bytearray(source.size)
+    for start in range(0, source.size, chunk):
+        source._read_into(start, memoryview(made)[start : start + chunk])
+
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w") as archive:
+        for item in sorted(os.listdir(folder)):
+            archive.add(folder / item, arcname=item)
+    assert bytes(made) == expected.getvalue()
+
+
+def test_an_unknown_release_is_left_alone() -> None:
+    """Other versions and other parameters are told, and nothing is wrapped."""
+
+    class Other:
+        def _save_objects(self, key: str) -> None: ...
+
+    assert storage_hooks.unknown_interface(ObjectStorage, "0.3.0") == (
+        "metaflow-checkpoint 0.3.0 is not known"
+    )
+    assert "other parameters" in storage_hooks.unknown_interface(Other, "0.2.99")
+    assert storage_hooks.unknown_interface(ObjectStorage, "0.2.14") == ""
+
+
+def test_names_that_the_engine_refuses_are_saved_by_their_code(
+    datastore: Datastore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backslash in a name, which the engine does not move, does not stop a save or a load."""
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "back\\slash").write_text("x")
+    store = datastore.storage()
+
+    store._save_objects("one", str(tmp_path / "saved"))
+    store._load_objects("one", str(tmp_path / "loaded"))
+
+    assert tree(tmp_path / "loaded") == {"back\\slash": b"x"}
+    assert "Slower transfers by Metaflow's own code" in capsys.readouterr().err
+
+
+def test_missing_packages_mean_the_slower_way(tmp_path: Path) -> None:
+    """Without the engine's packages loads and saves work, and one line says what is missing."""
+    program = """
+import sys
+for name in ("aiohttp", "anyio", "xxhash", "aiobotocore"):
+    sys.modules[name] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: (
+    None if name in ("aiohttp", "anyio", "xxhash", "aiobotocore") else find(name, *a))
+import metaflow
+from metaflow_stores import Datastore
+store = Datastore("local", sys.argv[1]).storage()
+for form in ("objects", "tarball"):
+    getattr(store, f"_save_{form}")(form, sys.argv[2])
+    getattr(store, f"_load_{form}")(form, sys.argv[3] + form)
+"""
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "a.txt").write_text("a")
+    paths = [str(tmp_path / name) for name in ("store", "saved", "loaded")]
+
+    found = subprocess.run(
+        [sys.executable, "-c", program, *paths],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.count("missing packages: aiohttp, anyio, xxhash") == 1
+    assert 'pip install "hftransfer[metaflow]"' in found.stderr
+    for form in ("objects", "tarball"):
+        assert tree(tmp_path / f"loaded{form}") == {"a.txt": b"a"}
+
+
+def test_parameters_are_neither_changed_nor_on_a_command_line(
+    datastore: Datastore, folder: Path, tmp_path: Path
+) -> None:
+    """The caller's client parameters stay as they are, and no process is started."""
+    if datastore.kind != "s3":
+        pytest.skip("about S3")
+    before = json.dumps(datastore.parameters)
+    started: list[Any] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event in ("subprocess.Popen", "os.posix_spawn", "os.fork"):
+            started.append(arguments)
+
+    watching = True
+    sys.addaudithook(watch)
+    store = datastore.storage()
+    for form in ("objects", "tarball"):
+        getattr(store, f"_save_{form}")(form, str(folder))
+        getattr(store, f"_load_{form}")(form, str(tmp_path / form))
+    list(store.list_paths([""], recursive=True))
+    watching = False
+
+    assert started == []
+    assert json.dumps(datastore.parameters) == before
+    json.dumps(store._backend._s3_client_params)

@@ -1,0 +1,117 @@
+"""metaflow-checkpoint's storage classes in this process, without a flow.
+
+Everything here is the real code of Metaflow and metaflow-checkpoint; only the flow, from
+which a task would get its names, is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+REPO = "acme/model"
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """A datastore backend as Metaflow would choose it."""
+
+    kind: str
+    root: str
+    parameters: Any = None
+
+    @property
+    def backend(self) -> Any:
+        """A new one, as every task has its own."""
+        from metaflow.plugins import DATASTORES
+
+        name = "s3-compatible" if self.kind == "s3" else "local"
+        (found,) = [datastore for datastore in DATASTORES if name == datastore.TYPE]
+        if self.kind == "s3":
+            return found(self.root, client_params=dict(self.parameters))
+        return found(self.root)
+
+    def storage(self, *components: str, prefix: str = "mf.models") -> Any:
+        """metaflow-checkpoint's view of one folder of the datastore."""
+        from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
+            core,
+        )
+
+        return core.ObjectStorage(self.backend, prefix, list(components) or ["models", "artifacts"])
+
+    def read(self, key: str) -> bytes | None:
+        """Return what is stored under `key`."""
+        with self.backend.load_bytes([key]) as results:
+            for _, path, _ in results:
+                return None if path is None else Path(path).read_bytes()
+        return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store `data`, whatever was there."""
+        import io
+
+        self.backend.save_bytes([(key, io.BytesIO(data))], overwrite=True)
+
+    def keys(self, below: str = "") -> list[str]:
+        """Return all keys below a folder, sorted."""
+        from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+
+        prefix = f"{below}/" if below else ""
+        return sorted(prefix + path for path in DatastoreAccess(self.backend).files_below(below))
+
+
+def entry_store(
+    datastore: Datastore,
+    log: Any,
+    *,
+    task: str = "Flow/1/start/1",
+    attempt: int = 0,
+    identifier: str = "single",
+) -> Any:
+    """Return the `EntryStore` that the task of this path would have."""
+    from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
+        checkpoint_storage,
+        core,
+    )
+
+    store = checkpoint_storage.CheckpointDatastore.init_write_store(
+        datastore.backend, pathspec=task, scope="scope", task_identifier=identifier
+    )
+    checkpointer = core.Checkpointer(store, attempt=attempt)
+    checkpointer.set_root_prefix("mf.huggingface_hub")
+    return EntryStore(
+        SimpleNamespace(_checkpointer=checkpointer), log, exclusive=True, temp_dir_root=None
+    )
+
+
+def repo_cache(
+    datastore: Datastore,
+    log: Any,
+    *,
+    task: str = "Flow/1/start/1",
+    attempt: int = 0,
+    scope: str = "checkpoint",
+    identifier: str = "single",
+    may_retry: bool = False,
+    links: bool = False,
+) -> Any:
+    """Return the `RepoCache` that the task of this path would have."""
+    from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
+    from metaflow_extensions.hftransfer.plugins.repo_mover import RepoMover
+
+    store = entry_store(datastore, log, task=task, attempt=attempt, identifier=identifier)
+    mover = RepoMover(store, log, links=links)
+    step = task.rpartition("/")[0]
+    return RepoCache(store, mover, scope, step, log, may_retry=may_retry)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return all files below `folder`."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 import uuid
@@ -92,7 +93,11 @@ class FlowRunner:
         """Run a flow to its end; see `start`."""
         with self.start(script, *arguments, **options) as process:
             output, _ = process.communicate()
-        return FlowRun(process.returncode, output, self.work)
+        return self.finished(process.returncode, output)
+
+    def finished(self, code: int, output: str) -> FlowRun:
+        """Return the run that ended so."""
+        return FlowRun(code, output, self.work)
 
     @contextmanager
     def start(
@@ -101,6 +106,8 @@ class FlowRunner:
         *arguments: str,
         probe: Mapping[str, Any] | None = None,
         incumbent: bool = False,
+        environ: Mapping[str, str] | None = None,
+        python: str | None = None,
     ) -> Iterator[subprocess.Popen[str]]:
         """Start a flow; nothing of it outlives the block.
 
@@ -109,15 +116,17 @@ class FlowRunner:
             *arguments: what follows ``run``.
             probe: what ``probe_flow.py`` is to do.
             incumbent: with metaflow-checkpoint's decorator instead of ours.
+            environ: further variables.
+            python: an interpreter other than this one.
         """
-        environ = {**self.environ, "PROBE": json.dumps(probe or {})}
+        variables = {**self.environ, "PROBE": json.dumps(probe or {}), **(environ or {})}
         if incumbent:
-            paths = [environ.get("PYTHONPATH", ""), str(HERE / "incumbent_ext")]
-            environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            paths = [variables.get("PYTHONPATH", ""), str(HERE / "incumbent_ext")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with subprocess.Popen(
-            [sys.executable, str(HERE / "flows" / script), "run", *arguments],
+            [python or sys.executable, str(HERE / "flows" / script), "run", *arguments],
             cwd=self.work,
-            env=environ,
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -142,6 +151,27 @@ class FlowRunner:
         }
 
 
+@pytest.fixture(scope="session")
+def theirs_alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter whose environment is this one's without hftransfer."""
+    import venv
+
+    folder = tmp_path_factory.mktemp("theirs")
+    venv.create(folder / "venv", symlinks=True)
+    packages = folder / "packages"
+    (packages / "metaflow_extensions").mkdir(parents=True)
+    for place in map(Path, site.getsitepackages()):
+        for item in place.iterdir():
+            if "hftransfer" not in item.name and item.name != "metaflow_extensions":
+                (packages / item.name).symlink_to(item)
+        for item in (place / "metaflow_extensions").glob("*"):
+            if item.name != "hftransfer":
+                (packages / "metaflow_extensions" / item.name).symlink_to(item)
+    (own,) = (folder / "venv").glob("lib/python*/site-packages")
+    (own / "packages.pth").write_text(f"{packages}\n")
+    return str(folder / "venv" / "bin" / "python")
+
+
 @pytest.fixture(scope="module")
 def model_hub() -> Iterator[HubServer]:
     """A Hub with one public repository of two revisions, and a private one."""
@@ -149,6 +179,8 @@ def model_hub() -> Iterator[HubServer]:
         repo = hub.create_repo(REPO, files=FILES)
         repo.create_branch("v2")
         repo.commit({"config.json": b'{"revision": "v2"}'}, revision="v2")
+        large: dict[str, bytes | RandomFile] = {"large.bin": RandomFile(12_000_000, seed=3)}
+        hub.create_repo("acme/chunks", files=large)
         hub.create_repo(PRIVATE_REPO, files={"config.json": b"{}"}, private=True, token=TOKEN)
         yield hub
 

@@ -81,6 +81,38 @@ def test_each_side_loads_what_the_other_saved(
     assert (datastore.read(MANIFEST.format("one")) is not None) == (saved_by == "ours")
 
 
+def test_without_us_they_load_what_we_saved(
+    datastore: Datastore, folder: Path, tmp_path: Path, theirs_alone: str
+) -> None:
+    """In an environment without hftransfer both formats come back, in both directions."""
+    program = """
+import json, sys, metaflow
+from metaflow_stores import Datastore
+store = Datastore(*json.loads(sys.argv[1])).storage()
+assert type(store._backend).__module__.find("hftransfer") < 0
+for form in ("objects", "tarball"):
+    getattr(store, f"_load_{form}")("ours-" + form, sys.argv[3] + "/ours-" + form)
+    getattr(store, f"_save_{form}")("theirs-" + form, sys.argv[2])
+"""
+    where = [datastore.kind, datastore.root, datastore.parameters]
+    store = datastore.storage()
+    for form in ("objects", "tarball"):
+        getattr(store, f"_save_{form}")("ours-" + form, str(folder))
+
+    subprocess.run(
+        [theirs_alone, "-c", program, json.dumps(where), str(folder), str(tmp_path / "loaded")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        check=True,
+    )
+    for form in ("objects", "tarball"):
+        getattr(store, f"_load_{form}")("theirs-" + form, str(tmp_path / f"loaded/theirs-{form}"))
+
+    for who in ("ours", "theirs"):
+        for form in ("objects", "tarball"):
+            assert tree(tmp_path / f"loaded/{who}-{form}") == tree(folder)
+
+
 @pytest.mark.parametrize("form", ["objects", "tarball"])
 def test_a_single_file_keeps_its_name(datastore: Datastore, tmp_path: Path, form: str) -> None:
     """A file is stored below the key, or in the archive, under its own name."""

@@ -8,10 +8,13 @@ Imported only when there are bytes to move.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio.to_thread
 
 import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
@@ -112,7 +115,12 @@ class Moves:
 
         async def load(connection: _Connection) -> Report:
             origin = await connection.source(source.rstrip("/") + "/")
-            entries = expected_entries(await origin.list(), document, size, source)
+            listed = await origin.list()
+            total = sum(entry.size for entry in listed)
+            if isinstance(origin, LocalSource):
+                total = await anyio.to_thread.run_sync(_size_below, source)
+            _check_total(source, total, document, size)
+            entries = expected_entries(listed, document, source)
             sinks = [await connection.folder(place) for place in (path, *also)]
             return await connection.client.transfer(origin, sinks, entries=entries)
 
@@ -155,7 +163,7 @@ class Moves:
             entries = [entry for entry in await origin.list() if source.endswith(entry.path)]
             if not entries or not origin.single:
                 raise NotFoundError(f"{source}: there is no such archive")
-            entries = expected_entries(entries, document, None, source)
+            entries = expected_entries(entries, document, source)
             return await connection.client.transfer(origin, [TarSink(Path(path))], entries=entries)
 
         return self._run(load)
@@ -228,9 +236,21 @@ async def _connected(
         yield _Connection(client, s3)
 
 
-def expected_entries(
-    listed: Sequence[Entry], document: object, size: int | None, source: str
-) -> list[Entry]:
+def _size_below(folder: str) -> int:
+    """Return the bytes of all files below `folder`, those that the engine leaves out, too."""
+    return sum(
+        os.path.getsize(os.path.join(place, name))
+        for place, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _check_total(source: str, total: int, document: object, size: int | None) -> None:
+    if size is not None and total != size and known_files(document) is None:
+        raise IntegrityError(f"{source}: {total} bytes are there, {size} were stored")
+
+
+def expected_entries(listed: Sequence[Entry], document: object, source: str) -> list[Entry]:
     """Return the repository's files among `listed`, each with what its bytes must be.
 
     Raises
@@ -241,11 +261,8 @@ def expected_entries(
     known = known_files(document)
     found = {entry.path: entry for entry in listed}
     if known is None:
-        total = sum(entry.size for entry in listed)
-        if size is not None and total != size:
-            raise IntegrityError(f"{source}: {total} bytes are there, {size} were stored")
         entries = [entry for entry in listed if not is_bookkeeping(entry.path)]
-        if not entries and size is not None:
+        if not entries:
             raise IntegrityError(f"{source} holds no file")
         return entries
     missing = sorted(set(known) - set(found))

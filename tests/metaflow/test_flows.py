@@ -1,0 +1,164 @@
+"""Whole flows: both decorators of metaflow-checkpoint, other stores, killed attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+
+from hftransfer.testing import Fault, Stall
+
+if TYPE_CHECKING:
+    from hftransfer.testing import HubServer
+    from hftransfer.testing.s3 import S3Server
+    from metaflow.conftest import FlowRun, FlowRunner, S3Datastore
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(240)]
+
+REPO = "bert-base-uncased"
+SAVED = {"weights.bin": 9_000_000, "deep/config.json": 2}
+FILES = [
+    ".gitattributes",
+    "README.md",
+    "config.json",
+    "coreml/weights/weight.bin",
+    "model.safetensors",
+    "tokenizer.json",
+    "vocab.txt",
+]
+
+
+def test_checkpoints_and_models_with_us_and_without_us(
+    local_runner: FlowRunner, theirs_alone: str
+) -> None:
+    """In both formats each run loads its own and the other's, with hftransfer or without it."""
+    theirs = local_runner.run("checkpoint_flow.py", python=theirs_alone)
+    ours = local_runner.run(
+        "checkpoint_flow.py", environ={"LOAD": json.dumps(theirs.probe["saved"])}
+    )
+    again = local_runner.run(
+        "checkpoint_flow.py",
+        python=theirs_alone,
+        environ={"LOAD": json.dumps(ours.probe["saved"])},
+    )
+
+    assert theirs.probe["found"] == [SAVED] * 4
+    assert ours.probe["found"] == [SAVED] * 8
+    assert again.probe["found"] == [SAVED] * 8
+    assert "Slower transfers" not in ours.output
+
+
+def test_checkpoints_and_models_on_s3(s3_runner: FlowRunner) -> None:
+    """Both decorators, both formats, by reference and by the names of artifacts."""
+    run = s3_runner.run("checkpoint_flow.py")
+
+    assert run.probe["found"] == [SAVED] * 4
+    assert "Slower transfers" not in run.output
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_repositories_with_us_and_without_us(
+    request: pytest.FixtureRequest,
+    kind: str,
+    first: str,
+    theirs_alone: str,
+    model_hub: HubServer,
+) -> None:
+    """What one environment stored is a hit in the other, where the other decorator is absent."""
+    runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
+    probe = {"load": [{"repo_id": REPO}], "cache_scope": "flow" if first == "ours" else "global"}
+    pythons = [None, theirs_alone] if first == "ours" else [theirs_alone, None]
+
+    stored = runner.run("probe_flow.py", probe=probe, python=pythons[0]).probe
+    model_hub.clear_requests()
+    found = runner.run("probe_flow.py", probe=probe, python=pythons[1]).probe
+
+    assert stored["decorator"] != found["decorator"]
+    assert found["info"][REPO]["key"] == stored["info"][REPO]["key"]
+    assert found["info"][REPO]["cache_hit"] is True
+    assert model_hub.requests == []
+    assert set(found["files"][REPO]) >= set(FILES)
+
+
+def test_an_artifact_store_with_parameters_of_its_own(
+    local_runner: FlowRunner, minio: S3Server, s3_datastore: S3Datastore
+) -> None:
+    """@with_artifact_store works for several repositories, and its secret is on no command line."""
+    store = {
+        "root": f"s3://{s3_datastore.bucket}/elsewhere",
+        "client_params": {
+            "endpoint_url": minio.endpoint,
+            "region_name": minio.region,
+            "aws_access_key_id": minio.access_key,
+            "aws_secret_access_key": minio.secret_key,
+        },
+    }
+
+    run = local_runner.run("store_flow.py", environ={"ARTIFACT_STORE": json.dumps(store)})
+
+    assert run.code == 0, run.output
+    assert minio.secret_key not in run.output
+    assert len(s3_datastore.below("elsewhere/mf.huggingface_hub/checkpoints/artifacts/")) == 4
+    assert s3_datastore.below("root/mf.huggingface_hub/checkpoints/artifacts/StoreFlow") == []
+    metadata = (local_runner.work / ".metaflow" / "StoreFlow").rglob("*.json")
+    assert not [file for file in metadata if minio.secret_key in file.read_text()]
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_a_retry_goes_on_where_a_killed_attempt_was(
+    request: pytest.FixtureRequest, kind: str, model_hub: HubServer
+) -> None:
+    """After kill -9 the next attempt reads the missing chunks only; nothing is left behind."""
+    runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
+    stalled = model_hub.add_fault(
+        Fault(action=Stall(0), host="cdn", path="*/large.bin", after=2, times=None)
+    )
+    # Two of three chunks arrive, one after the other, and the third stalls.
+    environ = {"HFTRANSFER_CHUNK_SIZE": "5MiB", "HFTRANSFER_CONNECTIONS": "1"}
+
+    run, sent = killed_once(runner, model_hub, stalled, environ)
+
+    assert run.code == 0, run.output
+    assert run.probe == {"attempt": 1, "files": {"large.bin": 12_000_000}}
+    # The second chunk may have arrived without being recorded yet.
+    assert sent <= 12_000_000 - (5 << 20)
+    assert not list(runner.temporary.glob("*metaflow_hf_*"))
+    stored = [key for key in keys(request, kind) if "/artifacts/RetryFlow/" in key]
+    assert [key.rpartition("/")[2] for key in stored] == ["large.bin"]
+
+
+def killed_once(
+    runner: FlowRunner, hub: HubServer, stalled: Any, environ: dict[str, str]
+) -> tuple[FlowRun, int]:
+    """Kill the first attempt when the Hub stalls; return the run, and what the retry read."""
+    with runner.start("retry_flow.py", environ=environ) as process:
+        assert process.stdout is not None
+        started = next(line for line in process.stdout if "Task is starting" in line)
+        (pid,) = re.findall(r"\(pid (\d+)\)", started)
+        try:
+            assert stalled.wait(60)
+        finally:
+            os.kill(int(pid), signal.SIGKILL)
+            hub.clear_faults()
+            hub.release()
+        hub.wait_idle()
+        hub.clear_requests()
+        output, _ = process.communicate()
+    sent = sum(request.bytes_sent for request in hub.requests if request.host == "cdn")
+    return runner.finished(process.returncode, output), sent
+
+
+def keys(request: pytest.FixtureRequest, kind: str) -> list[str]:
+    """Return what the datastore holds of repositories."""
+    if kind == "s3":
+        datastore: S3Datastore = request.getfixturevalue("s3_datastore")
+        return datastore.below()
+    runner: FlowRunner = request.getfixturevalue("local_runner")
+    return ["/" + path for path in runner.stored()]

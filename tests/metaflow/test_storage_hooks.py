@@ -88,11 +88,12 @@ def test_without_us_they_load_what_we_saved(
     program = """
 import json, sys, metaflow
 from metaflow_stores import Datastore
-store = Datastore(*json.loads(sys.argv[1])).storage()
-assert type(store._backend).__module__.find("hftransfer") < 0
+datastore = Datastore(*json.loads(sys.argv[1]))
+assert type(datastore.backend).__module__.find("hftransfer") < 0
+# A new one for every call: theirs spoils its own parameters.
 for form in ("objects", "tarball"):
-    getattr(store, f"_load_{form}")("ours-" + form, sys.argv[3] + "/ours-" + form)
-    getattr(store, f"_save_{form}")("theirs-" + form, sys.argv[2])
+    getattr(datastore.storage(), f"_load_{form}")("ours-" + form, sys.argv[3] + "/ours-" + form)
+    getattr(datastore.storage(), f"_save_{form}")("theirs-" + form, sys.argv[2])
 """
     where = [datastore.kind, datastore.root, datastore.parameters]
     store = datastore.storage()

@@ -29,6 +29,7 @@ import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest, SourceChangedError, UnsupportedError
 from hftransfer._plan import Chunk, PartLimits
+from hftransfer._spans import Span
 from hftransfer.stores.base import ByteStream, Entry, FileSink
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
@@ -126,8 +127,10 @@ class TarSource:
     async def list(self) -> Sequence[Entry]:
         return [Entry(path=self._name, size=self.size)]
 
-    async def read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        await anyio.to_thread.run_sync(self._read_into, start, buffer)
+    async def fill(self, entry: Entry, span: Span) -> None:
+        rest = span.rest
+        await anyio.to_thread.run_sync(self._read_into, span.position, rest)
+        span.advance(len(rest))
 
     def _read_into(self, start: int, buffer: memoryview) -> None:
         filled = 0
@@ -156,7 +159,7 @@ class _Stream:
         self._position = 0
 
     async def readinto(self, buffer: memoryview) -> None:
-        await self._source.read_into(self._entry, self._position, buffer)
+        await self._source.fill(self._entry, Span(self._position, buffer))
         self._position += len(buffer)
 
 

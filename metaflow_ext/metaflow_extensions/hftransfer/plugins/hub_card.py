@@ -8,10 +8,12 @@ seconds; otherwise only when something was loaded.
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import uuid
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,9 +95,7 @@ class HubCard:
     def _store(self, *, final: bool) -> None:
         try:
             page = self.html(final=final)
-            from metaflow.plugins.cards.card_datastore import CardDatastore
-
-            datastore = CardDatastore(self._flow_datastore, pathspec=self._pathspec)
+            datastore = _card_datastore(self._flow_datastore, self._pathspec)
             datastore.save_card(self._uuid, _TYPE, page, card_id=CARD_ID, overwrite=True)
         except Exception:  # noqa: BLE001 - a card is never worth a task
             return
@@ -140,6 +140,18 @@ class HubCard:
 
     def _sections(self, accesses: Sequence[Access]) -> list[Any]:
         return [part for access in accesses for part in _section(access, self._cache_scope)]
+
+
+def _card_datastore(flow_datastore: Any, pathspec: str) -> Any:
+    """Return where Metaflow looks for the cards of the task `pathspec`."""
+    from metaflow.plugins.cards.card_datastore import CardDatastore
+
+    storage = copy.copy(flow_datastore._storage_impl)
+    root = CardDatastore.get_storage_root(storage.TYPE)
+    if root is not None:
+        storage.datastore_root = root
+    place = SimpleNamespace(_storage_impl=storage, flow_name=flow_datastore.flow_name)
+    return CardDatastore(place, pathspec=pathspec)
 
 
 class _Task:
@@ -230,7 +242,7 @@ def throughput_chart(transfers: Sequence[TransferProgress]) -> dict[str, Any] | 
         return None
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "width": 700,
+        "width": 620,
         "height": 240,
         "data": {"values": values},
         "mark": {"type": "area", "line": True, "opacity": 0.35, "interpolate": "monotone"},

@@ -1,0 +1,156 @@
+"""The card: what it tells, and that nobody waits for it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+
+from hftransfer._progress import FileFinished, Moved, TransferStarted
+from metaflow_extensions.hftransfer.plugins.hub_card import HubCard, rows_of, throughput_chart
+from metaflow_extensions.hftransfer.plugins.progress import TransferProgress
+from metaflow_extensions.hftransfer.plugins.repo_cache import Access
+from metaflow_extensions.hftransfer.plugins.repo_mover import Moved as Done
+from metaflow_extensions.hftransfer.plugins.repo_request import parse_arguments
+
+pytestmark = pytest.mark.metaflow
+
+COMMIT = "c" * 40
+REFERENCE = {
+    "size": 1_500_000,
+    "url": "s3://bucket/key",
+    "pathspec": "Flow/1/start/2",
+    "created_on": "2026-01-02T03:04:05",
+    "metadata": {"hftransfer": {"commit": COMMIT}},
+}
+
+
+def an_access(**arguments: Any) -> Access:
+    done = Done(3, 1_500_000, 1_000_000, 2.0, COMMIT, "every chunk verified", {})
+    request = parse_arguments({"repo_id": "org/model", **arguments})
+    return Access(request, "decorator load", REFERENCE, True, done)
+
+
+def a_transfer(*, finished: bool) -> TransferProgress:
+    """Return a transfer of 10 MB in five seconds."""
+    now = [0.0]
+    progress = TransferProgress("org/model", print, clock=lambda: now[0])
+    progress(TransferStarted(2, 10_000_000))
+    for second in range(1, 6):
+        now[0] = float(second)
+        progress(Moved("a", 2_000_000))
+    progress(FileFinished("a", 10_000_000))
+    if finished:
+        progress.finish()
+    return progress
+
+
+def content(page: str) -> str:
+    """Return the page's data, which its script shows."""
+    found = re.search(r'mfCardDataElement[^>]*>|id="data"[^>]*>', page)
+    blobs = re.findall(r"[A-Za-z0-9+/=]{400,}", page)
+    for blob in blobs:
+        try:
+            data = json.loads(base64.b64decode(blob))
+        except ValueError:
+            continue
+        return json.dumps(data, ensure_ascii=False)
+    raise AssertionError(f"no data in the page ({found})")
+
+
+def test_rows_tell_all_that_theirs_do_and_more() -> None:
+    """Mechanism, sizes, commit, cache status, files, throughput and how it was checked."""
+    rows = dict(rows_of(an_access(allow_patterns="*.json", token="hf_SECRET"), "flow"))
+
+    assert rows["Calling Mechanism"] == "decorator load"
+    assert rows["Commit"] == COMMIT
+    assert rows["Size"] == "1.5 MB"
+    assert rows["Cache Scope"] == "flow"
+    assert rows["Cache Status"] == "✅ Cache Hit"
+    assert rows["Files"] == 3
+    assert rows["Throughput"] == "500.0 kB/s"
+    assert rows["Verified"] == "every chunk verified"
+    assert rows["Created On"] == "January 02, 2026, 03:04:05"
+    assert rows["Cached by Task"] == "Flow/1/start/2"
+    assert rows["Remote URL"] == "s3://bucket/key"
+    assert json.loads(rows["HF Hub Parameters"]) == {"allow_patterns": "*.json"}
+    assert "SECRET" not in repr(rows)
+
+
+def test_page_shows_progress_while_files_move_and_a_summary_at_the_end() -> None:
+    """The running transfer has a bar with figures; the final page has the picture."""
+    card = HubCard(None, "Flow/1/start/2", 1, "checkpoint")
+    card.follow([an_access()])
+    card.watch(a_transfer(finished=False))
+
+    live, final = content(card.html(final=False)), content(card.html(final=True))
+
+    assert "Hugging Face Hub Models" in live
+    assert "Task Flow/1/start/2 [Attempt:1]" in live
+    assert "10.0 MB of 10.0 MB, 1 of 2 files, 2.0 MB/s" in live
+    assert "progressBar" in live
+    assert COMMIT in final
+    assert "vegaChart" in final
+
+
+def test_throughput_is_drawn_over_time() -> None:
+    """One area per transfer, in megabytes per second; nothing where there is too little."""
+    chart = throughput_chart([a_transfer(finished=True)])
+
+    assert chart is not None
+    assert {value["rate"] for value in chart["data"]["values"]} == {2.0}
+    assert throughput_chart([]) is None
+    assert throughput_chart([TransferProgress("x", print)]) is None
+
+
+def test_card_is_stored_where_metaflow_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the datastore's card root, as a blank card with the incumbent's id."""
+    from metaflow.plugins.datastores.local_storage import LocalStorage
+
+    (tmp_path / ".metaflow").mkdir()
+    monkeypatch.chdir(tmp_path)
+    flow_datastore = SimpleNamespace(_storage_impl=LocalStorage(str(tmp_path)), flow_name="Flow")
+    card = HubCard(flow_datastore, "Flow/1/start/2", 0, "checkpoint")
+
+    card.start()
+    card.follow([an_access()])
+    card.close()
+
+    (page,) = tmp_path.rglob("*.html")
+    place = ".metaflow/mf.cards/Flow/runs/1/steps/start/tasks/2/cards"
+    assert page.parent == tmp_path / place
+    assert page.name.startswith("blank-huggingface_hub_models-")
+    assert "org/model" in content(page.read_text())
+
+
+def test_card_that_cannot_be_stored_fails_nothing() -> None:
+    """Whatever is wrong with the place of cards, the task goes on."""
+    card = HubCard(None, "Flow/1/start/2", 0, "checkpoint")
+
+    card.start()
+    card.close()
+
+
+def test_lines_are_spaced_and_get_rarer() -> None:
+    """A line at each interval, which doubles after some; sizes, share, rate and time left."""
+    now, lines = [0.0], list[str]()
+    progress = TransferProgress("org/model", lines.append, interval=10.0, clock=lambda: now[0])
+    progress(TransferStarted(1, 1000_000_000))
+    for second in range(1, 301):
+        now[0] = float(second)
+        progress(Moved("a", 1_000_000))
+    progress.finish()
+
+    assert lines[0] == ("org/model: 10.0 MB of 1.0 GB (1%), 0 of 1 files, 1.0 MB/s, 16:30 min left")
+    assert len(lines) == 6 + 6 + 3
+    assert len(progress.samples) <= 242
+    assert not [line for line in lines if "\n" in line or "\r" in line]

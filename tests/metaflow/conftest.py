@@ -23,7 +23,7 @@ from hftransfer.testing import HubServer, RandomFile
 from metaflow_stores import Datastore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hftransfer.testing.s3 import S3Server
 
@@ -108,23 +108,25 @@ class FlowRunner:
         incumbent: bool = False,
         environ: Mapping[str, str] | None = None,
         python: str | None = None,
+        command: Sequence[str] = ("run",),
     ) -> Iterator[subprocess.Popen[str]]:
         """Start a flow; nothing of it outlives the block.
 
         Args:
             script: a file, or the name of one in ``flows``.
-            *arguments: what follows ``run``.
+            *arguments: what follows the command.
             probe: what ``probe_flow.py`` is to do.
             incumbent: with metaflow-checkpoint's decorator instead of ours.
             environ: further variables.
             python: an interpreter other than this one.
+            command: of the flow.
         """
         variables = {**self.environ, "PROBE": json.dumps(probe or {}), **(environ or {})}
         if incumbent:
             paths = [variables.get("PYTHONPATH", ""), str(HERE / "incumbent_ext")]
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with subprocess.Popen(
-            [python or sys.executable, str(HERE / "flows" / script), "run", *arguments],
+            [python or sys.executable, str(HERE / "flows" / script), *command, *arguments],
             cwd=self.work,
             env=variables,
             stdin=subprocess.DEVNULL,

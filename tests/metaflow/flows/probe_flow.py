@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from metaflow import FlowSpec, current, huggingface_hub, step
+from metaflow import FlowSpec, current, huggingface_hub, kubernetes, step
 
 PROBE: dict[str, Any] = json.loads(os.environ.get("PROBE", "{}"))
 
@@ -19,9 +19,16 @@ def listing(path: str) -> dict[str, str]:
     return {str(f.relative_to(path)): f.read_bytes()[:20].decode(errors="replace") for f in files}
 
 
+def remotely(function: Any) -> Any:
+    """Run a step in a pod, if there is an image for it."""
+    wanted = "METAFLOW_KUBERNETES_CONTAINER_IMAGE" in os.environ
+    return kubernetes(function) if wanted else function
+
+
 class ProbeFlow(FlowSpec):
     """One step with the decorator, and the end."""
 
+    @remotely
     @huggingface_hub(
         load=PROBE.get("load"),
         cache_scope=PROBE.get("cache_scope", "checkpoint"),

@@ -169,6 +169,7 @@ class RepoMover:
         started = time.monotonic()
         try:
             fetched = self._place_locally(source, target, document)
+            verified = _how_verified(document)
             if fetched is None:
                 size = reference.get("size")
                 report = moves.load(source, target, document=document, size=size)
@@ -180,7 +181,6 @@ class RepoMover:
             raise NotForEngine(str(error)) from error
         finally:
             progress.finish()
-        verified = "every chunk verified" if _has_manifest(document) else "sizes checked"
         return _moved(document, fetched, time.monotonic() - started, verified)
 
     def _place_locally(self, source: str, target: str, document: Any) -> int | None:
@@ -290,6 +290,12 @@ def _paths(path: str | None) -> list[str]:
 
 def _has_manifest(document: Any) -> bool:
     return isinstance(document, dict) and document.get("format") == MANIFEST
+
+
+def _how_verified(document: Any) -> str:
+    if _has_manifest(document):
+        return "every chunk verified"
+    return "every file verified" if known_files(document) else "sizes checked"
 
 
 def _moved(document: Any, fetched: int, seconds: float, verified: str) -> Moved:

@@ -1,0 +1,101 @@
+"""Steps run as they would in a cluster: from the code package, in an environment of their own."""
+
+from __future__ import annotations
+
+import os
+import site
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+
+if TYPE_CHECKING:
+    from metaflow.conftest import FlowRunner
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(300)]
+
+PODS = Path(__file__).resolve().parent / "pods"
+REPO = "bert-base-uncased"
+# What Metaflow itself installs into every task, and what that needs.
+BARE = (
+    *("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3"),
+    *("requests", "certifi", "idna", "charset_normalizer"),
+)
+FILES = {
+    *(".gitattributes", "README.md", "config.json", "coreml/weights/weight.bin"),
+    *("model.safetensors", "tokenizer.json", "vocab.txt"),
+}
+
+
+def interpreter(folder: Path, *, bare: bool) -> Path:
+    """Make an environment without Metaflow and without hftransfer; return its bin folder."""
+    import venv
+
+    venv.create(folder / "venv", symlinks=True)
+    packages = folder / "packages"
+    packages.mkdir()
+    for place in map(Path, site.getsitepackages()):
+        for item in place.iterdir():
+            ours = item.name.startswith(("metaflow", "hftransfer", "__editable__"))
+            if (item.name in BARE) if bare else not ours:
+                (packages / item.name).symlink_to(item)
+    (own,) = (folder / "venv").glob("lib/python*/site-packages")
+    (own / "packages.pth").write_text(f"{packages}\n")
+    return folder / "venv" / "bin"
+
+
+def run_in_pod(runner: FlowRunner, bin_folder: Path, probe: dict[str, Any]) -> Any:
+    environ = {
+        "METAFLOW_KUBERNETES_CONTAINER_IMAGE": "image",
+        "POD_PATH": f"{bin_folder}:/usr/bin:/bin",
+        "PYTHONPATH": os.pathsep.join([str(PODS)]),
+    }
+    return runner.run("probe_flow.py", probe=probe, environ=environ)
+
+
+def test_the_engine_travels_and_degrades(
+    s3_runner: FlowRunner, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With boto3 and requests alone a step loads, more slowly; with the packages, by the engine.
+
+    What either of them stored is a hit in the other one and in a local run.
+    """
+    bare = interpreter(tmp_path_factory.mktemp("bare"), bare=True)
+    full = interpreter(tmp_path_factory.mktemp("full"), bare=False)
+    plain = {"load": [{"repo_id": REPO}], "cache_scope": "flow"}
+    version = {"load": [{"repo_id": REPO, "revision": "v2"}], "cache_scope": "flow"}
+
+    slow_miss = run_in_pod(s3_runner, bare, plain)
+    fast_hit = run_in_pod(s3_runner, full, plain)
+    assert s3_runner.run("probe_flow.py", probe=version).code == 0
+    slow_hit = run_in_pod(s3_runner, bare, version)
+
+    for run, hit in ((slow_miss, False), (fast_hit, True), (slow_hit, True)):
+        assert run.probe["info"][REPO]["cache_hit"] is hit, run.output
+        assert set(run.probe["files"][REPO]) == FILES
+        assert run.probe["decorator"].startswith("metaflow_extensions.hftransfer.")
+    assert slow_miss.probe["files"][REPO]["config.json"] == '{"revision": "main"}'
+    assert slow_hit.probe["files"][REPO]["config.json"] == '{"revision": "v2"}'
+    for run in (slow_miss, slow_hit):
+        assert run.output.count("[@huggingface_hub] Slower transfers") == 1
+        assert 'get the fast way with: pip install "hftransfer[metaflow]"' in run.output
+        assert "every file verified" in run.output
+    assert "Slower transfers" not in fast_hit.output
+    assert "every file verified" in fast_hit.output  # the slow way knows no chunks
+
+
+@pytest.mark.parametrize(
+    ("script", "travels"), [("checkpoint_flow.py", True), ("plain_flow.py", False)]
+)
+def test_the_engine_is_packaged_for_flows_that_need_it(
+    s3_runner: FlowRunner, script: str, travels: bool
+) -> None:
+    """The code package of a flow with @model and @checkpoint has it, that of another one not."""
+    with s3_runner.start(script, command=("package", "list")) as process:
+        output, _ = process.communicate()
+
+    assert process.returncode == 0, output
+    assert ("hftransfer/_engine.py" in output) is travels
+    assert "metaflow_extensions/hftransfer/plugins/storage_hooks.py" in output

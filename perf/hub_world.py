@@ -84,7 +84,7 @@ class HubWorld(World):
         self.bytes = sum(blob.size for blob in blobs.values())
         self.files = len(blobs)
         self._root = place.root
-        self._payload = payload
+        self.payload = payload
         self._tls = tls
         self._shape = shape
         self._nginx: dict[str, Nginx] = {}
@@ -125,7 +125,7 @@ class HubWorld(World):
     def problem(self, job: Job) -> str | None:
         """Compare every file with its source."""
         copy = Path(job.values["destination"])
-        return difference(self._payload, copy, list(self.repo.find("main").files))
+        return difference(self.payload, copy, list(self.repo.find("main").files))
 
     def requests(self) -> Mapping[str, int]:
         """Count at nginx where it stands, else at the Hub server."""

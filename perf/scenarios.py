@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from perf.frame import Scenario
 from perf.hub_scenarios import HUB_SCENARIOS
+from perf.mf_scenarios import METAFLOW_SCENARIOS
 from perf.s3_scenarios import S3_SCENARIOS
 
 __all__ = ("GROUPS", "SCENARIOS", "resolve")
 
-SCENARIOS = {scenario.name: scenario for scenario in (*HUB_SCENARIOS, *S3_SCENARIOS)}
+SCENARIOS = {
+    scenario.name: scenario for scenario in (*HUB_SCENARIOS, *S3_SCENARIOS, *METAFLOW_SCENARIOS)
+}
 """Every scenario by its name."""
 
 GROUPS = {
@@ -19,6 +22,7 @@ GROUPS = {
     "s3": [scenario.name for scenario in S3_SCENARIOS],
     "s3-get": ["s3-get-large", "s3-get-shards", "s3-get-small"],
     "s3-put": ["s3-put-large", "s3-put-shards", "s3-put-small"],
+    "mf": [scenario.name for scenario in METAFLOW_SCENARIOS],
     "all": list(SCENARIOS),
 }
 """Names for several scenarios."""

@@ -18,8 +18,8 @@ import anyio.to_thread
 
 import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
-from hftransfer._patterns import select_entries
 from hftransfer._digests import Digest
+from hftransfer._patterns import select_entries
 from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
 from hftransfer.stores.base import Entry, Sink, Source

@@ -1,0 +1,68 @@
+"""The scenarios that run Metaflow flows, with hftransfer and with metaflow-checkpoint alone."""
+
+from __future__ import annotations
+
+from perf.documents import OURS
+from perf.frame import Scenario
+from perf.mf_world import metaflow, missing_for_metaflow
+from perf.payload import FileSpec
+from perf.tools import client
+
+__all__ = ("METAFLOW_SCENARIOS",)
+
+_MIB = 1 << 20
+_LARGE = (
+    *(FileSpec(f"model-{i:05d}-of-00008.safetensors", 256 * _MIB) for i in range(1, 9)),
+    FileSpec("config.json", 700, "text"),
+    FileSpec("README.md", 12_000, "text"),
+    FileSpec("tokenizer.json", 2_000_000, "text"),
+    FileSpec("tokenizer_config.json", 1_500, "text"),
+    FileSpec("vocab.txt", 230_000, "text"),
+)
+_SMALL = tuple(FileSpec(f"data/{i % 8}/part-{i:05d}.json", 50_000, "text") for i in range(500))
+
+_TOOLS = (
+    client(OURS, "mf_run", distribution="hftransfer"),
+    client(
+        "metaflow-checkpoint",
+        "mf_run",
+        distribution="metaflow-checkpoint",
+        environment="metaflow",
+    ),
+)
+
+METAFLOW_SCENARIOS = tuple(
+    Scenario(name, summary, setup, _TOOLS, timeout=900.0, missing=missing_for_metaflow)
+    for name, summary, setup in (
+        (
+            "mf-cold",
+            "a step loads 2 GiB in 13 files, first from the Hub",
+            metaflow(_LARGE, "load"),
+        ),
+        (
+            "mf-cold-small",
+            "a step loads 500 files of 50 KB, first from the Hub",
+            metaflow(_SMALL, "load"),
+        ),
+        (
+            "mf-warm",
+            "a step loads 2 GiB in 13 files that the datastore has",
+            metaflow(_LARGE, "load", filled=True),
+        ),
+        (
+            "mf-warm-small",
+            "a step loads 500 files of 50 KB that the datastore has",
+            metaflow(_SMALL, "load", filled=True),
+        ),
+        (
+            "mf-model-load",
+            "@model loads 2 GiB in 13 files",
+            metaflow(_LARGE, "model", filled=True),
+        ),
+        (
+            "mf-checkpoint-save",
+            "@checkpoint saves 2 GiB in 13 files",
+            metaflow(_LARGE, "checkpoint"),
+        ),
+    )
+)

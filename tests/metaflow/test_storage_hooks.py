@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -366,6 +367,82 @@ for form in ("objects", "tarball"):
     assert 'pip install "hftransfer[metaflow]"' in found.stderr
     for form in ("objects", "tarball"):
         assert tree(tmp_path / f"loaded{form}") == {"a.txt": b"a"}
+
+
+def test_a_long_transfer_tells_how_it_goes(
+    datastore: Datastore,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whole lines at the interval that is set, for saves and loads, in both formats."""
+    from metaflow import metaflow_config
+
+    monkeypatch.setattr(metaflow_config, "HFTRANSFER_PROGRESS_INTERVAL", 0)
+    store = datastore.storage()
+    for form in ("objects", "tarball"):
+        for save_or_load, place in (("save", folder), ("load", tmp_path / form)):
+            getattr(store, f"_{save_or_load}_{form}")("one-" + form, str(place))
+            lines = capsys.readouterr().err.splitlines()
+
+            assert lines[-1].startswith(f"[hftransfer] one-{form}: 9.0 MB of 9.0 MB (100%), ")
+
+
+def test_many_small_objects_keep_their_metadata(datastore: Datastore) -> None:
+    """More than ten at once, each with its attributes, which theirs takes for something else."""
+    backend = datastore.backend
+    items = [(f"many/{number}", (io.BytesIO(b"x"), {"n": number})) for number in range(12)]
+
+    backend.save_bytes(iter(items), overwrite=True, len_hint=12)
+
+    assert [backend.info_file(f"many/{number}") for number in (0, 11)] == [
+        (True, {"n": 0}),
+        (True, {"n": 11}),
+    ]
+    assert backend.is_file(["many/3", "many/none"]) == [True, False]
+    assert backend.size_file("many/3") == 1
+
+
+def test_encryption_is_asked_for_with_every_object(
+    datastore: Datastore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With METAFLOW_S3_SERVER_SIDE_ENCRYPTION no object is stored without that header."""
+    if datastore.kind != "s3":
+        pytest.skip("about S3")
+    from metaflow.plugins.datatools.s3 import s3
+
+    from metaflow import metaflow_config
+    from metaflow_extensions.hftransfer.plugins import s3_storage
+
+    monkeypatch.setattr(metaflow_config, "S3_SERVER_SIDE_ENCRYPTION", "AES256")
+    init = s3.S3.__init__
+    monkeypatch.setattr(
+        s3.S3, "__init__", lambda self, **kw: init(self, **{**kw, "encryption": "AES256"})
+    )
+    seen: list[str | None] = []
+    backend = datastore.backend
+    client = s3_storage._shared_client(None, None, backend._s3_client_params).client
+
+    def stored(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        seen.append(params["headers"].get("x-amz-server-side-encryption"))
+        return SimpleNamespace(status_code=200), {"ETag": "e", "UploadId": "u"}
+
+    operations = ("PutObject", "CreateMultipartUpload")
+    for operation in operations:
+        client.meta.events.register(f"before-call.s3.{operation}", stored, unique_id=operation)
+    for operation in ("UploadPart", "CompleteMultipartUpload"):
+        client.meta.events.register(
+            f"before-call.s3.{operation}",
+            lambda **_: (SimpleNamespace(status_code=200), {"ETag": "e"}),
+            unique_id=operation,
+        )
+    try:
+        datastore.storage()._save_objects("one", str(folder))
+    finally:
+        s3_storage._clients.clear()
+
+    assert seen == ["AES256"] * len(tree(folder))
 
 
 def test_parameters_are_neither_changed_nor_on_a_command_line(

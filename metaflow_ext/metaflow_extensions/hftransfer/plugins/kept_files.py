@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest
 from hftransfer._digests import chunk_digest
+from hftransfer._direct import DirectIO
 from hftransfer._plan import Chunk, PartLimits, plan_chunks
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FileSink
@@ -28,9 +29,9 @@ class KeepingSink:
 
     limits = PartLimits()
 
-    def __init__(self, path: Path, *, fsync: bool = False) -> None:
+    def __init__(self, path: Path, *, fsync: bool = False, direct_io: DirectIO = "auto") -> None:
         self._path = path
-        self._sink = LocalSink(path, fsync=fsync)
+        self._sink = LocalSink(path, fsync=fsync, direct_io=direct_io)
         self._wrong: set[str] = set()
         """Files that turned out to be other than what is wanted."""
 

@@ -207,7 +207,9 @@ class _Connection:
             from hftransfer.stores.s3 import S3Sink
 
             return S3Sink(await self.s3(), location)
-        return KeepingSink(Path(place)) if keep else LocalSink(Path(place))
+        kind = KeepingSink if keep else LocalSink
+        options = self.client.options
+        return kind(Path(place), fsync=options.fsync, direct_io=options.direct_io)
 
     async def file(self, place: str) -> Sink:
         location = parse_location(place)
@@ -215,7 +217,8 @@ class _Connection:
             from hftransfer.stores.s3 import S3Sink
 
             return S3Sink(await self.s3(), location, single=True)
-        return LocalSink(Path(place), single=True)
+        options = self.client.options
+        return LocalSink(Path(place), single=True, fsync=options.fsync, direct_io=options.direct_io)
 
 
 @asynccontextmanager

@@ -8,11 +8,13 @@ before anything was changed.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .datastore_access import DatastoreAccess
 from .entry_contents import known_files, manifest_path
+from .progress import TransferProgress
 from .s3_backend import NotForEngine
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ def save_objects(store: Any, key: str, local_path: str) -> Saved:
     local_path = os.fspath(local_path)
     os.stat(local_path)
     access = DatastoreAccess(store._backend)
-    moves = access.moves(write=True)
+    moves = access.moves(_progress(key), write=True)
     path = store.resolve_key_relative_path(key)
     report = _handled(lambda: moves.save(os.path.abspath(local_path), access.location(path)))
     _write_manifest(access, path, report)
@@ -37,7 +39,7 @@ def save_tarball(store: Any, key: str, local_path: str) -> Saved:
     local_path = os.fspath(local_path)
     os.stat(local_path)
     access = DatastoreAccess(store._backend)
-    moves = access.moves(write=True)
+    moves = access.moves(_progress(key), write=True)
     path = store.resolve_key_relative_path(key)
     report, size = _handled(
         lambda: moves.save_tar(os.path.abspath(local_path), access.location(path))
@@ -51,7 +53,7 @@ def load_objects(store: Any, key: str, local_directory: str) -> str:
     from hftransfer import IntegrityError, NotFoundError
 
     access = DatastoreAccess(store._backend)
-    moves = access.moves()
+    moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
     source, target = access.location(path), os.path.abspath(local_directory)
 
@@ -75,7 +77,7 @@ def load_tarball(store: Any, key: str, local_path: str) -> str:
     from hftransfer import NotFoundError
 
     access = DatastoreAccess(store._backend)
-    moves = access.moves()
+    moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
     document = _read_manifest(access, path)
     try:
@@ -137,10 +139,15 @@ def _repair(access: DatastoreAccess, path: str, error: Exception) -> bool:
     return repair(access, path, error, _print)
 
 
-def _print(message: str) -> None:
-    import sys
+def _progress(key: str) -> TransferProgress:
+    """Have a line in the log every few seconds, if it takes that long."""
+    from metaflow.metaflow_config import HFTRANSFER_PROGRESS_INTERVAL
 
-    print(f"[@huggingface_hub] {message}", file=sys.stderr)  # noqa: T201
+    return TransferProgress(key, _print, interval=float(HFTRANSFER_PROGRESS_INTERVAL))
+
+
+def _print(message: str) -> None:
+    print(f"[hftransfer] {message}", file=sys.stderr)  # noqa: T201 - the log of the task
 
 
 def _not_found(path: str) -> Exception:

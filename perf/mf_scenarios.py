@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perf.documents import OURS
 from perf.frame import Scenario
-from perf.mf_world import metaflow, missing_for_metaflow
+from perf.mf_world import INCUMBENT, metaflow, missing_for_metaflow
 from perf.payload import FileSpec
 from perf.tools import client
 
@@ -24,7 +24,7 @@ _SMALL = tuple(FileSpec(f"data/{i % 8}/part-{i:05d}.json", 50_000, "text") for i
 _TOOLS = (
     client(OURS, "mf_run", distribution="hftransfer"),
     client(
-        "metaflow-checkpoint",
+        INCUMBENT,
         "mf_run",
         distribution="metaflow-checkpoint",
         environment="metaflow",

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftransfer.testing.s3 import S3Server, find_minio, start_minio
+from perf.documents import OURS
+from perf.environments import python_of
 from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
 from perf.payload import FileSpec
 from perf.process import clean_environ
 
-__all__ = ("Mode", "metaflow", "missing_for_metaflow")
+__all__ = ("INCUMBENT", "Mode", "metaflow", "missing_for_metaflow")
+
+INCUMBENT = "metaflow-checkpoint"
 
 Mode = Literal["load", "model", "checkpoint"]
 """What a flow does: load a repository, load a model by reference, save a checkpoint."""
@@ -34,7 +38,7 @@ def metaflow(files: Sequence[FileSpec], mode: Mode, *, filled: bool = False) -> 
     Args:
         files: of the repository; in the mode ``checkpoint`` what is saved.
         mode: what the flow does.
-        filled: the datastore holds the repository already.
+        filled: the datastore holds the repository already, as the tool itself stored it.
     """
     return partial(_open, tuple(files), mode, filled)
 
@@ -63,7 +67,8 @@ class MetaflowWorld(World):
         self._server = server
         self._mode = mode
         self._root = place.root / "metaflow"
-        self._filled: tuple[str, Any] | None = None
+        self._filled: dict[str, tuple[str, Any]] = {}
+        """By tool: the prefix of its datastore, and the reference to what is there."""
         self._bucket = "perf"
         client: Any = botocore.session.Session().create_client(
             "s3",
@@ -75,29 +80,29 @@ class MetaflowWorld(World):
         client.create_bucket(Bucket=self._bucket)
         self._client = client
 
-    def fill(self) -> None:
-        """Store the repository once, by hftransfer; its entries serve metaflow-checkpoint, too."""
-        with self._job("fill", "fill") as job:
+    def fill(self, tool: str, python: str) -> None:
+        """Have a tool store the repository once, in its own way."""
+        with self._job(tool, "fill") as job:
             environ = clean_environ(job.environ)
-            command = [sys.executable, str(_LAUNCHER), str(job.path)]
+            command = [python, str(_LAUNCHER), str(job.path)]
             subprocess.run(command, env=environ, cwd=job.scratch, check=True, stdout=sys.stderr)
             reference = json.loads(job.facts.read_text())["reference"]
-            self._filled = (str(job.values["prefix"]), reference)
+            self._filled[tool] = (str(job.values["prefix"]), reference)
 
     @contextmanager
     def job(self, tool: str) -> Iterator[Job]:
-        """Give the flow a folder of its own, and an empty datastore or the filled one."""
+        """Give the flow a folder of its own, and an empty datastore or its filled one."""
         with self._job(tool, self._mode) as job:
             try:
                 yield job
             finally:
-                if self._filled is None:
+                if tool not in self._filled:
                     self._delete(str(job.values["prefix"]))
 
     @contextmanager
     def _job(self, tool: str, mode: str) -> Iterator[Job]:
         with self._hub.job(tool) as inner:
-            prefix, reference = self._filled or (uuid.uuid4().hex, None)
+            prefix, reference = self._filled.get(tool, (uuid.uuid4().hex, None))
             work = self._root / "work"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -182,6 +187,8 @@ def _open(
         server = stack.enter_context(start_minio(place.root / "minio"))
         world = MetaflowWorld(place, hub_world, server, mode)
         if filled:
-            place.tell("storing the repository in the datastore once")
-            world.fill()
+            place.tell("each tool stores the repository in a datastore of its own once")
+            for tool, python in ((OURS, sys.executable), (INCUMBENT, python_of("metaflow"))):
+                if python is not None:
+                    world.fill(tool, python)
         yield world

@@ -422,7 +422,7 @@ def test_encryption_is_asked_for_with_every_object(
     )
     seen: list[str | None] = []
     backend = datastore.backend
-    client = s3_storage._shared_client(None, None, backend._s3_client_params).client
+    client = s3_storage.shared_client(None, None, backend._s3_client_params).client
 
     def stored(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
         seen.append(params["headers"].get("x-amz-server-side-encryption"))
@@ -443,6 +443,58 @@ def test_encryption_is_asked_for_with_every_object(
         s3_storage._clients.clear()
 
     assert seen == ["AES256"] * len(tree(folder))
+
+
+def test_credentials_that_ran_out_are_renewed(
+    datastore: Datastore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role's or provider's credentials may run out in a transfer; it goes on with new ones."""
+    if datastore.kind != "s3":
+        pytest.skip("about S3")
+    from metaflow.plugins.aws import aws_client
+
+    from metaflow_extensions.hftransfer.plugins import s3_storage
+
+    datastore.storage()._save_objects("one", str(folder))
+    handed_out: list[str] = []
+
+    class Credentials:
+        def get_frozen_credentials(self) -> Any:
+            secret = "ran out" if not handed_out else datastore.parameters["aws_secret_access_key"]
+            handed_out.append(secret)
+            key = datastore.parameters["aws_access_key_id"]
+            return SimpleNamespace(access_key=key, secret_key=secret, token=None)
+
+    class Provider(aws_client.Boto3ClientProvider):  # type: ignore[misc,unused-ignore]
+        name = "ours"
+
+        @staticmethod
+        def get_client(*arguments: Any, **options: Any) -> Any:
+            del options["role_arn"]
+            client, error = aws_client.Boto3ClientProvider.get_client(*arguments, **options)
+            client._request_signer = _Signer(client._request_signer, Credentials())
+            return client, error
+
+    monkeypatch.setattr(aws_client, "cached_provider_class", Provider)
+    store = datastore.storage()
+    store._backend._s3_role_arn = "arn:aws:iam::1:role/r"
+
+    store._load_objects("one", str(tmp_path / "loaded"))
+
+    s3_storage._clients.clear()
+    assert handed_out == ["ran out", datastore.parameters["aws_secret_access_key"]]
+    assert tree(tmp_path / "loaded") == tree(folder)
+
+
+class _Signer:
+    """A client's signer that shows other credentials than it signs with."""
+
+    def __init__(self, signer: Any, credentials: Any) -> None:
+        self._signer = signer
+        self._credentials = credentials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._signer, name)
 
 
 def test_parameters_are_neither_changed_nor_on_a_command_line(

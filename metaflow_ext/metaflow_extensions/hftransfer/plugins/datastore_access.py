@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .s3_backend import S3_TYPES, NotForEngine, s3_settings, server_side_encryption
@@ -58,7 +59,10 @@ class DatastoreAccess:
             raise NotForEngine(f"server-side encryption {encryption}")
         from .moves import Moves
 
-        return Moves(s3_settings(self._backend) if self.is_s3 else {}, observer)
+        if not self.is_s3:
+            return Moves({}, observer)
+        renew = partial(s3_settings, self._backend)
+        return Moves(renew(), observer, renew)
 
     def read_document(self, key: str) -> Any:
         """Return the JSON document at `key`; None if there is none, or it is not JSON."""

@@ -20,6 +20,7 @@ import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
 from hftransfer._digests import Digest
 from hftransfer._patterns import select_entries
+from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
 from hftransfer.stores.base import Entry, Sink, Source
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# New credentials in one transfer, each after the ones before were refused.
+_RENEWALS = 5
+
 
 class Moves:
     """Moves the files of one datastore.
@@ -47,11 +51,19 @@ class Moves:
         Fields of the engine's ``S3Options``; they matter for ``s3://`` locations only.
     observer : callable, optional
         Told of progress, in the event loop's thread.
+    renew : callable, optional
+        Returns such fields anew: credentials of a role, or of a provider, run out.
     """
 
-    def __init__(self, s3: dict[str, Any], observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        s3: dict[str, Any],
+        observer: Observer | None = None,
+        renew: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         self._s3 = s3
         self._observer = observer
+        self._renew = renew
 
     def download(
         self, request: RepoRequest, destinations: Sequence[str], *, commit: str | None = None
@@ -173,17 +185,26 @@ class Moves:
         operation: Callable[[_Connection], Awaitable[T]],
         hub: dict[str, Any] | None = None,
     ) -> T:
-        options = dataclasses.replace(
-            hftransfer.TransferOptions.from_env(),
-            hub=HubOptions(**(hub or {})),
-            s3=S3Options(**self._s3),
-        )
+        for remaining in reversed(range(_RENEWALS + 1)):
+            options = dataclasses.replace(
+                hftransfer.TransferOptions.from_env(),
+                hub=HubOptions(**(hub or {})),
+                s3=S3Options(**self._s3),
+            )
 
-        async def run() -> T:
-            async with _connected(options, self._observer) as connection:
-                return await operation(connection)
+            async def run(options: hftransfer.TransferOptions = options) -> T:
+                async with _connected(options, self._observer) as connection:
+                    return await operation(connection)
 
-        return run_sync(run)()
+            try:
+                return run_sync(run)()
+            except (AccessError, ExpiredError):
+                # What has arrived is kept, so the next round goes on from there.
+                fresh = self._s3 if self._renew is None else self._renew()
+                if fresh == self._s3 or not remaining:
+                    raise
+                self._s3 = fresh
+        raise AssertionError("unreachable")
 
 
 @dataclasses.dataclass

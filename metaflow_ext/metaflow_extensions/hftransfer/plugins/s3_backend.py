@@ -111,24 +111,19 @@ def _config_settings(config: Any) -> dict[str, Any]:
     return settings
 
 
-def metaflow_client(backend: Any) -> Any:
-    """Return Metaflow's own S3 client for `backend`."""
-    from metaflow.plugins.datatools.s3.s3util import get_s3_client
-
-    client, _ = get_s3_client(
-        s3_role_arn=getattr(backend, "_s3_role_arn", None),
-        s3_session_vars=getattr(backend, "_s3_session_vars", None),
-        s3_client_params=client_parameters(backend),
-    )
-    return client
-
-
 def _resolved_credentials(backend: Any) -> dict[str, Any]:
     """Return what a role or a provider plug-in resolves to now.
 
     botocore has no public way from a client to its credentials.
     """
-    client = metaflow_client(backend)
+    from .s3_storage import shared_client
+
+    # The client that this process keeps, whose credentials renew themselves.
+    client = shared_client(
+        getattr(backend, "_s3_role_arn", None),
+        getattr(backend, "_s3_session_vars", None),
+        client_parameters(backend),
+    ).client
     credentials = client._request_signer._credentials
     if credentials is None:
         raise NotForEngine("a client without credentials")

@@ -135,7 +135,7 @@ class HftransferS3Storage(S3CompatibleStorage):
             s3root=self.datastore_root,
             # Loaded files are moved on from there, which within one file system is a rename.
             tmproot=tempfile.gettempdir(),
-            external_client=_shared_client(
+            external_client=shared_client(
                 self._s3_role_arn, self._s3_session_vars, self._s3_client_params
             ),
         )
@@ -222,7 +222,7 @@ def _in_threads(
         return list(pool.map(operation, items))
 
 
-def _shared_client(role_arn: str | None, session_vars: Any, client_params: Any) -> Any:
+def shared_client(role_arn: str | None, session_vars: Any, client_params: Any) -> Any:
     """Return the one S3 client of this process for these parameters."""
     name = json.dumps([role_arn, session_vars, client_params], sort_keys=True, default=repr)
     if name not in _clients:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,6 +139,31 @@ def test_card_that_cannot_be_stored_fails_nothing() -> None:
 
     card.start()
     card.close()
+
+
+@pytest.mark.parametrize("name", ["CheckpointsCollector", "ModelsCollector"])
+def test_threads_of_other_cards_end_with_the_step(name: str) -> None:
+    """A thread in the middle of a long pause ends when it is told to, not a pause later."""
+    import metaflow  # noqa: F401 - first, as always
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
+        decorator as checkpoints,
+    )
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.modeling_utils import (
+        decorator as models,
+    )
+
+    started = threading.Event()
+    refresher = SimpleNamespace(CARD_ID="card", on_startup=lambda card: started.set())
+    collector = getattr(checkpoints, name, None) or getattr(models, name)
+    thread = collector(refresher, interval=3600)
+    thread.current = SimpleNamespace(card={"card": None})
+    thread.collect = list
+    thread.start()
+    assert started.wait(30)
+
+    thread.stop()  # joins it
+
+    assert not thread.is_alive()
 
 
 def test_lines_are_spaced_and_get_rarer() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from .card_threads import shorten
 from .s3_backend import NotForEngine
 
 # Minor releases whose ObjectStorage is known.
@@ -47,14 +48,15 @@ def install() -> str:
         return unknown
     for name in _METHODS:
         setattr(storage, name, _wrapped(name, getattr(storage, name)))
-    _ship_engine()
+    _adapt_decorators()
     return ""
 
 
-def _ship_engine() -> None:
+def _adapt_decorators() -> None:
     """Have the engine travel with flows that use ``@model`` or ``@checkpoint``.
 
-    Metaflow packages for remote tasks what is loaded when the flow starts.
+    Metaflow packages for remote tasks what is loaded when the flow starts. The threads of
+    their cards end with the step.
     """
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
         decorator as checkpoints,
@@ -65,6 +67,9 @@ def _ship_engine() -> None:
 
     for decorator in (checkpoints.CheckpointDecorator, models.ModelDecorator):
         decorator.step_init = _importing(decorator.step_init)
+    for module, name in ((checkpoints, "CheckpointsCollector"), (models, "ModelsCollector")):
+        if hasattr(module, name):
+            shorten(getattr(module, name))
 
 
 def _importing(step_init: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,8 +127,15 @@ def _add_patterns(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--connections", type=int, help="requests in flight per direction")
+    parser.add_argument(
+        "--connections", type=int, help="requests in flight per direction; default: what pays"
+    )
     parser.add_argument("--chunk-size", help="bytes per request, such as 16MiB")
+    parser.add_argument("--bandwidth", metavar="RATE", help="bytes per second, such as 50MB")
+    parser.add_argument("--loops", type=int, help="event loops that receive; default 1")
+    parser.add_argument(
+        "--direct-io", choices=("auto", "on", "off"), help="write past the page cache"
+    )
     parser.add_argument("--endpoint", help="base URL of the Hub (HF_ENDPOINT)")
     parser.add_argument("--s3-endpoint-url", help="base URL of S3 (AWS_ENDPOINT_URL_S3)")
     parser.add_argument("--profile", help="AWS profile")
@@ -147,10 +154,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _options(given: argparse.Namespace) -> TransferOptions:
     options = TransferOptions.from_env()
     changed: dict[str, object] = {}
-    if given.connections is not None:
-        changed["connections"] = given.connections
-    if given.chunk_size is not None:
-        changed["chunk_size"] = parse_size(given.chunk_size)
+    for name in ("connections", "loops", "direct_io"):
+        if (value := getattr(given, name)) is not None:
+            changed[name] = value
+    for name in ("chunk_size", "bandwidth"):
+        if (text := getattr(given, name)) is not None:
+            changed[name] = parse_size(text)
     return dataclasses.replace(
         options,
         hub=HubOptions(endpoint=given.endpoint),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -138,6 +139,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     verify=st.sampled_from([("1", True), ("off", False), ("Yes", True), (" false ", False)]),
     fsync=st.sampled_from([("0", False), ("TRUE", True), ("no", False), ("on", True)]),
     attempts=st.integers(1, 100),
+    bandwidth=st.integers(1, 10 * GIB),
+    loops=st.integers(1, 64),
+    direct_io=st.sampled_from(["auto", "on", "off"]),
 )
 def test_every_variable_sets_its_field(
     chunk_size: int,
@@ -146,8 +150,11 @@ def test_every_variable_sets_its_field(
     verify: tuple[str, bool],
     fsync: tuple[str, bool],
     attempts: int,
+    bandwidth: int,
+    loops: int,
+    direct_io: Literal["auto", "on", "off"],
 ) -> None:
-    """The six ``HFTRANSFER_*`` variables and nothing else decide."""
+    """The nine ``HFTRANSFER_*`` variables and nothing else decide."""
     environ = {
         "HFTRANSFER_CHUNK_SIZE": str(chunk_size),
         "HFTRANSFER_CONNECTIONS": str(connections),
@@ -155,6 +162,9 @@ def test_every_variable_sets_its_field(
         "HFTRANSFER_VERIFY": verify[0],
         "HFTRANSFER_FSYNC": fsync[0],
         "HFTRANSFER_ATTEMPTS": str(attempts),
+        "HFTRANSFER_BANDWIDTH": str(bandwidth),
+        "HFTRANSFER_LOOPS": str(loops),
+        "HFTRANSFER_DIRECT_IO": direct_io.upper(),
         "HFTRANSFER_UNKNOWN": "x",
     }
 
@@ -165,6 +175,9 @@ def test_every_variable_sets_its_field(
         verify=verify[1],
         fsync=fsync[1],
         retry=RetryPolicy(attempts=attempts),
+        bandwidth=bandwidth,
+        loops=loops,
+        direct_io=direct_io,
     )
 
 
@@ -180,6 +193,8 @@ def test_from_env_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch)
     [
         ("HFTRANSFER_CONNECTIONS", "many"),
         ("HFTRANSFER_ATTEMPTS", "1.5"),
+        ("HFTRANSFER_LOOPS", "two"),
+        ("HFTRANSFER_DIRECT_IO", "sometimes"),
         ("HFTRANSFER_VERIFY", "maybe"),
         ("HFTRANSFER_FSYNC", "2"),
         ("HFTRANSFER_CHUNK_SIZE", "8 apples"),

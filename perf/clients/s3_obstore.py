@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -32,10 +33,13 @@ async def main() -> None:
         local = os.path.join(job["folder"], path)
         async with gate:
             if not get:
-                with open(local, "rb") as file:
-                    await obstore.put_async(
-                        store, path, file, chunk_size=_CHUNK, max_concurrency=job["connections"]
-                    )
+                await obstore.put_async(
+                    store,
+                    path,
+                    Path(local),
+                    chunk_size=_CHUNK,
+                    max_concurrency=job["connections"],
+                )
                 return
             answer = await obstore.get_async(store, path)
             with open(local, "wb") as file:

@@ -59,9 +59,8 @@ def main() -> None:
                 return
             if connection is None:
                 parts = urlsplit(url)
-                connection = socket.create_connection(
-                    (parts.hostname, parts.port or 80), timeout=60
-                )
+                # Blocking, as sendfile wants it.
+                connection = socket.create_connection((parts.hostname, parts.port or 80))
             with open(os.path.join(job["folder"], path), "rb") as file:
                 put(connection, url, file.fileno(), start, size)
 

@@ -181,7 +181,7 @@ def model_hub() -> Iterator[HubServer]:
         repo = hub.create_repo(REPO, files=FILES)
         repo.create_branch("v2")
         repo.commit({"config.json": b'{"revision": "v2"}'}, revision="v2")
-        large: dict[str, bytes | RandomFile] = {"large.bin": RandomFile(12_000_000, seed=3)}
+        large: dict[str, bytes | RandomFile] = {"large.bin": RandomFile(40_000_000, seed=3)}
         hub.create_repo("acme/chunks", files=large)
         hub.create_repo(PRIVATE_REPO, files={"config.json": b"{}"}, private=True, token=TOKEN)
         yield hub

@@ -32,13 +32,16 @@ Mode = Literal["load", "model", "checkpoint"]
 _LAUNCHER = Path(__file__).with_name("clients") / "mf_run.py"
 
 
-def metaflow(files: Sequence[FileSpec], mode: Mode, *, filled: bool = False) -> Setup:
+def metaflow(
+    files: Sequence[FileSpec], mode: Mode, *, filled: Literal["", "each", "ours"] = ""
+) -> Setup:
     """Return what opens a Hub with one repository, and a datastore.
 
     Args:
         files: of the repository; in the mode ``checkpoint`` what is saved.
         mode: what the flow does.
-        filled: the datastore holds the repository already, as the tool itself stored it.
+        filled: the datastore holds the repository already, as ``each`` tool stored it itself,
+            or as hftransfer (``ours``) stored it for both.
     """
     return partial(_open, tuple(files), mode, filled)
 
@@ -178,7 +181,7 @@ class MetaflowWorld(World):
 
 @contextmanager
 def _open(
-    files: tuple[FileSpec, ...], mode: Mode, filled: bool, place: Place
+    files: tuple[FileSpec, ...], mode: Mode, filled: str, place: Place
 ) -> Iterator[MetaflowWorld]:
     with ExitStack() as stack:
         hub_world = stack.enter_context(hub(files)(place))
@@ -187,8 +190,9 @@ def _open(
         server = stack.enter_context(start_minio(place.root / "minio"))
         world = MetaflowWorld(place, hub_world, server, mode)
         if filled:
-            place.tell("each tool stores the repository in a datastore of its own once")
-            for tool, python in ((OURS, sys.executable), (INCUMBENT, python_of("metaflow"))):
+            place.tell("storing the repository in the datastore")
+            theirs = python_of("metaflow") if filled == "each" else sys.executable
+            for tool, python in ((OURS, sys.executable), (INCUMBENT, theirs)):
                 if python is not None:
                     world.fill(tool, python)
         yield world

@@ -56,6 +56,9 @@ def repair(
         f"Downloading commit {commit[:8]} from huggingface again to repair it"
     )
     moves = access.moves(observer, write=True)
+    if access.is_s3:
+        # An object that is there under the right name may be taken for the right one.
+        access.delete(f"{key}/{path}" for path in access.files_below(key))
     report = moves.download(request, [access.location(key)], commit=commit)
     where = manifest_path(key)
     assert where is not None

@@ -28,7 +28,7 @@ from hftransfer.stores.local import LocalSink, LocalSource
 from hftransfer.sync import run_sync
 
 from .entry_contents import MANIFEST, is_bookkeeping, known_files
-from .kept_files import KeepingSink
+from .kept_files import DiscardingSink, KeepingSink
 from .tar_stream import TarSink, TarSource
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Moves:
             sinks = [await connection.folder(place) for place in destinations]
             if not entries:
                 return _nothing(source)
-            return await connection.client.transfer(source, sinks, entries=entries)
+            report = await connection.client.transfer(source, sinks, entries=entries)
+            return await connection.completed(report, destinations[-1], entries)
 
         return self._run(download, hub=dict(request.hub))
 
@@ -145,7 +146,8 @@ class Moves:
             origin = LocalSource(Path(path))
             entries = await origin.list()
             sink = await connection.folder(destination, keep=False)
-            return await connection.client.transfer(origin, [sink], entries=entries)
+            report = await connection.client.transfer(origin, [sink], entries=entries)
+            return await connection.completed(report, destination, entries)
 
         return self._run(save)
 
@@ -213,6 +215,29 @@ class _Connection:
 
     client: hftransfer.AsyncClient
     s3: Callable[[], Awaitable[Any]]
+
+    async def completed(self, report: Report, place: str, entries: Sequence[Entry]) -> Report:
+        """Return `report` with the manifest of every one of `entries`.
+
+        A destination that had some of them already did not let them pass by here; those
+        are read back from it, and checked.
+        """
+        lacking = {entry.path: entry for entry in entries}
+        for path in report.manifest.files:
+            lacking.pop(path, None)
+        if not lacking:
+            return report
+        origin = await self.source(place.rstrip("/") + "/")
+        there = [
+            dataclasses.replace(entry, digest=lacking[entry.path].digest)
+            for entry in await origin.list()
+            if entry.path in lacking
+        ]
+        read = await self.client.transfer(origin, [DiscardingSink()], entries=there)
+        files = {**report.manifest.files, **read.manifest.files}
+        return dataclasses.replace(
+            report, manifest=dataclasses.replace(report.manifest, files=files)
+        )
 
     async def source(self, place: str) -> Any:
         location = parse_location(place)

@@ -53,6 +53,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("_wire", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
     "awscrt": ("_checksums",),
+    "aiobotocore": ("stores.s3_account",),
     "botocore": ("stores.s3_account",),
     "xxhash": ("_digests",),
     "metaflow": (),
@@ -61,7 +62,16 @@ _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
 }
 
 # Nothing of this may be in memory before a client is opened.
-_HEAVY = ("aiohttp", "awscrt", "botocore", "httpx", "httpx2", "huggingface_hub", "uvloop")
+_HEAVY = (
+    "aiobotocore",
+    "aiohttp",
+    "awscrt",
+    "botocore",
+    "httpx",
+    "httpx2",
+    "huggingface_hub",
+    "uvloop",
+)
 
 
 def _name(path: Path) -> str:

@@ -1,8 +1,9 @@
-"""Which S3, and as whom: what botocore finds in the environment, in files and on the network.
+"""Which S3, and as whom: what aiobotocore finds in the environment, in files and on the network.
 
-The one module that uses botocore. It blocks (files, instance metadata, web identity, SSO),
-so its functions belong into worker threads; `Account.credentials` does that by itself,
-and only when credentials have to be fetched or renewed.
+The one module that uses aiobotocore and botocore. Making an `Account` reads files and
+belongs into a worker thread. Credentials are fetched and renewed on the event loop, from
+wherever botocore knows to look for them: variables, profiles, containers, instance
+metadata, web identity, SSO, processes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+from aiobotocore.session import AioSession
 from botocore import exceptions as botocore
-from botocore.session import Session
 
 from hftransfer.errors import (
     AccessError,
@@ -101,7 +102,7 @@ class Account:
         """
         self._options = options
         try:
-            self._session = Session(profile=options.profile)
+            self._session = AioSession(profile=options.profile)
             scoped = self._session.get_scoped_config()
             self._s3: Mapping[str, Any] = self._session.get_config_variable("s3") or {}
             self.region = (
@@ -161,23 +162,29 @@ class Account:
 
     async def _fetch(self) -> Credentials:
         try:
-            return await anyio.to_thread.run_sync(self._resolve)
+            return await self._resolve()
         except (botocore.BotoCoreError, botocore.ClientError) as error:
             raise botocore_error(error, "S3 credentials") from error
 
-    def _resolve(self) -> Credentials:
+    async def _resolve(self) -> Credentials:
         options = self._options
         if options.access_key_id is not None and options.secret_access_key is not None:
             return Credentials(
                 options.access_key_id, options.secret_access_key, options.session_token
             )
         if self._source is None:
-            # A new session reads files and variables again.
-            self._source = Session(profile=options.profile).get_credentials()
+            session = await anyio.to_thread.run_sync(self._reread)
+            self._source = await session.get_credentials()
         if self._source is None:
             raise botocore.NoCredentialsError
-        frozen = self._source.get_frozen_credentials()
+        frozen = await self._source.get_frozen_credentials()
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+    def _reread(self) -> AioSession:
+        """Return a session that knows what variables and files say now."""
+        session = AioSession(profile=self._options.profile)
+        session.full_config  # noqa: B018 - read here, kept for the event loop
+        return session
 
     def place(self, bucket: str, region: str | None = None) -> Place:
         """Return where requests for `bucket` go. Reads files once where the endpoint is AWS's.
@@ -258,7 +265,7 @@ def _is_http(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _endpoint(session: Session, scoped: Mapping[str, Any]) -> str | None:
+def _endpoint(session: AioSession, scoped: Mapping[str, Any]) -> str | None:
     """Return the endpoint that is configured for S3, in botocore's order.
 
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html

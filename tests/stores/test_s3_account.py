@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import aiobotocore.session
 import anyio
-import botocore.session
 import pytest
 
 from hftransfer.errors import AccessError, OptionsError, UnsupportedError
@@ -163,7 +163,7 @@ async def test_a_profile_without_credentials() -> None:
 
 
 class _Refreshing:
-    """What botocore gives for a role: it knows when it is due, and fetches anew when asked."""
+    """What aiobotocore gives for a role: it knows when it is due, and fetches anew when asked."""
 
     def __init__(self) -> None:
         self.fetched = 0
@@ -172,7 +172,7 @@ class _Refreshing:
     def refresh_needed(self) -> bool:
         return self.due
 
-    def get_frozen_credentials(self) -> Any:
+    async def get_frozen_credentials(self) -> Any:
         self.fetched += 1
         self.due = False
         return Credentials(f"id-{self.fetched}", "secret", "token")
@@ -185,7 +185,10 @@ async def test_credentials_of_a_role_are_renewed_in_time_and_once(
     """Whoever asks at the same moment shares one renewal; nobody signs with what ran out."""
     role = _Refreshing()
 
-    monkeypatch.setattr(botocore.session.Session, "get_credentials", lambda session: role)
+    async def found(session: object) -> _Refreshing:
+        return role
+
+    monkeypatch.setattr(aiobotocore.session.AioSession, "get_credentials", found)
     account = Account(S3Options())
     assert (await account.credentials()).access_key == "id-1"
     assert (await account.credentials()).access_key == "id-1"

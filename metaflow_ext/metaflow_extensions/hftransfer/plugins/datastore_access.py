@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .s3_backend import S3_TYPES, NotForEngine, s3_settings, server_side_encryption
+from .s3_backend import S3_TYPES, NotForEngine, s3_settings
 
 if TYPE_CHECKING:
     from hftransfer._progress import Observer
@@ -37,15 +37,13 @@ class DatastoreAccess:
         place: str = os.path.join(self._backend.datastore_root, key)
         return os.path.abspath(place) if self.is_local else place
 
-    def moves(self, observer: Observer | None = None, *, write: bool = False) -> Moves:
+    def moves(self, observer: Observer | None = None) -> Moves:
         """Return the engine, set up for this datastore.
 
         Parameters
         ----------
         observer : callable, optional
             Told of progress.
-        write : bool
-            True if the datastore is to be written.
 
         Raises
         ------
@@ -55,8 +53,6 @@ class DatastoreAccess:
         if not (self.is_s3 or self.is_local):
             raise NotForEngine(f"the datastore {self._backend.TYPE}")
         require_engine(s3=self.is_s3)
-        if write and self.is_s3 and (encryption := server_side_encryption()):
-            raise NotForEngine(f"server-side encryption {encryption}")
         from .moves import Moves
 
         if not self.is_s3:

@@ -55,7 +55,7 @@ def repair(
         f"The stored copy of {request.repo_id} is damaged ({error}). "
         f"Downloading commit {commit[:8]} from huggingface again to repair it"
     )
-    moves = access.moves(observer, write=True)
+    moves = access.moves(observer)
     if access.is_s3:
         # An object that is there under the right name may be taken for the right one.
         access.delete(f"{key}/{path}" for path in access.files_below(key))

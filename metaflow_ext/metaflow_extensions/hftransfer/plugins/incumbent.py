@@ -46,7 +46,7 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.f
 
 from .datastore_access import DatastoreAccess
 from .entry_contents import manifest_path
-from .s3_backend import NotForEngine, server_side_encryption
+from .s3_backend import NotForEngine
 
 Log = Callable[[str], None]
 
@@ -249,11 +249,8 @@ class EntryStore:
     def _writable(self) -> bool:
         if not (self.access.is_s3 or self.access.is_local):
             return False
-        # Metaflow's own uploader sets the encryption header; a bucket may insist on it.
-        if self.access.is_s3 and server_side_encryption():
-            return False
         try:
-            self.access.moves(write=True)
+            self.access.moves()
         except NotForEngine:
             return False
         return True

@@ -54,7 +54,11 @@ def s3_settings(backend: Any) -> dict[str, Any]:
     NotForEngine
         If the engine would not do what Metaflow's client does.
     """
-    from metaflow.metaflow_config import AWS_SANDBOX_ENABLED, DEFAULT_AWS_CLIENT_PROVIDER
+    from metaflow.metaflow_config import (
+        AWS_SANDBOX_ENABLED,
+        DEFAULT_AWS_CLIENT_PROVIDER,
+        S3_SERVER_SIDE_ENCRYPTION,
+    )
 
     parameters = client_parameters(backend)
     settings = {
@@ -72,15 +76,9 @@ def s3_settings(backend: Any) -> dict[str, Any]:
     role = getattr(backend, "_s3_role_arn", None)
     if role or AWS_SANDBOX_ENABLED or DEFAULT_AWS_CLIENT_PROVIDER != "boto3":
         settings |= _resolved_credentials(backend)
+    if S3_SERVER_SIDE_ENCRYPTION:
+        settings["server_side_encryption"] = S3_SERVER_SIDE_ENCRYPTION
     return settings
-
-
-def server_side_encryption() -> str | None:
-    """Return the encryption that Metaflow asks for with every object that it stores."""
-    from metaflow.metaflow_config import S3_SERVER_SIDE_ENCRYPTION
-
-    encryption: str | None = S3_SERVER_SIDE_ENCRYPTION
-    return encryption or None
 
 
 def client_parameters(backend: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def save_objects(store: Any, key: str, local_path: str) -> Saved:
     local_path = os.fspath(local_path)
     os.stat(local_path)
     access = DatastoreAccess(store._backend)
-    moves = access.moves(_progress(key), write=True)
+    moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
     report = _handled(lambda: moves.save(os.path.abspath(local_path), access.location(path)))
     _write_manifest(access, path, report)
@@ -39,7 +39,7 @@ def save_tarball(store: Any, key: str, local_path: str) -> Saved:
     local_path = os.fspath(local_path)
     os.stat(local_path)
     access = DatastoreAccess(store._backend)
-    moves = access.moves(_progress(key), write=True)
+    moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
     report, size = _handled(
         lambda: moves.save_tar(os.path.abspath(local_path), access.location(path))

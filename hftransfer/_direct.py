@@ -33,10 +33,11 @@ class WayChooser:
 
     ``on`` and ``off`` decide at once, and so does ``auto`` for a transfer that the page cache
     could hardly hold: what pushes its own beginning out again, and everybody else's files
-    with it, gains nothing. Otherwise ``auto`` takes the quicker way. That is the page cache
-    as long as its pages come cheap, since files that stay there are read from memory soon
-    after; where each of them costs a fault of the host, as in many virtual machines, the
-    disk is several times quicker. Both ways are measured again from time to time.
+    with it, gains nothing. Otherwise ``auto`` takes the way that more bytes go in the same
+    time: through the page cache one write of a file at a time, past it several. The page
+    cache is preferred, since files that stay there are read from memory soon after; where
+    each of its pages costs a fault of the host, as in many virtual machines, the disk is
+    several times quicker. Both ways are measured again from time to time.
 
     Used by the writers of all files of one sink, from several threads.
 
@@ -53,11 +54,20 @@ class WayChooser:
             self._fixed = True
         self._lock = threading.Lock()
         self._writes = 0
+        self._at_once = 0
+        """Direct writes under way."""
         self._costs: dict[bool, float] = {}
         """Seconds per byte, directly or not."""
 
     def choose(self) -> bool:
         """Return whether the next write should be direct."""
+        direct = self._choose()
+        if direct:
+            with self._lock:
+                self._at_once += 1
+        return direct
+
+    def _choose(self) -> bool:
         if self._fixed is not None:
             return self._fixed
         with self._lock:
@@ -69,11 +79,13 @@ class WayChooser:
             return quicker is not (self._writes % _PROBE_EVERY == 0)
 
     def note(self, direct: bool, size: int, seconds: float) -> None:
-        """Remember how long a write took."""
-        if self._fixed is not None or size < _TELLING:
-            return
+        """Remember how long a write took; to be called for every one that was chosen direct."""
         with self._lock:
-            cost = seconds / size
+            at_once = self._at_once if direct else 1
+            self._at_once -= direct
+            if self._fixed is not None or size < _TELLING:
+                return
+            cost = seconds / size / at_once
             known = self._costs.get(direct)
             self._costs[direct] = cost if known is None else (1 - _FRESH) * known + _FRESH * cost
 

@@ -127,8 +127,10 @@ class PartialFile:
         written = 0
         if self._ways is not None and self._direct is not None and self._ways.choose():
             began = time.perf_counter()
-            written = self._direct.write(data, start)
-            self._ways.note(True, written, time.perf_counter() - began)
+            try:
+                written = self._direct.write(data, start)
+            finally:
+                self._ways.note(True, written, time.perf_counter() - began)
         if written < len(data):
             # Through the page cache, writers of one file fight for the lock of its inode.
             with self._one_at_a_time:

@@ -100,8 +100,14 @@ class LocalDir:
     def write_metadata(self, path: str, commit: str, etag: str) -> None:
         """Record that `path` has now the content `etag` of `commit`."""
         metadata = self.metadata(path)
-        metadata.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(metadata, f"{commit}\n{etag}\n{time.time()}\n", metadata.parent)
+        text = f"{commit}\n{etag}\n{time.time()}\n"
+        try:
+            # The file's lock is held, and a torn text is one that says nothing: for the first
+            # one a name of its own would only cost time.
+            with open(metadata, "x", encoding="utf-8") as file:
+                file.write(text)
+        except (FileExistsError, FileNotFoundError):
+            write_atomically(metadata, text, metadata.parent)
 
     def is_empty(self) -> bool:
         """Return True if there is nothing in the folder, or no folder."""

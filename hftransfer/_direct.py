@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-__all__ = ("DirectIO", "DirectWriter", "WayChooser")
+__all__ = ("DirectIO", "DirectWriter", "Turns", "WayChooser")
 
 DirectIO: TypeAlias = Literal["auto", "on", "off"]
 
@@ -88,6 +90,47 @@ class WayChooser:
             cost = seconds / size / at_once
             known = self._costs.get(direct)
             self._costs[direct] = cost if known is None else (1 - _FRESH) * known + _FRESH * cost
+
+
+class Turns:
+    """Lets direct writes of a file go side by side, and every other write alone.
+
+    The kernel's lock of an inode would see to that, too, but it burns a core meanwhile:
+    who waits for it spins.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._beside = 0
+        self._alone = False
+        self._wanted = 0
+        """Writes that wait to be alone; no further ones begin beside others before them."""
+
+    @contextmanager
+    def beside_others(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not self._wanted)
+            self._beside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._beside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._wanted += 1
+            self._changed.wait_for(lambda: not self._alone and not self._beside)
+            self._wanted -= 1
+            self._alone = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
 
 
 class DirectWriter:

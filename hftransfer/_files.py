@@ -17,13 +17,12 @@ import fcntl
 import itertools
 import os
 import re
-import threading
 import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from hftransfer._direct import DirectWriter, WayChooser
+from hftransfer._direct import DirectWriter, Turns, WayChooser
 from hftransfer._journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError
 
@@ -87,7 +86,7 @@ class PartialFile:
         self.size = size
         self._ways = ways if ways is not None and ways.is_possible else None
         self._direct: DirectWriter | None = None
-        self._one_at_a_time = threading.Lock()
+        self._turns = Turns()
         try:
             self.path, self._fd = _claim(folder, stem)
         except OSError as error:
@@ -126,14 +125,14 @@ class PartialFile:
     def _write(self, start: int, data: memoryview) -> None:
         written = 0
         if self._ways is not None and self._direct is not None and self._ways.choose():
-            began = time.perf_counter()
-            try:
-                written = self._direct.write(data, start)
-            finally:
-                self._ways.note(True, written, time.perf_counter() - began)
+            with self._turns.beside_others():
+                began = time.perf_counter()
+                try:
+                    written = self._direct.write(data, start)
+                finally:
+                    self._ways.note(True, written, time.perf_counter() - began)
         if written < len(data):
-            # Through the page cache, writers of one file fight for the lock of its inode.
-            with self._one_at_a_time:
+            with self._turns.alone():
                 began = time.perf_counter()
                 rest = data[written:]
                 while written < len(data):

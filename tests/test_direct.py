@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._direct import DirectWriter, WayChooser
+from hftransfer._direct import DirectWriter, Turns, WayChooser
 from hftransfer._files import PartialFile
 from hftransfer._memory import cache_room, memory_limit
 
@@ -223,3 +224,45 @@ def test_room_is_what_is_free_or_cached(limit: int, used: int, cached: int) -> N
 
     assert 0 <= room <= min(limit, 2_000_000 * 1024)
     assert room <= max(0, limit - used + cached)
+
+
+def test_one_write_is_alone_and_others_go_side_by_side() -> None:
+    """From many threads: never two alone, never one beside others, and none waits for ever."""
+    turns = Turns()
+    under_way: list[bool] = []
+    seen: list[tuple[int, int]] = []
+
+    def write(alone: bool) -> None:
+        for _ in range(50):
+            with turns.alone() if alone else turns.beside_others():
+                under_way.append(alone)
+                seen.append((under_way.count(True), under_way.count(False)))
+                under_way.remove(alone)
+
+    threads = [threading.Thread(target=write, args=(index % 2 == 0,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(seen) == 300
+    assert all(alone == 0 or (alone, beside) == (1, 0) for alone, beside in seen)
+
+
+def test_two_writes_are_beside_each_other() -> None:
+    """A second direct write does not wait for the first one."""
+    turns = Turns()
+    both = threading.Barrier(2, timeout=30)
+
+    def write() -> None:
+        with turns.beside_others():
+            both.wait()
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert not both.broken

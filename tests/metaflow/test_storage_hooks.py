@@ -358,6 +358,8 @@ for form in ("objects", "tarball"):
     found = subprocess.run(
         [sys.executable, "-c", program, *paths],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        # In a checkout from which a wheel was built, Metaflow would find the extension twice.
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )

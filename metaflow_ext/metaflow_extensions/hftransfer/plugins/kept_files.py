@@ -12,11 +12,10 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import anyio.to_thread
 
-from hftransfer import FileManifest, IntegrityError, Manifest, UnsupportedError
+from hftransfer import FileManifest, IntegrityError, Manifest
 from hftransfer._digests import chunk_digest
 from hftransfer._direct import DirectIO
 from hftransfer._plan import Chunk, PartLimits, plan_chunks
@@ -87,38 +86,6 @@ class _KeptFile:
     async def abort(self, *, discard: bool) -> None:
         if discard:
             self._sink.forget(self._name)
-
-
-class DiscardingSink:
-    """A destination that keeps nothing: what passes is hashed and checked, that is all."""
-
-    limits = PartLimits()
-    location = "nowhere"
-
-    async def prepare(self, entries: Sequence[Entry]) -> None:
-        pass
-
-    async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        return _Discarded()
-
-    async def finish(self, manifest: Manifest) -> None:
-        pass
-
-
-class _Discarded:
-    held: Mapping[int, str] = MappingProxyType({})
-
-    async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
-        raise UnsupportedError("nothing is held")
-
-    async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
-        pass
-
-    async def commit(self, manifest: FileManifest) -> None:
-        pass
-
-    async def abort(self, *, discard: bool) -> None:
-        pass
 
 
 def chunk_digests(

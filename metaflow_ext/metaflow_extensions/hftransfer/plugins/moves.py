@@ -24,11 +24,12 @@ from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
 from hftransfer.stores.base import Entry, Sink, Source
+from hftransfer.stores.discard import DiscardSink
 from hftransfer.stores.local import LocalSink, LocalSource
 from hftransfer.sync import run_sync
 
 from .entry_contents import MANIFEST, is_bookkeeping, known_files
-from .kept_files import DiscardingSink, KeepingSink
+from .kept_files import KeepingSink
 from .tar_stream import TarSink, TarSource
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class _Connection:
             for entry in await origin.list()
             if entry.path in lacking
         ]
-        read = await self.client.transfer(origin, [DiscardingSink()], entries=there)
+        read = await self.client.transfer(origin, [DiscardSink()], entries=there)
         files = {**report.manifest.files, **read.manifest.files}
         return dataclasses.replace(
             report, manifest=dataclasses.replace(report.manifest, files=files)

@@ -159,13 +159,16 @@ async def test_a_cancelled_body_in_a_lane_is_written_no_more(
 ) -> None:
     """When the call has returned, the other thread no longer touches the memory."""
     content = b"\xff" * (8 * BODY)
-    hung_up = asyncio.Event()
+    cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
         start, stop = exchange.request.extent
+        half = (start + stop) // 2
         await partial_head(exchange, start, stop, len(content))
         try:
-            await exchange.send(content[start:stop])
+            await exchange.send(content[start:half])
+            await cancelled.wait()  # a reader as quick as the sender would have all of it by then
+            await exchange.send(content[half:stop])
             await exchange.flush()
         finally:
             hung_up.set()
@@ -179,6 +182,7 @@ async def test_a_cancelled_body_in_a_lane_is_written_no_more(
             tasks.start_soon(lambda: wire.fill(url, span, size=len(content)))
             await until(lambda: span.filled > MIB)
             tasks.cancel_scope.cancel()
+            cancelled.set()
         before, filled = bytes(buffer), span.filled
         assert filled < len(content)
         await hung_up.wait()

@@ -28,6 +28,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire",
         "_wire_connections",
         "_wire_lanes",
+        "_wire_low_water",
         "_wire_receive",
         "_wire_send",
     ),

@@ -86,6 +86,15 @@ def pick_stuck(readings: Sequence[Reading], now: float, typical: float) -> Readi
     return None
 
 
+@dataclass(frozen=True, eq=False)
+class _Origin:
+    """Where the bytes of a chunk come from, whatever pieces it is cut into."""
+
+    source: Source
+    entry: Entry
+    on_retry: Callable[[TransientError, float], None]
+
+
 class Fetcher:
     """All requests for chunks of one client.
 
@@ -137,13 +146,14 @@ class Fetcher:
             span: one chunk.
             on_retry: told the error and the delay before a request is tried again.
         """
+        origin = _Origin(source, entry, on_retry)
         await self.slots.acquire()
         if span.left < 2 * _MIN_PIECE:
-            await self._read(source, entry, span, on_retry)
+            await self._read_alone(origin, span)
             return
         with single_error():
             async with anyio.create_task_group() as tasks:
-                job = _Job(self, source, entry, on_retry, tasks)
+                job = _Job(self, origin, tasks)
                 for piece in [span, *self._pieces(span)]:
                     job.start(piece)
 
@@ -199,13 +209,7 @@ class Fetcher:
         if self._controller is not None:
             self.slots.resize(self._controller.slow_down(self._clock()))
 
-    async def read(
-        self,
-        source: Source,
-        entry: Entry,
-        reading: Reading,
-        on_retry: Callable[[TransientError, float], None],
-    ) -> None:
+    async def read(self, origin: _Origin, reading: Reading) -> None:
         """Fill one span over one connection, whose slot is taken and given back here.
 
         It may be shared and replaced meanwhile.
@@ -214,7 +218,7 @@ class Fetcher:
         try:
             while True:
                 with reading.scope:
-                    await self._request(source, entry, reading.span, on_retry)
+                    await self._request(origin, reading.span)
                     self._typical = reading.rate(self._clock())
                     return
                 # Replaced: whatever it brought is kept.
@@ -224,34 +228,22 @@ class Fetcher:
             self._readings.remove(reading)
             self.slots.release()
 
-    async def _read(
-        self,
-        source: Source,
-        entry: Entry,
-        span: Span,
-        on_retry: Callable[[TransientError, float], None],
-    ) -> None:
+    async def _read_alone(self, origin: _Origin, span: Span) -> None:
         """Fill a span that is too small to be shared, with a slot that is given back here."""
         try:
-            await self._request(source, entry, span, on_retry)
+            await self._request(origin, span)
         finally:
             self._moved += span.filled
             self.slots.release()
 
-    async def _request(
-        self,
-        source: Source,
-        entry: Entry,
-        span: Span,
-        on_retry: Callable[[TransientError, float], None],
-    ) -> None:
+    async def _request(self, origin: _Origin, span: Span) -> None:
         def count(error: TransientError, delay: float) -> None:
             if isinstance(error, ThrottledError):
                 self.slow_down()
-            on_retry(error, delay)
+            origin.on_retry(error, delay)
 
         await retrying(
-            partial(source.fill, entry, span),
+            partial(origin.source.fill, origin.entry, span),
             self._retry,
             on_retry=count,
             progress=lambda: span.filled,
@@ -271,26 +263,15 @@ class Fetcher:
 class _Job:
     """One chunk on its way, in one or several pieces."""
 
-    def __init__(
-        self,
-        fetcher: Fetcher,
-        source: Source,
-        entry: Entry,
-        on_retry: Callable[[TransientError, float], None],
-        tasks: TaskGroup,
-    ) -> None:
+    def __init__(self, fetcher: Fetcher, origin: _Origin, tasks: TaskGroup) -> None:
         self._fetcher = fetcher
-        self._source = source
-        self._entry = entry
-        self._on_retry = on_retry
+        self._origin = origin
         self._tasks = tasks
 
     def start(self, span: Span) -> None:
         """Read `span` over a connection of its own, whose slot was taken."""
         reading = Reading(span, lambda: self._split(span), started=self._fetcher.now)
-        self._tasks.start_soon(
-            self._fetcher.read, self._source, self._entry, reading, self._on_retry
-        )
+        self._tasks.start_soon(self._fetcher.read, self._origin, reading)
 
     def _split(self, span: Span) -> bool:
         other = span.split(_MIN_PIECE)

@@ -19,19 +19,21 @@ import os
 import re
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hftransfer._direct import DirectWriter, Turns, WayChooser
 from hftransfer._journal import Journal, format_header
-from hftransfer.errors import DestinationError, DiskFullError
+from hftransfer.errors import DestinationError, DiskFullError, TransferError
 
 __all__ = (
     "PartialFile",
-    "destination_error",
     "is_partial_name",
+    "mark_in_use",
     "remove_stale_partials",
     "write_whole",
+    "writing",
 )
 
 SUFFIX = ".incomplete"
@@ -48,12 +50,29 @@ def is_partial_name(name: str) -> bool:
     return _PARTIAL.fullmatch(name) is not None
 
 
-def destination_error(error: OSError, path: Path) -> DestinationError:
-    """Return what a person should be told about `error` at `path`."""
-    reason = error.strerror or str(error)
-    if error.errno in _FULL:
-        return DiskFullError(f"no room left to write {path}: {reason}")
-    return DestinationError(f"cannot write {path}: {reason}")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a person what an ``OSError`` in the block means for `path`.
+
+    Raises:
+        DiskFullError: if there is no room left.
+        DestinationError: if it cannot be written for another reason.
+    """
+    try:
+        yield
+    except TransferError:
+        raise  # it says so already: some of ours are OSErrors, too
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise DiskFullError(f"no room left to write {path}: {reason}") from error
+        raise DestinationError(f"cannot write {path}: {reason}") from error
+
+
+def mark_in_use(fd: int) -> None:
+    """Tell `remove_stale_partials` of other processes that somebody works on the file."""
+    with suppress(OSError):  # there are file systems without locks
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class PartialFile:
@@ -87,23 +106,22 @@ class PartialFile:
         self._ways = ways if ways is not None and ways.is_possible else None
         self._direct: DirectWriter | None = None
         self._turns = Turns()
-        try:
+        with writing(folder):
             self.path, self._fd = _claim(folder, stem)
-        except OSError as error:
-            raise destination_error(error, folder) from error
         try:
-            journal_path = self.path.with_name(
-                self.path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX
-            )
-            if not identity:
-                journal_path.unlink(missing_ok=True)
-            self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
-            _preallocate(self._fd, size)
-            if self._ways is not None:
-                self._direct = DirectWriter(self.path)
-        except OSError as error:
+            with writing(self.path):
+                journal_path = self.path.with_name(
+                    self.path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX
+                )
+                if not identity:
+                    journal_path.unlink(missing_ok=True)
+                self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
+                _preallocate(self._fd, size)
+                if self._ways is not None:
+                    self._direct = DirectWriter(self.path)
+        except DestinationError:
             self.close()
-            raise destination_error(error, self.path) from error
+            raise
 
     @property
     def held(self) -> dict[int, str]:
@@ -116,11 +134,9 @@ class PartialFile:
         Raises:
             DiskFullError, DestinationError: if it cannot be written.
         """
-        try:
+        with writing(self.path):
             self._write(start, data)
             self.journal.append(index, digest)
-        except OSError as error:
-            raise destination_error(error, self.path) from error
 
     def _write(self, start: int, data: memoryview) -> None:
         written = 0
@@ -156,15 +172,13 @@ class PartialFile:
         Raises:
             DestinationError: if it cannot be renamed.
         """
-        try:
+        with writing(target):
             os.ftruncate(self._fd, self.size)
             if fsync:
                 os.fsync(self._fd)
             os.replace(self.path, target)
             if fsync:
                 _sync_folder(target.parent)
-        except OSError as error:
-            raise destination_error(error, target) from error
         self.journal.remove()
         self.close()
 
@@ -200,7 +214,7 @@ def write_whole(target: Path, data: memoryview, *, folder: Path, stem: str, fsyn
         DiskFullError, DestinationError: if it cannot be written.
     """
     temporary = f"{folder}/{stem}.{os.urandom(16).hex()}{SUFFIX}"
-    try:
+    with writing(target):
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
@@ -216,16 +230,12 @@ def write_whole(target: Path, data: memoryview, *, folder: Path, stem: str, fsyn
             os.close(fd)
         if fsync:
             _sync_folder(target.parent)
-    except OSError as error:
-        raise destination_error(error, target) from error
 
 
 def _write_and_rename(
     fd: int, temporary: str, target: Path, data: memoryview, *, fsync: bool
 ) -> None:
-    with suppress(OSError):  # there are file systems without locks
-        # Tells `remove_stale_partials` of other processes that somebody works on it.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    mark_in_use(fd)
     written = 0
     while written < len(data):
         written += os.write(fd, data[written:])

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftransfer._hub_cache import content_etag
+from hftransfer._hub_content import has_content
 from hftransfer._hub_request import HubRequest
-from hftransfer._hub_sinks import has_content
 
 if TYPE_CHECKING:
     from hftransfer.stores.base import Entry

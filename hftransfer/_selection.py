@@ -1,29 +1,42 @@
-"""What a manifest says of the files that are meant."""
+"""Which files of a place are meant, and what a manifest says of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hftransfer._manifest import Manifest
 from hftransfer._patterns import Patterns, select_entries
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry
 
-__all__ = ("select_manifest", "with_manifest")
+__all__ = ("Selection", "with_manifest")
 
 
-def select_manifest(
-    manifest: Manifest, *, allow_patterns: Patterns, ignore_patterns: Patterns
-) -> Manifest:
-    """Return what the patterns leave of `manifest`; see `select_entries`."""
-    entries = [Entry(path=path, size=file.size) for path, file in manifest.files.items()]
-    left = select_entries(entries, allow_patterns, ignore_patterns)
-    return replace(manifest, files={entry.path: manifest.files[entry.path] for entry in left})
+@dataclass(frozen=True)
+class Selection:
+    """Patterns that a caller gave; see `select_entries`."""
+
+    allow: Patterns
+    ignore: Patterns
+
+    def entries(self, listed: Sequence[Entry]) -> Sequence[Entry]:
+        """Return what the patterns leave of `listed`."""
+        return select_entries(listed, self.allow, self.ignore)
+
+    def manifest(self, recorded: Manifest) -> Manifest:
+        """Return what the patterns leave of `recorded`."""
+        files = [Entry(path=path, size=file.size) for path, file in recorded.files.items()]
+        left = self.entries(files)
+        return replace(recorded, files={entry.path: recorded.files[entry.path] for entry in left})
 
 
 def with_manifest(entries: Sequence[Entry], manifest: Manifest, location: str) -> Sequence[Entry]:
-    """Return `entries` with what each chunk of them must be."""
+    """Return `entries` with what each chunk of them must be.
+
+    Raises:
+        IntegrityError: if these are not the files that `manifest` records.
+    """
     listed = {entry.path for entry in entries}
     if missing := sorted(set(manifest.files) - listed):
         raise IntegrityError(

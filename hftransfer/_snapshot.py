@@ -18,8 +18,10 @@ from anyio import to_thread
 
 from hftransfer._client import AsyncClient
 from hftransfer._hub_cache import read_tree, write_tree
+from hftransfer._hub_cache_sink import HubCacheSink
 from hftransfer._hub_dry_run import dry_run_info
 from hftransfer._hub_errors import hub_error, raising_hub_errors
+from hftransfer._hub_local_dir_sink import LocalDirSink
 from hftransfer._hub_on_disk import (
     file_on_disk,
     has_file,
@@ -31,7 +33,6 @@ from hftransfer._hub_on_disk import (
 from hftransfer._hub_pinned import pinned_snapshot
 from hftransfer._hub_progress import HubProgress
 from hftransfer._hub_request import HubRequest, dropping_removed_arguments, is_offline
-from hftransfer._hub_sinks import HubCacheSink, LocalDirSink
 from hftransfer._patterns import Patterns, select_entries
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path

@@ -6,14 +6,15 @@ with digests (the Hub, for a local copy of a repository), or by the store itself
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
-from hftransfer._spans import Span
+from hftransfer._open_stores import OpenStores
+from hftransfer._selection import Selection
+from hftransfer._sidecar import SIDECAR, read_sidecar
 from hftransfer.errors import (
     IntegrityError,
     NotFoundError,
@@ -21,30 +22,47 @@ from hftransfer.errors import (
     TransferError,
     UnsupportedError,
 )
-from hftransfer.locations import LocalLocation, Location, S3Location
+from hftransfer.locations import Location
 from hftransfer.report import Verification
 from hftransfer.stores.base import Entry, Source
 from hftransfer.stores.discard import DiscardSink
 
-__all__ = (
-    "SIDECAR",
-    "Expectation",
-    "by_digests",
-    "by_manifest",
-    "read_manifest",
-    "renamed",
-    "sidecar_of",
-    "verify_source",
-)
+__all__ = ("verify",)
 
-SIDECAR = ".hftransfer"
-"""Name of the manifest in a folder, and end of its name beside a single file."""
-# No manifest is as long: a petabyte in chunks of 8 MiB is 4 GB, a terabyte 4 MB.
-_LONGEST = 512 << 20
+
+async def verify(
+    stores: OpenStores,
+    place: Location,
+    selection: Selection,
+    context: Context,
+    *,
+    manifest: Manifest | None,
+    against: Location | None,
+) -> Verification:
+    """Do what `AsyncClient.verify` says."""
+    origin = await stores.source(place)
+    everything = await origin.list()
+    listed = selection.entries([entry for entry in everything if entry.path != SIDECAR])
+    if manifest is not None:
+        expected = _by_manifest(listed, selection.manifest(manifest), "the given manifest")
+    elif against is not None:
+        other = await stores.source(against)
+        expected = _by_digests(listed, selection.entries(await other.list()), other.location)
+    elif found := await read_sidecar(stores, place, origin, everything):
+        expected = _by_manifest(listed, selection.manifest(found), "the manifest beside it")
+    else:
+        known = await stores.with_digests(origin, listed, all_sizes=True)
+        expected = _by_digests(known, known, origin.location)
+    if not expected.says_something:
+        raise UnsupportedError(
+            f"{origin.location}: nobody says what these bytes should be: give a manifest, "
+            "or a location to compare with"
+        )
+    return await _compare(origin, expected, context)
 
 
 @dataclass(frozen=True)
-class Expectation:
+class _Expectation:
     """What should be at a location."""
 
     against: str
@@ -58,8 +76,12 @@ class Expectation:
     wrong: Mapping[str, str]
     """Paths to what was found wrong without reading."""
 
+    @property
+    def says_something(self) -> bool:
+        return bool(self.entries or self.missing or self.wrong)
 
-def by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> Expectation:
+
+def _by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> _Expectation:
     """Return what `manifest` says of what is there."""
     there = {entry.path: entry for entry in listed}
     wrong = {}
@@ -72,7 +94,7 @@ def by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> Ex
             wrong[path] = f"{entry.size} bytes are there, {recorded.size} were recorded"
         else:
             entries.append(replace(entry, manifest=recorded, digest=recorded.digest))
-    return Expectation(
+    return _Expectation(
         against=against,
         entries=entries,
         missing=sorted(set(manifest.files) - set(there)),
@@ -81,7 +103,7 @@ def by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> Ex
     )
 
 
-def by_digests(listed: Sequence[Entry], others: Sequence[Entry], against: str) -> Expectation:
+def _by_digests(listed: Sequence[Entry], others: Sequence[Entry], against: str) -> _Expectation:
     """Return what the digests of `others`, listed elsewhere, say of what is there."""
     there = {entry.path: entry for entry in listed}
     known = {entry.path: entry for entry in others}
@@ -96,45 +118,10 @@ def by_digests(listed: Sequence[Entry], others: Sequence[Entry], against: str) -
         else:
             entries.append(replace(there[path], digest=known[path].digest))
     missing = sorted(set(known) - set(there))
-    return Expectation(against, entries, missing, sorted(unchecked), wrong)
+    return _Expectation(against, entries, missing, sorted(unchecked), wrong)
 
 
-def sidecar_of(location: Location) -> Location:
-    """Return where the manifest of the single file at `location` lies."""
-    if isinstance(location, S3Location):
-        return replace(location, key=location.key + SIDECAR)
-    if isinstance(location, LocalLocation):
-        return replace(location, path=location.path.with_name(location.path.name + SIDECAR))
-    raise UnsupportedError(f"{location}: nothing can lie beside it")
-
-
-def renamed(manifest: Manifest, location: Location) -> Manifest:
-    """Return the manifest of one file under the name that it has at `location`."""
-    name = str(location).rpartition("/")[2]
-    (file,) = manifest.files.values()
-    return replace(manifest, files={name: file})
-
-
-async def read_manifest(source: Source, entry: Entry) -> Manifest:
-    """Return the manifest that is stored as `entry`.
-
-    Raises:
-        IntegrityError: if it is none.
-    """
-    what = f"{source.location}: {entry.path}"
-    if entry.size > _LONGEST:
-        raise IntegrityError(f"{what} is too long for a manifest")
-    buffer = bytearray(entry.size)
-    if buffer:
-        await source.fill(entry, Span(0, memoryview(buffer)))
-    try:
-        value = json.loads(buffer)
-    except ValueError as error:
-        raise IntegrityError(f"{what} is no manifest: {error}") from error
-    return Manifest.from_dict(value)
-
-
-async def verify_source(source: Source, expectation: Expectation, context: Context) -> Verification:
+async def _compare(source: Source, expectation: _Expectation, context: Context) -> Verification:
     """Read what is expected and compare; a file that differs stops nothing.
 
     Raises:

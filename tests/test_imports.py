@@ -42,10 +42,14 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "engine": ("_engine", "_fetch", "_moving"),
     "hub cache": (
-        *("_hub_cache", "_hub_dry_run", "_hub_errors", "_hub_local_dir", "_hub_locks"),
-        *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request", "_hub_sinks"),
+        *("_hub_cache", "_hub_cache_sink", "_hub_content", "_hub_dry_run", "_hub_errors"),
+        *("_hub_local_dir", "_hub_local_dir_sink", "_hub_locked_files", "_hub_locks"),
+        *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request"),
     ),
-    "api": ("_selection", "_verify", "_within_s3", "_client", "_snapshot", "aio", "sync"),
+    "api": (
+        *("_open_stores", "_selection", "_sidecar", "_copy", "_verify", "_within_s3"),
+        *("_client", "_snapshot", "aio", "sync"),
+    ),
     "package": ("", "cli", "__main__"),
     "testing": ("testing.*",),
 }

@@ -27,6 +27,7 @@ from wire_support import (
     random_bytes,
     ranged,
     until,
+    wait_for_bodies,
 )
 
 pytestmark = [pytest.mark.anyio, *QUIET]
@@ -143,11 +144,14 @@ async def test_errors_keep_their_type_between_threads(
     async def failing_once(exchange: Exchange) -> None:
         await (reply if next(failing, False) else whole)(exchange)
 
-    async with site.opened(failing_once, loops=2, read=0.5) as (server, wire):
+    async with site.opened(failing_once, loops=2) as (server, wire):
         wire._receiving[0] = 10  # the running loop is busy
         buffer = bytearray(BODY)
+        if reply is stall:
+            wait_for_bodies(wire, 0.3)
         with pytest.raises(kind):
             await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+        wait_for_bodies(wire, 30.0)
         await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
         assert wire._receiving == [10, 0]
 

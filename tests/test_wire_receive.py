@@ -34,6 +34,7 @@ from wire_support import (
     random_bytes,
     ranged,
     until,
+    wait_for_bodies,
 )
 
 pytestmark = [pytest.mark.anyio, *QUIET]
@@ -330,11 +331,13 @@ async def test_bytes_behind_a_body_cost_the_connection(
         "as much again": content,
     }[surplus]
 
+    span = Span(0, memoryview(bytearray()))
+
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
-        # The last bytes and what follows them arrive in one piece.
+        # The last bytes and what follows them arrive in one piece: the socket is empty by then.
         await exchange.send(content[: -64 * KIB])
-        await exchange.flush()
+        await until(lambda: span.filled == BODY - 64 * KIB)
         exchange.writer.write(content[-64 * KIB :] + extra)
 
     async with site.opened(reply) as (server, wire):
@@ -375,13 +378,16 @@ async def test_a_cancelled_body_is_written_no_more(site: Site) -> None:
     content = b"\xff" * LARGE
     with mapped(LARGE) as memory:
         span = Span(0, memory)
-        hung_up = asyncio.Event()
+        cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
         async def reply(exchange: Exchange) -> None:
             start, stop = exchange.request.extent
+            half = (start + stop) // 2
             await partial_head(exchange, start, stop, LARGE)
             try:
-                await exchange.send(content[start:stop])
+                await exchange.send(content[start:half])
+                await cancelled.wait()
+                await exchange.send(content[half:stop])
                 await exchange.flush()
             finally:
                 if stop - start == LARGE:
@@ -393,6 +399,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site) -> None:
                 tasks.start_soon(lambda: wire.fill(url, span, size=LARGE))
                 await until(lambda: span.filled > MIB)
                 tasks.cancel_scope.cancel()
+                cancelled.set()
             before = bytes(memory)
             assert span.filled < LARGE
             # The server goes on sending until it learns that nobody listens.
@@ -437,20 +444,24 @@ async def test_a_silent_server_is_a_stall(site: Site) -> None:
     whole = ranged(content)
 
     async def reply(exchange: Exchange) -> None:
-        if len(exchange.request.head) and exchange.request.connection > 1:
+        if exchange.request.connection > 1:
             await whole(exchange)
             return
         await partial_head(exchange, 0, BODY, BODY)
         await exchange.send(content[:MIB])
         await exchange.reader.read()  # until the client gives up
 
-    async with site.opened(reply, read=0.3) as (server, wire):
+    async with site.opened(reply) as (server, wire):
+        wait_for_bodies(wire, 0.3)
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing for too long"):
             await wire.fill(f"{server.base}/f", span, size=BODY)
-        assert span.filled == MIB
+        arrived = span.filled  # where this machine is slower than 0.3 s, not all that was sent
+        wait_for_bodies(wire, 30.0)
         await wire.fill(f"{server.base}/f", span, size=BODY)
 
     assert span.buffer == content
+    assert server.requests[1].extent == (arrived, BODY)
+    assert server.connections == 2
 
 
 async def test_a_span_that_is_split_ends_early(site: Site) -> None:
@@ -546,11 +557,12 @@ async def test_a_refusal_whose_words_never_end_is_still_a_refusal(site: Site) ->
     """The status is known; a body that stalls is not waited for without a limit."""
 
     async def reply(exchange: Exchange) -> None:
-        await exchange.head("403 Forbidden", "Content-Length: 500")
-        await exchange.send(b"because")
+        # In one piece: who has the head has the first of the words, too.
+        await exchange.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\nbecause")
         await exchange.reader.read()
 
-    async with site.opened(reply, read=0.2) as (server, wire):
+    async with site.opened(reply) as (server, wire):
+        wait_for_bodies(wire, 0.2)
         with pytest.raises(AccessError, match="answered 403: because"):
             await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
 

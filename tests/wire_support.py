@@ -18,7 +18,7 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +310,14 @@ async def open_wire(
         yield wire
     finally:
         await wire.aclose()
+
+
+def wait_for_bodies(wire: Wire, seconds: float) -> None:
+    """From now on let a body be silent for `seconds`; heads and connections keep their limits.
+
+    A busy machine can be as late with a head as a silent server is with a body.
+    """
+    wire._timeouts = replace(wire._timeouts, read=seconds)
 
 
 @dataclass(frozen=True)

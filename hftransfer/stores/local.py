@@ -24,10 +24,10 @@ from hftransfer._digests import chunk_digest
 from hftransfer._direct import DirectIO, WayChooser
 from hftransfer._files import (
     PartialFile,
-    destination_error,
     is_partial_name,
     remove_stale_partials,
     write_whole,
+    writing,
 )
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._memory import cache_room
@@ -183,7 +183,7 @@ def check_destination(folder: Path, size: int) -> None:
         DiskFullError: if the file system has no room.
     """
     existing = folder
-    try:
+    with writing(folder):
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if not existing.is_dir():
@@ -191,10 +191,6 @@ def check_destination(folder: Path, size: int) -> None:
         if not os.access(existing, os.W_OK | os.X_OK):
             raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
         free = shutil.disk_usage(existing).free
-    except OSError as error:
-        if isinstance(error, TransferError):
-            raise
-        raise destination_error(error, folder) from error
     if free < size:
         raise DiskFullError(f"no room in {existing}: {size} bytes are needed, {free} are free")
 
@@ -248,13 +244,11 @@ class LocalFileSink:
         folder = partial_folder or target.parent
 
         def make() -> PartialFile:
-            try:
+            with writing(target):
                 folder.mkdir(parents=True, exist_ok=True)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if target.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
-            except OSError as error:
-                raise destination_error(error, target) from error
             return PartialFile(
                 folder,
                 stem or stem_for(target, entry.identity, entry.size),

@@ -56,8 +56,8 @@ _CHUNK_TRIES = 2
 _STAGES = ("fetch", "hash", "store")
 
 
-# Where the number of connections is not given: as modest as a browser, and as many as pay.
-_START_CONNECTIONS = 8
+# Where the number of connections is not given: modest to begin with, and as many as pay.
+_START_CONNECTIONS = 16
 _MAX_CONNECTIONS = 64
 
 

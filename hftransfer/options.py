@@ -155,7 +155,7 @@ class TransferOptions:
     chunk_size: int = 8 * MIB
     """Bytes moved by one request; raised where a store's part limits ask for it. Default 8 MiB."""
     connections: int | None = None
-    """Requests in flight per direction. Default: found out, from 8 to 64, by what pays."""
+    """Requests in flight per direction. Default: found out, from 16 to 64, by what pays."""
     bandwidth: float | None = None
     """Bytes per second that all transfers of the client may take together. Default: no cap."""
     loops: int = 1

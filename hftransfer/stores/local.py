@@ -44,7 +44,7 @@ from hftransfer.errors import (
     UnsupportedError,
 )
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import ByteStream, Entry, FileSink
+from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
 
 __all__ = (
     "SMALL_FILE",
@@ -138,18 +138,7 @@ class LocalSource:
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
-        yield _LocalStream(self, entry)
-
-
-class _LocalStream:
-    def __init__(self, source: LocalSource, entry: Entry) -> None:
-        self._source = source
-        self._entry = entry
-        self._position = 0
-
-    async def readinto(self, buffer: memoryview) -> None:
-        await self._source.fill(self._entry, Span(self._position, buffer))
-        self._position += len(buffer)
+        yield FillStream(self, entry)
 
 
 def _etag(status: os.stat_result) -> str:

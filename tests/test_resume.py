@@ -100,6 +100,7 @@ def _journalled(folder: Path) -> int:
 
 
 def _cdn_bytes(hub: HubServer) -> int:
+    assert hub.wait_idle()  # it counts bytes after they have gone
     return sum(record.bytes_sent for record in hub.requests if record.host == "cdn")
 
 

@@ -88,15 +88,10 @@ class HubSession:
             return
         source = await self._client.hub_source(request.location(commit))
         await source.resolve()
-        options = request.options
-        kwargs: dict[str, Any] = {
-            "force": request.force,
-            "fsync": options.fsync,
-            "direct_io": options.direct_io,
-        }
+        options, force = request.options, request.force
         sink: HubCacheSink | LocalDirSink
         if request.local_dir is None:
-            sink = HubCacheSink(request.repo, commit, **kwargs)
+            sink = HubCacheSink(request.repo, commit, options, force=force)
         else:
-            sink = LocalDirSink(request.local_dir, request.repo, commit, **kwargs)
+            sink = LocalDirSink(request.local_dir, request.repo, commit, options, force=force)
         await self._client.transfer(source, [sink], entries=entries)

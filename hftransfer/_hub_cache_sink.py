@@ -23,7 +23,7 @@ from hftransfer._memory import cache_room
 from hftransfer._plan import PartLimits
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local import SMALL_FILE, LocalFileSink, check_destination
+from hftransfer.stores.local import LocalFileSink, check_destination, is_small
 
 __all__ = ("HubCacheSink",)
 
@@ -102,7 +102,7 @@ class HubCacheSink:
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
-        if entry.size <= min(SMALL_FILE, chunk_size) and etag in self._absent:
+        if etag in self._absent and is_small(entry, chunk_size):
             blob = self._repo.blob(etag)
             publish = partial(self._publish_small, etag)
             return LockedSmallFileSink(publish, lock, self._batch, blob)

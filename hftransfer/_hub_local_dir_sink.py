@@ -28,7 +28,7 @@ from hftransfer._plan import PartLimits
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local import SMALL_FILE, LocalFileSink, check_destination
+from hftransfer.stores.local import LocalFileSink, check_destination, is_small
 
 __all__ = ("LocalDirSink",)
 
@@ -116,7 +116,7 @@ class LocalDirSink:
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
         lock = FileLock(self._local_dir.lock(entry.path))
-        if entry.size <= min(SMALL_FILE, chunk_size) and entry.path in self._absent:
+        if entry.path in self._absent and is_small(entry, chunk_size):
             publish = partial(self._publish_small, entry, target, record)
             return LockedSmallFileSink(publish, lock, self._batch, target)
         try:

@@ -72,55 +72,77 @@ async def transfer(
         TransferError: the first failure; further ones are its notes.
     """
     started = time.perf_counter()
-    tally = Tally()
     _check_paths(entries)
     for sink in sinks:
         await sink.prepare(entries)
-
     size = sum(entry.size for entry in entries)
     emit(context.observer, TransferStarted(len(entries), size))
-    manifests: dict[str, FileManifest] = {}
-    tally.unstarted = size
+    files = _Files(source, sinks, context, tolerated)
+    await files.move(entries)
+    manifest = Manifest(source=source.location, commit=source.commit, files=files.manifests)
+    for sink in sinks:
+        await sink.finish(manifest)
+    return files.tally.report(manifest, sinks, seconds=time.perf_counter() - started)
 
-    async def move(entry: Entry, line: anyio.Semaphore) -> None:
-        try:
-            emit(context.observer, FileStarted(entry.path, entry.size))
-            manifest = await _move_file(entry, source, sinks, context, tally)
-            if manifest is None:
-                tally.skipped += 1
-                tally.unstarted -= entry.size
-            else:
-                tally.files += 1
-                manifests[entry.path] = manifest
-            skipped = manifest is None
-            emit(context.observer, FileFinished(entry.path, entry.size, skipped=skipped))
-        except TransferError as error:
-            if not tolerated(entry, error):
-                raise
-        finally:
-            line.release()
 
-    async def move_all(entries: Sequence[Entry], at_a_time: int) -> None:
+class _Files:
+    """The files of one transfer on their way, and what is known of those that arrived."""
+
+    def __init__(
+        self,
+        source: Source,
+        sinks: Sequence[Sink],
+        context: Context,
+        tolerated: Callable[[Entry, TransferError], bool],
+    ) -> None:
+        self._source = source
+        self._sinks = sinks
+        self._context = context
+        self._tolerated = tolerated
+        self.tally = Tally()
+        self.manifests: dict[str, FileManifest] = {}
+
+    async def move(self, entries: Sequence[Entry]) -> None:
+        """Move all of `entries`: small files and large ones each in a line of their own."""
+        self.tally.unstarted = sum(entry.size for entry in entries)
+        chunk_size = self._context.options.chunk_size
+        large = [entry for entry in entries if entry.size > chunk_size]
+        small = [entry for entry in entries if entry.size <= chunk_size]
+        with single_error():
+            async with anyio.create_task_group() as steering:
+                steering.start_soon(self._context.fetcher.steer, lambda: self.tally.unstarted <= 0)
+                async with anyio.create_task_group() as moving:
+                    moving.start_soon(self._move_in_line, large, _LARGE_FILES)
+                    moving.start_soon(self._move_in_line, small, _SMALL_FILES)
+                steering.cancel_scope.cancel()
+
+    async def _move_in_line(self, entries: Sequence[Entry], at_a_time: int) -> None:
         line = anyio.Semaphore(at_a_time)
         async with anyio.create_task_group() as tasks:
             for entry in entries:
                 await line.acquire()
-                tasks.start_soon(move, entry, line)
+                tasks.start_soon(self._move_next, entry, line)
 
-    large = [entry for entry in entries if entry.size > context.options.chunk_size]
-    small = [entry for entry in entries if entry.size <= context.options.chunk_size]
-    with single_error():
-        async with anyio.create_task_group() as steering:
-            steering.start_soon(context.fetcher.steer, lambda: tally.unstarted <= 0)
-            async with anyio.create_task_group() as moving:
-                moving.start_soon(move_all, large, _LARGE_FILES)
-                moving.start_soon(move_all, small, _SMALL_FILES)
-            steering.cancel_scope.cancel()
+    async def _move_next(self, entry: Entry, line: anyio.Semaphore) -> None:
+        try:
+            await self._move_one(entry)
+        except TransferError as error:
+            if not self._tolerated(entry, error):
+                raise
+        finally:
+            line.release()
 
-    manifest = Manifest(source=source.location, commit=source.commit, files=manifests)
-    for sink in sinks:
-        await sink.finish(manifest)
-    return tally.report(manifest, sinks, seconds=time.perf_counter() - started)
+    async def _move_one(self, entry: Entry) -> None:
+        observer = self._context.observer
+        emit(observer, FileStarted(entry.path, entry.size))
+        manifest = await _move_file(entry, self._source, self._sinks, self._context, self.tally)
+        if manifest is None:
+            self.tally.skipped += 1
+            self.tally.unstarted -= entry.size
+        else:
+            self.tally.files += 1
+            self.manifests[entry.path] = manifest
+        emit(observer, FileFinished(entry.path, entry.size, skipped=manifest is None))
 
 
 def _check_paths(entries: Sequence[Entry]) -> None:

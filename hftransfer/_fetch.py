@@ -3,7 +3,7 @@
 A chunk is read over one connection, or cut into pieces where connections are allowed
 and memory holds fewer chunks than that. Towards the end, when no further chunk comes,
 idle connections take over half of what the slowest ones still have to bring, and a
-connection that brings nothing is replaced. What has arrived is never asked for twice.
+connection that brings nothing is replaced. What has arrived stays where it is.
 
 `Fetcher.steer` is the one place where this is decided, some times a second.
 """

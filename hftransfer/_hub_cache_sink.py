@@ -13,7 +13,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from hftransfer._batch import Batch
-from hftransfer._direct import DirectIO, WayChooser
+from hftransfer._direct import WayChooser
 from hftransfer._files import remove_stale_partials, write_whole, writing
 from hftransfer._hub_cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_locked_files import LockedFileSink, LockedSmallFileSink, storing
@@ -21,8 +21,9 @@ from hftransfer._hub_locks import FileLock
 from hftransfer._manifest import Manifest
 from hftransfer._memory import cache_room
 from hftransfer._plan import PartLimits
+from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local import SMALL_FILE, LocalFileSink, check_destination
+from hftransfer.stores.local import LocalFileSink, check_destination, is_small
 
 __all__ = ("HubCacheSink",)
 
@@ -33,25 +34,22 @@ class HubCacheSink:
     Args:
         repo: where the repository is cached.
         commit: whose files these are.
+        options: of the transfer; `fsync` and `direct_io` say how files are written.
         force: fetch files that are there already, too.
-        fsync: flush each file to the disk before it gets its name.
-        direct_io: whether to write past the page cache; see `TransferOptions.direct_io`.
     """
 
     def __init__(
         self,
         repo: RepoCache,
         commit: str,
+        options: TransferOptions,
         *,
         force: bool = False,
-        fsync: bool = False,
-        direct_io: DirectIO = "auto",
     ) -> None:
         self._repo = repo
         self._commit = commit
+        self._options = options
         self._force = force
-        self._fsync = fsync
-        self._direct_io = direct_io
         self._ways: WayChooser | None = None
         # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
@@ -93,7 +91,7 @@ class HubCacheSink:
         if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
             blobs = self._repo.blobs
             check_destination(blobs, needed)
-            self._ways = WayChooser(self._direct_io, needed, cache_room())
+            self._ways = WayChooser(self._options.direct_io, needed, cache_room())
             with writing(blobs):
                 blobs.mkdir(parents=True, exist_ok=True)
             create_cachedir_tag(self._repo.root)
@@ -104,7 +102,7 @@ class HubCacheSink:
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
-        if entry.size <= min(SMALL_FILE, chunk_size) and etag in self._absent:
+        if etag in self._absent and is_small(entry, chunk_size):
             blob = self._repo.blob(etag)
             publish = partial(self._publish_small, etag)
             return LockedSmallFileSink(publish, lock, self._batch, blob)
@@ -122,7 +120,7 @@ class HubCacheSink:
                 entry,
                 chunk_size,
                 stem=f"{etag}.{etag[:16]}",
-                fsync=self._fsync,
+                fsync=self._options.fsync,
                 ways=self._ways,
             )
         except BaseException:
@@ -138,7 +136,7 @@ class HubCacheSink:
         new_blob = self._force or not blob.exists()
         if new_blob:
             stem = f"{etag}.{etag[:16]}"
-            write_whole(blob, data, folder=self._repo.blobs, stem=stem, fsync=self._fsync)
+            write_whole(blob, data, folder=self._repo.blobs, stem=stem, fsync=self._options.fsync)
         self._repo.link(etag, pointers, new_blob=new_blob)
 
     async def finish(self, manifest: Manifest) -> None:

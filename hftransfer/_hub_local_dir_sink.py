@@ -15,7 +15,7 @@ from anyio import to_thread
 
 from hftransfer._batch import Batch
 from hftransfer._digests import chunk_digest
-from hftransfer._direct import DirectIO, WayChooser
+from hftransfer._direct import WayChooser
 from hftransfer._files import remove_stale_partials, write_whole, writing
 from hftransfer._hub_cache import RepoCache, content_etag
 from hftransfer._hub_content import copy_verified, has_content
@@ -26,8 +26,9 @@ from hftransfer._manifest import Manifest
 from hftransfer._memory import cache_room
 from hftransfer._plan import PartLimits
 from hftransfer.errors import DestinationError
+from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local import SMALL_FILE, LocalFileSink, check_destination
+from hftransfer.stores.local import LocalFileSink, check_destination, is_small
 
 __all__ = ("LocalDirSink",)
 
@@ -39,9 +40,8 @@ class LocalDirSink:
         local_dir: where the files go.
         repo: the cache of the same repository, from which files are copied if they are there.
         commit: whose files these are.
+        options: of the transfer; `fsync` and `direct_io` say how files are written.
         force: fetch files that are there already, too.
-        fsync: flush each file to the disk before it gets its name.
-        direct_io: whether to write past the page cache; see `TransferOptions.direct_io`.
     """
 
     def __init__(
@@ -49,17 +49,15 @@ class LocalDirSink:
         local_dir: LocalDir,
         repo: RepoCache,
         commit: str,
+        options: TransferOptions,
         *,
         force: bool = False,
-        fsync: bool = False,
-        direct_io: DirectIO = "auto",
     ) -> None:
         self._local_dir = local_dir
         self._repo = repo
         self._commit = commit
+        self._options = options
         self._force = force
-        self._fsync = fsync
-        self._direct_io = direct_io
         self._ways: WayChooser | None = None
         self._missing: dict[str, Path] = {}
         self._absent: set[str] = set()
@@ -99,7 +97,7 @@ class LocalDirSink:
                 self._absent.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
-            self._ways = WayChooser(self._direct_io, needed, cache_room())
+            self._ways = WayChooser(self._options.direct_io, needed, cache_room())
             with writing(self._local_dir.root):
                 self._local_dir.create()
 
@@ -118,7 +116,7 @@ class LocalDirSink:
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
         lock = FileLock(self._local_dir.lock(entry.path))
-        if entry.size <= min(SMALL_FILE, chunk_size) and entry.path in self._absent:
+        if entry.path in self._absent and is_small(entry, chunk_size):
             publish = partial(self._publish_small, entry, target, record)
             return LockedSmallFileSink(publish, lock, self._batch, target)
         try:
@@ -133,7 +131,7 @@ class LocalDirSink:
                 chunk_size,
                 partial_folder=self._local_dir.metadata(entry.path).parent,
                 stem=_partial_stem(entry),
-                fsync=self._fsync,
+                fsync=self._options.fsync,
                 ways=self._ways,
             )
         except BaseException:
@@ -145,7 +143,9 @@ class LocalDirSink:
         self, entry: Entry, target: Path, record: Callable[[], None], data: memoryview
     ) -> None:
         folder = self._local_dir.metadata(entry.path).parent
-        write_whole(target, data, folder=folder, stem=_partial_stem(entry), fsync=self._fsync)
+        write_whole(
+            target, data, folder=folder, stem=_partial_stem(entry), fsync=self._options.fsync
+        )
         record()
 
     def _reuse(self, entry: Entry, target: Path) -> bool:

@@ -101,28 +101,16 @@ class HubRequest:
         validate_repo_id(repo_id)
         if (repo_type or "model") not in _REPO_TYPES:
             raise ValueError(f"Invalid repo type: {repo_type}. Accepted are: {_REPO_TYPES}")
-        if constants.HF_HUB_ETAG_TIMEOUT != _DEFAULT_ETAG_TIMEOUT:
-            etag_timeout = constants.HF_HUB_ETAG_TIMEOUT  # the environment wins, as upstream
         # A revision resolved by huggingface_hub >= 1.26 knows its commit; refs/ has it already.
         resolved: str | None = getattr(revision, "resolved", None)
         name = str(revision or constants.DEFAULT_REVISION)
-        options = TransferOptions.from_env()
-        options = replace(
-            options,
-            # Upstream's default of 8 threads says nothing about connections; any other number
-            # is a wish.
-            connections=options.connections if max_workers == _DEFAULT_MAX_WORKERS else max_workers,
-            timeouts=Timeouts(
-                connect=min(options.timeouts.connect, etag_timeout), read=options.timeouts.read
-            ),
-            hub=HubOptions(
-                endpoint=endpoint,
-                token=token,
-                headers={**(headers or {}), "X-HF-Download-Counter": "1"},
-                library_name=library_name,
-                library_version=library_version,
-                user_agent=user_agent,
-            ),
+        hub = HubOptions(
+            endpoint=endpoint,
+            token=token,
+            headers={**(headers or {}), "X-HF-Download-Counter": "1"},
+            library_name=library_name,
+            library_version=library_version,
+            user_agent=user_agent,
         )
         cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
         folder = None if local_dir is None else Path(local_dir).expanduser().resolve()
@@ -133,7 +121,7 @@ class HubRequest:
             pinned=resolved or (name if is_commit(name) else None),
             remembers_ref=resolved is None,
             force=force_download,
-            options=options,
+            options=_options(hub, etag_timeout=etag_timeout, max_workers=max_workers),
         )
 
     def location(self, commit: str | None = None) -> HubLocation:
@@ -164,3 +152,22 @@ class HubRequest:
             self.repo.write_ref(self.revision, commit)
         except (OSError, TransferError) as error:
             logger.warning("cannot record refs/%s: %s", self.revision, error)
+
+
+def _options(hub: HubOptions, *, etag_timeout: float, max_workers: int) -> TransferOptions:
+    """Return the environment's options with what the arguments of a download change in them."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_ETAG_TIMEOUT != _DEFAULT_ETAG_TIMEOUT:
+        etag_timeout = constants.HF_HUB_ETAG_TIMEOUT  # the environment wins, as upstream
+    options = TransferOptions.from_env()
+    # Upstream's default of 8 threads says nothing about connections; any other number is a wish.
+    wished = max_workers != _DEFAULT_MAX_WORKERS
+    return replace(
+        options,
+        connections=max_workers if wished else options.connections,
+        timeouts=Timeouts(
+            connect=min(options.timeouts.connect, etag_timeout), read=options.timeouts.read
+        ),
+        hub=hub,
+    )

@@ -7,22 +7,17 @@ the bytes come in parallel ranges, are verified, and an interrupted download is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 
-from hftransfer._client import AsyncClient
-from hftransfer._hub_cache import read_tree, write_tree
-from hftransfer._hub_cache_sink import HubCacheSink
 from hftransfer._hub_dry_run import dry_run_info
 from hftransfer._hub_errors import hub_error, raising_hub_errors
-from hftransfer._hub_local_dir_sink import LocalDirSink
 from hftransfer._hub_on_disk import (
+    Select,
     file_on_disk,
     has_file,
     has_snapshot,
@@ -33,11 +28,10 @@ from hftransfer._hub_on_disk import (
 from hftransfer._hub_pinned import pinned_snapshot
 from hftransfer._hub_progress import HubProgress
 from hftransfer._hub_request import HubRequest, dropping_removed_arguments, is_offline
+from hftransfer._hub_session import HubSession
 from hftransfer._patterns import Patterns, select_entries
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
-from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import Entry
 
 __all__ = ("hf_hub_download", "snapshot_download")
 
@@ -128,26 +122,7 @@ async def snapshot_download(
         description="Downloading bytes",
         counts_files=True,
     )
-    with progress, raising_hub_errors():
-        async with _Session(request, progress, partial(has_snapshot, request, select)) as session:
-            try:
-                commit, listed = await session.list(keep=not dry_run)
-            except TransferError as error:
-                cause = hub_error(error)
-                if dry_run and isinstance(cause, ConnectionError | TimeoutError):
-                    raise _dry_run_error(request) from cause
-                return await to_thread.run_sync(snapshot_on_disk, request, select, cause)
-            entries = select(listed)
-            if listed and not entries:
-                logger.warning("No files matched the given patterns.")
-            if dry_run:
-                return await to_thread.run_sync(
-                    lambda: [dry_run_info(request, commit, entry) for entry in entries]
-                )
-            await session.fetch(commit, entries)
-    if request.local_dir is not None:
-        return str(request.local_dir.root)  # resolved, as huggingface_hub's
-    return str(request.repo.snapshot(commit))
+    return await _fetch_snapshot(request, select, progress, dry_run=dry_run)
 
 
 @dropping_removed_arguments
@@ -206,106 +181,59 @@ async def hf_hub_download(
     known = await to_thread.run_sync(known_file, request, path)
     if known is not None and not force_download and not dry_run:
         return str(known)
-    on_disk = partial(file_on_disk, request, path, dry_run=dry_run)
     if local_files_only or is_offline():
-        return await to_thread.run_sync(on_disk)
+        return await to_thread.run_sync(partial(file_on_disk, request, path, dry_run=dry_run))
     progress = HubProgress(
         tqdm_class,
         group="huggingface_hub.hf_hub_download",
         description=path.rpartition("/")[2],
     )
+    return await _fetch_file(request, path, progress, dry_run=dry_run)
+
+
+async def _fetch_snapshot(
+    request: HubRequest, select: Select, progress: HubProgress, *, dry_run: bool
+) -> Any:
+    """Ask the Hub what the snapshot is, and bring what is missing of it."""
+    has_copy = partial(has_snapshot, request, select)
     with progress, raising_hub_errors():
-        async with _Session(request, progress, partial(has_file, request, path)) as session:
+        async with HubSession(request, progress, has_copy) as session:
+            try:
+                commit, listed = await session.list(keep=not dry_run)
+            except TransferError as error:
+                cause = hub_error(error)
+                if dry_run and isinstance(cause, ConnectionError | TimeoutError):
+                    raise _dry_run_error(request) from cause
+                return await to_thread.run_sync(snapshot_on_disk, request, select, cause)
+            entries = select(listed)
+            if listed and not entries:
+                logger.warning("No files matched the given patterns.")
+            if dry_run:
+                return await to_thread.run_sync(
+                    lambda: [dry_run_info(request, commit, entry) for entry in entries]
+                )
+            await session.fetch(commit, entries)
+    if request.local_dir is not None:
+        return str(request.local_dir.root)  # resolved, as huggingface_hub's
+    return str(request.repo.snapshot(commit))
+
+
+async def _fetch_file(
+    request: HubRequest, path: str, progress: HubProgress, *, dry_run: bool
+) -> Any:
+    """Ask the Hub what the file is, and bring it if it is not there."""
+    with progress, raising_hub_errors():
+        async with HubSession(request, progress, partial(has_file, request, path)) as session:
             try:
                 commit, entry = await session.find(path)
             except TransferError as error:
                 await to_thread.run_sync(_remember_missing, request, path, error)
-                return await to_thread.run_sync(partial(on_disk, cause=hub_error(error)))
+                on_disk = partial(file_on_disk, dry_run=dry_run, cause=hub_error(error))
+                return await to_thread.run_sync(on_disk, request, path)
             if dry_run:
                 return await to_thread.run_sync(dry_run_info, request, commit, entry)
             await session.fetch(commit, [entry])
     return str(request.file(commit, path))
-
-
-class _Session:
-    """The requests of one download: first about the files, then for them.
-
-    Args:
-        request: what is wanted.
-        progress: told about the transfer.
-        has_copy: whether what is wanted is on the disk in some version. It may block.
-    """
-
-    def __init__(
-        self, request: HubRequest, progress: HubProgress, has_copy: Callable[[], bool]
-    ) -> None:
-        self._has_copy = has_copy
-        self._request = request
-        self._client = AsyncClient(request.options, observer=progress)
-        self._asking = self._client
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> _Session:
-        await self._stack.enter_async_context(self._client)
-        # Whoever has a copy on the disk waits for no second try to learn of a newer one.
-        if await to_thread.run_sync(self._has_copy):
-            once = replace(self._request.options, retry=RetryPolicy(attempts=1))
-            self._asking = await self._stack.enter_async_context(AsyncClient(once))
-        return self
-
-    async def __aexit__(self, *failure: Any) -> None:
-        await self._stack.__aexit__(*failure)
-
-    async def list(self, *, keep: bool) -> tuple[str, Sequence[Entry]]:
-        """Return the commit and its files: from the disk where they are known.
-
-        Args:
-            keep: store the listing for the next time.
-        """
-        source = await self._asking.hub_source(self._request.location())
-        commit = await source.resolve()
-        path = self._request.tree_path(commit)
-        known: Sequence[Entry] | None = await to_thread.run_sync(read_tree, path)
-        if known is not None:
-            return commit, known
-        entries = await source.list()
-        if keep:
-            await to_thread.run_sync(write_tree, path, entries)
-        return commit, entries
-
-    async def find(self, path: str) -> tuple[str, Entry]:
-        """Return the commit and its file `path`: from the disk if the commit's listing is there."""
-        commit = self._request.pinned
-        if commit is not None:
-            known = await to_thread.run_sync(read_tree, self._request.tree_path(commit))
-            for entry in known or []:
-                if entry.path == path:
-                    return commit, entry
-        source = await self._asking.hub_source(self._request.location())
-        entry = await source.find(path)
-        assert source.commit is not None  # `find` learns it
-        return source.commit, entry
-
-    async def fetch(self, commit: str, entries: Sequence[Entry]) -> None:
-        """Bring `entries` to where the request wants them."""
-        request = self._request
-        await to_thread.run_sync(request.remember_ref, commit)
-        if not entries:
-            return
-        source = await self._client.hub_source(request.location(commit))
-        await source.resolve()
-        options = request.options
-        kwargs: dict[str, Any] = {
-            "force": request.force,
-            "fsync": options.fsync,
-            "direct_io": options.direct_io,
-        }
-        sink: HubCacheSink | LocalDirSink
-        if request.local_dir is None:
-            sink = HubCacheSink(request.repo, commit, **kwargs)
-        else:
-            sink = LocalDirSink(request.local_dir, request.repo, commit, **kwargs)
-        await self._client.transfer(source, [sink], entries=entries)
 
 
 def _remember_missing(request: HubRequest, path: str, error: TransferError) -> None:

@@ -66,13 +66,7 @@ async def copy_within_s3(
         source=source.location,
         destinations=tuple(sink.location for sink in sinks),
         files=len(entries),
-        skipped=0,
-        bytes=0,
-        reused_bytes=0,
         server_side_bytes=moved,
         seconds=time.perf_counter() - started,
-        retries=0,
-        verified=0,
-        stages={},
         manifest=Manifest(source=source.location),
     )

@@ -17,21 +17,21 @@ class Report:
 
     source: str
     destinations: tuple[str, ...]
-    files: int
+    files: int = 0
     """Files published by this transfer."""
-    skipped: int
+    skipped: int = 0
     """Files that every destination had already."""
-    bytes: int
+    bytes: int = 0
     """Bytes read from the source."""
-    reused_bytes: int
+    reused_bytes: int = 0
     """Bytes kept from an interrupted transfer, after checking them."""
-    seconds: float
+    seconds: float = 0.0
     """Wall time, the listing included."""
-    retries: int
+    retries: int = 0
     """Requests that were tried again."""
-    verified: int
+    verified: int = 0
     """Files checked against the source's own digest or a manifest."""
-    stages: Mapping[str, float]
+    stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent fetching, hashing and storing, added up over all connections."""
     manifest: Manifest = field(repr=False)
     """Chunk digests of the published files; without those that a store copied by itself."""

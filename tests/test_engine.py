@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from hftransfer._engine import Context, transfer
@@ -294,6 +295,8 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
             await transfer(source, [sink], await source.list(), context)
 
         tasks.start_soon(move)
+        while context.pool.in_use < 3 * CHUNK:
+            await anyio.lowlevel.checkpoint()
         await anyio.wait_all_tasks_blocked()
         assert context.pool.in_use == 3 * CHUNK  # the fourth is kept for small files
         release.set()
@@ -314,7 +317,9 @@ async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None
             await transfer(source, [sink], await source.list(), context)
 
         tasks.start_soon(move)
-        await anyio.wait_all_tasks_blocked()
+        # Memory holds no more than four chunks: by now others have been stored.
+        while ("file", 5 * CHUNK, 6 * CHUNK) not in source.reads:
+            await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
 
     assert sink.files == {}

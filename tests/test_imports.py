@@ -48,7 +48,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "api": (
         *("_open_stores", "_selection", "_sidecar", "_copy", "_verify", "_within_s3"),
-        *("_client", "_snapshot", "aio", "sync"),
+        *("_client", "_hub_session", "_snapshot", "aio", "sync"),
     ),
     "package": ("", "cli", "__main__"),
     "testing": ("testing.*",),

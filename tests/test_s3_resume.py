@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 MIB = 1 << 20
 PART = 5 * MIB
 LETTING_THROUGH = 4
+CONNECTIONS = 2
 
 
 @asynccontextmanager
@@ -30,7 +31,8 @@ async def copying(
     source: str, destination: str, endpoint: str, **environ: str
 ) -> AsyncIterator[Any]:
     command = [sys.executable, "-m", "hftransfer", "cp", source, destination, "--json"]
-    options = ["--chunk-size", "5MiB", "--connections", "2", "--s3-endpoint-url", endpoint]
+    options = ["--chunk-size", "5MiB", "--connections", str(CONNECTIONS)]
+    options += ["--s3-endpoint-url", endpoint]
     async with await anyio.open_process(
         [*command, *options], env={**os.environ, **environ}
     ) as process:
@@ -46,15 +48,22 @@ async def finish(process: Any) -> dict[str, int]:
 
 
 def counting(sent: list[str], held: anyio.Event | None, stuck: anyio.Event) -> Hook:
-    """Note every body that is sent; hold those after the first few, if asked to."""
+    """Note every body that is sent; hold those after the first few, if asked to.
+
+    `stuck` is set when every connection is held: then what was let through is stored.
+    """
+    waiting = 0
 
     async def hook(request: web.Request) -> web.StreamResponse | None:
         if request.method != "PUT":
             return None
+        nonlocal waiting
         await request.read()
         name = request.path.rpartition("/")[2] + "#" + request.query.get("partNumber", "")
         if held is not None and len(sent) >= LETTING_THROUGH:
-            stuck.set()
+            waiting += 1
+            if waiting == CONNECTIONS:
+                stuck.set()
             await held.wait()
             return web.Response(status=500)
         sent.append(name)

@@ -72,6 +72,7 @@ def requested(hub: HubServer) -> list[tuple[str, str]]:
 
 
 def bytes_from_cdn(hub: HubServer) -> int:
+    assert hub.wait_idle()  # it counts bytes after they have gone
     return sum(record.bytes_sent for record in hub.requests if record.host == "cdn")
 
 

@@ -128,8 +128,10 @@ with HubServer() as hub:
             client.copy("hf://acme/big", target)
     except Timeout:
         print("timed out")
-    left = [thread.name for thread in set(threading.enumerate()) - before]
-    print("threads", left)
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(10)  # told to end, it may need a moment to do so
+    print("threads", [thread.name for thread in left if thread.is_alive()])
     sockets = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
                if os.path.exists(f"/proc/self/fd/{fd}")]
     print("files", [name for name in sockets if target in name])

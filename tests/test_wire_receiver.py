@@ -54,6 +54,9 @@ class Transport:
     def is_closing(self) -> bool:
         return self.closing
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default  # no socket lies under it
+
     def abort(self) -> None:
         self.closing = True
 

@@ -19,7 +19,7 @@ from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
 from hftransfer._spans import Span
 
-__all__ = ("ByteStream", "Entry", "FileSink", "Sink", "Source")
+__all__ = ("ByteStream", "Entry", "FileSink", "FillStream", "Sink", "Source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,19 @@ class ByteStream(Protocol):
         Raises:
             TransientError: if the body ends or breaks before that.
         """
+
+
+class FillStream:
+    """The `ByteStream` of a source that can be read at any place: one `fill` after another."""
+
+    def __init__(self, source: Source, entry: Entry) -> None:
+        self._source = source
+        self._entry = entry
+        self._position = 0
+
+    async def readinto(self, buffer: memoryview) -> None:
+        await self._source.fill(self._entry, Span(self._position, buffer))
+        self._position += len(buffer)
 
 
 class Source(Protocol):

@@ -44,22 +44,22 @@ from hftransfer.errors import (
     UnsupportedError,
 )
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import ByteStream, Entry, FileSink
+from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
 
 __all__ = (
-    "SMALL_FILE",
     "LocalFileSink",
     "LocalSink",
     "LocalSource",
     "SmallFileSink",
     "check_destination",
+    "is_small",
     "stem_for",
 )
 
 T = TypeVar("T")
 
-SMALL_FILE = 1 << 20
-"""Bytes up to which a file is written at once: sooner fetched again than resumed."""
+# Up to this many bytes a file is written at once: sooner fetched again than resumed.
+_SMALL_FILE = 1 << 20
 
 # Writes of one file that wait for the disk at a time; through the page cache it is one.
 _WRITERS = 4
@@ -138,18 +138,7 @@ class LocalSource:
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
-        yield _LocalStream(self, entry)
-
-
-class _LocalStream:
-    def __init__(self, source: LocalSource, entry: Entry) -> None:
-        self._source = source
-        self._entry = entry
-        self._position = 0
-
-    async def readinto(self, buffer: memoryview) -> None:
-        await self._source.fill(self._entry, Span(self._position, buffer))
-        self._position += len(buffer)
+        yield FillStream(self, entry)
 
 
 def _etag(status: os.stat_result) -> str:
@@ -294,6 +283,11 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(give_up)
 
 
+def is_small(entry: Entry, chunk_size: int) -> bool:
+    """Return True if `entry` is a case for `SmallFileSink`: one short chunk, or none."""
+    return entry.size <= min(_SMALL_FILE, chunk_size)
+
+
 class SmallFileSink:
     """A file of at most one chunk, published by its only `write`, which gets verified bytes.
 
@@ -365,7 +359,7 @@ class LocalSink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
-        if entry.size <= min(SMALL_FILE, chunk_size):
+        if is_small(entry, chunk_size):
             publish = partial(
                 write_whole,
                 target,

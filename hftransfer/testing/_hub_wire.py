@@ -177,11 +177,14 @@ class Delivery:
         self._exchange.status = answer.status
         try:
             await response.prepare(self._request)
-        except ConnectionResetError:
-            return response  # the client has gone; aiohttp would log a traceback
-        if length:
-            await self._send_body(response, answer.body, handle)
-        await response.write_eof()
+            if length:
+                await self._send_body(response, answer.body, handle)
+            await response.write_eof()
+        except ConnectionError:
+            # The client has gone, which is its right: aiohttp would log a traceback.
+            transport = self._request.transport
+            if transport is not None and not transport.is_closing():
+                transport.abort()
         return response
 
     async def _send_body(

@@ -48,10 +48,9 @@ def test_memory_of_the_harness_does_not_count(tmp_path: Path) -> None:
 
 def test_who_takes_too_long_is_ended_with_all_children(tmp_path: Path) -> None:
     """A time-out ends the whole session of the command and says so."""
-    code = "import os, subprocess; p = subprocess.Popen(['sleep', '600']); "
-    code += "print(p.pid, flush=True); p.wait()"
+    command = Command(("/bin/sh", "-c", "sleep 600 & echo $!; wait"))
 
-    usage = measure(python(code), cwd=tmp_path, log=tmp_path / "log", timeout=5)
+    usage = measure(command, cwd=tmp_path, log=tmp_path / "log", timeout=5)
 
     assert usage.timed_out
     assert ends(int((tmp_path / "log").read_text()))

@@ -573,3 +573,20 @@ def _contexts(authority: object) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(server)  # type: ignore[attr-defined]
     authority.configure_trust(client)  # type: ignore[attr-defined]
     return server, client
+
+
+def test_a_client_that_hangs_up_is_no_error(
+    hub: HubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has seen enough of a file may go: the server has nothing to report."""
+    hub.create_repo("acme/big", direct=True, files={"w.bin": RandomFile(64 << 20)})
+    parts = urlsplit(hub.endpoint)
+    for _ in range(3):
+        connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+        connection.request("GET", "/acme/big/resolve/main/w.bin")
+        assert connection.getresponse().read(1000)
+        connection.sock.close()
+        connection.close()
+    assert hub.wait_idle()
+
+    assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []

@@ -348,13 +348,5 @@ def _nothing(source: Source) -> Report:
     return Report(
         source=source.location,
         destinations=(),
-        files=0,
-        skipped=0,
-        bytes=0,
-        reused_bytes=0,
-        seconds=0.0,
-        retries=0,
-        verified=0,
-        stages={},
         manifest=Manifest(source=source.location, commit=source.commit, files={}),
     )

@@ -30,7 +30,7 @@ import anyio.to_thread
 from hftransfer import FileManifest, IntegrityError, Manifest, SourceChangedError, UnsupportedError
 from hftransfer._plan import Chunk, PartLimits
 from hftransfer._spans import Span
-from hftransfer.stores.base import ByteStream, Entry, FileSink
+from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
 # The reader below copies what it hands on; large steps keep Python out of the way.
@@ -149,18 +149,7 @@ class TarSource:
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
-        yield _Stream(self, entry)
-
-
-class _Stream:
-    def __init__(self, source: TarSource, entry: Entry) -> None:
-        self._source = source
-        self._entry = entry
-        self._position = 0
-
-    async def readinto(self, buffer: memoryview) -> None:
-        await self._source.fill(self._entry, Span(self._position, buffer))
-        self._position += len(buffer)
+        yield FillStream(self, entry)
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:

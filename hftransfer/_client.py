@@ -341,7 +341,7 @@ class AsyncClient:
         if isinstance(location, S3Location):
             from hftransfer.stores.s3 import S3Source
 
-            return S3Source(await self._s3_session(), location)
+            return S3Source(await self.s3_session(), location)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         return LocalSource(location.path)
@@ -350,7 +350,7 @@ class AsyncClient:
         if isinstance(location, S3Location):
             from hftransfer.stores.s3 import S3Sink
 
-            return S3Sink(await self._s3_session(), location, single=single)
+            return S3Sink(await self.s3_session(), location, single=single)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         assert isinstance(location, LocalLocation)
@@ -377,11 +377,16 @@ class AsyncClient:
                 entries = await origin.with_properties(entries)
         return entries
 
-    async def _s3_session(self) -> S3Session:
+    async def s3_session(self) -> S3Session:
+        """Return the connection to S3, as this client's options say, under its bandwidth cap.
+
+        It is opened when it is first asked for, and closed with the client.
+        """
         from hftransfer.stores.s3 import S3Session
 
         async with self._opening:
             if self._s3 is None:
+                self._ready()
                 session = S3Session(self.options.s3, self.options, throttle=self._throttle)
                 self._s3 = await self._stack.enter_async_context(session)
             return self._s3

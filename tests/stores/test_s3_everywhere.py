@@ -83,7 +83,7 @@ async def test_which_checksum_the_store_has_verified(bucket: Bucket, tmp_path: P
         (tmp_path / name).write_bytes(pattern(size))
     async with client(bucket.server.endpoint) as mover:
         await mover.copy(tmp_path, bucket.url)
-        session = await mover._s3_session()
+        session = await mover.s3_session()
 
     assert session.part_checksums.settled
     assert session.put_checksums.settled
@@ -176,7 +176,7 @@ async def test_a_slow_part_is_sent_twice(bucket: Bucket, tmp_path: Path) -> None
         return None
 
     async with front_of(bucket, slow) as endpoint, client(endpoint) as mover:
-        session = await mover._s3_session()
+        session = await mover.s3_session()
         for _ in range(10):
             session.hedge.answered(0.01)  # what this would have learnt from earlier parts
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")

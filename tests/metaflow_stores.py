@@ -21,6 +21,7 @@ class Datastore:
     kind: str
     root: str
     parameters: Any = None
+    role: str | None = None
 
     @property
     def backend(self) -> Any:
@@ -30,7 +31,7 @@ class Datastore:
         name = "s3-compatible" if self.kind == "s3" else "local"
         (found,) = [datastore for datastore in DATASTORES if name == datastore.TYPE]
         if self.kind == "s3":
-            return found(self.root, client_params=dict(self.parameters))
+            return found(self.root, client_params=dict(self.parameters), role_arn=self.role)
         return found(self.root)
 
     def storage(self, *components: str, prefix: str = "mf.models") -> Any:

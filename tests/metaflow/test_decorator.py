@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from hftransfer.testing import Fault, Stall
+from metaflow_stores import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,14 +237,3 @@ def terminate_in_the_middle(runner: FlowRunner, stalled: Any) -> None:
         os.kill(int(pid), signal.SIGTERM)
         output, _ = process.communicate()
     assert process.returncode != 0, output
-
-
-def unpacked(data: bytes) -> bytes:
-    """Return `data`, and what is packed in it: an artifact of Metaflow, the content of a card."""
-    import base64
-    import gzip
-
-    if data.startswith(b"\x1f\x8b"):
-        return data + gzip.decompress(data)
-    packed = re.findall(rb"[A-Za-z0-9+/=]{400,}", data)
-    return data + b"".join(base64.b64decode(text + b"===") for text in packed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
+from .flow_datastore import remember
 from .repo_entry import CACHE_SCOPES
 from .repo_request import HuggingfaceHubError, parse_load, without_credentials
 
@@ -107,6 +108,7 @@ class HuggingfaceHubDecorator(StepDecorator):
                 f"not {cache_scope!r}."
             )
         self._require_packages(step_name)
+        remember(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
         if self.attributes["load"] and self.statically_defined:
             # Metaflow stores the attributes of decorators with every run. (Those given by

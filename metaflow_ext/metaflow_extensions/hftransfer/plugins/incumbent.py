@@ -18,18 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from metaflow.exception import MetaflowNotFound
-
-from metaflow import Run, current
+from metaflow import current
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
     constants,
 )
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.constructors import (  # noqa: E501
     _instantiate_checkpoint_for_writes,
     load_checkpoint,
-)
-from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.core import (
-    ScopeResolver,
 )
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.final_api import (  # noqa: E501
     Checkpoint,
@@ -46,6 +41,7 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.f
 
 from .datastore_access import DatastoreAccess
 from .entry_contents import manifest_path
+from .run_scope import resolve_scope
 from .s3_backend import NotForEngine
 
 Log = Callable[[str], None]
@@ -318,7 +314,7 @@ def open_entry_store(
         Checkpoint(),
         flow=flow,
         task_identifier=identifier,
-        scope=_scope(log),
+        scope=resolve_scope(log),
         gang_scheduled_task=gang,
     )
     # Processes that the step starts find the task's checkpoints by these.
@@ -326,18 +322,3 @@ def open_entry_store(
     os.environ[constants.CHECKPOINT_UID_ENV_VAR_NAME] = checkpoint._checkpointer._checkpoint_uid
     checkpoint = init_hf_checkpoint(checkpoint, cache_scope, flow.name)
     return EntryStore(checkpoint, log, exclusive=not gang, temp_dir_root=temp_dir_root)
-
-
-def _scope(log: Log) -> str:
-    """Return the part of the key that stands for the run's special tag, or its namespace."""
-    try:
-        tags = Run(f"{current.flow_name}/{current.run_id}").tags
-    except MetaflowNotFound:
-        tags = ()  # the metadata of the run lies on another machine
-    special = [tag for tag in tags if constants.CHECKPOINT_TAG_PREFIX in tag]
-    if special:
-        log(f"Repositories of this task are stored under the run's tag {special[0]}")
-        scope: str = ScopeResolver.from_tags(special)
-    else:
-        scope = ScopeResolver.from_namespace()
-    return scope

@@ -73,6 +73,7 @@ def entry_store(
     task: str = "Flow/1/start/1",
     attempt: int = 0,
     identifier: str = "single",
+    exclusive: bool = True,
 ) -> Any:
     """Return the `EntryStore` that the task of this path would have."""
     from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore
@@ -87,7 +88,7 @@ def entry_store(
     checkpointer = core.Checkpointer(store, attempt=attempt)
     checkpointer.set_root_prefix("mf.huggingface_hub")
     return EntryStore(
-        SimpleNamespace(_checkpointer=checkpointer), log, exclusive=True, temp_dir_root=None
+        SimpleNamespace(_checkpointer=checkpointer), log, exclusive=exclusive, temp_dir_root=None
     )
 
 
@@ -101,15 +102,19 @@ def repo_cache(
     identifier: str = "single",
     may_retry: bool = False,
     links: bool = False,
+    exclusive: bool = True,
+    owner: str | None = None,
 ) -> Any:
     """Return the `RepoCache` that the task of this path would have."""
     from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
     from metaflow_extensions.hftransfer.plugins.repo_mover import RepoMover
 
-    store = entry_store(datastore, log, task=task, attempt=attempt, identifier=identifier)
+    store = entry_store(
+        datastore, log, task=task, attempt=attempt, identifier=identifier, exclusive=exclusive
+    )
     mover = RepoMover(store, log, links=links)
     step = task.rpartition("/")[0]
-    return RepoCache(store, mover, scope, step, log, may_retry=may_retry)
+    return RepoCache(store, mover, scope, step, log, owner=owner or task, may_retry=may_retry)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

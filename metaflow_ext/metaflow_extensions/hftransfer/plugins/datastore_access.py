@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hftransfer._progress import Observer
 
     from .moves import Moves
+    from .store_lease import Documents
 
 
 class DatastoreAccess:
@@ -97,6 +98,12 @@ class DatastoreAccess:
         """Return the names of the files and folders right below `key`."""
         items = self._backend.list_content([key.rstrip("/")])
         return [item.path.rstrip("/").rpartition("/")[2] for item in items]
+
+    @property
+    def documents(self) -> Documents | None:
+        """The datastore as one of documents with conditional writes, if it is such a one."""
+        can = hasattr(self._backend, "write_if") and hasattr(self._backend, "read_with_etag")
+        return self._backend if can else None
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; one that is gone already is no error."""

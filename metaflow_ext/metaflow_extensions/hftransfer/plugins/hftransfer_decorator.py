@@ -160,9 +160,10 @@ class HuggingfaceHubDecorator(StepDecorator):
         )
         may_retry = retry_count < max_user_code_retries
         step = f"{flow.name}/{run_id}/{step_name}"
-        cache = RepoCache(store, mover, scope, step, self._log, may_retry=may_retry)
+        task = f"{step}/{task_id}"
+        cache = RepoCache(store, mover, scope, step, self._log, owner=task, may_retry=may_retry)
         self._card.follow(cache.accesses)
-        self._hub = HuggingfaceHub(cache, f"{step}/{task_id}", self.attributes["temp_dir_root"])
+        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
         current._update_env({"huggingface_hub": self._hub})
         self._card.start()
         self._hub._load_declared(self._requests)

@@ -9,6 +9,8 @@ same task use. Imported only inside a task that uses ``@huggingface_hub``.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -43,6 +45,7 @@ from .datastore_access import DatastoreAccess
 from .entry_contents import manifest_path
 from .run_scope import resolve_scope
 from .s3_backend import NotForEngine
+from .store_lease import StoreLease, store_lease
 
 Log = Callable[[str], None]
 
@@ -109,6 +112,42 @@ class EntryStore:
         """Return the references of all entries called `name` in this task's cache scope."""
         found = self._checkpointer._list_checkpoints(name=name, within_task=False)
         return [artifact.to_dict() for artifact in found]
+
+    def shares(self, reference: dict[str, Any]) -> bool:
+        """Return True if this task finds the entry of `reference` among its own."""
+        prefix: str = self._datastore.artifact_store.FULL_PREFIX
+        return str(reference.get("key", "")).startswith(prefix.rstrip("/") + "/")
+
+    @contextmanager
+    def lease(
+        self,
+        *names: str,
+        siblings: bool,
+        owner: str,
+        suffices: Callable[[dict[str, Any], bool], bool],
+        on_wait: Callable[[], None],
+    ) -> Iterator[StoreLease]:
+        """Be the one task, of all machines, that stores what `names` say; see `store_lease`.
+
+        Parameters
+        ----------
+        *names : str
+            All parts together.
+        siblings : bool
+            True if the tasks of one step, each with entries of its own, share the lease.
+        owner, suffices, on_wait
+            As for `store_lease`.
+        """
+        documents = self.access.documents
+        if documents is None:
+            yield StoreLease()
+            return
+        store = self._datastore.artifact_store
+        place = os.path.dirname(store.FULL_PREFIX) if siblings else store.FULL_PREFIX
+        digest = hashlib.sha256(json.dumps([place, *names]).encode()).hexdigest()[:32]
+        key = f"{store._root_prefix}/checkpoints/leases/{digest}.json"
+        with store_lease(documents, key, owner, suffices=suffices, on_wait=on_wait) as lease:
+            yield lease
 
     def is_folder(self, reference: dict[str, Any]) -> bool:
         """Return True if the files of `reference` are stored one by one."""

@@ -1,0 +1,205 @@
+"""What tasks on different machines share by the datastore: one download, and its leftovers.
+
+A machine is a process with a home and a temporary folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
+
+from hftransfer.testing import Fault, HubServer, RandomFile, Stall
+from metaflow_stores import Datastore, tree
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(180)]
+
+REPO = "acme/model"
+FILES: dict[str, bytes | RandomFile] = {
+    "config.json": b"{}",
+    "model.safetensors": RandomFile(20_000_000, seed=7),
+}
+LOAD = """
+import json, sys
+import metaflow
+from metaflow_extensions.hftransfer.plugins import store_lease
+from metaflow_extensions.hftransfer.plugins.repo_request import parse_arguments
+from metaflow_stores import Datastore, repo_cache
+
+given = json.loads(sys.argv[1])
+store_lease.PATIENCE, store_lease.BEAT = given["patience"], 0.1
+cache = repo_cache(
+    Datastore(*given["datastore"]), lambda line: print(line, flush=True), **given["task"]
+)
+reference, hit = cache.load(parse_arguments(given["request"]), given["path"])
+print("DONE " + json.dumps([reference["key"], hit]), flush=True)
+"""
+
+
+@pytest.fixture
+def shared(datastore: Datastore) -> Datastore:
+    """A datastore that machines share."""
+    if datastore.kind != "s3":
+        pytest.skip("a local datastore is of one machine")
+    return datastore
+
+
+@contextmanager
+def machine(folder: Path, program: str, given: Any, **environ: str) -> Iterator[Any]:
+    """Run `program` as on a machine of its own."""
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
+    variables = {
+        **os.environ,
+        "HOME": str(folder),
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        **environ,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps(given)],
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: Any, text: str) -> str:
+    """Read the process's output up to the line with `text`."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def loading(
+    hub: HubServer,
+    store: Datastore,
+    path: Path,
+    *,
+    patience: float = 1e9,
+    request: dict[str, Any] | None = None,
+    **task: Any,
+) -> dict[str, Any]:
+    return {
+        "datastore": [store.kind, store.root, store.parameters],
+        "request": {"repo_id": REPO, "endpoint": hub.endpoint, **(request or {})},
+        "path": str(path),
+        "patience": patience,
+        "task": task,
+    }
+
+
+def listings(hub: HubServer) -> int:
+    """Return how often the repository was listed, which each download begins with."""
+    return len([request for request in hub.requests if "/tree/" in request.path])
+
+
+@pytest.fixture
+def stalled(hub: HubServer) -> Any:
+    """Bodies of the large file do not come; gives the handle of that fault."""
+    hub.create_repo(REPO, files=FILES)
+    return hub.add_fault(Fault(action=Stall(0), host="cdn", path="*/model.safetensors", times=None))
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow", "gang"])
+def test_tasks_of_three_machines_download_once(
+    shared: Datastore, hub: HubServer, stalled: Any, tmp_path: Path, scope: str
+) -> None:
+    """One reads the Hub, the others what it stored: of a foreach, of a flow, of @parallel.
+
+    The nodes of @parallel write the same keys, so that two of them never write at once.
+    """
+    places = [tmp_path / str(number) for number in range(3)]
+
+    def given(number: int) -> dict[str, Any]:
+        return loading(
+            hub,
+            shared,
+            places[number] / "model",
+            task="Flow/1/start/1" if scope == "gang" else f"Flow/1/start/{number}",
+            owner=f"Flow/1/start/node-{number}",
+            scope="checkpoint" if scope == "gang" else scope,
+            identifier=f"index{number}" if scope == "checkpoint" else "shared",
+            exclusive=scope != "gang",
+        )
+
+    with ExitStack() as stack:
+        first = stack.enter_context(machine(places[0], LOAD, given(0)))
+        assert stalled.wait(60)
+        others = [stack.enter_context(machine(places[n], LOAD, given(n))) for n in (1, 2)]
+        for other in others:
+            read_until(other, f"A task on another machine is downloading {REPO}; waiting")
+        hub.clear_faults()
+        hub.release()
+        outputs = [read_until(process, "DONE") for process in (first, *others)]
+
+    assert listings(hub) == 1
+    for place in places:
+        assert tree(place / "model") == tree(places[0] / "model")
+        assert set(tree(place / "model")) == set(FILES)
+    keys = {json.loads(output.partition("DONE ")[2])[0] for output in outputs}
+    assert len(keys) == (3 if scope == "checkpoint" else 1)
+
+
+@pytest.mark.parametrize("who", ["another task", "its own retry"])
+def test_a_dead_holders_turn_is_taken_over(
+    shared: Datastore, hub: HubServer, stalled: Any, tmp_path: Path, who: str
+) -> None:
+    """By another machine when the holder gives no sign any more, by its own retry at once."""
+    retry = who == "its own retry"
+    first = loading(hub, shared, tmp_path / "a" / "model", scope="flow", task="Flow/1/start/1")
+    second = loading(
+        hub,
+        shared,
+        tmp_path / "b" / "model",
+        patience=1e9 if retry else 1.0,
+        scope="flow",
+        task="Flow/1/start/1" if retry else "Flow/1/start/2",
+        attempt=1 if retry else 0,
+    )
+
+    with machine(tmp_path / "a", LOAD, first) as killed:
+        assert stalled.wait(60)
+        killed.kill()
+    hub.clear_faults()
+    hub.release()
+    with machine(tmp_path / "b", LOAD, second) as process:
+        output = read_until(process, "DONE")
+
+    assert ("A task on another machine is downloading" in output) is not retry
+    assert set(tree(tmp_path / "b" / "model")) == set(FILES)
+
+
+def test_a_failed_holder_gives_its_turn_back(
+    shared: Datastore, hub: HubServer, tmp_path: Path
+) -> None:
+    """After a download that failed the next task does not wait."""
+    hub.create_repo(REPO, files=FILES)
+    wrong = loading(hub, shared, tmp_path / "a", scope="flow", request={"allow_patterns": "*.none"})
+    right = {**wrong, "path": str(tmp_path / "b" / "model")}
+
+    with machine(tmp_path / "a", LOAD, wrong) as process:
+        read_until(process, "No file of acme/model is selected")
+    right["task"] = {"scope": "flow", "task": "Flow/2/start/9"}
+    with machine(tmp_path / "b", LOAD, right) as process:
+        output = read_until(process, "No file of acme/model is selected")
+
+    assert "waiting" not in output

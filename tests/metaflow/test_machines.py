@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,8 +20,15 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
+import anyio.to_thread
+from aiohttp import web
+from anyio.from_thread import start_blocking_portal
+
+from conftest import Bucket
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
+from hftransfer.testing.s3 import S3Server
 from metaflow_stores import Datastore, tree
+from s3_front import front_of
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -203,3 +211,129 @@ def test_a_failed_holder_gives_its_turn_back(
         output = read_until(process, "No file of acme/model is selected")
 
     assert "waiting" not in output
+
+
+# --- uploads that a killed process left
+
+
+SAVE = """
+import json, sys
+import metaflow
+from metaflow_stores import Datastore
+given = json.loads(sys.argv[1])
+store = Datastore(*given["datastore"]).storage(
+    "checkpoints", "artifacts", "Flow", "start", "scope", "single", prefix="mf.checkpoints"
+)
+getattr(store, "_save_" + given["form"])(given["key"], given["folder"])
+print("DONE", flush=True)
+"""
+SMALL_CHUNKS = {
+    "HFTRANSFER_CHUNK_SIZE": "5MiB",
+    "HFTRANSFER_CONNECTIONS": "1",
+    "HFTRANSFER_MEMORY_BUDGET": "10MiB",
+}
+
+
+class Bodies:
+    """Between a process and the store: lets some parts through, and holds the next ones."""
+
+    def __init__(self, through: int | None) -> None:
+        self.through = through
+        self.sent: list[str] = []
+        self.stuck = threading.Event()
+        self.over = threading.Event()
+
+    async def hook(self, request: web.Request) -> web.StreamResponse | None:
+        number = request.query.get("partNumber")
+        if request.method != "PUT" or number is None:
+            return None
+        await request.read()
+        if self.through is not None and len(self.sent) >= self.through:
+            self.stuck.set()
+            await anyio.to_thread.run_sync(self.over.wait)
+            return web.Response(status=500)
+        self.sent.append(number)
+        return None
+
+
+@contextmanager
+def in_front(minio: S3Server, store: Datastore, bodies: Bodies) -> Iterator[Datastore]:
+    """Give the datastore as it is behind `bodies`."""
+    bucket = Bucket(minio, store.root.removeprefix("s3://").partition("/")[0])
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(front_of(bucket, bodies.hook)) as endpoint,
+    ):
+        try:
+            yield Datastore("s3", store.root, {**store.parameters, "endpoint_url": endpoint})
+        finally:
+            bodies.over.set()
+
+
+def uploads(store: Datastore, *keys: str) -> list[Any]:
+    """Return the uploads of these objects that nobody has completed."""
+    return [found for key in keys for found in store.backend.uploads(key)]
+
+
+def test_the_retry_on_another_machine_sends_the_rest(
+    shared: Datastore, minio: S3Server, hub: HubServer, tmp_path: Path
+) -> None:
+    """After kill -9 in the middle of an upload the parts that are stored are not sent again.
+
+    The second machine has another home and temporary folder, and nothing of the first.
+    """
+    hub.create_repo(REPO, files={"model.safetensors": RandomFile(40_000_000, seed=7)})
+    first, rest = Bodies(through=4), Bodies(through=None)
+    with in_front(minio, shared, first) as store:
+        given = loading(hub, store, tmp_path / "a" / "model", task="Flow/1/start/1")
+        with machine(tmp_path / "a", LOAD, given, **SMALL_CHUNKS) as process:
+            assert first.stuck.wait(60)
+            process.kill()
+    with in_front(minio, shared, rest) as store:
+        given = loading(hub, store, tmp_path / "b" / "model", task="Flow/1/start/1", attempt=1)
+        with machine(tmp_path / "b", LOAD, given, **SMALL_CHUNKS) as process:
+            output = read_until(process, "DONE")
+
+    key, _ = json.loads(output.partition("DONE ")[2])
+    assert sorted(first.sent + rest.sent, key=int) == [str(number) for number in range(1, 9)]
+    stored = shared.read(f"{key}/model.safetensors")
+    assert stored == tree(tmp_path / "b" / "model")["model.safetensors"]
+    assert uploads(shared, f"{key}/model.safetensors") == []
+    assert len(shared.keys("mf.huggingface_hub/checkpoints/artifacts")) == 1
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_the_retry_of_a_save_removes_what_was_stored(
+    shared: Datastore, minio: S3Server, tmp_path: Path, form: str
+) -> None:
+    """@checkpoint's attempts have keys of their own: what a killed one left goes, parts as well."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(os.urandom(40_000_000))
+    (folder / "config.json").write_text("{}")
+    place = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
+    given = {"form": form, "folder": str(folder)}
+    left = f"{place}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
+    bodies = Bodies(through=4)
+    with in_front(minio, shared, bodies) as store:
+        where = [store.kind, store.root, store.parameters]
+        killed = {**given, "datastore": where, "key": "0a1b2c3d.0.my.name.0"}
+        with machine(tmp_path / "a", SAVE, killed, **SMALL_CHUNKS) as process:
+            assert bodies.stuck.wait(60)
+            process.kill()
+    assert len(uploads(shared, left)) == 1
+    # A checkpoint of that attempt that was finished stays.
+    shared.write(f"{place}/0a1b2c3d.0.whole.1/a", b"a")
+    shared.write(
+        f"{place.replace('artifacts', 'artifact_metadata')}/0a1b2c3d.0.whole.1.metadata", b"{}"
+    )
+
+    where = [shared.kind, shared.root, shared.parameters]
+    retried = {**given, "datastore": where, "key": "0a1b2c3d.1.my.name.0"}
+    with machine(tmp_path / "b", SAVE, retried, **SMALL_CHUNKS) as process:
+        output = read_until(process, "DONE")
+
+    assert uploads(shared, left) == []
+    assert "Removed what an earlier attempt of this task left" in output
+    names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
+    assert names == {"0a1b2c3d.0.whole.1", "0a1b2c3d.1.my.name.0"}

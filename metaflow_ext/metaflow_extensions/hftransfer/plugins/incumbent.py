@@ -43,6 +43,7 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.f
 
 from .datastore_access import DatastoreAccess
 from .entry_contents import manifest_path
+from .leftovers import KeyName, earlier, parse_key_name
 from .run_scope import resolve_scope
 from .s3_backend import NotForEngine
 from .store_lease import StoreLease, store_lease
@@ -191,7 +192,7 @@ class EntryStore:
         with self._lock:
             attempt, version_id = self.attempt, self._checkpointer.current_version
             self._checkpointer._update_version()
-            leftover = self._leftover(name)
+            leftover = self._leftover(name, version_id)
             if leftover is not None:
                 attempt, version_id = leftover
         key_name = self._datastore.create_key_name(
@@ -212,25 +213,32 @@ class EntryStore:
         )
         return entry, staging
 
-    def _leftover(self, name: str) -> tuple[int, int] | None:
-        """Return attempt and version of what a killed attempt of this task left unpublished."""
+    def _leftover(self, name: str, version: int) -> tuple[int, int] | None:
+        """Return attempt and version of an entry that an attempt before this left unpublished.
+
+        If nothing is seen, the first one that could have been: of an upload that was
+        interrupted some stores tell only whoever uploads the same object.
+        """
         if self.attempt == 0 or not self._exclusive:
             return None
-        stored = self.access.names_in(self._datastore.artifact_store.FULL_PREFIX)
+        own = KeyName(self._datastore._NAME_ENTROPY, self.attempt, name, version)
+        place = self._datastore.artifact_store.FULL_PREFIX
         listed = set(self.access.names_in(self._datastore.artifact_metadatastore.FULL_PREFIX))
-        for key_name in sorted(stored):
-            parts = key_name.split(".")
-            if (
-                len(parts) == 4
-                and (parts[0], parts[2]) == (self._datastore._NAME_ENTROPY, name)
-                and parts[1].isdigit()
-                and parts[3].isdigit()
-                and int(parts[1]) < self.attempt
-                and f"{key_name}.metadata" not in listed
-                and key_name not in self._adopted
-            ):
-                self._log(f"Going on with what attempt {parts[1]} of this task left: {key_name}")
-                return int(parts[1]), int(parts[3])
+        stored = [*self.access.names_in(place), *self.access.unfinished_in(place)]
+        attempts = range(self.attempt) if self.access.is_s3 else ()
+        twins = [str(own._replace(attempt=attempt)) for attempt in attempts]
+        seen = earlier(own, stored)
+        for key_name in dict.fromkeys((*seen, *twins)):
+            found = parse_key_name(key_name)
+            assert found is not None
+            published = f"{key_name}.metadata" in listed or key_name in self._adopted
+            if found.name != name or published:
+                continue
+            if key_name in seen:
+                self._log(
+                    f"Going on with what attempt {found.attempt} of this task left: {key_name}"
+                )
+            return found.attempt, found.version
         return None
 
     def publish(
@@ -279,6 +287,7 @@ class EntryStore:
         """Delete what a killed attempt wrote and this one did not."""
         others = set(self.access.files_below(entry.key)) - set(files)
         self.access.delete(f"{entry.key}/{path}" for path in others)
+        self.access.end_uploads(entry.key)
 
     @property
     def _writable(self) -> bool:
@@ -297,8 +306,8 @@ class EntryStore:
 
     def _take_back(self, entry: NewEntry) -> None:
         try:
-            if self.access.is_local:
-                shutil.rmtree(self.access.location(entry.key), ignore_errors=True)
+            if self.access.is_local or self.access.is_s3:
+                self.access.discard(entry.key)
             else:
                 self._datastore.artifact_store.delete_prefix(entry.key_name)
         except Exception as error:  # noqa: BLE001 - the failure that led here is the one to show

@@ -130,6 +130,30 @@ class HftransferS3Storage(S3CompatibleStorage):
             self._delete(s3, [key.rstrip("/"), *self._below(s3, key)])
         return True
 
+    def uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Return key, relative to the root, and id of multipart uploads that nobody completed.
+
+        MinIO tells only of those of the object `prefix`, and of none that merely begin so.
+        """
+        bucket, start = self._location(prefix)
+        skip = len(start) - len(prefix)
+        pages = self._client().client.get_paginator("list_multipart_uploads")
+        return [
+            (item["Key"][skip:], item["UploadId"])
+            for page in pages.paginate(Bucket=bucket, Prefix=start)
+            for item in page.get("Uploads", ())
+        ]
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """End a multipart upload; one that has ended is no error."""
+        bucket, name = self._location(key)
+        shared = self._client()
+        try:
+            shared.client.abort_multipart_upload(Bucket=bucket, Key=name, UploadId=upload_id)
+        except shared.error as error:
+            if _status(error) != 404:
+                raise
+
     def read_with_etag(self, key: str) -> tuple[bytes, str] | None:
         """Return a small object and its ETag; None if there is none."""
         bucket, name = self._location(key)

@@ -144,6 +144,19 @@ def test_own_error_of_the_step_is_the_one_shown(runner: FlowRunner) -> None:
     assert not list(runner.temporary.glob("metaflow_hf_*"))
 
 
+@pytest.mark.parametrize("incumbent", [True, False], ids=["theirs", "ours"])
+def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, incumbent: bool) -> None:
+    """`current.card["huggingface_hub_models"]` is there without a @card, as with theirs."""
+    note = "a note of the step " + "." * 400  # long enough to be found in what is packed
+
+    run = runner.run("probe_flow.py", probe={"card": note}, incumbent=incumbent)
+
+    assert run.probe["decorator"].startswith("metaflow_extensions.hftransfer.") is not incumbent
+    pages = list(runner.work.rglob("*huggingface_hub_models*.html"))
+    assert pages
+    assert note.encode() in b"".join(unpacked(page.read_bytes()) for page in pages)
+
+
 @pytest.mark.parametrize(
     ("load", "message"),
     [

@@ -169,6 +169,20 @@ class HuggingfaceHubDecorator(StepDecorator):
         self._hub._load_declared(self._requests)
         self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
 
+    def task_decorate(
+        self,
+        step_func: Any,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+    ) -> Any:
+        # Only now all cards of the user's own are there.
+        if self._card is not None:
+            self._card.offer()
+        return step_func
+
     def task_exception(
         self,
         exception: BaseException,

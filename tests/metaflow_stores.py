@@ -6,6 +6,9 @@ which a task would get its names, is left out.
 
 from __future__ import annotations
 
+import base64
+import gzip
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +24,7 @@ class Datastore:
     kind: str
     root: str
     parameters: Any = None
+    role: str | None = None
 
     @property
     def backend(self) -> Any:
@@ -30,7 +34,7 @@ class Datastore:
         name = "s3-compatible" if self.kind == "s3" else "local"
         (found,) = [datastore for datastore in DATASTORES if name == datastore.TYPE]
         if self.kind == "s3":
-            return found(self.root, client_params=dict(self.parameters))
+            return found(self.root, client_params=dict(self.parameters), role_arn=self.role)
         return found(self.root)
 
     def storage(self, *components: str, prefix: str = "mf.models") -> Any:
@@ -69,6 +73,7 @@ def entry_store(
     task: str = "Flow/1/start/1",
     attempt: int = 0,
     identifier: str = "single",
+    exclusive: bool = True,
 ) -> Any:
     """Return the `EntryStore` that the task of this path would have."""
     from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore
@@ -83,7 +88,7 @@ def entry_store(
     checkpointer = core.Checkpointer(store, attempt=attempt)
     checkpointer.set_root_prefix("mf.huggingface_hub")
     return EntryStore(
-        SimpleNamespace(_checkpointer=checkpointer), log, exclusive=True, temp_dir_root=None
+        SimpleNamespace(_checkpointer=checkpointer), log, exclusive=exclusive, temp_dir_root=None
     )
 
 
@@ -97,15 +102,19 @@ def repo_cache(
     identifier: str = "single",
     may_retry: bool = False,
     links: bool = False,
+    exclusive: bool = True,
+    owner: str | None = None,
 ) -> Any:
     """Return the `RepoCache` that the task of this path would have."""
     from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
     from metaflow_extensions.hftransfer.plugins.repo_mover import RepoMover
 
-    store = entry_store(datastore, log, task=task, attempt=attempt, identifier=identifier)
+    store = entry_store(
+        datastore, log, task=task, attempt=attempt, identifier=identifier, exclusive=exclusive
+    )
     mover = RepoMover(store, log, links=links)
     step = task.rpartition("/")[0]
-    return RepoCache(store, mover, scope, step, log, may_retry=may_retry)
+    return RepoCache(store, mover, scope, step, log, owner=owner or task, may_retry=may_retry)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -115,3 +124,11 @@ def tree(folder: Path) -> dict[str, bytes]:
         for file in folder.rglob("*")
         if file.is_file()
     }
+
+
+def unpacked(data: bytes) -> bytes:
+    """Return `data`, and what is packed in it: an artifact of Metaflow, the content of a card."""
+    if data.startswith(b"\x1f\x8b"):
+        return data + gzip.decompress(data)
+    packed = re.findall(rb"[A-Za-z0-9+/=]{400,}", data)
+    return data + b"".join(base64.b64decode(text + b"===") for text in packed)

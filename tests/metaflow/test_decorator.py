@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from hftransfer.testing import Fault, Stall
+from metaflow_stores import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +144,19 @@ def test_own_error_of_the_step_is_the_one_shown(runner: FlowRunner) -> None:
     assert not list(runner.temporary.glob("metaflow_hf_*"))
 
 
+@pytest.mark.parametrize("incumbent", [True, False], ids=["theirs", "ours"])
+def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, incumbent: bool) -> None:
+    """`current.card["huggingface_hub_models"]` is there without a @card, as with theirs."""
+    note = "a note of the step " + "." * 400  # long enough to be found in what is packed
+
+    run = runner.run("probe_flow.py", probe={"card": note}, incumbent=incumbent)
+
+    assert run.probe["decorator"].startswith("metaflow_extensions.hftransfer.") is not incumbent
+    pages = list(runner.work.rglob("*huggingface_hub_models*.html"))
+    assert pages
+    assert note.encode() in b"".join(unpacked(page.read_bytes()) for page in pages)
+
+
 @pytest.mark.parametrize(
     ("load", "message"),
     [
@@ -241,14 +255,3 @@ def interrupt_in_the_middle(
         output, _ = process.communicate()
     assert process.returncode != 0, output
     return str(output)
-
-
-def unpacked(data: bytes) -> bytes:
-    """Return `data`, and what is packed in it: an artifact of Metaflow, the content of a card."""
-    import base64
-    import gzip
-
-    if data.startswith(b"\x1f\x8b"):
-        return data + gzip.decompress(data)
-    packed = re.findall(rb"[A-Za-z0-9+/=]{400,}", data)
-    return data + b"".join(base64.b64decode(text + b"===") for text in packed)

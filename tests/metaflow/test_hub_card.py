@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
+from metaflow.cards import Markdown
+
 from hftransfer._progress import FileFinished, Moved, TransferStarted
 from metaflow_extensions.hftransfer.plugins.hub_card import HubCard, rows_of, throughput_chart
 from metaflow_extensions.hftransfer.plugins.progress import TransferProgress
@@ -180,3 +182,52 @@ def test_lines_are_spaced_and_get_rarer() -> None:
     assert len(lines) == 6 + 6 + 3
     assert len(progress.samples) <= 242
     assert not [line for line in lines if "\n" in line or "\r" in line]
+
+
+class Broken(Markdown):  # type: ignore[misc,unused-ignore]
+    """A component of a user that cannot be rendered."""
+
+    def render(self) -> Any:
+        raise ValueError("broken")
+
+
+@pytest.mark.parametrize("with_cards", [True, False])
+def test_a_step_adds_to_the_card(with_cards: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`current.card[id]` takes components as metaflow-checkpoint's does, beside other cards."""
+    from metaflow.metaflow_current import Current
+    from metaflow.plugins.cards.component_serializer import ComponentStore
+
+    import metaflow
+
+    current = type("Own", (Current,), {})()  # attributes are added to its class
+    monkeypatch.setattr(metaflow, "current", current)
+    others = {"mine": ComponentStore(None), "default": ComponentStore(None)}
+    if with_cards:
+        named = {"append": others["default"].append, "__getitem__": lambda self, key: others[key]}
+        named["append"] = staticmethod(named["append"])
+        current._update_env({"card": type("Collector", (), named)()})
+    card = HubCard(None, "Flow/1/start/2", 0, "checkpoint")
+    card.offer()
+
+    models = current.card["huggingface_hub_models"]
+    models.append(Markdown("added by the step"), id="one")
+    models.extend([Broken("x"), Markdown("and more")])
+    current.card.append(Markdown("to the default card"))
+    models.components["one"].update("changed by the step")
+    models.refresh()
+
+    page = content(card.html(final=True))
+    assert "changed by the step" in page
+    assert "added by the step" not in page
+    assert "and more" in page
+    assert "Broken: ValueError" in page
+    assert ("to the default card" in page) is not with_cards
+    assert len(list(others["default"])) == with_cards
+    assert "Hugging Face Hub Models" in page
+    current.card["huggingface_hub_models"] = [Markdown("instead")]
+    page = content(card.html(final=True))
+    assert "instead" in page
+    assert "and more" not in page
+    if with_cards:
+        current.card["mine"].append(Markdown("mine"))
+        assert len(list(others["mine"])) == 1

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import site
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("metaflow.decorators")
 
+from metaflow_pods import in_pods, interpreter
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from metaflow.conftest import FlowRunner
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
-PODS = Path(__file__).resolve().parent / "pods"
 REPO = "bert-base-uncased"
-# What Metaflow itself installs into every task, and what that needs.
-BARE = (
-    *("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3"),
-    *("requests", "certifi", "idna", "charset_normalizer"),
-)
 FILES = {
     *(".gitattributes", "README.md", "config.json", "coreml/weights/weight.bin"),
     *("model.safetensors", "tokenizer.json", "vocab.txt"),
 }
 
 
-def interpreter(folder: Path, *, bare: bool) -> Path:
-    """Make an environment without Metaflow and without hftransfer; return its bin folder."""
-    import venv
-
-    venv.create(folder / "venv", symlinks=True)
-    packages = folder / "packages"
-    packages.mkdir()
-    for place in map(Path, site.getsitepackages()):
-        for item in place.iterdir():
-            ours = item.name.startswith(("metaflow", "hftransfer", "__editable__"))
-            if (item.name in BARE) if bare else not ours:
-                (packages / item.name).symlink_to(item)
-    (own,) = (folder / "venv").glob("lib/python*/site-packages")
-    (own / "packages.pth").write_text(f"{packages}\n")
-    return folder / "venv" / "bin"
-
-
 def run_in_pod(runner: FlowRunner, bin_folder: Path, probe: dict[str, Any]) -> Any:
-    environ = {
-        "METAFLOW_KUBERNETES_CONTAINER_IMAGE": "image",
-        "POD_PATH": f"{bin_folder}:/usr/bin:/bin",
-        "PYTHONPATH": os.pathsep.join([str(PODS)]),
-    }
-    return runner.run("probe_flow.py", probe=probe, environ=environ)
+    return runner.run("probe_flow.py", probe=probe, environ=in_pods(bin_folder))
 
 
 def test_the_engine_travels_and_degrades(

@@ -391,6 +391,38 @@ def test_a_long_transfer_tells_how_it_goes(
             assert lines[-1].startswith(f"[hftransfer] one-{form}: 9.0 MB of 9.0 MB (100%), ")
 
 
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_the_bandwidth_cap_holds_for_the_datastore(
+    datastore: Datastore,
+    folder: Path,
+    tmp_path: Path,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every byte to and from S3 counts for HFTRANSFER_BANDWIDTH; the local disk has no cap."""
+    from hftransfer._throttle import Throttle
+
+    monkeypatch.setenv("HFTRANSFER_BANDWIDTH", "100GB")
+    taken: list[int] = []
+    take = Throttle.take
+
+    def counted(self: Throttle, count: int) -> float:
+        taken.append(count)
+        return take(self, count)
+
+    monkeypatch.setattr(Throttle, "take", counted)
+    store = datastore.storage()
+    size = sum(len(data) for data in tree(folder).values())
+    for save_or_load, place in (("save", folder), ("load", tmp_path / "loaded")):
+        taken.clear()
+        getattr(store, f"_{save_or_load}_{form}")("capped-" + form, str(place))
+
+        if datastore.kind == "s3":
+            assert sum(taken) >= size
+        else:
+            assert taken == []
+
+
 def test_many_small_objects_keep_their_metadata(datastore: Datastore) -> None:
     """More than ten at once, each with its attributes, which theirs takes for something else."""
     backend = datastore.backend

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from metaflow.cards import Markdown
+
 from metaflow import FlowSpec, current, huggingface_hub, kubernetes, step
 
 PROBE: dict[str, Any] = json.loads(os.environ.get("PROBE", "{}"))
@@ -47,6 +49,10 @@ class ProbeFlow(FlowSpec):
         for call in PROBE.get("blocks", []):
             with hub.load(**call) as path:
                 blocks[path] = listing(path)
+        if note := PROBE.get("card"):
+            card = current.card["huggingface_hub_models"]
+            card.append(Markdown(note))
+            card.refresh()
         seen = {
             "decorator": module,
             "loaded": {repo: hub.loaded[repo] for repo in hub.loaded.info},

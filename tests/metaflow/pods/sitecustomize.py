@@ -73,6 +73,8 @@ def _launch_job(self: Any, **job: Any) -> None:
         "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
         "PYTHONNOUSERSITE": "1",
     }
+    if "POD_WITHOUT_METADATA" in os.environ:
+        environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = home
     self._pod = subprocess.run(
         command,
         cwd=home,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hftransfer._progress import Observer
 
     from .moves import Moves
+    from .store_lease import Documents
 
 
 class DatastoreAccess:
@@ -97,6 +99,64 @@ class DatastoreAccess:
         """Return the names of the files and folders right below `key`."""
         items = self._backend.list_content([key.rstrip("/")])
         return [item.path.rstrip("/").rpartition("/")[2] for item in items]
+
+    def unfinished_in(self, key: str) -> list[str]:
+        """Return the names right below `key` below which uploads have begun, as far as known."""
+        if not hasattr(self._backend, "uploads"):
+            return []
+        prefix = key.rstrip("/") + "/"
+        found = (path.removeprefix(prefix) for path, _ in self._backend.uploads(prefix))
+        return sorted({path.partition("/")[0] for path in found})
+
+    def end_uploads(self, key: str, exact: Iterable[str] = ()) -> int:
+        """End all uploads of `key` and below it, and those of the keys `exact`; return how many."""
+        if not hasattr(self._backend, "uploads"):
+            return 0
+        found = {
+            upload
+            for wanted in (key, key.rstrip("/") + "/", *exact)
+            for upload in self._backend.uploads(wanted)
+            if upload[0] == wanted or upload[0].startswith(wanted.rstrip("/") + "/")
+        }
+        for path, upload_id in found:
+            self._backend.abort(path, upload_id)
+        return len(found)
+
+    def discard(self, key: str, exact: Iterable[str] = ()) -> bool:
+        """Remove the object `key`, all below it, and all uploads to there.
+
+        Parameters
+        ----------
+        key : str
+        exact : iterable of str
+            Keys of which uploads may have begun.
+
+        Returns
+        -------
+        bool
+            True if there was anything.
+        """
+        if self.is_local:
+            place = self.location(key)
+            there = os.path.lexists(place)
+            if os.path.isdir(place):
+                shutil.rmtree(place, ignore_errors=True)
+            elif there:
+                os.remove(place)
+            return there
+        ended = self.end_uploads(key, exact)
+        paths = self.files_below(key)
+        self.delete(f"{key}/{path}" for path in paths)
+        whole = bool(self._backend.is_file([key])[0])
+        if whole:
+            self.delete([key])
+        return bool(ended or paths or whole)
+
+    @property
+    def documents(self) -> Documents | None:
+        """The datastore as one of documents with conditional writes, if it is such a one."""
+        can = hasattr(self._backend, "write_if") and hasattr(self._backend, "read_with_etag")
+        return self._backend if can else None
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; one that is gone already is no error."""

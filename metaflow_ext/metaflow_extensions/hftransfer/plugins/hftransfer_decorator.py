@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
+from .flow_datastore import remember
 from .repo_entry import CACHE_SCOPES
 from .repo_request import HuggingfaceHubError, parse_load, without_credentials
 
@@ -107,6 +108,7 @@ class HuggingfaceHubDecorator(StepDecorator):
                 f"not {cache_scope!r}."
             )
         self._require_packages(step_name)
+        remember(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
         if self.attributes["load"] and self.statically_defined:
             # Metaflow stores the attributes of decorators with every run. (Those given by
@@ -158,13 +160,28 @@ class HuggingfaceHubDecorator(StepDecorator):
         )
         may_retry = retry_count < max_user_code_retries
         step = f"{flow.name}/{run_id}/{step_name}"
-        cache = RepoCache(store, mover, scope, step, self._log, may_retry=may_retry)
+        task = f"{step}/{task_id}"
+        cache = RepoCache(store, mover, scope, step, self._log, owner=task, may_retry=may_retry)
         self._card.follow(cache.accesses)
-        self._hub = HuggingfaceHub(cache, f"{step}/{task_id}", self.attributes["temp_dir_root"])
+        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
         current._update_env({"huggingface_hub": self._hub})
         self._card.start()
         self._hub._load_declared(self._requests)
         self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
+
+    def task_decorate(
+        self,
+        step_func: Any,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+    ) -> Any:
+        # Only now all cards of the user's own are there.
+        if self._card is not None:
+            self._card.offer()
+        return step_func
 
     def task_exception(
         self,

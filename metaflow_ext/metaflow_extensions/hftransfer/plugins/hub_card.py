@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from .card_components import CardComponents, Cards
+
 if TYPE_CHECKING:
     from .progress import TransferProgress
     from .repo_cache import Access
@@ -57,6 +59,8 @@ class HubCard:
         self._accesses: Sequence[Access] = ()
         self._transfers: list[TransferProgress] = []
         self._closing = threading.Event()
+        self._is_wanted = False
+        self._added: CardComponents | None = None
         self._thread: threading.Thread | None = None
 
     def follow(self, accesses: Sequence[Access]) -> None:
@@ -66,6 +70,19 @@ class HubCard:
     def watch(self, progress: TransferProgress) -> None:
         """Show this transfer, too."""
         self._transfers.append(progress)
+
+    def offer(self) -> None:
+        """Let the step add to the card, by ``current.card``; after all of `task_pre_step`."""
+        from metaflow.plugins.cards.component_serializer import ComponentStore
+
+        from metaflow import current
+
+        self._added = CardComponents(ComponentStore(None, card_type=_TYPE), self._want)
+        others = getattr(current, "card", None)
+        current._update_env({"card": Cards(CARD_ID, self._added, others)})
+
+    def _want(self) -> None:
+        self._is_wanted = True
 
     def start(self) -> None:
         """Begin to render, in the background."""
@@ -83,7 +100,8 @@ class HubCard:
         pause = _FIRST
         # What takes no longer than the first pause needs no picture while it goes on.
         while not self._closing.wait(pause):
-            if any(not transfer.finished for transfer in self._transfers):
+            if self._is_wanted or any(not transfer.finished for transfer in self._transfers):
+                self._is_wanted = False
                 self._store(final=False)
                 pause = _RENEWAL
         self._store(final=True)
@@ -105,6 +123,7 @@ class HubCard:
         from metaflow.plugins.cards.card_modules.basic import BlankCard
 
         components = [part.render() for part in self._components()]
+        components += [_rendered(part) for part in list(self._added or ())]
         card = BlankCard(components=components, options={"title": "Hugging Face Hub Models"})
         page: str = card.render(_Task(self._pathspec), runtime=not final)
         token = "final" if final else f"runtime-{self._state()}"
@@ -140,6 +159,16 @@ class HubCard:
 
     def _sections(self, accesses: Sequence[Access]) -> list[Any]:
         return [part for access in accesses for part in _section(access, self._cache_scope)]
+
+
+def _rendered(component: Any) -> Any:
+    """Return what a component of the step's own shows; one that fails costs only itself."""
+    from metaflow.cards import Markdown
+
+    try:
+        return component.render()
+    except Exception as error:  # noqa: BLE001 - of code that is not ours
+        return Markdown(f"_{type(component).__name__}: {type(error).__name__}_").render()
 
 
 def _card_datastore(flow_datastore: Any, pathspec: str) -> Any:

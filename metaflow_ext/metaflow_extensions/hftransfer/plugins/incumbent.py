@@ -9,6 +9,8 @@ same task use. Imported only inside a task that uses ``@huggingface_hub``.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,18 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from metaflow.exception import MetaflowNotFound
-
-from metaflow import Run, current
+from metaflow import current
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
     constants,
 )
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.constructors import (  # noqa: E501
     _instantiate_checkpoint_for_writes,
     load_checkpoint,
-)
-from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.core import (
-    ScopeResolver,
 )
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.final_api import (  # noqa: E501
     Checkpoint,
@@ -46,7 +43,10 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.f
 
 from .datastore_access import DatastoreAccess
 from .entry_contents import manifest_path
+from .leftovers import KeyName, earlier, parse_key_name
+from .run_scope import resolve_scope
 from .s3_backend import NotForEngine
+from .store_lease import StoreLease, store_lease
 
 Log = Callable[[str], None]
 
@@ -114,6 +114,42 @@ class EntryStore:
         found = self._checkpointer._list_checkpoints(name=name, within_task=False)
         return [artifact.to_dict() for artifact in found]
 
+    def shares(self, reference: dict[str, Any]) -> bool:
+        """Return True if this task finds the entry of `reference` among its own."""
+        prefix: str = self._datastore.artifact_store.FULL_PREFIX
+        return str(reference.get("key", "")).startswith(prefix.rstrip("/") + "/")
+
+    @contextmanager
+    def lease(
+        self,
+        *names: str,
+        siblings: bool,
+        owner: str,
+        suffices: Callable[[dict[str, Any], bool], bool],
+        on_wait: Callable[[], None],
+    ) -> Iterator[StoreLease]:
+        """Be the one task, of all machines, that stores what `names` say; see `store_lease`.
+
+        Parameters
+        ----------
+        *names : str
+            All parts together.
+        siblings : bool
+            True if the tasks of one step, each with entries of its own, share the lease.
+        owner, suffices, on_wait
+            As for `store_lease`.
+        """
+        documents = self.access.documents
+        if documents is None:
+            yield StoreLease()
+            return
+        store = self._datastore.artifact_store
+        place = os.path.dirname(store.FULL_PREFIX) if siblings else store.FULL_PREFIX
+        digest = hashlib.sha256(json.dumps([place, *names]).encode()).hexdigest()[:32]
+        key = f"{store._root_prefix}/checkpoints/leases/{digest}.json"
+        with store_lease(documents, key, owner, suffices=suffices, on_wait=on_wait) as lease:
+            yield lease
+
     def is_folder(self, reference: dict[str, Any]) -> bool:
         """Return True if the files of `reference` are stored one by one."""
         return bool(reference.get("storage_format", _FILES) == _FILES)
@@ -156,7 +192,7 @@ class EntryStore:
         with self._lock:
             attempt, version_id = self.attempt, self._checkpointer.current_version
             self._checkpointer._update_version()
-            leftover = self._leftover(name)
+            leftover = self._leftover(name, version_id)
             if leftover is not None:
                 attempt, version_id = leftover
         key_name = self._datastore.create_key_name(
@@ -177,25 +213,32 @@ class EntryStore:
         )
         return entry, staging
 
-    def _leftover(self, name: str) -> tuple[int, int] | None:
-        """Return attempt and version of what a killed attempt of this task left unpublished."""
+    def _leftover(self, name: str, version: int) -> tuple[int, int] | None:
+        """Return attempt and version of an entry that an attempt before this left unpublished.
+
+        If nothing is seen, the first one that could have been: of an upload that was
+        interrupted some stores tell only whoever uploads the same object.
+        """
         if self.attempt == 0 or not self._exclusive:
             return None
-        stored = self.access.names_in(self._datastore.artifact_store.FULL_PREFIX)
+        own = KeyName(self._datastore._NAME_ENTROPY, self.attempt, name, version)
+        place = self._datastore.artifact_store.FULL_PREFIX
         listed = set(self.access.names_in(self._datastore.artifact_metadatastore.FULL_PREFIX))
-        for key_name in sorted(stored):
-            parts = key_name.split(".")
-            if (
-                len(parts) == 4
-                and (parts[0], parts[2]) == (self._datastore._NAME_ENTROPY, name)
-                and parts[1].isdigit()
-                and parts[3].isdigit()
-                and int(parts[1]) < self.attempt
-                and f"{key_name}.metadata" not in listed
-                and key_name not in self._adopted
-            ):
-                self._log(f"Going on with what attempt {parts[1]} of this task left: {key_name}")
-                return int(parts[1]), int(parts[3])
+        stored = [*self.access.names_in(place), *self.access.unfinished_in(place)]
+        attempts = range(self.attempt) if self.access.is_s3 else ()
+        twins = [str(own._replace(attempt=attempt)) for attempt in attempts]
+        seen = earlier(own, stored)
+        for key_name in dict.fromkeys((*seen, *twins)):
+            found = parse_key_name(key_name)
+            assert found is not None
+            published = f"{key_name}.metadata" in listed or key_name in self._adopted
+            if found.name != name or published:
+                continue
+            if key_name in seen:
+                self._log(
+                    f"Going on with what attempt {found.attempt} of this task left: {key_name}"
+                )
+            return found.attempt, found.version
         return None
 
     def publish(
@@ -244,6 +287,7 @@ class EntryStore:
         """Delete what a killed attempt wrote and this one did not."""
         others = set(self.access.files_below(entry.key)) - set(files)
         self.access.delete(f"{entry.key}/{path}" for path in others)
+        self.access.end_uploads(entry.key)
 
     @property
     def _writable(self) -> bool:
@@ -262,8 +306,8 @@ class EntryStore:
 
     def _take_back(self, entry: NewEntry) -> None:
         try:
-            if self.access.is_local:
-                shutil.rmtree(self.access.location(entry.key), ignore_errors=True)
+            if self.access.is_local or self.access.is_s3:
+                self.access.discard(entry.key)
             else:
                 self._datastore.artifact_store.delete_prefix(entry.key_name)
         except Exception as error:  # noqa: BLE001 - the failure that led here is the one to show
@@ -318,7 +362,7 @@ def open_entry_store(
         Checkpoint(),
         flow=flow,
         task_identifier=identifier,
-        scope=_scope(log),
+        scope=resolve_scope(log),
         gang_scheduled_task=gang,
     )
     # Processes that the step starts find the task's checkpoints by these.
@@ -326,18 +370,3 @@ def open_entry_store(
     os.environ[constants.CHECKPOINT_UID_ENV_VAR_NAME] = checkpoint._checkpointer._checkpoint_uid
     checkpoint = init_hf_checkpoint(checkpoint, cache_scope, flow.name)
     return EntryStore(checkpoint, log, exclusive=not gang, temp_dir_root=temp_dir_root)
-
-
-def _scope(log: Log) -> str:
-    """Return the part of the key that stands for the run's special tag, or its namespace."""
-    try:
-        tags = Run(f"{current.flow_name}/{current.run_id}").tags
-    except MetaflowNotFound:
-        tags = ()  # the metadata of the run lies on another machine
-    special = [tag for tag in tags if constants.CHECKPOINT_TAG_PREFIX in tag]
-    if special:
-        log(f"Repositories of this task are stored under the run's tag {special[0]}")
-        scope: str = ScopeResolver.from_tags(special)
-    else:
-        scope = ScopeResolver.from_namespace()
-    return scope

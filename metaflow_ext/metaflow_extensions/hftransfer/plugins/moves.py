@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -196,8 +195,8 @@ class Moves:
             )
 
             async def run(options: hftransfer.TransferOptions = options) -> T:
-                async with _connected(options, self._observer) as connection:
-                    return await operation(connection)
+                async with hftransfer.AsyncClient(options, observer=self._observer) as client:
+                    return await operation(_Connection(client))
 
             try:
                 return run_sync(run)()
@@ -212,10 +211,9 @@ class Moves:
 
 @dataclasses.dataclass
 class _Connection:
-    """An open client, and S3 once it is needed."""
+    """An open client, and the stores that it reaches."""
 
     client: hftransfer.AsyncClient
-    s3: Callable[[], Awaitable[Any]]
 
     async def completed(self, report: Report, place: str, entries: Sequence[Entry]) -> Report:
         """Return `report` with the manifest of every one of `entries`.
@@ -245,7 +243,7 @@ class _Connection:
         if isinstance(location, S3Location):
             from hftransfer.stores.s3 import S3Source
 
-            return S3Source(await self.s3(), location)
+            return S3Source(await self.client.s3_session(), location)
         return LocalSource(Path(place))
 
     async def folder(self, place: str, *, keep: bool = True) -> Sink:
@@ -253,7 +251,7 @@ class _Connection:
         if isinstance(location, S3Location):
             from hftransfer.stores.s3 import S3Sink
 
-            return S3Sink(await self.s3(), location)
+            return S3Sink(await self.client.s3_session(), location)
         kind = KeepingSink if keep else LocalSink
         options = self.client.options
         return kind(Path(place), fsync=options.fsync, direct_io=options.direct_io)
@@ -263,27 +261,9 @@ class _Connection:
         if isinstance(location, S3Location):
             from hftransfer.stores.s3 import S3Sink
 
-            return S3Sink(await self.s3(), location, single=True)
+            return S3Sink(await self.client.s3_session(), location, single=True)
         options = self.client.options
         return LocalSink(Path(place), single=True, fsync=options.fsync, direct_io=options.direct_io)
-
-
-@asynccontextmanager
-async def _connected(
-    options: hftransfer.TransferOptions, observer: Observer | None
-) -> AsyncIterator[_Connection]:
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(hftransfer.AsyncClient(options, observer=observer))
-        opened: list[Any] = []
-
-        async def s3() -> Any:
-            if not opened:
-                from hftransfer.stores.s3 import S3Session
-
-                opened.append(await stack.enter_async_context(S3Session(options.s3, options)))
-            return opened[0]
-
-        yield _Connection(client, s3)
 
 
 def _size_below(folder: str) -> int:

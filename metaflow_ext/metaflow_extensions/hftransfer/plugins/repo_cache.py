@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from .repo_request import HuggingfaceHubError, RepoRequest
 
 if TYPE_CHECKING:
     from .incumbent import EntryStore
+    from .store_lease import StoreLease
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class RepoCache:
         The path of the step, ``flow/run/step``, whose tasks share what they download.
     log : callable
         Takes one line for the task's log.
+    owner : str
+        The path of the task, equal for all of its attempts.
     may_retry : bool
         True if the task has another attempt, which finds what a failed one leaves.
     """
@@ -63,12 +66,14 @@ class RepoCache:
         task: str,
         log: Callable[[str], None],
         *,
+        owner: str,
         may_retry: bool = False,
     ) -> None:
         self._store = store
         self._mover = mover
         self._cache_scope = cache_scope
         self._task = task
+        self._owner = owner
         self._log = log
         self._may_retry = may_retry
         self._listing = threading.Lock()
@@ -172,7 +177,7 @@ class RepoCache:
         return found, self._mover.load(request, found, path)
 
     def _store_only(
-        self, request: RepoRequest, lock: MachineLock, started: float
+        self, request: RepoRequest, lock: Turn, started: float
     ) -> tuple[dict[str, Any], Moved]:
         with _terminable(), self._new_entry(request) as entry:
             sibling = self._sibling(request, lock)
@@ -191,7 +196,7 @@ class RepoCache:
         return reference, moved
 
     def _download_and_keep(
-        self, request: RepoRequest, path: str, lock: MachineLock
+        self, request: RepoRequest, path: str, lock: Turn
     ) -> tuple[dict[str, Any], Moved]:
         self._log(
             f"Model {request.repo_id} not found in datastore, downloading from HuggingFace Hub"
@@ -213,7 +218,7 @@ class RepoCache:
         entry: Any,
         request: RepoRequest,
         moved: Moved,
-        lock: MachineLock,
+        lock: Turn,
         *,
         with_arguments: bool,
     ) -> dict[str, Any]:
@@ -230,29 +235,84 @@ class RepoCache:
         return reference
 
     @contextmanager
-    def _alone(self, request: RepoRequest) -> Iterator[MachineLock]:
-        """Have one task of this machine at a time download the same from the Hub."""
+    def _alone(self, request: RepoRequest) -> Iterator[Turn]:
+        """Have one task at a time download the same from the Hub."""
 
-        def waiting() -> None:
+        def waiting_here() -> None:
             self._log(f"Another task on this machine is downloading {request.repo_id}; waiting")
 
+        def waiting() -> None:
+            if "elsewhere" not in told:
+                told.add("elsewhere")
+                self._log(f"A task on another machine is downloading {request.repo_id}; waiting")
+
+        told: set[str] = set()
         # Tasks of one step, as of a foreach, do not share entries in the narrowest scope;
         # they share what is read from the Hub all the same.
-        shared = self._task if self._cache_scope == "checkpoint" else self._store.place
+        siblings = self._cache_scope == "checkpoint"
         selection = repr(sorted(request.arguments.items()))
-        name = ("download", shared, request.repo_type, request.repo_id, selection)
-        with machine_lock(*name, on_wait=waiting) as lock:
-            yield lock
+        what = ("download", request.repo_type, request.repo_id, selection)
+        here = self._task if siblings else self._store.place
+        with machine_lock(here, *what, on_wait=waiting_here) as lock:
+            if request.force_download:  # nobody waits for what is asked for anew
+                yield Turn([lock])
+                return
+            with self._store.lease(
+                *what,
+                siblings=siblings,
+                owner=self._owner,
+                suffices=lambda note, has_waited: self._suffices(note, request, has_waited),
+                on_wait=waiting,
+            ) as lease:
+                yield Turn([lock, lease])
 
-    def _sibling(self, request: RepoRequest, lock: MachineLock) -> dict[str, Any] | None:
+    def _sibling(self, request: RepoRequest, lock: Turn) -> dict[str, Any] | None:
         """Return the entry that a task of the same step has just stored, if it is the same."""
-        note = lock.read_note()
+        if request.force_download:
+            return None
+        found = (self._serving(note, request) for note in lock.notes())
+        return next((reference for reference in found if reference is not None), None)
+
+    def _suffices(self, note: dict[str, Any], request: RepoRequest, has_waited: bool) -> bool:
+        """Return True if the task that left `note` has stored what this one can use."""
+        if self._serving(note, request) is not None:
+            return True
+        # An older note may be of what has been deleted since, and found to be missing.
         reference = note.get("reference")
-        if request.force_download or note.get("task") != self._task:
+        return (
+            has_waited
+            and isinstance(reference, dict)
+            and serves(reference, request)
+            and self._store.shares(reference)
+        )
+
+    def _serving(self, note: dict[str, Any], request: RepoRequest) -> dict[str, Any] | None:
+        """Return the reference in `note` if a task of this step and run left it for the same."""
+        reference = note.get("reference")
+        if note.get("task") != self._task or not isinstance(reference, dict):
             return None
-        if not isinstance(reference, dict) or not serves(reference, request):
-            return None
-        return reference
+        return reference if serves(reference, request) else None
+
+
+class Turn:
+    """The right to download, held among the tasks of this machine, and of all machines."""
+
+    def __init__(self, held: Sequence[MachineLock | StoreLease]) -> None:
+        self._held = held
+
+    @property
+    def waited(self) -> bool:
+        """True if another task had it first."""
+        return any(lock.waited for lock in self._held)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Return what the last holders left."""
+        return [lock.read_note() for lock in self._held]
+
+    def leave_note(self, note: dict[str, Any]) -> None:
+        """Leave `note` to the next ones."""
+        for lock in self._held:
+            lock.leave_note(note)
 
 
 def _terminable() -> AbstractContextManager[None]:

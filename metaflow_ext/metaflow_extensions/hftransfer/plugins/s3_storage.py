@@ -130,14 +130,75 @@ class HftransferS3Storage(S3CompatibleStorage):
             self._delete(s3, [key.rstrip("/"), *self._below(s3, key)])
         return True
 
+    def uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Return key, relative to the root, and id of multipart uploads that nobody completed.
+
+        MinIO tells only of those of the object `prefix`, and of none that merely begin so.
+        """
+        bucket, start = self._location(prefix)
+        skip = len(start) - len(prefix)
+        pages = self._client().client.get_paginator("list_multipart_uploads")
+        return [
+            (item["Key"][skip:], item["UploadId"])
+            for page in pages.paginate(Bucket=bucket, Prefix=start)
+            for item in page.get("Uploads", ())
+        ]
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """End a multipart upload; one that has ended is no error."""
+        bucket, name = self._location(key)
+        shared = self._client()
+        try:
+            shared.client.abort_multipart_upload(Bucket=bucket, Key=name, UploadId=upload_id)
+        except shared.error as error:
+            if _status(error) != 404:
+                raise
+
+    def read_with_etag(self, key: str) -> tuple[bytes, str] | None:
+        """Return a small object and its ETag; None if there is none."""
+        bucket, name = self._location(key)
+        shared = self._client()
+        try:
+            found = shared.client.get_object(Bucket=bucket, Key=name)
+        except shared.error as error:
+            if _status(error) == 404:
+                return None
+            raise
+        return found["Body"].read(), found["ETag"]
+
+    def write_if(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """Store `data` if the object still has `etag`, or is not there if that is None.
+
+        Returns
+        -------
+        str or None
+            The new ETag; None if the object is another one by now.
+        """
+        from metaflow.metaflow_config import S3_SERVER_SIDE_ENCRYPTION
+
+        bucket, name = self._location(key)
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        if S3_SERVER_SIDE_ENCRYPTION:
+            condition["ServerSideEncryption"] = S3_SERVER_SIDE_ENCRYPTION
+        shared = self._client()
+        try:
+            stored = shared.client.put_object(Bucket=bucket, Key=name, Body=data, **condition)
+        except shared.error as error:
+            if _status(error) in (404, 409, 412):
+                return None
+            raise
+        found: str = stored["ETag"]
+        return found
+
+    def _client(self) -> Any:
+        return shared_client(self._s3_role_arn, self._s3_session_vars, self._s3_client_params)
+
     def _s3(self) -> Any:
         return S3(
             s3root=self.datastore_root,
             # Loaded files are moved on from there, which within one file system is a rename.
             tmproot=tempfile.gettempdir(),
-            external_client=shared_client(
-                self._s3_role_arn, self._s3_session_vars, self._s3_client_params
-            ),
+            external_client=self._client(),
         )
 
     def _load(self, paths: Sequence[str]) -> Any:
@@ -206,6 +267,10 @@ class HftransferS3Storage(S3CompatibleStorage):
             )
 
         _in_threads(delete, keys)
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _loaded(found: Any) -> tuple[str, str | None, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from .card_threads import shorten
+from .decorator_hooks import adapt
 from .s3_backend import NotForEngine
 
 # Minor releases whose ObjectStorage is known.
@@ -48,40 +48,8 @@ def install() -> str:
         return unknown
     for name in _METHODS:
         setattr(storage, name, _wrapped(name, getattr(storage, name)))
-    _adapt_decorators()
+    adapt()
     return ""
-
-
-def _adapt_decorators() -> None:
-    """Have the engine travel with flows that use ``@model`` or ``@checkpoint``.
-
-    Metaflow packages for remote tasks what is loaded when the flow starts. The threads of
-    their cards end with the step.
-    """
-    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
-        decorator as checkpoints,
-    )
-    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.modeling_utils import (
-        decorator as models,
-    )
-
-    for decorator in (checkpoints.CheckpointDecorator, models.ModelDecorator):
-        decorator.step_init = _importing(decorator.step_init)
-    for module, name in ((checkpoints, "CheckpointsCollector"), (models, "ModelsCollector")):
-        if hasattr(module, name):
-            shorten(getattr(module, name))
-
-
-def _importing(step_init: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(step_init)
-    def method(*arguments: Any, **keywords: Any) -> Any:
-        try:
-            import hftransfer  # noqa: F401 - light; the engine's own imports come with its use
-        except ImportError:
-            pass  # then their own code does the work
-        return step_init(*arguments, **keywords)
-
-    return method
 
 
 def unknown_interface(storage: Any, version: str) -> str:

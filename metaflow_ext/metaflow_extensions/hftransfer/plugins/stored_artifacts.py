@@ -28,6 +28,7 @@ def save_objects(store: Any, key: str, local_path: str) -> Saved:
     access = DatastoreAccess(store._backend)
     moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
+    _remove_leftovers(access, path, _files(local_path))
     report = _handled(lambda: moves.save(os.path.abspath(local_path), access.location(path)))
     _write_manifest(access, path, report)
     size = sum(file.size for file in report.manifest.files.values())
@@ -41,6 +42,7 @@ def save_tarball(store: Any, key: str, local_path: str) -> Saved:
     access = DatastoreAccess(store._backend)
     moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
+    _remove_leftovers(access, path, [""])
     report, size = _handled(
         lambda: moves.save_tar(os.path.abspath(local_path), access.location(path))
     )
@@ -106,6 +108,32 @@ def check_loaded(store: Any, key: str, local_directory: str) -> None:
     for name, (size, digest) in (known_files(_read_manifest(access, path)) or {}).items():
         if problem := wrong_file(os.path.join(local_directory, name), size, digest):
             raise WrongFileError(f"{access.location(path)}: {name}: {problem}")
+
+
+def _files(local_path: str) -> list[str]:
+    """Return the paths, below what is saved, of files that go up in parts."""
+    if os.path.isfile(local_path):
+        return [os.path.basename(local_path)]
+    from hftransfer import TransferOptions
+
+    chunk_size = TransferOptions.from_env().chunk_size
+    paths = [
+        os.path.join(folder, name) for folder, _, names in os.walk(local_path) for name in names
+    ]
+    large = [path for path in paths if os.path.isfile(path) and os.path.getsize(path) > chunk_size]
+    return [os.path.relpath(path, local_path) for path in large]
+
+
+def _remove_leftovers(access: DatastoreAccess, path: str, large: list[str]) -> None:
+    from .leftovers import remove_leftovers
+
+    try:
+        removed = remove_leftovers(access, path, large)
+    except Exception as error:  # noqa: BLE001 - what is left costs space, and is no reason to fail
+        _print(f"Could not look for what an earlier attempt left: {type(error).__name__}")
+        return
+    for key in removed:
+        _print(f"Removed what an earlier attempt of this task left of {key}")
 
 
 def _handled(operation: Callable[[], T]) -> T:

@@ -1,0 +1,70 @@
+"""metaflow-checkpoint's other decorators, with what their users need to go with the engine.
+
+`adapt` is called once, after `storage_hooks` has found the release to be a known one. Each
+part checks what it wraps, and leaves alone what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from . import artifact_store, flow_datastore
+from .card_threads import shorten
+from .run_scope import unknown_lineage, without_a_service
+
+
+def adapt() -> None:
+    """Adapt ``@checkpoint``, ``@model`` and ``@with_artifact_store``."""
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
+        decorator as checkpoints,
+    )
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
+        context,
+    )
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
+        decorator as stores,
+    )
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.modeling_utils import (
+        decorator as models,
+    )
+
+    for decorator in (checkpoints.CheckpointDecorator, models.ModelDecorator):
+        decorator.step_init = _prepared(decorator.step_init)
+    for module, name in ((checkpoints, "CheckpointsCollector"), (models, "ModelsCollector")):
+        if hasattr(module, name):
+            shorten(getattr(module, name))
+    _wrap(checkpoints.CheckpointDecorator, "_resolve_scope", without_a_service)
+    _wrap(checkpoints, "trace_lineage", unknown_lineage)
+    holder, flow = context.ArtifactStoreContext, stores.ArtifactStoreFlowDecorator
+    if not artifact_store.unknown_interface(holder, flow):
+        artifact_store.hide_configuration(context, flow)
+    if not flow_datastore.unknown_interface(holder):
+        flow_datastore.follow_the_flow()
+
+
+def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    if hasattr(owner, name):
+        setattr(owner, name, wrapper(getattr(owner, name)))
+
+
+def _prepared(step_init: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the engine travel with the flow, and the flow's datastore known.
+
+    Metaflow packages for remote tasks what is loaded when the flow starts.
+    """
+
+    @wraps(step_init)
+    def method(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            import hftransfer  # noqa: F401 - light; the engine's own imports come with its use
+        except ImportError:
+            pass  # then their own code does the work
+        # flow, graph, step_name, decorators, environment, flow_datastore, logger
+        datastore = keywords.get("flow_datastore") or (arguments[5] if len(arguments) > 5 else None)
+        if datastore is not None:
+            flow_datastore.remember(datastore)
+        return step_init(self, *arguments, **keywords)
+
+    return method

@@ -26,7 +26,6 @@ __all__ = ("Connections", "RemoteConnections", "tls_context", "translated")
 T = TypeVar("T")
 
 _READ_BUFFER = 256 * 1024
-_CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Connections:
@@ -154,8 +153,6 @@ def tls_context(verify: bool | str | None) -> ssl.SSLContext | bool:
         return False
     if isinstance(verify, str):
         return ssl.create_default_context(cafile=verify)
-    if not any(name in os.environ for name in _CERTIFICATE_VARIABLES):
-        return True  # aiohttp read the system's certificates when it was imported: 40 to 70 ms
     context = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
     if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
         context.load_verify_locations(cafile=bundle)

@@ -24,13 +24,18 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("_patterns", "_progress", "_retry", "_signals", "_slots", "_throttle"),
     ),
     "wire": (
+        "_http_answer",
         "_http_status",
         "_wire",
+        "_wire_aiohttp",
         "_wire_connections",
+        "_wire_exchange",
         "_wire_lanes",
         "_wire_low_water",
         "_wire_receive",
         "_wire_send",
+        "_wire_settings",
+        "_wire_small",
     ),
     "stores": (
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
@@ -56,7 +61,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("_wire", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
+    "aiohttp": ("_wire_aiohttp", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
     "awscrt": ("_checksums",),
     "aiobotocore": ("stores.s3_account",),
     "botocore": ("stores.s3_account",),

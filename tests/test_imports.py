@@ -40,8 +40,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "stores": (
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
         *("stores.discard", "stores.local", "stores.memory"),
-        *("stores.s3", "stores.s3_account", "stores.s3_checksums", "stores.s3_copy"),
-        *("stores.s3_errors", "stores.s3_multipart"),
+        *("stores.s3", "stores.s3_account", "stores.s3_botocore", "stores.s3_checksums"),
+        *("stores.s3_copy", "stores.s3_errors", "stores.s3_multipart"),
         *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
         *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),
@@ -63,8 +63,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("_wire_aiohttp", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
     "awscrt": ("_checksums",),
-    "aiobotocore": ("stores.s3_account",),
-    "botocore": ("stores.s3_account",),
+    "aiobotocore": ("stores.s3_botocore",),
+    "botocore": ("stores.s3_botocore",),
     "xxhash": ("_digests",),
     "metaflow": (),
     "metaflow_extensions": (),

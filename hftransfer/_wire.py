@@ -1,11 +1,14 @@
-"""HTTP: connections, requests and bodies, by aiohttp.
+"""HTTP: connections, requests and bodies.
 
 A `Wire` is a connection pool with four verbs: small requests, ranged bodies into a
 caller's memory, whole bodies as a stream, and bodies sent from memory. It follows no
 redirect (whoever knows which credentials belong to which host does that), tries nothing
-again (aiohttp itself replaces, once, a connection that ended before any answer, as idle
-ones do), and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as
-they are given, since a re-quoted signed URL is refused.
+again (but replaces, once, a connection that ended before any answer, as idle ones do),
+and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they are
+given, since a re-quoted signed URL is refused.
+
+What is small goes by `SmallExchanges`; aiohttp, which is loaded for the first that is
+not, has everything else, proxies and bandwidth caps included.
 """
 
 from __future__ import annotations
@@ -13,37 +16,32 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TypeVar
-
-import aiohttp
-import anyio
+from typing import TYPE_CHECKING
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._plan import range_header
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
-from hftransfer._wire_connections import Connections, RemoteConnections, tls_context, translated
-from hftransfer._wire_receive import receive
-from hftransfer._wire_send import MemoryPayload
-from hftransfer.errors import (
-    NetworkError,
-    Response,
-    redact,
-)
+from hftransfer._wire_settings import Proxies, tls_context
+from hftransfer._wire_small import SmallExchanges
+from hftransfer.errors import Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
-__all__ = ("Wire",)
+if TYPE_CHECKING:
+    from hftransfer._wire_aiohttp import AiohttpWire
 
-T = TypeVar("T")
+__all__ = ("Wire",)
 
 _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
-# A copy of so little costs less than a system call of its own beside the one for the head.
-_COPIED = 64 * 1024
-# Less is received sooner than another thread would have been woken.
-_LANE_MINIMUM = 1 << 20
+# More is sent sooner from where it lies than copied behind its head.
+_SMALL_REQUEST = 64 * 1024
+_SMALL_BODY = 1 << 20
+_PLAIN: Mapping[str, str] = {
+    # The bodies are wanted as they are stored: a compressed one has no usable ranges.
+    "Accept-Encoding": "identity"
+}
 
 
 class Wire:
@@ -71,27 +69,46 @@ class Wire:
         self._throttle = throttle or Throttle()
         self._timeouts = timeouts
         self._verify = verify
-        self._tls: ssl.SSLContext | bool | None = None
-        self._local = self._make_connections()
-        self._lanes = [RemoteConnections(self._make_connections()) for _ in range(loops - 1)]
-        self._receiving = [0] * loops
-        """Bodies under way in each loop, the running one first."""
+        self._loops = loops
+        self._tls: ssl.SSLContext | None = None
+        self._proxies = Proxies()
+        self._small = SmallExchanges(timeouts, self._ready_tls)
+        self._large: AiohttpWire | None = None
 
-    def _make_connections(self) -> Connections:
-        return Connections(self._timeouts, self._ready_tls)
-
-    def _ready_tls(self) -> ssl.SSLContext | bool:
+    def _ready_tls(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = tls_context(self._verify)  # reads the system's certificates: once is enough
         return self._tls
 
+    def _ready_large(self) -> AiohttpWire:
+        if self._large is None:
+            from hftransfer._wire_aiohttp import AiohttpWire, Connections
+
+            self._large = AiohttpWire(
+                self._timeouts,
+                lambda: Connections(self._timeouts, self._ready_tls, self._proxies),
+                throttle=self._throttle,
+                loops=self._loops,
+            )
+        return self._large
+
+    def _is_small(self, url: str, sent: int, received: int) -> bool:
+        """Return whether an exchange can go without aiohttp: bytes of the bodies are given."""
+        return (
+            sent <= _SMALL_REQUEST
+            and received < _SMALL_BODY
+            and self._throttle.rate is None
+            and self._small.takes(url)
+            and self._proxies.find(url) is None
+        )
+
     async def aclose(self) -> None:
         """Close all connections."""
         try:
-            await self._local.aclose()
+            await self._small.aclose()
         finally:
-            for lane in self._lanes:
-                await lane.aclose()
+            if self._large is not None:
+                await self._large.aclose()
 
     async def request(
         self,
@@ -107,25 +124,18 @@ class Wire:
             method: HTTP method.
             url: sent as it is.
             headers: further request headers.
-            body: sent from this memory, without a copy where the connection allows it.
+            body: sent from this memory, without a copy where it is large and the connection
+                allows it.
 
         Raises:
             NetworkError: if the connection fails.
             StalledError: if nothing arrives within the timeout.
-            RejectedError: if the URL or the host's certificate is invalid.
+            RejectedError: if the URL, a header or the host's certificate is invalid.
         """
-        data: aiohttp.Payload | bytes | None = None
-        if body is not None:
-            data = b""
-            if len(body) <= _COPIED and self._throttle.rate is None:
-                data = bytes(body)
-            elif len(body):
-                data = MemoryPayload(
-                    memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
-                )
-        async with self._local.open(method, url, headers, data) as answer:
-            content = await _read_limited(answer, _CONTROL_BODY)
-            return _response(method, url, answer, content)
+        if self._is_small(url, 0 if body is None else len(body), 0):
+            sent = {**_PLAIN, **(headers or {})}
+            return await self._small.request(method, url, sent, body, limit=_CONTROL_BODY)
+        return await self._ready_large().request(method, url, headers=headers, body=body)
 
     async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers alone; only the body of an error is read.
@@ -133,13 +143,11 @@ class Wire:
         Raises:
             NetworkError, StalledError, RejectedError: as `request`.
         """
-        async with self._local.open("GET", url, headers) as answer:
+        if self._is_small(url, 0, 0):
+            sent = {**_PLAIN, **(headers or {})}
             # A redirect's body is short: reading it keeps the connection usable.
-            wanted = answer.status >= 300
-            content = await _read_limited(answer, _ERROR_BODY) if wanted else b""
-            if not wanted:
-                answer.close()
-            return _response("GET", url, answer, content)
+            return await self._small.locate(url, sent, limit=_ERROR_BODY)
+        return await self._ready_large().locate(url, headers=headers)
 
     async def fill(
         self,
@@ -156,7 +164,7 @@ class Wire:
         Args:
             url: sent as it is.
             span: what is wanted; keeps what has arrived if this fails. It may be made
-                shorter while this runs.
+                shorter while this runs, unless it is a small one.
             size: of the whole body; another size means another file.
             headers: further request headers.
             ranged: False to ask for the whole body, from its start, without a Range header.
@@ -173,61 +181,31 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             TransferError: for any other status, by `status_error`.
         """
-        operation = partial(
-            self._fill, url, span, size=size, headers=headers, ranged=ranged, heard=heard
-        )
-        if not self._lanes or span.left < _LANE_MINIMUM:
-            return await operation(self._local)
-        busy = self._receiving
-        index = busy.index(min(busy))
-        busy[index] += 1
-        try:
-            if index == 0:
-                return await operation(self._local)
-            return await self._lanes[index - 1].run(operation)
-        finally:
-            busy[index] -= 1
-
-    async def _fill(
-        self,
-        url: str,
-        span: Span,
-        connections: Connections,
-        *,
-        size: int,
-        headers: Mapping[str, str] | None,
-        ranged: bool,
-        heard: Callable[[Mapping[str, str]], object] | None,
-    ) -> Response | None:
         if not ranged:
             span.restart()
+        if not self._is_small(url, 0, span.left):
+            return await self._ready_large().fill(
+                url, span, size=size, headers=headers, ranged=ranged, heard=heard
+            )
         start, stop = span.position, span.stop
-        sent = dict(headers or {})
+        sent = {**_PLAIN, **(headers or {})}
         if ranged:
             sent["Range"] = range_header(start, stop)
-        async with connections.open("GET", url, sent, stall=False) as answer:
-            if answer.status not in (200, 206):
-                content = await _read_limited(answer, _ERROR_BODY, self._timeouts.read)
-                refusal = _response("GET", url, answer, content)
-                if is_redirect(refusal):
-                    return refusal
-                raise status_error(refusal)
-            check_extent(answer.status, answer.headers, url, start, stop, size)
+
+        def accepts(status: int, found: Mapping[str, str]) -> bool:
+            if status not in (200, 206):
+                return False
+            check_extent(status, found, url, start, stop, size)
             if heard is not None:
-                heard(answer.headers)
-            try:
-                await receive(
-                    answer, span, stop, throttle=self._throttle, timeout=self._timeouts.read
-                )
-            except (EOFError, aiohttp.ClientPayloadError) as error:
-                raise _cut_short(url, span.position, stop) from error
-            except ConnectionError as error:
-                if isinstance(error, NetworkError):
-                    raise
-                raise NetworkError(
-                    f"{redact(url)}: the connection broke at byte {span.position} of {stop}"
-                ) from error
+                heard(found)
+            return True
+
+        answer = await self._small.fill(url, sent, span, accepts, limit=_ERROR_BODY)
+        if answer.status in (200, 206):
             return None
+        if is_redirect(answer):
+            return answer
+        raise status_error(answer)
 
     @asynccontextmanager
     async def stream(
@@ -238,67 +216,5 @@ class Wire:
         Raises:
             TransferError: as `fill`.
         """
-        async with self._local.open("GET", url, headers) as answer:
-            if answer.status != 200:
-                refusal = _response("GET", url, answer, await _read_limited(answer, _ERROR_BODY))
-                if not is_redirect(refusal):
-                    raise status_error(refusal)
-                yield refusal
-            else:
-                check_extent(200, answer.headers, url, 0, size, size)
-                yield _Body(answer, url, size, self._throttle)
-
-
-class _Body:
-    """A `ByteStream` over one open response."""
-
-    def __init__(
-        self, answer: aiohttp.ClientResponse, url: str, size: int, throttle: Throttle
-    ) -> None:
-        self._answer = answer
-        self._url = url
-        self._size = size
-        self._throttle = throttle
-        self._position = 0
-
-    async def readinto(self, buffer: memoryview) -> None:
-        filled = 0
-        with translated("GET", self._url):
-            while filled < len(buffer):
-                try:
-                    data = await self._answer.content.read(len(buffer) - filled)
-                except aiohttp.ClientPayloadError as error:
-                    raise _cut_short(self._url, self._position + filled, self._size) from error
-                if not data:
-                    raise _cut_short(self._url, self._position + filled, self._size)
-                buffer[filled : filled + len(data)] = data
-                filled += len(data)
-                await self._throttle.pay(len(data))
-        self._position += filled
-
-
-def _cut_short(url: str, position: int, stop: int) -> NetworkError:
-    return NetworkError(f"{redact(url)}: the body ended at byte {position} of {stop}")
-
-
-async def _read_limited(
-    answer: aiohttp.ClientResponse, limit: int, patience: float | None = None
-) -> bytes:
-    """Read a body up to `limit` bytes, and for `patience` seconds where aiohttp has no limit.
-
-    What is longer or slower is cut, and its connection closed.
-    """
-    pieces = bytearray()
-    with anyio.move_on_after(patience) as waiting:
-        async for data in answer.content.iter_any():
-            pieces += data
-            if len(pieces) > limit:
-                answer.close()
-                break
-    if waiting.cancelled_caught:
-        answer.close()
-    return bytes(pieces[:limit])
-
-
-def _response(method: str, url: str, answer: aiohttp.ClientResponse, body: bytes) -> Response:
-    return Response(method, url, answer.status, answer.headers, body)
+        async with self._ready_large().stream(url, size=size, headers=headers) as body:
+            yield body

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
@@ -18,10 +17,11 @@ from yarl import URL
 
 from hftransfer._wire_lanes import Lane
 from hftransfer._wire_send import SendTimeout
+from hftransfer._wire_settings import Proxies
 from hftransfer.errors import NetworkError, RejectedError, StalledError, TransferError, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("Connections", "RemoteConnections", "tls_context", "translated")
+__all__ = ("Connections", "RemoteConnections", "translated")
 
 T = TypeVar("T")
 
@@ -31,11 +31,15 @@ _READ_BUFFER = 256 * 1024
 class Connections:
     """The connections of one event loop."""
 
-    def __init__(self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext | bool]) -> None:
+    def __init__(
+        self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext], proxies: Proxies
+    ) -> None:
         self._timeouts = timeouts
         self._make_tls = make_tls
+        # Left to aiohttp (``trust_env``), these and a look into ``~/.netrc`` would cost every
+        # request two threads, and a host named in that file could not be sent a token.
+        self._proxies = proxies
         self._session: aiohttp.ClientSession | None = None
-        self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -74,7 +78,7 @@ class Connections:
                     target,
                     headers=sent,
                     data=data,
-                    proxy=self._proxy_for(target),
+                    proxy=self._proxies.find(url),
                     allow_redirects=False,
                     timeout=timeout,
                     # Reading the system's certificates takes longer than a small request.
@@ -91,19 +95,6 @@ class Connections:
             sock_connect=self._timeouts.connect,
             sock_read=self._timeouts.read if stall else None,
         )
-
-    def _proxy_for(self, target: URL) -> str | None:
-        """Return the proxy that the environment names for `target`.
-
-        Left to aiohttp (``trust_env``), this and a look into ``~/.netrc`` would cost every
-        request two threads, and a host named in that file could not be sent a token.
-        """
-        where = (target.scheme, target.host or "")
-        if where not in self._proxies:
-            named = getproxies()
-            bypassed = proxy_bypass(where[1])
-            self._proxies[where] = None if bypassed else named.get(where[0])
-        return self._proxies[where]
 
     def _ready_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -145,18 +136,6 @@ class RemoteConnections:
                     await lane.run(self._connections.aclose)
                 finally:
                     await lane.aclose()
-
-
-def tls_context(verify: bool | str | None) -> ssl.SSLContext | bool:
-    """Return what aiohttp takes for ``ssl``, from a store's ``verify`` option."""
-    if verify is False:
-        return False
-    if isinstance(verify, str):
-        return ssl.create_default_context(cafile=verify)
-    context = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
-    if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
-        context.load_verify_locations(cafile=bundle)
-    return context
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer import _wire, _wire_receive
+from hftransfer import _wire, _wire_aiohttp, _wire_receive
 from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
@@ -47,6 +47,12 @@ BODY = 3 * MIB
 @pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def by_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small bodies come by aiohttp here, too; test_wire_small.py is about the other way."""
+    monkeypatch.setattr(_wire, "_SMALL_BODY", 0)
 
 
 @pytest.fixture
@@ -243,7 +249,7 @@ async def test_a_transport_that_cannot_be_lent_is_not_borrowed(
             connection = SimpleNamespace(transport=transport, protocol=answer.connection.protocol)
         await real(Disguised(answer, connection=connection), *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_wire, "receive", receive)
+    monkeypatch.setattr(_wire_aiohttp, "receive", receive)
     content = random_bytes(BODY)
     async with site.opened(ranged(content)) as (server, wire):
         for _ in range(2):

@@ -317,7 +317,8 @@ def wait_for_bodies(wire: Wire, seconds: float) -> None:
 
     A busy machine can be as late with a head as a silent server is with a body.
     """
-    wire._timeouts = replace(wire._timeouts, read=seconds)
+    large = wire._ready_large()
+    large._timeouts = replace(large._timeouts, read=seconds)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from hftransfer.locations import S3Location
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry, FileSink, Sink, Source
 from hftransfer.stores.s3 import S3Session, S3Sink, S3Source
-from hftransfer.stores.s3_account import botocore_error
+from hftransfer.stores.s3_botocore import botocore_error
 from hftransfer.stores.s3_errors import response_error
 from hftransfer.stores.s3_multipart import multipart_etag
 from s3_front import front_of, xml_error

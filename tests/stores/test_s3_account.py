@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from hftransfer.errors import AccessError, OptionsError, UnsupportedError
 from hftransfer.options import S3Options
+from hftransfer.stores import s3_account
 from hftransfer.stores.s3_account import Account, Place
 from hftransfer.stores.s3_signing import Credentials
 
@@ -134,6 +137,104 @@ def test_a_region_that_cannot_be() -> None:
     """Nonsense is an error before anything is sent."""
     with pytest.raises(OptionsError, match="not a region"):
         Account(S3Options(region_name="evil.test/"))
+
+
+@pytest.fixture
+def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment whose variables are all there is."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+_SETTINGS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "regions": {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-2"},
+    "default region": {"AWS_DEFAULT_REGION": "eu-west-2"},
+    "empty": {"AWS_REGION": "", "AWS_ENDPOINT_URL_S3": "", "AWS_SESSION_TOKEN": ""},
+    "endpoint": {"AWS_ENDPOINT_URL": "http://a.test", "AWS_CA_BUNDLE": "/ca.pem"},
+    "endpoints": {"AWS_ENDPOINT_URL": "http://a.test", "AWS_ENDPOINT_URL_S3": "http://b.test"},
+    "token": {"AWS_SESSION_TOKEN": "t"},
+    "tokens": {"AWS_SESSION_TOKEN": "t", "AWS_SECURITY_TOKEN": "u"},
+    "ignored": {
+        "AWS_ENDPOINT_URL": "http://a.test",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+    },
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("settings", _SETTINGS.values(), ids=_SETTINGS)
+async def test_variables_mean_what_botocore_makes_of_them(
+    settings: dict[str, str], no_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read here or by botocore, they lead to the same place as the same identity."""
+    for name, text in settings.items():
+        monkeypatch.setenv(name, text)
+
+    async def seen() -> tuple[object, ...]:
+        account = Account(S3Options())
+        return (
+            account.region,
+            account.endpoint_url,
+            account.verify,
+            account.place("b"),
+            await account.credentials(),
+        )
+
+    read_here = await seen()
+    monkeypatch.setattr(s3_account, "_only_variables", lambda *_: None)
+
+    assert await seen() == read_here
+
+
+def test_botocore_is_not_loaded_where_variables_say_everything(tmp_path: Path) -> None:
+    """A process that copies some small files must not spend its time on imports."""
+    code = (
+        "import sys\n"
+        "from hftransfer.options import S3Options\n"
+        "from hftransfer.stores.s3_account import Account\n"
+        "Account(S3Options(endpoint_url='http://a.test')).place('b')\n"
+        "assert 'hftransfer.stores.s3' not in sys.modules\n"
+        "import hftransfer.stores.s3\n"
+        "print(*sorted({'aiobotocore', 'aiohttp', 'botocore'} & set(sys.modules)))\n"
+    )
+    environ = {"HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"], ids=["no secret", "no key"]
+)
+@pytest.mark.asyncio
+async def test_half_a_pair_of_variables_is_an_error(
+    variable: str, no_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before anything is sent, and said in words that help."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.delenv(variable)
+
+    with pytest.raises(AccessError, match="AWS_ACCESS_KEY_ID"):
+        await Account(S3Options()).credentials()
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_reads_the_variables_again(
+    no_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever renews them in the environment of a long process is understood."""
+    account = Account(S3Options())
+    old = await account.credentials()
+    assert not await account.renewed(old)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new-id")
+
+    assert await account.renewed(old)
+    assert (await account.credentials()).access_key == "new-id"
 
 
 # --- as whom

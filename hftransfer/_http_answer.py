@@ -1,0 +1,173 @@
+"""Answers of HTTP/1.1 (RFC 9112) from bytes: the head, chunked bodies, encoded bodies. Pure."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+__all__ = ("ChunkedBody", "Head", "Headers", "MalformedAnswerError", "decoded", "parse_head")
+
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) (\d{3})(?: .*)?", re.DOTALL)
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+_LONGEST_LINE = 16 * 1024
+_WITHOUT_BODY = (204, 304)
+
+
+class MalformedAnswerError(ValueError):
+    """Raised when bytes are no answer of HTTP/1.1."""
+
+
+class Headers(dict[str, str]):
+    """The headers of an answer: names in lower case, to be asked for in any case.
+
+    Of a header that was sent several times, the first counts.
+    """
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__()
+        for name, value in fields:
+            self.setdefault(name.lower(), value)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+
+class Head(NamedTuple):
+    """What an answer says before its body."""
+
+    status: int
+    headers: Headers
+    length: int | None
+    """Bytes of the body; None for one that is chunked, or ends with the connection."""
+    chunked: bool
+    keeps: bool
+    """True if the connection can be used again after the body."""
+
+
+def parse_head(data: bytes, method: str) -> Head:
+    """Return what the head of an answer says.
+
+    Args:
+        data: from the status line up to the empty line, without its end.
+        method: of the request.
+
+    Raises:
+        MalformedAnswerError: if it is none, or cannot be told where its body ends.
+    """
+    status_line, *lines = data.decode("utf-8", errors="surrogateescape").split("\r\n")
+    matched = _STATUS_LINE.fullmatch(status_line)
+    if matched is None:
+        raise MalformedAnswerError("no status line of HTTP/1.1")
+    fields: list[tuple[str, str]] = []
+    lengths: set[str] = set()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            raise MalformedAnswerError("a line of the head is no header")
+        name, value = name.lower(), value.strip(" \t")
+        fields.append((name, value))
+        if name == "content-length":
+            lengths.add(value)
+    headers = Headers(fields)
+    status = int(matched[2])
+    keeps = matched[1] == "1" and "close" not in headers.get("connection", "").lower()
+    if method == "HEAD" or status in _WITHOUT_BODY or status < 200:
+        return Head(status, headers, 0, chunked=False, keeps=keeps)
+    if (coding := headers.get("transfer-encoding")) is not None:
+        if coding.lower() != "chunked":
+            raise MalformedAnswerError("an unknown transfer coding")
+        return Head(status, headers, None, chunked=True, keeps=keeps and not lengths)
+    if not lengths:
+        return Head(status, headers, None, chunked=False, keeps=False)
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit()):
+        raise MalformedAnswerError("no length of the body")
+    return Head(status, headers, int(length), chunked=False, keeps=keeps)
+
+
+class ChunkedBody:
+    """A chunked body, fed with pieces of any length."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.ended = False
+        self.surplus = False
+        """True if bytes came after the end of the body."""
+        self._raw = bytearray()
+        self._left = 0
+        """Bytes that are missing of the present chunk, with the line end behind it."""
+        self._in_trailer = False
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take further bytes.
+
+        Raises:
+            MalformedAnswerError: if they are no chunks.
+        """
+        self._raw += data
+        while self._raw and not self.ended:
+            if not (self._take_chunk() if self._left else self._take_line()):
+                return
+        self.surplus = bool(self._raw)
+
+    def _take_chunk(self) -> bool:
+        raw = self._raw
+        if self._left > 2:
+            count = min(self._left - 2, len(raw))
+            self.content += raw[:count]
+            del raw[:count]
+            self._left -= count
+            return True
+        if len(raw) < 2:
+            return False
+        if raw[:2] != b"\r\n":
+            raise MalformedAnswerError("a chunk is longer than it says")
+        del raw[:2]
+        self._left = 0
+        return True
+
+    def _take_line(self) -> bool:
+        raw = self._raw
+        end = raw.find(b"\r\n", 0, _LONGEST_LINE)
+        if end < 0:
+            if len(raw) >= _LONGEST_LINE:
+                raise MalformedAnswerError("a line of a chunked body is too long")
+            return False
+        line = bytes(raw[:end])
+        del raw[: end + 2]
+        if self._in_trailer:
+            self.ended = not line
+            return True
+        matched = _CHUNK_SIZE.fullmatch(line)
+        if matched is None:
+            raise MalformedAnswerError("a chunk has no size")
+        size = int(matched[1], 16)
+        self._in_trailer = size == 0
+        self._left = size + 2 if size else 0
+        return True
+
+
+def decoded(content: bytearray, encoding: str, limit: int) -> bytearray:
+    """Return a body without its Content-Encoding, at most `limit` bytes of it.
+
+    Raises:
+        MalformedAnswerError: if it has another encoding than it says, or one that nobody
+            asked for and nobody knows.
+    """
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise MalformedAnswerError("an unknown content encoding")
+    for window in (47, -15):  # gzip and zlib, and what some take "deflate" for
+        try:
+            return bytearray(zlib.decompressobj(window).decompress(bytes(content), limit))
+        except zlib.error:
+            continue
+    raise MalformedAnswerError("a damaged content encoding")

@@ -1,0 +1,284 @@
+"""Requests and bodies of any size by aiohttp: what `Wire` does not do itself.
+
+aiohttp replaces, once, a connection that ended before any answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import aiohttp
+import anyio
+
+from hftransfer._http_status import check_extent, is_redirect, status_error
+from hftransfer._plan import range_header
+from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
+from hftransfer._wire_connections import Connections, RemoteConnections, translated
+from hftransfer._wire_receive import receive
+from hftransfer._wire_send import MemoryPayload
+from hftransfer.errors import (
+    NetworkError,
+    Response,
+    redact,
+)
+from hftransfer.options import Timeouts
+from hftransfer.stores.base import ByteStream
+
+__all__ = ("AiohttpWire", "Connections")
+
+T = TypeVar("T")
+
+_ERROR_BODY = 64 * 1024
+_CONTROL_BODY = 64 << 20
+# A copy of so little costs less than a system call of its own beside the one for the head.
+_COPIED = 64 * 1024
+# Less is received sooner than another thread would have been woken.
+_LANE_MINIMUM = 1 << 20
+
+
+class AiohttpWire:
+    """The verbs of `Wire` by aiohttp; see there.
+
+    Args:
+        timeouts: limits on waiting.
+        make_connections: gives those of one event loop.
+        throttle: a bandwidth cap; None for none.
+        loops: event loops that receive large bodies: the running one, and threads.
+    """
+
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        make_connections: Callable[[], Connections],
+        *,
+        throttle: Throttle,
+        loops: int,
+    ) -> None:
+        self._throttle = throttle
+        self._timeouts = timeouts
+        self._local = make_connections()
+        self._lanes = [RemoteConnections(make_connections()) for _ in range(loops - 1)]
+        self._receiving = [0] * loops
+        """Bodies under way in each loop, the running one first."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        try:
+            await self._local.aclose()
+        finally:
+            for lane in self._lanes:
+                await lane.aclose()
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: memoryview | bytes | None = None,
+    ) -> Response:
+        """Send a request and return its whole, small answer, whatever the status.
+
+        Args:
+            method: HTTP method.
+            url: sent as it is.
+            headers: further request headers.
+            body: sent from this memory, without a copy where the connection allows it.
+
+        Raises:
+            NetworkError: if the connection fails.
+            StalledError: if nothing arrives within the timeout.
+            RejectedError: if the URL or the host's certificate is invalid.
+        """
+        data: aiohttp.Payload | bytes | None = None
+        if body is not None:
+            data = b""
+            if len(body) <= _COPIED and self._throttle.rate is None:
+                data = bytes(body)
+            elif len(body):
+                data = MemoryPayload(
+                    memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
+                )
+        async with self._local.open(method, url, headers, data) as answer:
+            content = await _read_limited(answer, _CONTROL_BODY)
+            return _response(method, url, answer, content)
+
+    async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
+        """GET `url` for its status and headers alone; only the body of an error is read.
+
+        Raises:
+            NetworkError, StalledError, RejectedError: as `request`.
+        """
+        async with self._local.open("GET", url, headers) as answer:
+            # A redirect's body is short: reading it keeps the connection usable.
+            wanted = answer.status >= 300
+            content = await _read_limited(answer, _ERROR_BODY) if wanted else b""
+            if not wanted:
+                answer.close()
+            return _response("GET", url, answer, content)
+
+    async def fill(
+        self,
+        url: str,
+        span: Span,
+        *,
+        size: int,
+        headers: Mapping[str, str] | None = None,
+        ranged: bool = True,
+        heard: Callable[[Mapping[str, str]], object] | None = None,
+    ) -> Response | None:
+        """Fill what is missing of `span` with the bytes of a body, in place.
+
+        Args:
+            url: sent as it is.
+            span: what is wanted; keeps what has arrived if this fails. It may be made
+                shorter while this runs.
+            size: of the whole body; another size means another file.
+            headers: further request headers.
+            ranged: False to ask for the whole body, from its start, without a Range header.
+            heard: told the headers of the answer before its body arrives, in whichever
+                thread receives it.
+
+        Returns:
+            None when nothing is missing, or the redirect that was the answer.
+
+        Raises:
+            RangeNotSupportedError: if the answer to a Range is the whole body.
+            SourceChangedError: if the size or the range is not the one expected.
+            NetworkError: if the body ends early or the connection fails.
+            StalledError: if nothing arrives within the timeout.
+            TransferError: for any other status, by `status_error`.
+        """
+        operation = partial(
+            self._fill, url, span, size=size, headers=headers, ranged=ranged, heard=heard
+        )
+        if not self._lanes or span.left < _LANE_MINIMUM:
+            return await operation(self._local)
+        busy = self._receiving
+        index = busy.index(min(busy))
+        busy[index] += 1
+        try:
+            if index == 0:
+                return await operation(self._local)
+            return await self._lanes[index - 1].run(operation)
+        finally:
+            busy[index] -= 1
+
+    async def _fill(
+        self,
+        url: str,
+        span: Span,
+        connections: Connections,
+        *,
+        size: int,
+        headers: Mapping[str, str] | None,
+        ranged: bool,
+        heard: Callable[[Mapping[str, str]], object] | None,
+    ) -> Response | None:
+        if not ranged:
+            span.restart()
+        start, stop = span.position, span.stop
+        sent = dict(headers or {})
+        if ranged:
+            sent["Range"] = range_header(start, stop)
+        async with connections.open("GET", url, sent, stall=False) as answer:
+            if answer.status not in (200, 206):
+                content = await _read_limited(answer, _ERROR_BODY, self._timeouts.read)
+                refusal = _response("GET", url, answer, content)
+                if is_redirect(refusal):
+                    return refusal
+                raise status_error(refusal)
+            check_extent(answer.status, answer.headers, url, start, stop, size)
+            if heard is not None:
+                heard(answer.headers)
+            try:
+                await receive(
+                    answer, span, stop, throttle=self._throttle, timeout=self._timeouts.read
+                )
+            except (EOFError, aiohttp.ClientPayloadError) as error:
+                raise _cut_short(url, span.position, stop) from error
+            except ConnectionError as error:
+                if isinstance(error, NetworkError):
+                    raise
+                raise NetworkError(
+                    f"{redact(url)}: the connection broke at byte {span.position} of {stop}"
+                ) from error
+            return None
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, *, size: int, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[ByteStream | Response]:
+        """Open `url` as one body of `size` bytes, or give the redirect that was the answer.
+
+        Raises:
+            TransferError: as `fill`.
+        """
+        async with self._local.open("GET", url, headers) as answer:
+            if answer.status != 200:
+                refusal = _response("GET", url, answer, await _read_limited(answer, _ERROR_BODY))
+                if not is_redirect(refusal):
+                    raise status_error(refusal)
+                yield refusal
+            else:
+                check_extent(200, answer.headers, url, 0, size, size)
+                yield _Body(answer, url, size, self._throttle)
+
+
+class _Body:
+    """A `ByteStream` over one open response."""
+
+    def __init__(
+        self, answer: aiohttp.ClientResponse, url: str, size: int, throttle: Throttle
+    ) -> None:
+        self._answer = answer
+        self._url = url
+        self._size = size
+        self._throttle = throttle
+        self._position = 0
+
+    async def readinto(self, buffer: memoryview) -> None:
+        filled = 0
+        with translated("GET", self._url):
+            while filled < len(buffer):
+                try:
+                    data = await self._answer.content.read(len(buffer) - filled)
+                except aiohttp.ClientPayloadError as error:
+                    raise _cut_short(self._url, self._position + filled, self._size) from error
+                if not data:
+                    raise _cut_short(self._url, self._position + filled, self._size)
+                buffer[filled : filled + len(data)] = data
+                filled += len(data)
+                await self._throttle.pay(len(data))
+        self._position += filled
+
+
+def _cut_short(url: str, position: int, stop: int) -> NetworkError:
+    return NetworkError(f"{redact(url)}: the body ended at byte {position} of {stop}")
+
+
+async def _read_limited(
+    answer: aiohttp.ClientResponse, limit: int, patience: float | None = None
+) -> bytes:
+    """Read a body up to `limit` bytes, and for `patience` seconds where aiohttp has no limit.
+
+    What is longer or slower is cut, and its connection closed.
+    """
+    pieces = bytearray()
+    with anyio.move_on_after(patience) as waiting:
+        async for data in answer.content.iter_any():
+            pieces += data
+            if len(pieces) > limit:
+                answer.close()
+                break
+    if waiting.cancelled_caught:
+        answer.close()
+    return bytes(pieces[:limit])
+
+
+def _response(method: str, url: str, answer: aiohttp.ClientResponse, body: bytes) -> Response:
+    return Response(method, url, answer.status, answer.headers, body)

@@ -1,0 +1,229 @@
+"""Small exchanges over HTTP/1.1: a request in one write, its answer straight into memory.
+
+What aiohttp does around a request costs several times the system calls that it is about,
+and small files come by the thousand. So requests with little or no body, and bodies that
+fit a small span, go over connections of this module. It does what `Wire` promises and
+nothing else: no redirects, no cookies, no proxies, one request at a time per connection.
+A connection that ended while it was idle is replaced, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+
+from hftransfer._http_answer import Headers
+from hftransfer._spans import Span
+from hftransfer._wire_exchange import (
+    Connection,
+    Exchange,
+    Origin,
+    StaleError,
+    broken,
+    reason_of,
+    silent,
+)
+from hftransfer.errors import NetworkError, RejectedError, Response, redact
+from hftransfer.options import Timeouts
+
+__all__ = ("SmallExchanges",)
+
+_TARGET = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+    r"(?P<path>/[!-\"$-~]*)"
+)
+_PORTS = {"http": 80, "https": 443}
+# RFC 8305; uvloop has no such thing.
+_HAPPY_EYEBALLS: Mapping[str, Any] = {"happy_eyeballs_delay": 0.25}
+# A request is made anew on a new connection only if doing it twice does no harm.
+_IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
+
+
+class SmallExchanges:
+    """The connections of one event loop to any number of hosts.
+
+    Args:
+        timeouts: limits on waiting.
+        make_tls: gives the context for https.
+    """
+
+    def __init__(self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext]) -> None:
+        self._timeouts = timeouts
+        self._make_tls = make_tls
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._origins: dict[tuple[str, str, str | None], tuple[Origin, str]] = {}
+        self._open: set[Connection] = set()
+
+    async def aclose(self) -> None:
+        """Close all connections, and wait until they are closed."""
+        self._idle.clear()
+        gone = [connection.close() for connection in list(self._open)]
+        for each in gone:
+            await each.wait()
+
+    @staticmethod
+    def takes(url: str) -> bool:
+        """Return True if `url` is of the ordinary kind: nothing to quote, nobody to log in."""
+        return _TARGET.fullmatch(url) is not None
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview | None,
+        *,
+        limit: int,
+    ) -> Response:
+        """Send a request and return its answer, of whose body `limit` bytes are kept.
+
+        Raises:
+            NetworkError: if the connection fails, or what comes is no HTTP.
+            StalledError: if the server takes or sends nothing for too long.
+            RejectedError: if the host's certificate is invalid, or a header is.
+        """
+        return await self._run(headers, body, lambda: Exchange(method, url, limit))
+
+    async def locate(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
+        """As `request` with GET, but the body of an answer below 300 is not read."""
+        return await self._run(headers, None, lambda: Exchange("GET", url, limit, head_alone=True))
+
+    async def fill(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        span: Span,
+        accepts: Callable[[int, Headers], bool],
+        *,
+        limit: int,
+    ) -> Response:
+        """GET `url`; the body of an accepted answer goes into `span`, that of others is kept.
+
+        Raises:
+            NetworkError, StalledError, RejectedError: as `request`. The span keeps what has
+                arrived.
+            TransferError: what `accepts` raises.
+        """
+        return await self._run(headers, None, lambda: Exchange("GET", url, limit, span, accepts))
+
+    async def _run(
+        self,
+        headers: Mapping[str, str],
+        body: bytes | memoryview | None,
+        make: Callable[[], Exchange],
+    ) -> Response:
+        exchange = make()
+        origin, target, host = self._resolve(exchange.url)
+        request = _request_bytes(exchange, target, host, headers, body)
+        connection = self._take(origin)
+        if connection is not None:
+            try:
+                return await self._exchange(connection, request, exchange)
+            except StaleError as error:
+                if exchange.method not in _IDEMPOTENT:
+                    raise broken(exchange, error.__cause__) from error.__cause__
+                exchange = make()
+        connection = await self._connect(origin, exchange)
+        try:
+            return await self._exchange(connection, request, exchange)
+        except StaleError as error:
+            raise broken(exchange, error.__cause__) from error.__cause__
+
+    async def _exchange(
+        self, connection: Connection, request: bytes, exchange: Exchange
+    ) -> Response:
+        connection.begin(request, exchange)
+        try:
+            answer = await exchange.done
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        if connection.is_usable:
+            self._idle.setdefault(connection.origin, []).append(connection)
+        else:
+            connection.abort()
+        return answer
+
+    def _resolve(self, url: str) -> tuple[Origin, str, str]:
+        """Return where a request goes, its target, and the Host header."""
+        matched = _TARGET.fullmatch(url)
+        assert matched is not None, "see `takes`"
+        scheme, host, port, path = matched.groups()
+        known = self._origins.get((scheme, host, port))
+        if known is None:
+            number = int(port) if port else _PORTS[scheme]
+            lowered = host.lower()
+            named = lowered if number == _PORTS[scheme] else f"{lowered}:{number}"
+            known = Origin(scheme, lowered.strip("[]"), number), named
+            self._origins[scheme, host, port] = known
+        return known[0], path, known[1]
+
+    def _take(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable:
+                return connection
+        return None
+
+    async def _connect(self, origin: Origin, exchange: Exchange) -> Connection:
+        loop = asyncio.get_running_loop()
+        secure = origin.scheme == "https"
+        tls = self._make_tls() if secure else None
+        options = _HAPPY_EYEBALLS if isinstance(loop, asyncio.BaseEventLoop) else {}
+        try:
+            with anyio.fail_after(self._timeouts.connect):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(origin, self._timeouts, self._forget),
+                    origin.host,
+                    origin.port,
+                    ssl=tls,
+                    server_hostname=origin.host if secure else None,
+                    **options,
+                )
+        except ssl.SSLCertVerificationError as error:
+            raise RejectedError(
+                f"the certificate of {origin.host}:{origin.port} is not trusted "
+                f"({error.verify_message}); name its CA bundle in REQUESTS_CA_BUNDLE "
+                "or SSL_CERT_FILE"
+            ) from error
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise silent(exchange) from error
+        except OSError as error:
+            raise NetworkError(
+                f"cannot connect to {origin.host}:{origin.port}: {reason_of(error)}"
+            ) from error
+        self._open.add(connection)
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in (idle := self._idle.get(connection.origin, [])):
+            idle.remove(connection)
+
+
+def _request_bytes(
+    exchange: Exchange,
+    target: str,
+    host: str,
+    headers: Mapping[str, str],
+    body: bytes | memoryview | None,
+) -> bytes:
+    """Return a request as it goes over the connection."""
+    lines = [f"{exchange.method} {target} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+    if body is not None or exchange.method in ("POST", "PUT"):
+        lines.append(f"Content-Length: {0 if body is None else len(body)}\r\n")
+    head = "".join(lines)
+    breaks = len(lines) + 2
+    if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
+        raise RejectedError(
+            f"{exchange.method} {redact(exchange.url)}: a header must not contain line breaks"
+        )
+    sent = f"{head}\r\n".encode("utf-8", errors="surrogateescape")
+    return sent if body is None else b"".join((sent, body))

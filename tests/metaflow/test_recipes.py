@@ -1,0 +1,58 @@
+"""The README's recipes for environments in which steps run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pip's own copy
+    from pip._vendor import tomli as tomllib
+
+from metaflow.plugins.pypi import micromamba
+
+from metaflow_extensions.hftransfer.plugins import engine_packages
+
+pytestmark = pytest.mark.metaflow
+
+ROOT = Path(__file__).resolve().parents[2]
+# conda-forge's names, where they are others.
+CONDA = {"python-xxhash": "xxhash"}
+
+
+def recipe(decorator: str) -> dict[str, str]:
+    """Return the packages that the README gives to `decorator`."""
+    (found,) = re.findall(
+        rf"^@{decorator}\(packages=(.*)\)$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    packages: dict[str, str] = ast.literal_eval(found)
+    return packages
+
+
+@pytest.mark.parametrize("decorator", ["pypi", "conda"])
+def test_a_recipe_names_all_that_the_engine_needs(decorator: str) -> None:
+    """The packages of `pyproject.toml`, from the same release on; what is missing is slow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {}
+    for line in project["dependencies"]:
+        name, lowest = re.findall(r"^([\w-]+)(>=[\d.]+)", line)[0]
+        wanted[name] = lowest
+
+    found = {CONDA.get(name, name): version for name, version in recipe(decorator).items()}
+
+    assert found == wanted
+    assert set(engine_packages._ALWAYS + engine_packages._FOR_S3) == set(found)
+
+
+def test_metaflow_reads_the_versions_as_bounds() -> None:
+    """`@conda` puts `==` before a version, and takes it away again before `>=`."""
+    for name, version in recipe("conda").items():
+        written = micromamba._double_equal_match.sub("", f"{name}=={version}")
+        assert written == f"{name}{version}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import anyio
@@ -82,7 +82,7 @@ async def transfer(
     manifests: dict[str, FileManifest] = {}
     tally.unstarted = size
 
-    async def move(entry: Entry, line: anyio.Semaphore) -> None:
+    async def move(entry: Entry) -> None:
         try:
             emit(context.observer, FileStarted(entry.path, entry.size))
             manifest = await _move_file(entry, source, sinks, context, tally)
@@ -97,15 +97,17 @@ async def transfer(
         except TransferError as error:
             if not tolerated(entry, error):
                 raise
-        finally:
-            line.release()
+
+    async def move_some(entries: Iterator[Entry]) -> None:
+        for entry in entries:
+            await move(entry)
 
     async def move_all(entries: Sequence[Entry], at_a_time: int) -> None:
-        line = anyio.Semaphore(at_a_time)
+        # One task for many files: beginning one costs as much as moving a small file.
+        shared = iter(entries)
         async with anyio.create_task_group() as tasks:
-            for entry in entries:
-                await line.acquire()
-                tasks.start_soon(move, entry, line)
+            for _ in range(min(at_a_time, len(entries))):
+                tasks.start_soon(move_some, shared)
 
     large = [entry for entry in entries if entry.size > context.options.chunk_size]
     small = [entry for entry in entries if entry.size <= context.options.chunk_size]

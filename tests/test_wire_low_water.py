@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer import _wire_low_water, _wire_receive
+from hftransfer import _wire, _wire_low_water, _wire_receive
 from hftransfer._spans import Span
 from hftransfer._wire_low_water import LowWater
 from wire_support import (
@@ -110,10 +110,13 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", LOOPS)
-async def test_a_connection_goes_back_without_a_mark(site: Site, marks: list[int]) -> None:
+async def test_a_connection_goes_back_without_a_mark(
+    site: Site, marks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a body with a mark, a short answer on the same connection is heard at once."""
     content = random_bytes(BODY)
     buffer = bytearray(BODY)
+    monkeypatch.setattr(_wire, "_SMALL_BODY", 0)  # small bodies have connections of their own
     async with site.opened(ranged(content)) as (server, wire):
         for size in (BODY, 10, BODY):
             await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)[:size]), size=BODY)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import anyio
@@ -117,20 +117,19 @@ class _Files:
                 steering.cancel_scope.cancel()
 
     async def _move_in_line(self, entries: Sequence[Entry], at_a_time: int) -> None:
-        line = anyio.Semaphore(at_a_time)
+        # One task for many files: beginning one costs as much as moving a small file.
+        line = iter(entries)
         async with anyio.create_task_group() as tasks:
-            for entry in entries:
-                await line.acquire()
-                tasks.start_soon(self._move_next, entry, line)
+            for _ in range(min(at_a_time, len(entries))):
+                tasks.start_soon(self._move_some, line)
 
-    async def _move_next(self, entry: Entry, line: anyio.Semaphore) -> None:
-        try:
-            await self._move_one(entry)
-        except TransferError as error:
-            if not self._tolerated(entry, error):
-                raise
-        finally:
-            line.release()
+    async def _move_some(self, line: Iterator[Entry]) -> None:
+        for entry in line:
+            try:
+                await self._move_one(entry)
+            except TransferError as error:
+                if not self._tolerated(entry, error):
+                    raise
 
     async def _move_one(self, entry: Entry) -> None:
         observer = self._context.observer

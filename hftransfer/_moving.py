@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -116,13 +115,9 @@ class Tally:
     """Bytes of which not even the fetching has begun."""
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
-    @asynccontextmanager
-    async def timed(self, stage: str) -> AsyncIterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[stage] += time.perf_counter() - started
+    def timed(self, stage: str) -> _Timed:
+        """Return what adds the time of a ``with`` block to `stage`."""
+        return _Timed(self.stages, stage)
 
     def report(self, manifest: Manifest, sinks: Sequence[Sink], *, seconds: float) -> Report:
         return Report(
@@ -138,6 +133,22 @@ class Tally:
             stages=self.stages,
             manifest=manifest,
         )
+
+
+class _Timed:
+    """Measures a ``with`` block. A class, since a generator costs more than what it measures."""
+
+    __slots__ = ("_stage", "_stages", "_started")
+
+    def __init__(self, stages: dict[str, float], stage: str) -> None:
+        self._stages = stages
+        self._stage = stage
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._stages[self._stage] += time.perf_counter() - self._started
 
 
 class MovingFile:
@@ -199,9 +210,12 @@ class MovingFile:
         if len(self._chunks) == 1:
             # Small files come by the thousand: one task each is enough.
             (chunk,) = self._chunks
-            async with pool.lease(chunk.size) as data:
+            buffer = await pool.acquire(chunk.size)
+            try:
                 self._start(chunk)
-                await self._move_chunk(chunk, data)
+                await self._move_chunk(chunk, buffer.view)
+            finally:
+                pool.release(buffer)
             return
         async with anyio.create_task_group() as tasks:
             for chunk in self._chunks:
@@ -253,7 +267,7 @@ class MovingFile:
         digest = ""
         for _ in range(_CHUNK_TRIES):
             span = Span(chunk.start, data)
-            async with self._tally.timed("fetch"):
+            with self._tally.timed("fetch"):
                 await self._context.fetcher.fill(self._source, self._entry, span, self._count_retry)
             self._tally.bytes += chunk.size
             digest = await self._hash(data)
@@ -290,7 +304,7 @@ class MovingFile:
         emit(self._context.observer, Moved(self._entry.path, chunk.size, reused=reused))
 
     async def _store(self, sink: FileSink, chunk: Chunk, data: memoryview, digest: str) -> None:
-        async with self._tally.timed("store"):
+        with self._tally.timed("store"):
             await self._retrying(partial(sink.write, chunk, data, digest))
 
     async def _feed(self, chunk: Chunk, data: memoryview) -> None:
@@ -300,7 +314,7 @@ class MovingFile:
     async def _hash(self, data: memoryview) -> str:
         if len(data) <= _INLINE:
             return chunk_digest(data)
-        async with self._tally.timed("hash"):
+        with self._tally.timed("hash"):
             return await anyio.to_thread.run_sync(chunk_digest, data, limiter=self._context.hashing)
 
     async def _move_stream(self) -> None:
@@ -310,7 +324,7 @@ class MovingFile:
         async with self._context.fetcher.slots, self._source.stream(self._entry) as stream:
             for chunk in self._chunks:
                 async with self._context.pool.lease(chunk.size) as data:
-                    async with self._tally.timed("fetch"):
+                    with self._tally.timed("fetch"):
                         await stream.readinto(data)
                     self._tally.bytes += chunk.size
                     if self._digests[chunk.index] is None:

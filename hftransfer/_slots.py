@@ -6,7 +6,6 @@ from collections import deque
 from types import TracebackType
 
 import anyio
-import anyio.lowlevel
 
 __all__ = ("Slots",)
 
@@ -49,12 +48,7 @@ class Slots:
     async def acquire(self) -> None:
         """Take a slot, waiting in line for it."""
         if self.try_acquire():
-            try:
-                await anyio.lowlevel.checkpoint()
-            except BaseException:
-                self.release()
-                raise
-            return
+            return  # and no checkpoint: whoever takes a slot is about to wait for the network
         event = anyio.Event()
         self._waiting.append(event)
         try:

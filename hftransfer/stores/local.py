@@ -61,6 +61,10 @@ T = TypeVar("T")
 # Up to this many bytes a file is written at once: sooner fetched again than resumed.
 _SMALL_FILE = 1 << 20
 
+# So much is copied from the page cache sooner than a thread would have been woken, and
+# preadv2(2) can be told not to wait for the disk.
+_AT_ONCE = 256 * 1024
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 # Writes of one file that wait for the disk at a time; through the page cache it is one.
 _WRITERS = 4
 # Bookkeeping of a `local_dir` download, of no use anywhere else.
@@ -79,6 +83,7 @@ class LocalSource:
         self.commit: str | None = None
         self.single = False
         """True once `list` found a file rather than a folder."""
+        self._reads_at_once = _NOWAIT != 0
 
     @property
     def location(self) -> str:
@@ -113,28 +118,40 @@ class LocalSource:
 
     async def fill(self, entry: Entry, span: Span) -> None:
         rest = span.rest
-        await anyio.to_thread.run_sync(self._read_into, entry, span.position, rest)
+        at_once = self._reads_at_once and len(rest) <= _AT_ONCE
+        if not (at_once and self._read_into(entry, span.position, rest, flags=_NOWAIT)):
+            await anyio.to_thread.run_sync(self._read_into, entry, span.position, rest)
         span.advance(len(rest))
 
-    def _read_into(self, entry: Entry, start: int, buffer: memoryview) -> None:
-        path = self._path if self.single else self._path / entry.path
+    def _read_into(self, entry: Entry, start: int, buffer: memoryview, flags: int = 0) -> bool:
+        """Fill `buffer`; with `_NOWAIT`, return False if the disk would have to be waited for."""
+        path = str(self._path) if self.single else f"{self._path}/{entry.path}"
         try:
-            with open(path, "rb", buffering=0) as file:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
                 filled = 0
                 while filled < len(buffer):
-                    count = os.preadv(file.fileno(), [buffer[filled:]], start + filled)
+                    count = os.preadv(fd, [buffer[filled:]], start + filled, flags)
                     if count == 0:
                         break
                     filled += count
-                status = os.fstat(file.fileno())
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except BlockingIOError:
+            return False
         except FileNotFoundError as error:
             raise SourceChangedError(f"{path} was removed while it was being read") from error
         except PermissionError as error:
             raise AccessError(f"cannot read {path}: {error.strerror}") from error
         except OSError as error:
+            if flags and error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                self._reads_at_once = False  # as on network file systems
+                return False
             raise TransferError(f"cannot read {path}: {error.strerror}") from error
         if filled < len(buffer) or _etag(status) != entry.etag:
             raise SourceChangedError(f"{path} was changed while it was being read")
+        return True
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:

@@ -7,6 +7,7 @@ import hashlib
 import mimetypes
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from hftransfer._checksums import decode, header_name, known
 from hftransfer._digests import Digest, chunk_digest
@@ -119,6 +120,12 @@ def md5_digest(etag: str | None, headers: Mapping[str, str]) -> Digest | None:
 
 
 def _content_type(path: str) -> str:
-    kind, encoding = mimetypes.guess_type(path)
+    name = path.rpartition("/")[2]
+    return _type_of(name[name.find(".") :] if "." in name else "")
+
+
+@lru_cache(maxsize=1024)
+def _type_of(suffixes: str) -> str:
+    kind, encoding = mimetypes.guess_type(f"name{suffixes}")
     # The type of an archive's content is not the type of its compressed bytes.
     return kind if kind is not None and encoding is None else "application/octet-stream"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,30 @@ def test_an_artifact_store_with_parameters_of_its_own(
     assert s3_datastore.below("root/mf.huggingface_hub/checkpoints/artifacts/StoreFlow") == []
     metadata = (local_runner.work / ".metaflow" / "StoreFlow").rglob("*.json")
     assert not [file for file in metadata if minio.secret_key in file.read_text()]
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_nodes_of_a_gang(request: pytest.FixtureRequest, kind: str, model_hub: HubServer) -> None:
+    """@parallel: one node reads the Hub for all; each checkpoint has what its nodes saved.
+
+    All nodes have the same keys, so checkpoints of one name are one, made of all their files.
+    """
+    runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
+    model_hub.clear_requests()
+
+    # Metaflow starts the other nodes with the `python` that PATH names first.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    # What the nodes of a cluster have from the start: the control task, here the second one.
+    cluster = {"MF_PARALLEL_CONTROL_TASK_ID": "2", "MF_PARALLEL_NUM_NODES": "2"}
+
+    seen = runner.run("parallel_flow.py", environ={"PATH": path, **cluster}).probe
+
+    assert seen["files"] == [sorted(path.rpartition("/")[2] for path in FILES)] * 2
+    assert len(set(seen["entries"])) == 1
+    assert len([asked for asked in model_hub.requests if "/tree/" in asked.path]) == 1
+    parts = [{"part-0": "0"}, {"part-1": "1"}]
+    assert sorted(seen["own"], key=str) == parts
+    assert seen["together"] == [{**parts[0], **parts[1]}] * 2
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])

@@ -35,10 +35,10 @@ class Elsewhere(Datastore):
             storage_injections as theirs,
         )
 
-        class GsLikeStorage(LocalStorage):  # type: ignore[misc,unused-ignore]
-            TYPE = "gs"
+        class OtherStorage(LocalStorage):  # type: ignore[misc,unused-ignore]
+            TYPE = self.kind
 
-        made = GsLikeStorage(self.root)
+        made = OtherStorage(self.root)
         for name, table in (
             ("save_file", theirs.STORAGE_INJECTIONS_SINGLE_FILE_SAVE),
             ("save_files", theirs.STORAGE_INJECTIONS_MULTIPLE_FILE_SAVE),
@@ -64,15 +64,17 @@ def _copies(backend: Any, keys: list[str]) -> Any:
     return CloseAfterUse(iter(results))
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+@pytest.fixture(params=["gs", "azure"])
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Elsewhere:
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
         task_utils,
     )
 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    made = Elsewhere("gs", str(tmp_path / "store"))
+    made = Elsewhere(request.param, str(tmp_path / "store"))
     monkeypatch.setattr(task_utils.datastore_context, "get", lambda: made.backend)
     return made
 
@@ -96,7 +98,7 @@ def test_repositories_are_stored_and_loaded(
     assert tree(tmp_path / "b") == {**tree(tmp_path / "a"), "notes.txt": b"mine"}
     assert set(tree(tmp_path / "a")) == set(FILES)
     assert len(elsewhere.keys(reference["key"])) == len(FILES)
-    assert [line for line in lines if "Slower transfers" in line and "datastore gs" in line]
+    assert [line for line in lines if f"code (the datastore {elsewhere.kind})" in line]
 
 
 def test_a_damaged_copy_is_not_handed_out(
@@ -132,3 +134,21 @@ def test_checkpoints_and_models_are_left_to_their_code(
     getattr(store, f"_load_{form}")("one", str(tmp_path / "loaded"))
 
     assert tree(tmp_path / "loaded") == {"a.txt": b"a"}
+
+
+def test_metaflows_own_classes_are_routed_alike() -> None:
+    """The real storage classes of gs and azure are none that the engine takes for its own."""
+    from metaflow.plugins import DATASTORES
+
+    from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+    from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
+
+    kinds = {storage.TYPE: storage for storage in DATASTORES}
+    for kind in ("gs", "azure"):
+        backend = object.__new__(kinds[kind])
+        access = DatastoreAccess(backend)
+        assert not access.is_s3
+        assert not access.is_local
+        assert access.documents is None
+        with pytest.raises(NotForEngine, match=f"the datastore {kind}"):
+            access.moves()

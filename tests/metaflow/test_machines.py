@@ -337,3 +337,80 @@ def test_the_retry_of_a_save_removes_what_was_stored(
     assert "Removed what an earlier attempt of this task left" in output
     names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
     assert names == {"0a1b2c3d.0.whole.1", "0a1b2c3d.1.my.name.0"}
+
+
+MODEL = """
+import json, sys
+import metaflow
+from metaflow_extensions.hftransfer.plugins import model_saves
+from metaflow_stores import Datastore
+given = json.loads(sys.argv[1])
+datastore = Datastore(*given["datastore"])
+attempt = given["attempt"]
+model_saves.enter_and_clean(
+    datastore.backend, "Flow/1/start/1", attempt, may_retry=attempt == 0
+)
+store = datastore.storage("models", "artifacts", prefix="mf.models")
+getattr(store, "_save_" + given["form"])(given["key"], given["folder"])
+print("DONE", flush=True)
+"""
+
+
+@pytest.mark.parametrize("form", ["objects", "tarball"])
+def test_the_retry_removes_models_that_were_not_finished(
+    shared: Datastore, minio: S3Server, tmp_path: Path, form: str
+) -> None:
+    """A model's key is of one save alone, and the retry finds it all the same; others stay."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(os.urandom(40_000_000))
+    (folder / "config.json").write_text("{}")
+    given: dict[str, Any] = {"form": form, "folder": str(folder)}
+    left = "mf.models/models/artifacts/label_1" + ("" if form == "tarball" else "/weights.bin")
+    bodies = Bodies(through=4)
+    with in_front(minio, shared, bodies) as store:
+        where = [store.kind, store.root, store.parameters]
+        killed = {**given, "datastore": where, "key": "label_1", "attempt": 0}
+        with machine(tmp_path / "a", MODEL, killed, **SMALL_CHUNKS) as process:
+            assert bodies.stuck.wait(60)
+            process.kill()
+    assert len(uploads(shared, left)) == 1
+    shared.write("mf.models/models/artifacts/label_0/a", b"a")
+
+    where = [shared.kind, shared.root, shared.parameters]
+    retried = {**given, "datastore": where, "key": "label_2", "attempt": 1}
+    with machine(tmp_path / "b", MODEL, retried, **SMALL_CHUNKS) as process:
+        output = read_until(process, "DONE")
+
+    assert uploads(shared, left) == []
+    assert (
+        "Removed what an earlier attempt of this task left of mf.models/models/artifacts/l"
+        in output
+    )
+    place = "mf.models/models/artifacts"
+    names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
+    assert names == {"label_0", "label_2"}
+    assert shared.keys("mf.models/models/unfinished") == []
+
+
+def test_a_finished_model_of_a_failed_attempt_stays(datastore: Datastore, tmp_path: Path) -> None:
+    """A note that outlived its model's end is all that goes."""
+    from metaflow_extensions.hftransfer.plugins import model_saves
+    from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+
+    access = DatastoreAccess(datastore.backend)
+    key = "mf.models/models/artifacts/label_1"
+    model_saves.enter_task("Flow/1/start/1", 0, may_retry=True)
+    try:
+        with pytest.raises(OSError, match="full"), model_saves.noted(access, key, [""]):
+            datastore.write(f"{key}/a", b"a")
+            raise OSError("full")
+    finally:
+        model_saves.enter_task("Flow/1/start/1", 0, may_retry=False)
+    datastore.write("mf.models/models/artifact_metadata/label_1.metadata", b"{}")
+
+    assert model_saves.remove_unfinished(access, "Flow/1/start/1", 0) == []
+    assert len(datastore.keys("mf.models/models/unfinished")) == 1
+    assert model_saves.remove_unfinished(access, "Flow/1/start/1", 1) == []
+    assert datastore.keys("mf.models/models/unfinished") == []
+    assert datastore.read(f"{key}/a") == b"a"

@@ -95,6 +95,10 @@ class DatastoreAccess:
                     pending.append(path.rstrip("/"))
         return found
 
+    def is_there(self, key: str) -> bool:
+        """Return True if there is a document or object `key`."""
+        return bool(self._backend.is_file([key])[0])
+
     def names_in(self, key: str) -> list[str]:
         """Return the names of the files and folders right below `key`."""
         items = self._backend.list_content([key.rstrip("/")])
@@ -147,7 +151,7 @@ class DatastoreAccess:
         ended = self.end_uploads(key, exact)
         paths = self.files_below(key)
         self.delete(f"{key}/{path}" for path in paths)
-        whole = bool(self._backend.is_file([key])[0])
+        whole = self.is_there(key)
         if whole:
             self.delete([key])
         return bool(ended or paths or whole)

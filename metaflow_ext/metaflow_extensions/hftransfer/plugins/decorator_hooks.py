@@ -35,6 +35,7 @@ def adapt() -> None:
     for module, name in ((checkpoints, "CheckpointsCollector"), (models, "ModelsCollector")):
         if hasattr(module, name):
             shorten(getattr(module, name))
+    _wrap(models.ModelDecorator, "task_pre_step", _cleaning)
     _wrap(checkpoints.CheckpointDecorator, "_resolve_scope", without_a_service)
     _wrap(checkpoints, "trace_lineage", unknown_lineage)
     holder, flow = context.ArtifactStoreContext, stores.ArtifactStoreFlowDecorator
@@ -66,5 +67,42 @@ def _prepared(step_init: Callable[..., Any]) -> Callable[..., Any]:
         if datastore is not None:
             flow_datastore.remember(datastore)
         return step_init(self, *arguments, **keywords)
+
+    return method
+
+
+def _cleaning(task_pre_step: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a task of ``@model`` remove what its killed attempts did not finish to save."""
+
+    @wraps(task_pre_step)
+    def method(
+        self: Any,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        *others: Any,
+        **named: Any,
+    ) -> Any:
+        from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
+            context,
+        )
+
+        from .model_saves import enter_and_clean
+
+        given = (step_name, task_datastore, metadata, run_id, task_id, flow, graph)
+        result = task_pre_step(self, *given, retry_count, max_user_code_retries, *others, **named)
+        enter_and_clean(
+            context.datastore_context.get(),
+            f"{flow.name}/{run_id}/{step_name}/{task_id}",
+            retry_count,
+            may_retry=retry_count < max_user_code_retries,
+        )
+        return result
 
     return method

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from .datastore_access import DatastoreAccess
 from .entry_contents import known_files, manifest_path
+from .model_saves import noted
 from .progress import TransferProgress
 from .s3_backend import NotForEngine
 
@@ -28,8 +29,10 @@ def save_objects(store: Any, key: str, local_path: str) -> Saved:
     access = DatastoreAccess(store._backend)
     moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
-    _remove_leftovers(access, path, _files(local_path))
-    report = _handled(lambda: moves.save(os.path.abspath(local_path), access.location(path)))
+    large = _files(local_path)
+    _remove_leftovers(access, path, large)
+    with noted(access, path, large):
+        report = _handled(lambda: moves.save(os.path.abspath(local_path), access.location(path)))
     _write_manifest(access, path, report)
     size = sum(file.size for file in report.manifest.files.values())
     return store.resolve_key_full_url(key), path, size
@@ -43,9 +46,10 @@ def save_tarball(store: Any, key: str, local_path: str) -> Saved:
     moves = access.moves(_progress(key))
     path = store.resolve_key_relative_path(key)
     _remove_leftovers(access, path, [""])
-    report, size = _handled(
-        lambda: moves.save_tar(os.path.abspath(local_path), access.location(path))
-    )
+    with noted(access, path, [""]):
+        report, size = _handled(
+            lambda: moves.save_tar(os.path.abspath(local_path), access.location(path))
+        )
     _write_manifest(access, path, report)
     return store.resolve_key_full_url(key), path, size
 

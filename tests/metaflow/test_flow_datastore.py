@@ -83,7 +83,7 @@ def test_checkpoints_need_no_metadata_service(
 
     run = s3_runner.run("again_flow.py", "--with", "kubernetes", environ=environ)
 
-    assert run.probe == {"loaded": True, "weights": "of the first attempt"}
+    assert run.probe == {"loaded": True, "weights": "of the first attempt", "files": 2}
 
 
 @pytest.mark.parametrize("tags", [["checkpoint:mine", "other"], ["other"]])

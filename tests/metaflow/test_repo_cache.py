@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,27 @@ def test_a_miss_reads_the_hub_once_and_a_hit_not_at_all(
     assert sorted(datastore.keys(reference["key"])) == sorted(
         f"{reference['key']}/{path}" for path in FILES
     )
+
+
+def test_a_reference_needs_no_disk(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """What goes to S3 alone is not written here on its way, not even for a moment."""
+    if datastore.kind == "local":
+        pytest.skip("the datastore is the disk")
+    made: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and arguments[2] & (os.O_CREAT | os.O_TMPFILE):
+            made.append(str(arguments[0]))
+
+    watching = True
+    sys.addaudithook(watch)
+    repo_cache(datastore, lines.append).reference(ask(hub))
+    watching = False
+
+    # The lock by which tasks of this machine wait for each other.
+    assert {Path(path).suffix for path in made} <= {".lock"}
 
 
 @pytest.mark.parametrize("scope", ["checkpoint", "flow", "global"])

@@ -423,6 +423,17 @@ def test_the_bandwidth_cap_holds_for_the_datastore(
             assert taken == []
 
 
+def test_uploads_that_may_not_be_listed_are_none(datastore: Datastore) -> None:
+    """A store, or a policy, that does not tell of unfinished uploads fails no retry."""
+    if datastore.kind != "s3":
+        pytest.skip("about S3")
+    parameters = {**datastore.parameters, "aws_secret_access_key": "wrong"}
+    refused = Datastore("s3", datastore.root, parameters).backend
+
+    assert refused.uploads("any/") == []
+    assert datastore.backend.uploads("any/") == []
+
+
 def test_many_small_objects_keep_their_metadata(datastore: Datastore) -> None:
     """More than ten at once, each with its attributes, which theirs takes for something else."""
     backend = datastore.backend

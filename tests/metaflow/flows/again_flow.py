@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from metaflow import FlowSpec, checkpoint, current, retry, step
+from metaflow import FlowSpec, checkpoint, current, huggingface_hub, retry, step
 
 
 class AgainFlow(FlowSpec):
@@ -13,6 +13,7 @@ class AgainFlow(FlowSpec):
 
     @retry(times=1, minutes_between_retries=0)
     @checkpoint
+    @huggingface_hub(load=[{"repo_id": "bert-base-uncased", "allow_patterns": "*.json"}])
     @step
     def start(self) -> None:
         """Save in the first attempt, find that in the second."""
@@ -21,7 +22,12 @@ class AgainFlow(FlowSpec):
             current.checkpoint.save("weights")
             raise RuntimeError("the first attempt ends here")
         found = Path(current.checkpoint.directory, "weights").read_text()
-        seen = {"loaded": current.checkpoint.is_loaded, "weights": found}
+        loaded = current.huggingface_hub.loaded["bert-base-uncased"]
+        seen = {
+            "loaded": current.checkpoint.is_loaded,
+            "weights": found,
+            "files": len(list(Path(loaded).iterdir())),
+        }
         print("PROBE " + json.dumps(seen))  # noqa: T201 - read by the test
         self.next(self.end)
 

@@ -133,16 +133,21 @@ class HftransferS3Storage(S3CompatibleStorage):
     def uploads(self, prefix: str) -> list[tuple[str, str]]:
         """Return key, relative to the root, and id of multipart uploads that nobody completed.
 
-        MinIO tells only of those of the object `prefix`, and of none that merely begin so.
+        Empty where the store does not tell. MinIO tells only of those of the object `prefix`,
+        and of none that merely begin so.
         """
         bucket, start = self._location(prefix)
         skip = len(start) - len(prefix)
-        pages = self._client().client.get_paginator("list_multipart_uploads")
-        return [
-            (item["Key"][skip:], item["UploadId"])
-            for page in pages.paginate(Bucket=bucket, Prefix=start)
-            for item in page.get("Uploads", ())
-        ]
+        shared = self._client()
+        pages = shared.client.get_paginator("list_multipart_uploads")
+        try:
+            return [
+                (item["Key"][skip:], item["UploadId"])
+                for page in pages.paginate(Bucket=bucket, Prefix=start)
+                for item in page.get("Uploads", ())
+            ]
+        except shared.error:
+            return []  # a permission, or a part of S3, that not everybody has
 
     def abort(self, key: str, upload_id: str) -> None:
         """End a multipart upload; one that has ended is no error."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from .card_pages import noting
 from .card_threads import shorten
 from .s3_backend import NotForEngine
 
@@ -55,8 +56,8 @@ def install() -> str:
 def _adapt_decorators() -> None:
     """Have the engine travel with flows that use ``@model`` or ``@checkpoint``.
 
-    Metaflow packages for remote tasks what is loaded when the flow starts. The threads of
-    their cards end with the step.
+    Metaflow packages for remote tasks what is loaded when the flow starts. Their cards are
+    made without processes, and the threads of these end with the step.
     """
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
         decorator as checkpoints,
@@ -67,6 +68,7 @@ def _adapt_decorators() -> None:
 
     for decorator in (checkpoints.CheckpointDecorator, models.ModelDecorator):
         decorator.step_init = _importing(decorator.step_init)
+        decorator.task_pre_step = noting(decorator.task_pre_step)
     for module, name in ((checkpoints, "CheckpointsCollector"), (models, "ModelsCollector")):
         if hasattr(module, name):
             shorten(getattr(module, name))

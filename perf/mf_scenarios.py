@@ -47,19 +47,22 @@ METAFLOW_SCENARIOS = tuple(
         (
             "mf-warm",
             "a step loads 2 GiB in 13 files that the datastore has",
-            metaflow(_LARGE, "load", filled="each"),
+            metaflow(_LARGE, "load", filled=True),
         ),
         (
             "mf-warm-small",
             "a step loads 500 files of 50 KB that the datastore has",
-            # metaflow-checkpoint does not store them: its progress bar fills one pipe with lines
-            # that never end, and Metaflow reads that one while the task waits for the other.
-            metaflow(_SMALL, "load", filled="ours"),
+            metaflow(_SMALL, "load", filled=True),
         ),
         (
             "mf-model-load",
             "@model loads 2 GiB in 13 files",
-            metaflow(_LARGE, "model", filled="each"),
+            metaflow(_LARGE, "model", filled=True),
+        ),
+        (
+            "mf-model-load-small",
+            "@model loads 500 files of 50 KB",
+            metaflow(_SMALL, "model", filled=True),
         ),
         (
             "mf-checkpoint-save",

@@ -32,16 +32,13 @@ Mode = Literal["load", "model", "checkpoint"]
 _LAUNCHER = Path(__file__).with_name("clients") / "mf_run.py"
 
 
-def metaflow(
-    files: Sequence[FileSpec], mode: Mode, *, filled: Literal["", "each", "ours"] = ""
-) -> Setup:
+def metaflow(files: Sequence[FileSpec], mode: Mode, *, filled: bool = False) -> Setup:
     """Return what opens a Hub with one repository, and a datastore.
 
     Args:
         files: of the repository; in the mode ``checkpoint`` what is saved.
         mode: what the flow does.
-        filled: the datastore holds the repository already, as ``each`` tool stored it itself,
-            or as hftransfer (``ours``) stored it for both.
+        filled: the datastore holds the repository already, as each tool stored it itself.
     """
     return partial(_open, tuple(files), mode, filled)
 
@@ -175,13 +172,17 @@ class MetaflowWorld(World):
             "METAFLOW_S3_ENDPOINT_URL": self._server.endpoint,
             "METAFLOW_USER": "perf",
             "TMPDIR": str(work),
+            # Else metaflow-checkpoint cannot finish with hundreds of files: its progress bar
+            # fills one pipe with a line that never ends, and Metaflow reads that one while
+            # the task waits to be read at the other.
+            "TQDM_DISABLE": "1",
             "PATH": os.environ.get("PATH", ""),
         }
 
 
 @contextmanager
 def _open(
-    files: tuple[FileSpec, ...], mode: Mode, filled: str, place: Place
+    files: tuple[FileSpec, ...], mode: Mode, filled: bool, place: Place
 ) -> Iterator[MetaflowWorld]:
     with ExitStack() as stack:
         hub_world = stack.enter_context(hub(files)(place))
@@ -191,8 +192,7 @@ def _open(
         world = MetaflowWorld(place, hub_world, server, mode)
         if filled:
             place.tell("storing the repository in the datastore")
-            theirs = python_of("metaflow") if filled == "each" else sys.executable
-            for tool, python in ((OURS, sys.executable), (INCUMBENT, theirs)):
+            for tool, python in ((OURS, sys.executable), (INCUMBENT, python_of("metaflow"))):
                 if python is not None:
                     world.fill(tool, python)
         yield world

@@ -35,6 +35,19 @@ FILES = [
 ]
 
 
+def cards_of(run: FlowRun, step: str) -> set[str]:
+    """Return the names of what a step stored of its cards, and whether that is the last state."""
+    run_id = run.probe["saved"][0]["pathspec"].split("/")[1]
+    folder = run.work / ".metaflow" / "mf.cards" / "CheckpointFlow" / "runs" / run_id
+    found = set()
+    for file in (folder / "steps" / step).rglob("*-*.*"):
+        text = file.read_text()
+        final = re.search(r'reload_token"?\s*[=:]\s*"final', text, re.IGNORECASE) is not None
+        name = re.sub("[0-9a-f]{32}", "UUID", file.name)
+        found.add(f"{file.parent.name}/{name} {final}")
+    return found
+
+
 def test_checkpoints_and_models_with_us_and_without_us(
     local_runner: FlowRunner, theirs_alone: str
 ) -> None:
@@ -53,6 +66,9 @@ def test_checkpoints_and_models_with_us_and_without_us(
     assert ours.probe["found"] == [SAVED] * 8
     assert again.probe["found"] == [SAVED] * 8
     assert "Slower transfers" not in ours.output
+    assert "cards/blank-model_card-UUID.html True" in cards_of(ours, "start")
+    assert cards_of(ours, "start") == cards_of(theirs, "start")
+    assert cards_of(ours, "end") == cards_of(theirs, "end")
 
 
 def test_checkpoints_and_models_on_s3(s3_runner: FlowRunner) -> None:

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from hftransfer import FileManifest, IntegrityError, Manifest
-from metaflow_extensions.hftransfer.plugins.kept_files import chunk_digests
+from hftransfer.stores.base import Entry
+from metaflow_extensions.hftransfer.plugins.kept_files import KeepingSink, chunk_digests
 from metaflow_extensions.hftransfer.plugins.local_copies import clone, link, place_files
 from metaflow_extensions.hftransfer.plugins.machine_locks import machine_lock
 from metaflow_extensions.hftransfer.plugins.task_folders import TaskFolder
@@ -139,3 +140,34 @@ def test_where_blocks_cannot_be_shared_nothing_is_changed(tmp_path: Path) -> Non
         assert (tmp_path / "a").read_bytes() == b"x" * 10
     else:
         assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.asyncio
+async def test_a_folder_keeps_what_is_right_and_gets_the_rest(tmp_path: Path) -> None:
+    """Kept are files with the recorded chunks; no link, no other size, no other content."""
+    source, manifest = stored(tmp_path / "stored")
+    target = tmp_path / "target"
+    shutil.copytree(source, target)
+    files = manifest.files.items()
+    entries = [Entry(path=name, size=file.size, manifest=file) for name, file in files]
+    sink = KeepingSink(target)
+
+    async def kept() -> list[str]:
+        await sink.prepare(entries)
+        found = []
+        for entry in entries:
+            file = await sink.begin(entry, 64)
+            if file is None:
+                found.append(entry.path)
+            else:
+                await file.abort(discard=True)
+        return found
+
+    assert await kept() == ["a", "deep/b"]
+    (target / "a").write_bytes(b"?" * 100)
+    (target / "deep" / "b").write_bytes(b"b" * 999)
+    assert await kept() == []
+    (target / "a").unlink()
+    (target / "a").symlink_to(source / "a")
+    shutil.rmtree(target / "deep")
+    assert await kept() == []

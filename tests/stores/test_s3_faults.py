@@ -540,3 +540,27 @@ async def test_an_existing_object_may_be_protected(bucket: Bucket, tmp_path: Pat
             assert not uploads(bucket, name)
             await mover.copy(tmp_path / name, f"{bucket.url}/new-{name}")
             assert get(bucket, f"new-{name}") == content
+
+
+async def test_what_a_manifest_knows_is_not_hashed_for_the_store_too(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Objects bring their checksum along only where nothing else says what they must be."""
+    put(bucket, a=b"content")
+    asked: list[bool] = []
+
+    async def watch(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "GET" and request.path.endswith("/a"):
+            asked.append("x-amz-checksum-mode" in request.headers)
+        return None
+
+    async with front_of(bucket, watch) as endpoint, client(endpoint) as mover:
+        report = await mover.copy(bucket.url, tmp_path / "first")
+        await mover.copy(bucket.url, tmp_path / "second", manifest=report.manifest)
+        wrong = replace(report.manifest.files["a"], chunks=("0" * 32,))
+        other = replace(report.manifest, files={"a": wrong})
+        with pytest.raises(IntegrityError):
+            await mover.copy(bucket.url, tmp_path / "third", manifest=other)
+
+    assert asked[:2] == [True, False]
+    assert not (tmp_path / "third" / "a").exists()

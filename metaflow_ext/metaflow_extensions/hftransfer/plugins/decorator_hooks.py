@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 from . import artifact_store, flow_datastore
+from .card_pages import noting
 from .card_threads import shorten
 from .run_scope import unknown_lineage, without_a_service
 
@@ -32,6 +33,7 @@ def adapt() -> None:
 
     for decorator in (checkpoints.CheckpointDecorator, models.ModelDecorator):
         decorator.step_init = _prepared(decorator.step_init)
+        decorator.task_pre_step = noting(decorator.task_pre_step)
     for module, name in ((checkpoints, "CheckpointsCollector"), (models, "ModelsCollector")):
         if hasattr(module, name):
             shorten(getattr(module, name))

@@ -8,15 +8,14 @@ seconds; otherwise only when something was loaded.
 
 from __future__ import annotations
 
-import copy
 import json
 import threading
 import uuid
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .card_components import CardComponents, Cards
+from .card_pages import CardTask, card_datastore
 
 if TYPE_CHECKING:
     from .progress import TransferProgress
@@ -113,7 +112,8 @@ class HubCard:
     def _store(self, *, final: bool) -> None:
         try:
             page = self.html(final=final)
-            datastore = _card_datastore(self._flow_datastore, self._pathspec)
+            flow = self._flow_datastore
+            datastore = card_datastore(flow._storage_impl, flow.flow_name, self._pathspec)
             datastore.save_card(self._uuid, _TYPE, page, card_id=CARD_ID, overwrite=True)
         except Exception:  # noqa: BLE001 - a card is never worth a task
             return
@@ -125,7 +125,7 @@ class HubCard:
         components = [part.render() for part in self._components()]
         components += [_rendered(part) for part in list(self._added or ())]
         card = BlankCard(components=components, options={"title": "Hugging Face Hub Models"})
-        page: str = card.render(_Task(self._pathspec), runtime=not final)
+        page: str = card.render(CardTask(self._pathspec), runtime=not final)
         token = "final" if final else f"runtime-{self._state()}"
         return page.replace(card.RELOAD_POLICY_TOKEN, token)
 
@@ -169,27 +169,6 @@ def _rendered(component: Any) -> Any:
         return component.render()
     except Exception as error:  # noqa: BLE001 - of code that is not ours
         return Markdown(f"_{type(component).__name__}: {type(error).__name__}_").render()
-
-
-def _card_datastore(flow_datastore: Any, pathspec: str) -> Any:
-    """Return where Metaflow looks for the cards of the task `pathspec`."""
-    from metaflow.plugins.cards.card_datastore import CardDatastore
-
-    storage = copy.copy(flow_datastore._storage_impl)
-    root = CardDatastore.get_storage_root(storage.TYPE)
-    if root is not None:
-        storage.datastore_root = root
-    place = SimpleNamespace(_storage_impl=storage, flow_name=flow_datastore.flow_name)
-    return CardDatastore(place, pathspec=pathspec)
-
-
-class _Task:
-    """All that a blank card asks of a task."""
-
-    finished = False
-
-    def __init__(self, pathspec: str) -> None:
-        self.pathspec = pathspec
 
 
 def _running(transfer: TransferProgress) -> list[Any]:

@@ -32,8 +32,8 @@ class KeepingSink:
     def __init__(self, path: Path, *, fsync: bool = False, direct_io: DirectIO = "auto") -> None:
         self._path = path
         self._sink = LocalSink(path, fsync=fsync, direct_io=direct_io)
-        self._wrong: set[str] = set()
-        """Files that turned out to be other than what is wanted."""
+        self._there: set[str] = set()
+        """Files of the right size that are there, and not known to be wrong."""
 
     @property
     def location(self) -> str:
@@ -41,11 +41,13 @@ class KeepingSink:
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
         await self._sink.prepare(entries)
+        # In one go: to ask for each file in a thread costs more than a small file itself.
+        self._there = await anyio.to_thread.run_sync(_of_right_size, self._path, entries)
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         path = self._path / safe_path(entry.path)
         recorded = entry.manifest
-        if entry.path not in self._wrong and (recorded is not None or entry.digest is not None):
+        if entry.path in self._there and (recorded is not None or entry.digest is not None):
             found = await anyio.to_thread.run_sync(chunk_digests, path, entry.size, chunk_size)
             if found is not None and recorded is not None and found == recorded.chunks:
                 return None
@@ -54,10 +56,35 @@ class KeepingSink:
         return await self._sink.begin(entry, chunk_size)
 
     def forget(self, path: str) -> None:
-        self._wrong.add(path)
+        self._there.discard(path)
 
     async def finish(self, manifest: Manifest) -> None:
         await self._sink.finish(manifest)
+
+
+def _of_right_size(folder: Path, entries: Sequence[Entry]) -> set[str]:
+    """Return the paths of those of `entries` that lie in `folder` with their size."""
+    found = set()
+    listed: dict[Path, Mapping[str, int]] = {}
+    for entry in entries:
+        path = folder / safe_path(entry.path)
+        if path.parent not in listed:
+            listed[path.parent] = _sizes_in(path.parent)
+        if listed[path.parent].get(path.name) == entry.size:
+            found.add(entry.path)
+    return found
+
+
+def _sizes_in(folder: Path) -> Mapping[str, int]:
+    try:
+        with os.scandir(folder) as items:
+            return {
+                item.name: item.stat(follow_symlinks=False).st_size
+                for item in items
+                if item.is_file(follow_symlinks=False)
+            }
+    except OSError:
+        return {}
 
 
 class _KeptFile:

@@ -3,10 +3,15 @@
 Handing one call to a thread and back costs more than writing a small file, and threads
 that each do a little fight for the interpreter's lock. So one caller takes what is
 waiting to a thread, and whoever came meanwhile goes with the next one.
+
+Calls that never sleep, as writes into the page cache do not, are quicker still where they
+are asked for. The kernel counts when a thread sleeps, so that is found out and not guessed.
 """
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -17,6 +22,12 @@ __all__ = ("Batch",)
 
 T = TypeVar("T")
 
+_SLEEPS_ARE_COUNTED = hasattr(resource, "RUSAGE_THREAD")
+
+# After a call that slept or was slow, so many go to a thread before another is tried here.
+_CAUTION = 256
+# What takes the kernel longer can go beside the event loop, on another core: seconds.
+_QUICK = 0.0003
 # So long that a wake-up hardly counts, so short that nobody waits long for others.
 _MOST = 64
 
@@ -43,17 +54,26 @@ class _Item:
 
 
 class Batch:
-    """Runs calls one after another, never two at a time."""
+    """Runs calls one after another, never two at a time.
 
-    def __init__(self) -> None:
+    Args:
+        quick: run calls in the event loop as long as they are quick and do not sleep.
+    """
+
+    def __init__(self, *, quick: bool = False) -> None:
+        self._caution = 0 if quick and _SLEEPS_ARE_COUNTED else -1
+        """Calls for a thread before one is tried here; negative for all."""
         self._waiting: list[_Item] = []
         self._is_led = False
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run `call` in a worker thread and return its result, or raise its error.
+        """Run `call`, as a rule in a worker thread, and return its result, or raise its error.
 
         When this is cancelled, the call was not begun, or has ended.
         """
+        if self._caution == 0 and not self._is_led and not self._waiting:
+            return self._run_here(call)
+        self._caution -= self._caution > 0
         item = _Item(call)
         self._waiting.append(item)
         try:
@@ -71,6 +91,14 @@ class Batch:
         if item.error is not None:
             raise item.error
         return cast("T", item.result)
+
+    def _run_here(self, call: Callable[[], T]) -> T:
+        slept, started = _sleeps(), time.perf_counter()
+        try:
+            return call()
+        finally:
+            if _sleeps() != slept or time.perf_counter() - started > _QUICK:
+                self._caution = _CAUTION
 
     async def _advance(self, item: _Item) -> None:
         if self._is_led:
@@ -92,6 +120,11 @@ class Batch:
     def _appoint(self) -> None:
         if self._waiting and not self._is_led:
             self._waiting[0].changed.set()
+
+
+def _sleeps() -> int:
+    """Return how often this thread has given up its core to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _run_all(items: list[_Item]) -> None:

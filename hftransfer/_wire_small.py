@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import anyio
+from aiohappyeyeballs import start_connection
 
 from hftransfer._http_answer import Headers
 from hftransfer._spans import Span
@@ -38,8 +39,8 @@ _TARGET = re.compile(
     r"(?P<path>/[!-\"$-~]*)"
 )
 _PORTS = {"http": 80, "https": 443}
-# RFC 8305; uvloop has no such thing.
-_HAPPY_EYEBALLS: Mapping[str, Any] = {"happy_eyeballs_delay": 0.25}
+# Seconds after which another address of a host is tried beside the first (RFC 8305).
+_NEXT_ADDRESS = 0.25
 # A request is made anew on a new connection only if doing it twice does no harm.
 _IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 
@@ -175,16 +176,19 @@ class SmallExchanges:
         loop = asyncio.get_running_loop()
         secure = origin.scheme == "https"
         tls = self._make_tls() if secure else None
-        options = _HAPPY_EYEBALLS if isinstance(loop, asyncio.BaseEventLoop) else {}
         try:
             with anyio.fail_after(self._timeouts.connect):
+                found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+                # asyncio's own way of trying several addresses side by side forgets sockets
+                # when it is cancelled, and uvloop has none.
+                plain = await start_connection(
+                    found, happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1, loop=loop
+                )
                 _, connection = await loop.create_connection(
                     lambda: Connection(origin, self._timeouts, self._forget),
-                    origin.host,
-                    origin.port,
+                    sock=plain,
                     ssl=tls,
                     server_hostname=origin.host if secure else None,
-                    **options,
                 )
         except ssl.SSLCertVerificationError as error:
             raise RejectedError(

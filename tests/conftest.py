@@ -86,6 +86,7 @@ def clean_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 patch.delenv(name)
         patch.setenv("HF_HOME", str(home))
         patch.setenv("HF_HUB_CACHE", str(home / "hub"))
+        patch.setenv("XDG_STATE_HOME", str(home / "state"))
         patch.setenv("METAFLOW_HOME", str(home / "metaflow"))  # instead of ~/.metaflowconfig
         patch.setenv("METAFLOW_USER", "tester")  # containers often have no $USER
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import anyio
@@ -11,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hftransfer import _batch
 from hftransfer._batch import Batch
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +128,59 @@ async def test_whoever_is_cancelled_the_others_are_served(calls: list[tuple[bool
     assert {n for n, (is_cancelled, _) in enumerate(calls) if not is_cancelled} <= set(returned)
     assert not batch._waiting
     assert not batch._is_led
+
+
+async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is woken, and errors come back as from one."""
+    monkeypatch.setattr(_batch, "_QUICK", 60.0)
+    monkeypatch.setattr(_batch, "_sleeps", lambda: 0)
+    batch = Batch(quick=True)
+
+    for _ in range(3):
+        assert await batch.run(threading.current_thread) is threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        await batch.run(lambda: 1 // 0)
+
+
+@pytest.mark.skipif(not _batch._SLEEPS_ARE_COUNTED, reason="the system does not count them")
+async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel tells that it slept; later one call is tried here again."""
+    monkeypatch.setattr(_batch, "_QUICK", 60.0)
+    monkeypatch.setattr(_batch, "_CAUTION", 3)
+    batch = Batch(quick=True)
+    reading, writing = os.pipe()
+    timer = threading.Timer(0.05, os.write, (writing, b"x"))
+    timer.start()
+    assert await batch.run(lambda: os.read(reading, 1)) == b"x"
+    monkeypatch.setattr(_batch, "_sleeps", lambda: 0)
+
+    here = [await batch.run(threading.current_thread) is threading.current_thread() for _ in "1234"]
+
+    timer.join()
+    os.close(reading)
+    os.close(writing)
+    assert here == [False, False, False, True]
+
+
+async def test_a_quick_call_waits_for_its_turn() -> None:
+    """Never two at a time, also where one would be run here and another runs in a thread."""
+    batch = Batch(quick=True)
+    batch._caution = 1
+    release = threading.Event()
+    order: list[str] = []
+
+    def slow() -> None:
+        release.wait()
+        order.append("slow")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(batch.run, slow)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(batch.run, lambda: order.append("quick"))
+        await anyio.wait_all_tasks_blocked()
+        assert order == []
+        release.set()
+
+    assert order == ["slow", "quick"]

@@ -41,7 +41,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
         *("stores.discard", "stores.local", "stores.memory"),
         *("stores.s3", "stores.s3_account", "stores.s3_botocore", "stores.s3_checksums"),
-        *("stores.s3_copy", "stores.s3_errors", "stores.s3_multipart"),
+        *("stores.s3_claims", "stores.s3_copy", "stores.s3_errors", "stores.s3_multipart"),
         *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
         *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),
@@ -61,6 +61,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
+    "aiohappyeyeballs": ("_wire_small",),
     "aiohttp": ("_wire_aiohttp", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
     "awscrt": ("_checksums",),
     "aiobotocore": ("stores.s3_botocore",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 from typing import Any
 
@@ -398,3 +399,20 @@ async def test_a_capped_wire_leaves_small_bodies_to_aiohttp(site: Site) -> None:
     async with site.opened(ranged(CONTENT), throttle=Throttle(1e6)) as (server, wire):
         with pytest.raises(AssertionError, match="aiohttp was asked"):
             await wire.request("GET", f"{server.base}/")
+
+
+async def test_a_cancelled_attempt_to_connect_leaves_no_socket(site: Site) -> None:
+    """At whatever moment it is cancelled; unclosed sockets are errors in these tests."""
+    async with site.opened(words("200 OK", "Content-Length: 0")) as (server, wire):
+        before = len(open_files())
+        for rounds in range(20):
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(3):
+                        tasks.start_soon(lambda: wire.request("GET", f"{server.base}/"))
+                    for _ in range(rounds):
+                        await asyncio.sleep(0)
+                    scope.cancel()
+        await wire.aclose()
+        gc.collect()
+        await until(lambda: len(open_files()) <= before + 1)  # a selector's own at most

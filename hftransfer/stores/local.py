@@ -359,7 +359,7 @@ class LocalSink:
         self._fsync = fsync
         self._direct_io = direct_io
         self._ways: WayChooser | None = None
-        self._batch = Batch()
+        self._batch = Batch(quick=not fsync)
 
     @property
     def location(self) -> str:

@@ -337,7 +337,7 @@ class S3Sink:
         if entry.size <= chunk_size:
             return SingleUpload(self._session, *target, entry)
         upload = MultipartUpload(self._session, *target, entry, chunk_size)
-        await upload.look_back()
+        await upload.open()
         return upload
 
     async def finish(self, manifest: Manifest) -> None:

@@ -93,7 +93,7 @@ def _only_variables(options: S3Options, environ: Mapping[str, str]) -> _Variable
 
 
 def _exists(path: str) -> bool:
-    return Path(os.path.expandvars(path)).expanduser().exists()
+    return path != os.devnull and Path(os.path.expandvars(path)).expanduser().exists()
 
 
 class Account:

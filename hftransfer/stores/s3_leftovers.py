@@ -3,22 +3,33 @@
 S3 tells of an upload in progress only its key, and of its parts size and ETag. So one is
 chosen whose parts all have the sizes of our own plan; whether a part holds the right bytes
 is decided later, chunk by chunk.
+
+An upload on which somebody works is none: neither one that a living process of this machine
+has recorded, nor one of another machine to which a part was added lately.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+import anyio.to_thread
 
 from hftransfer._checksums import COMBINABLE
 from hftransfer.errors import TransferError, TransientError
+from hftransfer.stores.s3_claims import Claim, claim, is_recorded, recover
 from hftransfer.stores.s3_headers import customer_key_headers
 from hftransfer.stores.s3_session import S3Session
 from hftransfer.stores.s3_xml import records, text_of
 
 __all__ = ("Leftover", "Part", "find_leftover", "fits")
 
+# Of another machine nothing is known but when its last part came. Whoever still works on an
+# upload adds parts all the time, or has given up trying much sooner: seconds.
+_ABANDONED = 3600.0
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -45,6 +56,10 @@ class Leftover:
     """The name of the checksum with which it was created."""
     parts: Mapping[int, Part]
     """By number, from 1 on."""
+    idle: float | None = None
+    """Seconds since the last part came, by the store's clock; None if it does not say."""
+    claim: Claim | None = field(default=None, compare=False)
+    """What tells others that it is ours now."""
 
 
 def fits(leftover: Leftover, sizes: Sequence[int]) -> bool:
@@ -61,7 +76,9 @@ def fits(leftover: Leftover, sizes: Sequence[int]) -> bool:
 async def find_leftover(
     session: S3Session, bucket: str, key: str, sizes: Sequence[int]
 ) -> Leftover | None:
-    """Return the fullest upload of `key` that fits, or None.
+    """Return the fullest upload of `key` that fits and is nobody's any more, or None.
+
+    It is claimed for this process.
 
     Raises:
         TransientError: if the store cannot be asked.
@@ -75,12 +92,26 @@ async def find_leftover(
     except TransferError:
         return None  # not allowed or not known: then nothing is gone on with
     fitting = [each for each in found if each is not None and fits(each, sizes)]
-    return max(fitting, key=lambda each: len(each.parts), default=None)
+    fitting.sort(key=lambda each: len(each.parts), reverse=True)
+    # Not abandoned by a cancellation, so that a claim always reaches its owner.
+    return await anyio.to_thread.run_sync(_first_free, bucket, key, fitting)
+
+
+def _first_free(bucket: str, key: str, candidates: Sequence[Leftover]) -> Leftover | None:
+    for each in candidates:
+        taken = recover(bucket, key, each.upload_id)
+        if taken is not None:
+            return replace(each, claim=taken)
+        abandoned = each.idle is not None and each.idle >= _ABANDONED
+        if abandoned and not is_recorded(bucket, key, each.upload_id):
+            return replace(each, claim=claim(bucket, key, each.upload_id))
+    return None
 
 
 async def _leftover(session: S3Session, bucket: str, key: str, upload_id: str) -> Leftover | None:
     """Return an upload with its parts, or None if it was made in a way that is not ours."""
     parts: dict[int, Part] = {}
+    last = ""
     marker = "0"
     while True:
         answer = await session.call(
@@ -90,11 +121,10 @@ async def _leftover(session: S3Session, bucket: str, key: str, upload_id: str) -
             query={"uploadId": upload_id, "part-number-marker": marker},
             headers=customer_key_headers(session.s3),
         )
-        listed = [
-            (int(each["PartNumber"]), Part(each["ETag"], int(each["Size"])))
-            for each in records(answer.body, "Part")
-        ]
+        rows = list(records(answer.body, "Part"))
+        listed = [(int(each["PartNumber"]), Part(each["ETag"], int(each["Size"]))) for each in rows]
         parts.update(listed)
+        last = max([last, *(each.get("LastModified", "") for each in rows)])
         if text_of(answer.body, "IsTruncated") != "true" or not listed:
             break
         marker = str(listed[-1][0])
@@ -102,4 +132,13 @@ async def _leftover(session: S3Session, bucket: str, key: str, upload_id: str) -
     kind = text_of(answer.body, "ChecksumType")
     if name is not None and (name not in COMBINABLE or kind not in ("", "FULL_OBJECT")):
         return None
-    return Leftover(upload_id, name, parts)
+    return Leftover(upload_id, name, parts, _seconds_since(last, answer.headers.get("Date", "")))
+
+
+def _seconds_since(moment: str, now: str) -> float | None:
+    """Return the seconds between a time of a listing and one of a header."""
+    try:
+        then = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        return (parsedate_to_datetime(now) - then).total_seconds()
+    except (ValueError, TypeError):  # not said, or without a time zone
+        return None

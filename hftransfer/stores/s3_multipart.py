@@ -28,6 +28,7 @@ from hftransfer.errors import (
 )
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3_checksums import ChecksumChoice
+from hftransfer.stores.s3_claims import Claim, claim
 from hftransfer.stores.s3_errors import refusal_code, response_error
 from hftransfer.stores.s3_headers import customer_key_headers, object_headers
 from hftransfer.stores.s3_hedge import HedgeTimer
@@ -40,6 +41,7 @@ __all__ = ("MultipartUpload", "multipart_etag")
 
 # Longer than a round trip, shorter than anyone waits for Ctrl-C.
 _CREATE_GRACE = 1.0
+_ABORT_GRACE = 1.5
 _ABORT_ROUNDS = 3
 
 
@@ -55,8 +57,8 @@ class MultipartUpload(Upload):
     ) -> None:
         super().__init__(session, bucket, key, entry)
         self._sizes = [chunk.size for chunk in plan_chunks(entry.size, chunk_size)]
-        self._lock = anyio.Lock()
         self._upload_id: str | None = None
+        self._claim: Claim | None = None
         self._checksum: str | None = None
         self._echoed = False
         """True if the store has repeated, and so verified, the checksum of every part so far."""
@@ -64,16 +66,33 @@ class MultipartUpload(Upload):
         self._etags: dict[int, str] = {}
         self._sums: dict[int, bytes] = {}
 
-    async def look_back(self) -> None:
-        """Find what a killed process has left of this upload.
+    async def open(self) -> None:
+        """Go on with what a killed process has left of this upload, or begin one.
+
+        It has tries of its own, so that those of the first chunk are not used up.
 
         Raises:
-            TransientError: if the store cannot be asked.
+            TransferError: if the store refuses, or fails more often than the retry policy
+                allows. Nothing is left then, nor after a cancellation.
         """
-        self._leftover = await find_leftover(self._session, *self._target, self._sizes)
+        try:
+            await self._look_back()
+            if self._upload_id is None:
+                await self._begin()
+        except BaseException:
+            with anyio.move_on_after(_ABORT_GRACE, shield=True):
+                await self.abort(discard=True)
+            raise
+
+    async def _look_back(self) -> None:
+        found = await find_leftover(self._session, *self._target, self._sizes)
+        if found is not None:
+            self._leftover, self._claim = found, found.claim
+            self._upload_id = found.upload_id
+            self._checksum = found.checksum
+            self._echoed = found.checksum is not None
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
-        await self._ready()
         value = None
         if self._checksum is not None:
             value = self._sums[chunk.index] = await checksum_of(self._checksum, data, digest)
@@ -87,20 +106,9 @@ class MultipartUpload(Upload):
         assert self._upload_id is not None
         return {"partNumber": str(chunk.index + 1), "uploadId": self._upload_id}
 
-    async def _ready(self) -> None:
-        """Have an upload to which parts can be sent."""
-        async with self._lock:
-            if self._upload_id is None:
-                await self._begin()
-
     async def _begin(self) -> None:
-        if self._leftover is not None:
-            self._upload_id = self._leftover.upload_id
-            self._checksum = self._leftover.checksum
-            self._echoed = self._checksum is not None
-        else:
-            # An upload of whose id we never hear could not be aborted.
-            await _with_grace(self._create, _CREATE_GRACE)
+        # An upload of whose id we never hear could not be aborted.
+        await _with_grace(self._create, _CREATE_GRACE)
 
     async def _create(self) -> None:
         choice = self._choice()
@@ -110,7 +118,7 @@ class MultipartUpload(Upload):
             if name is not None:
                 headers |= {"x-amz-checksum-algorithm": name, "x-amz-checksum-type": "FULL_OBJECT"}
             try:
-                answer = await self._session.send(
+                answer = await self._session.call(
                     "POST", *self._target, query={"uploads": ""}, headers=headers
                 )
             except TransferError as error:
@@ -124,6 +132,7 @@ class MultipartUpload(Upload):
             self._upload_id = None
             raise response_error(answer, self._what)
         self._checksum, self._echoed = name, name is not None
+        self._claim = await anyio.to_thread.run_sync(claim, *self._target, self._upload_id)
 
     async def _stored(self, chunk: Chunk, data: memoryview) -> str | None:
         """Return the ETag of a part that holds `data` already.
@@ -188,7 +197,7 @@ class MultipartUpload(Upload):
             raise IntegrityError(f"{self._what}: {len(self._etags)} of {count} parts were uploaded")
         whole = self._whole_checksum()
         answer = await retrying(partial(self._complete, size, whole), self._session.options.retry)
-        self._upload_id = None
+        await self._end()
         name = self._checksum
         if whole is not None and name is not None and answer is not None:
             echoed = element(answer.body.decode(errors="replace"), field_name(name))
@@ -257,7 +266,15 @@ class MultipartUpload(Upload):
         """End the upload and drop its parts. No `write` may be under way."""
         if self._upload_id is None:
             return
-        query = {"uploadId": self._upload_id}
+        try:
+            await self._drop_parts(self._upload_id)
+            await self._end()
+        finally:
+            if self._claim is not None:  # then the next process goes on with it
+                self._claim.drop()
+
+    async def _drop_parts(self, upload_id: str) -> None:
+        query = {"uploadId": upload_id}
         # A part whose answer was cut off may still arrive, and parts of an aborted upload
         # are billed until somebody aborts it again: S3 asks to look until none is left.
         try:
@@ -266,7 +283,12 @@ class MultipartUpload(Upload):
                 await self._session.call("GET", *self._target, query={**query, "max-parts": "1"})
         except NotFoundError:
             pass
+
+    async def _end(self) -> None:
+        """Note that the upload is no more."""
         self._upload_id = None
+        if self._claim is not None:
+            await anyio.to_thread.run_sync(self._claim.release)
 
 
 def multipart_etag(parts: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from conftest import Bucket, s3_client
 from hftransfer import AsyncClient
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
+from hftransfer.stores import s3_leftovers
+from hftransfer.stores.s3_claims import claim
 from s3_front import front_of
 
 pytestmark = [
@@ -97,12 +100,20 @@ async def test_which_checksum_the_store_has_verified(bucket: Bucket, tmp_path: P
             assert head["ChecksumType"] == "FULL_OBJECT"
 
 
+def record_of_a_killed_process(bucket: Bucket, key: str, upload: str) -> None:
+    """Leave behind what a process does that dies while it works on an upload."""
+    taken = claim(bucket.name, key, upload)
+    assert taken is not None
+    taken.drop()
+
+
 async def test_what_a_killed_upload_left_is_not_sent_again(bucket: Bucket, tmp_path: Path) -> None:
     """Parts of the right size and MD5 stay; only what is missing is sent."""
     data = pattern(22 * MIB)
     (tmp_path / "in").write_bytes(data)
     backend = s3_client(bucket.server)
     upload = backend.create_multipart_upload(Bucket=bucket.name, Key="k/big")["UploadId"]
+    record_of_a_killed_process(bucket, "k/big", upload)
     for number in (1, 3, 5):
         backend.upload_part(
             Bucket=bucket.name,
@@ -133,6 +144,7 @@ async def test_what_is_left_of_other_content_is_dropped(bucket: Bucket, tmp_path
     (tmp_path / "in").write_bytes(data)
     backend = s3_client(bucket.server)
     upload = backend.create_multipart_upload(Bucket=bucket.name, Key="big")["UploadId"]
+    record_of_a_killed_process(bucket, "big", upload)
     backend.upload_part(
         Bucket=bucket.name, Key="big", UploadId=upload, PartNumber=2, Body=bytes(5 * MIB)
     )
@@ -150,6 +162,7 @@ async def test_uploads_of_others_are_left_alone(bucket: Bucket, tmp_path: Path) 
     backend = s3_client(bucket.server)
     for body in (None, bytes(6 * MIB)):
         upload = backend.create_multipart_upload(Bucket=bucket.name, Key="big")["UploadId"]
+        record_of_a_killed_process(bucket, "big", upload)
         if body is not None:
             backend.upload_part(
                 Bucket=bucket.name, Key="big", UploadId=upload, PartNumber=1, Body=body
@@ -158,6 +171,62 @@ async def test_uploads_of_others_are_left_alone(bucket: Bucket, tmp_path: Path) 
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
 
     assert len(uploads(bucket, "big")) == 2
+
+
+@pytest.mark.parametrize("owner", ["this machine", "another machine"])
+async def test_an_upload_on_which_somebody_works_is_left_alone(
+    bucket: Bucket, tmp_path: Path, owner: str
+) -> None:
+    """Neither gone on with nor ended, whoever's it is: both uploads come to their end."""
+    data = pattern(11 * MIB)
+    (tmp_path / "in").write_bytes(data)
+    backend = s3_client(bucket.server)
+    target = {"Bucket": bucket.name, "Key": "big"}
+    upload = backend.create_multipart_upload(**target)["UploadId"]
+    held = claim(bucket.name, "big", upload) if owner == "this machine" else None
+    part = backend.upload_part(**target, UploadId=upload, PartNumber=1, Body=data[: 5 * MIB])
+    async with client(bucket.server.endpoint) as mover:
+        await mover.copy(tmp_path / "in", f"{bucket.url}/big")
+
+    assert [each["UploadId"] for each in uploads(bucket, "big")] == [upload]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    backend.complete_multipart_upload(**target, UploadId=upload, MultipartUpload=parts)
+    if held is not None:
+        held.release()
+
+
+async def test_an_upload_that_another_machine_has_long_left_is_gone_on_with(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the store's clock: no part was added for longer than anybody waits."""
+    data = pattern(11 * MIB)
+    (tmp_path / "in").write_bytes(data)
+    backend = s3_client(bucket.server)
+    target = {"Bucket": bucket.name, "Key": "big"}
+    upload = backend.create_multipart_upload(**target)["UploadId"]
+    backend.upload_part(**target, UploadId=upload, PartNumber=1, Body=data[: 5 * MIB])
+    listed = backend.list_parts(**target, UploadId=upload)["Parts"][0]
+    if "LastModified" not in listed:
+        pytest.skip("the store does not say when a part came")
+    monkeypatch.setattr(s3_leftovers, "_ABANDONED", -3600.0)
+    async with client(bucket.server.endpoint) as mover:
+        await mover.copy(tmp_path / "in", f"{bucket.url}/big")
+
+    assert not uploads(bucket, "big")
+    assert backend.get_object(**target)["Body"].read() == data
+
+
+def recorded() -> Sequence[Path]:
+    return list(Path(os.environ["XDG_STATE_HOME"]).rglob("*.upload"))
+
+
+async def test_an_upload_leaves_no_record(bucket: Bucket, tmp_path: Path) -> None:
+    """Neither one that is complete nor one that was ended."""
+    (tmp_path / "in").write_bytes(pattern(11 * MIB))
+    async with client(bucket.server.endpoint) as mover:
+        await mover.copy(tmp_path / "in", f"{bucket.url}/big")
+
+    assert recorded() == []
 
 
 async def test_a_slow_part_is_sent_twice(bucket: Bucket, tmp_path: Path) -> None:

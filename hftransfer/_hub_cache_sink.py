@@ -56,7 +56,7 @@ class HubCacheSink:
         self._leading: set[str] = set()
         self._absent: set[str] = set()
         """Etags of blobs that are to be fetched whatever others do meanwhile."""
-        self._batch = Batch(quick=not fsync)
+        self._batch = Batch(quick=not options.fsync)
 
     @property
     def location(self) -> str:

@@ -62,7 +62,7 @@ class LocalDirSink:
         self._missing: dict[str, Path] = {}
         self._absent: set[str] = set()
         """Paths of which there is no copy that could be used, here or in the cache."""
-        self._batch = Batch(quick=not fsync)
+        self._batch = Batch(quick=not options.fsync)
 
     @property
     def location(self) -> str:

@@ -364,7 +364,8 @@ async def test_damage_on_the_way_is_noticed(bucket: Bucket, tmp_path: Path) -> N
         head = s3_client(bucket.server).head_object(
             Bucket=bucket.name, Key="a", ChecksumMode="ENABLED"
         )
-        checksum = {"x-amz-checksum-crc32": head["ChecksumCRC32"]}
+        (name,) = {"ChecksumCRC32", "ChecksumCRC64NVME"} & head.keys()
+        checksum = {f"x-amz-checksum-{name.removeprefix('Checksum').lower()}": head[name]}
         return web.Response(body=b"c0ntent", headers={"ETag": head["ETag"], **checksum})
 
     async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +200,43 @@ async def test_a_file_changed_after_listing_is_not_read(
 
     with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being read"):
         await read(source, entry, 1000, 2000)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="not on this system")
+@pytest.mark.parametrize(
+    ("refusal", "again"), [(errno.EAGAIN, True), (errno.EOPNOTSUPP, False), (None, True)]
+)
+async def test_a_small_file_is_read_by_a_thread_where_the_disk_is_to_be_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int | None, again: bool
+) -> None:
+    """What is cached is read at once; a file system that cannot tell is asked only once."""
+    data = b"content"
+    (tmp_path / "f").write_bytes(data)
+    source = LocalSource(tmp_path)
+    (entry,) = await source.list()
+    real = os.preadv
+    calls: list[tuple[int, bool]] = []
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        here = threading.current_thread() is threading.main_thread()
+        calls.append((flags, here))
+        if flags and refusal is not None:
+            raise OSError(refusal, os.strerror(refusal))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    for _ in range(2):
+        memory = bytearray(len(data))
+        await source.fill(entry, Span(0, memoryview(memory)))
+        assert memory == data
+
+    at_once = (os.RWF_NOWAIT, True)
+    in_a_thread = (0, False)
+    if refusal is None:
+        assert calls == [at_once] * 2
+    else:
+        assert calls == [at_once, in_a_thread, *[at_once] * again, in_a_thread]
 
 
 @pytest.mark.anyio

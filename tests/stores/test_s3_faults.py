@@ -50,12 +50,6 @@ def client(endpoint: str, **options: Any) -> AsyncClient:
     return AsyncClient(replace(OPTIONS, s3=S3Options(endpoint_url=endpoint, **options)))
 
 
-def patient(endpoint: str) -> AsyncClient:
-    """A client whose first chunk can fail with the upload's beginning, and then by itself."""
-    retry = replace(OPTIONS.retry, attempts=8)
-    return AsyncClient(replace(OPTIONS, retry=retry, s3=S3Options(endpoint_url=endpoint)))
-
-
 def put(bucket: Bucket, **objects: bytes) -> None:
     for key, data in objects.items():
         s3_client(bucket.server).put_object(Bucket=bucket.name, Key=key, Body=data)
@@ -294,7 +288,7 @@ async def test_storms_are_sat_out(bucket: Bucket, tmp_path: Path, status: int, c
         await request.read()
         return xml_error(status, code)
 
-    async with front_of(bucket, storm) as endpoint, patient(endpoint) as mover:
+    async with front_of(bucket, storm) as endpoint, client(endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
         report = await mover.copy(f"{bucket.url}/big", tmp_path / "out")
 

@@ -13,10 +13,10 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http_answer import Headers
 from hftransfer._spans import Span
@@ -41,6 +41,8 @@ _TARGET = re.compile(
 _PORTS = {"http": 80, "https": 443}
 # Seconds after which another address of a host is tried beside the first (RFC 8305).
 _NEXT_ADDRESS = 0.25
+# Seconds for which the addresses of a host are not asked for again, as with aiohttp.
+_ADDRESSES_HOLD = 300.0
 # A request is made anew on a new connection only if doing it twice does no harm.
 _IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 
@@ -59,6 +61,7 @@ class SmallExchanges:
         self._idle: dict[Origin, list[Connection]] = {}
         self._origins: dict[tuple[str, str, str | None], tuple[Origin, str]] = {}
         self._open: set[Connection] = set()
+        self._addresses = _Addresses()
 
     async def aclose(self) -> None:
         """Close all connections, and wait until they are closed."""
@@ -178,7 +181,7 @@ class SmallExchanges:
         tls = self._make_tls() if secure else None
         try:
             with anyio.fail_after(self._timeouts.connect):
-                found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+                found = await self._addresses.find(origin)
                 # asyncio's own way of trying several addresses side by side forgets sockets
                 # when it is cancelled, and uvloop has none.
                 plain = await start_connection(
@@ -199,6 +202,7 @@ class SmallExchanges:
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise silent(exchange) from error
         except OSError as error:
+            self._addresses.forget(origin)
             raise NetworkError(
                 f"cannot connect to {origin.host}:{origin.port}: {reason_of(error)}"
             ) from error
@@ -209,6 +213,33 @@ class SmallExchanges:
         self._open.discard(connection)
         if connection in (idle := self._idle.get(connection.origin, [])):
             idle.remove(connection)
+
+
+class _Addresses:
+    """The addresses of hosts: many connections that begin at once ask for them once."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Origin, anyio.Lock] = {}
+        self._found: dict[Origin, tuple[float, Sequence[AddrInfoType]]] = {}
+        """By host: until when they hold, and the addresses."""
+
+    async def find(self, origin: Origin) -> Sequence[AddrInfoType]:
+        """Return the addresses of a host.
+
+        Raises:
+            OSError: if it has none.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._locks.setdefault(origin, anyio.Lock()):
+            until, found = self._found.get(origin, (0.0, ()))
+            if loop.time() >= until:
+                found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+                self._found[origin] = loop.time() + _ADDRESSES_HOLD, found
+            return found
+
+    def forget(self, origin: Origin) -> None:
+        """Ask anew next time: the host may have moved."""
+        self._found.pop(origin, None)
 
 
 def _request_bytes(

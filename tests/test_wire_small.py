@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import socket
 from typing import Any
 
 import anyio
@@ -416,3 +417,38 @@ async def test_a_cancelled_attempt_to_connect_leaves_no_socket(site: Site) -> No
         await wire.aclose()
         gc.collect()
         await until(lambda: len(open_files()) <= before + 1)  # a selector's own at most
+
+
+async def test_a_host_is_looked_up_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By however many connections begin at once; again only after it could not be reached."""
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("uvloop asks the system by itself")
+    asked: list[object] = []
+    real = asyncio.BaseEventLoop.getaddrinfo
+
+    async def counted(self: asyncio.BaseEventLoop, host: Any, port: Any, **options: Any) -> Any:
+        asked.append(host)
+        return await real(self, host, port, **options)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", counted)
+    arrived = 0
+
+    async def reply(exchange: Exchange) -> None:
+        nonlocal arrived
+        arrived += 1
+        await until(lambda: arrived >= 5)
+        await exchange.head("200 OK", "Content-Length: 0")
+
+    async with site.opened(reply) as (server, wire):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(lambda: wire.request("GET", f"{server.base}/"))
+        assert server.connections == 5
+        assert len(asked) == 1
+
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))  # and does not listen
+            for _ in range(2):
+                with pytest.raises(NetworkError, match="cannot connect"):
+                    await wire.request("GET", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+    assert len(asked) == 3

@@ -122,8 +122,8 @@ def test_a_reference_needs_no_disk(
     repo_cache(datastore, lines.append).reference(ask(hub))
     watching = False
 
-    # The lock by which tasks of this machine wait for each other.
-    assert {Path(path).suffix for path in made} <= {".lock"}
+    # The locks by which tasks wait for each other, and by which an upload is seen to be under way.
+    assert {Path(path).suffix for path in made} <= {".lock", ".upload"}
 
 
 @pytest.mark.parametrize("scope", ["checkpoint", "flow", "global"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from importlib.util import find_spec
 
-_ALWAYS = ("aiohttp", "anyio", "huggingface_hub", "xxhash")
+_ALWAYS = ("aiohappyeyeballs", "aiohttp", "anyio", "huggingface_hub", "xxhash")
 _FOR_S3 = ("aiobotocore",)
 
 

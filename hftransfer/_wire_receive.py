@@ -21,13 +21,9 @@ import anyio
 
 from hftransfer._spans import Span
 from hftransfer._throttle import Pause, Throttle
-from hftransfer._wire_low_water import LowWater
 from hftransfer.errors import NetworkError
 
 __all__ = ("StallTimeout", "receive")
-
-# Seconds without a byte after which every single one is waited for.
-_SLOW = 0.5
 
 
 class StallTimeout(TimeoutError):  # noqa: N818 - a kind of timeout, and named like one
@@ -162,9 +158,7 @@ class _Receiver(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._resuming: asyncio.TimerHandle | None = None
-        self._last = self._loop.time()
-        self._low_water = LowWater(lease.transport, self._last)
-        self._slow = min(_SLOW, timeout / 2)
+        self._last = 0.0
         # Where bytes go that nobody asked for: an empty buffer is an error in every loop.
         self._surplus = bytearray(4096)
         self.finished: asyncio.Future[None] = self._loop.create_future()
@@ -175,7 +169,8 @@ class _Receiver(asyncio.BufferedProtocol):
 
     def attach(self) -> None:
         """Borrow the transport."""
-        self._timer = self._loop.call_later(self._slow, self._watch)
+        self._last = self._loop.time()
+        self._timer = self._loop.call_at(self._last + self._timeout, self._watch)
         self._pass_to(self)
 
     def detach(self) -> None:
@@ -226,9 +221,7 @@ class _Receiver(asyncio.BufferedProtocol):
         if self._left <= 0 or not span.left:
             self.debt = pause
             self._end(None, clean=self._left == 0)
-            return
-        self._low_water.follow(self._last, nbytes, min(self._left, span.left))
-        if step := pause.step():
+        elif step := pause.step():
             self._transport.pause_reading()
             if self._resuming is not None:
                 self._resuming.cancel()  # what was decrypted before arrives in a pause, too
@@ -269,15 +262,10 @@ class _Receiver(asyncio.BufferedProtocol):
         if idle >= self._timeout:
             self._end(StallTimeout(), clean=False)
             return
-        patience = self._slow
-        if idle >= patience:
-            self._low_water.drop()
-            patience = self._timeout
-        self._timer = self._loop.call_later(patience - idle, self._watch)
+        self._timer = self._loop.call_later(self._timeout - idle, self._watch)
 
     def _end(self, error: Exception | None, *, clean: bool) -> None:
         self.is_clean = clean
-        self._low_water.drop()  # a single byte behind the body is one too many
         if error is None:
             self.finished.set_result(None)
         else:

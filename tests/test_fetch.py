@@ -39,8 +39,13 @@ class _NoStream:
 
 
 class _Scripted:
-    """A source whose requests do what a test says; `asked` records each as (start, stop)."""
+    """A source whose requests do what a test says.
 
+    `asked` records each as (start, stop), counted from the start of the chunk, which lies
+    at `base` in its file: far from its front, if a test does not say otherwise.
+    """
+
+    base = 8 * SIZE
     location = "scripted"
     commit: str | None = None
 
@@ -54,7 +59,7 @@ class _Scripted:
         return [ENTRY]
 
     async def fill(self, entry: Entry, span: Span) -> None:
-        self.asked.append((span.position, span.stop))
+        self.asked.append((span.position - self.base, span.stop - self.base))
         self.at_a_time += 1
         self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
         try:
@@ -62,7 +67,7 @@ class _Scripted:
                 async for _ in self._scripts.pop(0)(span):
                     pass
             await checkpoint()
-            span.put(_content(span.position, span.stop))
+            span.put(_content(span.position - self.base, span.stop - self.base))
         finally:
             self.at_a_time -= 1
 
@@ -97,7 +102,7 @@ async def _fill(fetcher: Fetcher, source: _Scripted, *, is_last: bool = True) ->
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(fetcher.steer, lambda: is_last)
         with anyio.fail_after(30):
-            await fetcher.fill(source, ENTRY, Span(0, memoryview(buffer)), _ignore)
+            await fetcher.fill(source, ENTRY, Span(source.base, memoryview(buffer)), _ignore)
         tasks.cancel_scope.cancel()
     assert fetcher.slots.in_use == 0
     return bytes(buffer)
@@ -121,6 +126,17 @@ async def test_a_chunk_is_cut_where_there_are_more_connections_than_chunks() -> 
     quarter = SIZE // 4
     assert sorted(source.asked) == [(n * quarter, (n + 1) * quarter) for n in range(4)]
     assert source.most_at_a_time == 4
+
+
+@pytest.mark.parametrize(("index", "pieces"), [(0, 8), (1, 4), (2, 2), (3, 1)])
+async def test_the_front_of_a_file_is_shared_by_idle_connections(index: int, pieces: int) -> None:
+    """Its digest waits for the first chunk, and half as long for each that follows."""
+    source = _Scripted()
+    source.base = index * SIZE
+
+    assert await _fill(_fetcher(16), source, is_last=False) == _content(0, SIZE)
+
+    assert len(source.asked) == source.most_at_a_time == pieces
 
 
 async def test_pieces_are_not_smaller_than_a_mebibyte() -> None:
@@ -151,7 +167,7 @@ async def test_a_connection_that_is_cut_again_and_again_still_gets_there() -> No
     """Failures count only as long as nothing arrives in between: 7 cuts, 4 attempts."""
 
     async def cut(span: Span) -> AsyncIterator[None]:
-        span.put(_content(span.position, span.position + MIB))
+        span.put(_content(span.filled, span.filled + MIB))
         yield
         raise NetworkError("cut")
 
@@ -174,7 +190,7 @@ async def test_who_gets_no_further_gives_up() -> None:
     fetcher = _fetcher()
 
     with pytest.raises(NetworkError, match="gave up after 4 tries"):
-        await fetcher.fill(source, ENTRY, Span(0, memoryview(bytearray(SIZE))), _ignore)
+        await fetcher.fill(source, ENTRY, Span(source.base, memoryview(bytearray(SIZE))), _ignore)
 
     assert fetcher.slots.in_use == 0
 

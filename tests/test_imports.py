@@ -31,7 +31,6 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire_connections",
         "_wire_exchange",
         "_wire_lanes",
-        "_wire_low_water",
         "_wire_receive",
         "_wire_send",
         "_wire_settings",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -27,6 +28,9 @@ _ADVANTAGE = 0.7
 _PROBE_EVERY = 24
 _TELLING = 1 << 20
 _FRESH = 0.5
+# A write through the page cache that spends more of its time than this without a core is one
+# of too many who want one.
+_CONTENDED = 0.25
 _UNSUITABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -35,11 +39,16 @@ class WayChooser:
 
     ``on`` and ``off`` decide at once, and so does ``auto`` for a transfer that the page cache
     could hardly hold: what pushes its own beginning out again, and everybody else's files
-    with it, gains nothing. Otherwise ``auto`` takes the way that more bytes go in the same
-    time: through the page cache one write of a file at a time, past it several. The page
-    cache is preferred, since files that stay there are read from memory soon after; where
-    each of its pages costs a fault of the host, as in many virtual machines, the disk is
-    several times quicker. Both ways are measured again from time to time.
+    with it, gains nothing. Otherwise the page cache is preferred, since files that stay there
+    are read from memory soon after, until one of two things is measured:
+
+    - More bytes go past it in the same time: through it one write of a file at a time, past
+      it several. Where each of its pages costs a fault of the host, as in many virtual
+      machines, the disk is several times quicker.
+    - Writes through it have to wait for a core, since copying takes one, while the disk
+      could take all that arrives.
+
+    Both ways are measured again from time to time.
 
     Used by the writers of all files of one sink, from several threads.
 
@@ -47,9 +56,17 @@ class WayChooser:
         mode: ``on``, ``off`` or ``auto``.
         size: bytes of the whole transfer.
         room: bytes that the page cache can take.
+        clock: seconds that only go forward.
     """
 
-    def __init__(self, mode: DirectIO, size: int, room: int) -> None:
+    def __init__(
+        self,
+        mode: DirectIO,
+        size: int,
+        room: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.is_possible = mode != "off"
         self._fixed: bool | None = None if mode == "auto" else mode == "on"
         if mode == "auto" and size > room // 2:
@@ -60,6 +77,11 @@ class WayChooser:
         """Direct writes under way."""
         self._costs: dict[bool, float] = {}
         """Seconds per byte, directly or not."""
+        self._waiting = 0.0
+        """Share of the time that a write through the page cache waits."""
+        self._clock = clock
+        self._since: float | None = None
+        self._written = 0
 
     def choose(self) -> bool:
         """Return whether the next write should be direct."""
@@ -77,19 +99,43 @@ class WayChooser:
             through, past = self._costs.get(False), self._costs.get(True)
             if through is None or past is None:
                 return through is not None
-            quicker = past < through * _ADVANTAGE
-            return quicker is not (self._writes % _PROBE_EVERY == 0)
+            is_better = past < through * _ADVANTAGE or (
+                self._waiting > _CONTENDED and past < self._pace()
+            )
+            return is_better is not (self._writes % _PROBE_EVERY == 0)
 
-    def note(self, direct: bool, size: int, seconds: float) -> None:
-        """Remember how long a write took; to be called for every one that was chosen direct."""
+    def _pace(self) -> float:
+        """Return the seconds from one byte to the next, as they have arrived so far."""
+        assert self._since is not None
+        return (self._clock() - self._since) / max(1, self._written)
+
+    def note(self, direct: bool, size: int, seconds: float, busy: float) -> None:
+        """Remember how a write went; to be called for every one that was chosen direct.
+
+        Args:
+            direct: which way it went.
+            size: bytes.
+            seconds: how long it took.
+            busy: for how many of them it had a core.
+        """
         with self._lock:
             at_once = self._at_once if direct else 1
             self._at_once -= direct
             if self._fixed is not None or size < _TELLING:
                 return
+            if self._since is None:
+                self._since = self._clock()  # what came before took unknown time to arrive
+            else:
+                self._written += size
             cost = seconds / size / at_once
             known = self._costs.get(direct)
-            self._costs[direct] = cost if known is None else (1 - _FRESH) * known + _FRESH * cost
+            self._costs[direct] = cost if known is None else _mean(known, cost)
+            if not direct:
+                self._waiting = _mean(self._waiting, max(0.0, 1 - busy / seconds))
+
+
+def _mean(known: float, new: float) -> float:
+    return (1 - _FRESH) * known + _FRESH * new
 
 
 class Turns:

@@ -142,19 +142,19 @@ class PartialFile:
         written = 0
         if self._ways is not None and self._direct is not None and self._ways.choose():
             with self._turns.beside_others():
-                began = time.perf_counter()
+                began = _now()
                 try:
                     written = self._direct.write(data, start)
                 finally:
-                    self._ways.note(True, written, time.perf_counter() - began)
+                    self._ways.note(True, written, *_since(began))
         if written < len(data):
             with self._turns.alone():
-                began = time.perf_counter()
+                began = _now()
                 rest = data[written:]
                 while written < len(data):
                     written += os.pwrite(self._fd, data[written:], start + written)
                 if self._ways is not None:
-                    self._ways.note(False, len(rest), time.perf_counter() - began)
+                    self._ways.note(False, len(rest), *_since(began))
 
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""
@@ -269,6 +269,16 @@ def _claim(folder: Path, stem: str) -> tuple[Path, int]:
             return unique, os.open(unique, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         os.close(fd)
     raise AssertionError("unreachable")
+
+
+def _now() -> tuple[float, float]:
+    """Return the time, and the time for which this thread has had a core: seconds."""
+    return time.perf_counter(), time.thread_time()
+
+
+def _since(began: tuple[float, float]) -> tuple[float, float]:
+    now, had = _now()
+    return now - began[0], had - began[1]
 
 
 def _inode(path: Path) -> int:

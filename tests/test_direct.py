@@ -37,6 +37,11 @@ def test_the_mode_decides_and_auto_looks_at_the_room() -> None:
     assert not WayChooser("auto", 50, 100).choose()
 
 
+def note(ways: WayChooser, direct: bool, seconds: float, *, waiting: float = 0.0) -> None:
+    """Note a write of 8 MiB that waited for a share of its time."""
+    ways.note(direct, 8 << 20, seconds, seconds * (1 - waiting))
+
+
 @given(through=st.floats(1e-4, 1e-1), past=st.floats(1e-4, 1e-1))
 def test_auto_takes_the_quicker_way_and_looks_at_the_other_now_and_then(
     through: float, past: float
@@ -46,7 +51,7 @@ def test_auto_takes_the_quicker_way_and_looks_at_the_other_now_and_then(
     chosen = []
     for _ in range(100):
         direct = ways.choose()
-        ways.note(direct, 8 << 20, past if direct else through)
+        note(ways, direct, past if direct else through)
         chosen.append(direct)
 
     quicker = past < 0.7 * through
@@ -64,7 +69,7 @@ def test_auto_notices_when_the_other_way_became_quicker() -> None:
         chosen = []
         for _ in range(120):
             direct = ways.choose()
-            ways.note(direct, 8 << 20, past if direct else through)
+            note(ways, direct, past if direct else through)
             chosen.append(direct)
         return chosen[-20:].count(True) > 10
 
@@ -76,19 +81,41 @@ def test_auto_notices_when_the_other_way_became_quicker() -> None:
 def test_short_writes_tell_nothing() -> None:
     """A tail of some bytes is written in no time, whatever the way."""
     ways = WayChooser("auto", 1, 1 << 40)
-    ways.note(False, 100, 1e-9)
+    ways.note(False, 100, 1e-9, 1e-9)
 
     assert not ways.choose()
+
+
+@pytest.mark.parametrize(
+    ("waiting", "arrives", "expected"),
+    [(0.5, 0.010, True), (0.1, 0.010, False), (0.5, 0.005, False)],
+    ids=["too few cores", "cores to spare", "a slow disk"],
+)
+def test_where_cores_are_scarce_the_disk_takes_what_it_can(
+    waiting: float, arrives: float, expected: bool
+) -> None:
+    """Copies that wait for a core give way, if 8 MiB reach the disk before 8 more arrive."""
+    now = 0.0
+    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: now)
+    chosen = []
+    for _ in range(100):
+        direct = ways.choose()
+        note(ways, direct, 0.007 if direct else 0.004, waiting=waiting)
+        chosen.append(direct)
+        now += arrives
+
+    assert (chosen[-50:].count(True) > 40) is expected
+    assert (chosen[-50:].count(True) < 10) is not expected
 
 
 def test_direct_writes_are_judged_by_what_goes_at_once() -> None:
     """Four that take 8 ms side by side are quicker than four of 4 ms one after another."""
     ways = WayChooser("auto", 1, 1 << 40)
     assert not ways.choose()
-    ways.note(False, 8 << 20, 0.004)
+    note(ways, False, 0.004)
     assert [ways.choose() for _ in range(4)] == [True] * 4
     for _ in range(2):
-        ways.note(True, 8 << 20, 0.008)
+        note(ways, True, 0.008)
 
     assert ways.choose()
 

@@ -20,7 +20,7 @@ def latest(documents: Sequence[Document]) -> list[Document]:
 
 def is_peer(tool: str) -> bool:
     """Return whether a tool is somebody else's and does the whole job."""
-    return tool != LIMIT and tool.partition("-")[0] != OURS
+    return tool != LIMIT and tool.partition("-")[0] not in (OURS, "half")
 
 
 def markdown(documents: Sequence[Document], charts: Sequence[tuple[str, str]] = ()) -> str:

@@ -38,10 +38,6 @@ _CONTROL_BODY = 64 << 20
 # More is sent sooner from where it lies than copied behind its head.
 _SMALL_REQUEST = 64 * 1024
 _SMALL_BODY = 1 << 20
-_PLAIN: Mapping[str, str] = {
-    # The bodies are wanted as they are stored: a compressed one has no usable ranges.
-    "Accept-Encoding": "identity"
-}
 
 
 class Wire:
@@ -92,15 +88,18 @@ class Wire:
             )
         return self._large
 
-    def _is_small(self, url: str, sent: int, received: int) -> bool:
-        """Return whether an exchange can go without aiohttp: bytes of the bodies are given."""
-        return (
+    def _client(
+        self, url: str, *, sent: int = 0, received: int = 0
+    ) -> SmallExchanges | AiohttpWire:
+        """Return what an exchange goes by; bytes of the bodies are given."""
+        is_small = (
             sent <= _SMALL_REQUEST
             and received < _SMALL_BODY
             and self._throttle.rate is None
             and self._small.takes(url)
             and self._proxies.find(url) is None
         )
+        return self._small if is_small else self._ready_large()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -132,10 +131,8 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             RejectedError: if the URL, a header or the host's certificate is invalid.
         """
-        if self._is_small(url, 0 if body is None else len(body), 0):
-            sent = {**_PLAIN, **(headers or {})}
-            return await self._small.request(method, url, sent, body, limit=_CONTROL_BODY)
-        return await self._ready_large().request(method, url, headers=headers, body=body)
+        client = self._client(url, sent=0 if body is None else len(body))
+        return await client.request(method, url, _plain(headers), body, limit=_CONTROL_BODY)
 
     async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers alone; only the body of an error is read.
@@ -143,11 +140,8 @@ class Wire:
         Raises:
             NetworkError, StalledError, RejectedError: as `request`.
         """
-        if self._is_small(url, 0, 0):
-            sent = {**_PLAIN, **(headers or {})}
-            # A redirect's body is short: reading it keeps the connection usable.
-            return await self._small.locate(url, sent, limit=_ERROR_BODY)
-        return await self._ready_large().locate(url, headers=headers)
+        # A redirect's body is short: reading it keeps the connection usable.
+        return await self._client(url).locate(url, _plain(headers), limit=_ERROR_BODY)
 
     async def fill(
         self,
@@ -183,12 +177,8 @@ class Wire:
         """
         if not ranged:
             span.restart()
-        if not self._is_small(url, 0, span.left):
-            return await self._ready_large().fill(
-                url, span, size=size, headers=headers, ranged=ranged, heard=heard
-            )
         start, stop = span.position, span.stop
-        sent = {**_PLAIN, **(headers or {})}
+        sent = _plain(headers)
         if ranged:
             sent["Range"] = range_header(start, stop)
 
@@ -200,7 +190,8 @@ class Wire:
                 heard(found)
             return True
 
-        answer = await self._small.fill(url, sent, span, accepts, limit=_ERROR_BODY)
+        client = self._client(url, received=span.left)
+        answer = await client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
         if answer.status in (200, 206):
             return None
         if is_redirect(answer):
@@ -216,5 +207,14 @@ class Wire:
         Raises:
             TransferError: as `fill`.
         """
-        async with self._ready_large().stream(url, size=size, headers=headers) as body:
+        opened = self._ready_large().stream(url, _plain(headers), size=size, limit=_ERROR_BODY)
+        async with opened as body:
             yield body
+
+
+def _plain(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the headers of a request whose body is wanted as it is stored.
+
+    A compressed one has no usable ranges.
+    """
+    return {"Accept-Encoding": "identity", **(headers or {})}

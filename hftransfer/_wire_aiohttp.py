@@ -14,17 +14,13 @@ import aiohttp
 import anyio
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
-from hftransfer._plan import range_header
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_connections import Connections, RemoteConnections, translated
+from hftransfer._wire_errors import broke_at, cut_short
 from hftransfer._wire_receive import receive
 from hftransfer._wire_send import MemoryPayload
-from hftransfer.errors import (
-    NetworkError,
-    Response,
-    redact,
-)
+from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
@@ -32,8 +28,6 @@ __all__ = ("AiohttpWire", "Connections")
 
 T = TypeVar("T")
 
-_ERROR_BODY = 64 * 1024
-_CONTROL_BODY = 64 << 20
 # A copy of so little costs less than a system call of its own beside the one for the head.
 _COPIED = 64 * 1024
 # Less is received sooner than another thread would have been woken.
@@ -41,7 +35,7 @@ _LANE_MINIMUM = 1 << 20
 
 
 class AiohttpWire:
-    """The verbs of `Wire` by aiohttp; see there.
+    """The verbs of `Wire` by aiohttp, with the errors named there.
 
     Args:
         timeouts: limits on waiting.
@@ -77,23 +71,12 @@ class AiohttpWire:
         self,
         method: str,
         url: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview | None,
         *,
-        headers: Mapping[str, str] | None = None,
-        body: memoryview | bytes | None = None,
+        limit: int,
     ) -> Response:
-        """Send a request and return its whole, small answer, whatever the status.
-
-        Args:
-            method: HTTP method.
-            url: sent as it is.
-            headers: further request headers.
-            body: sent from this memory, without a copy where the connection allows it.
-
-        Raises:
-            NetworkError: if the connection fails.
-            StalledError: if nothing arrives within the timeout.
-            RejectedError: if the URL or the host's certificate is invalid.
-        """
+        """Send a request and return its answer, of whose body `limit` bytes are kept."""
         data: aiohttp.Payload | bytes | None = None
         if body is not None:
             data = b""
@@ -104,19 +87,13 @@ class AiohttpWire:
                     memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
                 )
         async with self._local.open(method, url, headers, data) as answer:
-            content = await _read_limited(answer, _CONTROL_BODY)
-            return _response(method, url, answer, content)
+            return _response(method, url, answer, await _read_limited(answer, limit))
 
-    async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
-        """GET `url` for its status and headers alone; only the body of an error is read.
-
-        Raises:
-            NetworkError, StalledError, RejectedError: as `request`.
-        """
+    async def locate(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
+        """As `request` with GET, but the body of an answer below 300 is not read."""
         async with self._local.open("GET", url, headers) as answer:
-            # A redirect's body is short: reading it keeps the connection usable.
             wanted = answer.status >= 300
-            content = await _read_limited(answer, _ERROR_BODY) if wanted else b""
+            content = await _read_limited(answer, limit) if wanted else b""
             if not wanted:
                 answer.close()
             return _response("GET", url, answer, content)
@@ -124,38 +101,18 @@ class AiohttpWire:
     async def fill(
         self,
         url: str,
+        headers: Mapping[str, str],
         span: Span,
+        accepts: Callable[[int, Mapping[str, str]], bool],
         *,
-        size: int,
-        headers: Mapping[str, str] | None = None,
-        ranged: bool = True,
-        heard: Callable[[Mapping[str, str]], object] | None = None,
-    ) -> Response | None:
-        """Fill what is missing of `span` with the bytes of a body, in place.
+        limit: int,
+    ) -> Response:
+        """GET `url`; the body of an accepted answer goes into `span`, that of others is kept.
 
-        Args:
-            url: sent as it is.
-            span: what is wanted; keeps what has arrived if this fails. It may be made
-                shorter while this runs.
-            size: of the whole body; another size means another file.
-            headers: further request headers.
-            ranged: False to ask for the whole body, from its start, without a Range header.
-            heard: told the headers of the answer before its body arrives, in whichever
-                thread receives it.
-
-        Returns:
-            None when nothing is missing, or the redirect that was the answer.
-
-        Raises:
-            RangeNotSupportedError: if the answer to a Range is the whole body.
-            SourceChangedError: if the size or the range is not the one expected.
-            NetworkError: if the body ends early or the connection fails.
-            StalledError: if nothing arrives within the timeout.
-            TransferError: for any other status, by `status_error`.
+        The span may be made shorter meanwhile; `accepts` is called in whichever thread
+        receives the body.
         """
-        operation = partial(
-            self._fill, url, span, size=size, headers=headers, ranged=ranged, heard=heard
-        )
+        operation = partial(self._fill, url, headers, span, span.stop, accepts=accepts, limit=limit)
         if not self._lanes or span.left < _LANE_MINIMUM:
             return await operation(self._local)
         busy = self._receiving
@@ -171,56 +128,38 @@ class AiohttpWire:
     async def _fill(
         self,
         url: str,
+        headers: Mapping[str, str],
         span: Span,
+        stop: int,
         connections: Connections,
         *,
-        size: int,
-        headers: Mapping[str, str] | None,
-        ranged: bool,
-        heard: Callable[[Mapping[str, str]], object] | None,
-    ) -> Response | None:
-        if not ranged:
-            span.restart()
-        start, stop = span.position, span.stop
-        sent = dict(headers or {})
-        if ranged:
-            sent["Range"] = range_header(start, stop)
-        async with connections.open("GET", url, sent, stall=False) as answer:
-            if answer.status not in (200, 206):
-                content = await _read_limited(answer, _ERROR_BODY, self._timeouts.read)
-                refusal = _response("GET", url, answer, content)
-                if is_redirect(refusal):
-                    return refusal
-                raise status_error(refusal)
-            check_extent(answer.status, answer.headers, url, start, stop, size)
-            if heard is not None:
-                heard(answer.headers)
+        accepts: Callable[[int, Mapping[str, str]], bool],
+        limit: int,
+    ) -> Response:
+        async with connections.open("GET", url, headers, stall=False) as answer:
+            if not accepts(answer.status, answer.headers):
+                content = await _read_limited(answer, limit, self._timeouts.read)
+                return _response("GET", url, answer, content)
             try:
                 await receive(
                     answer, span, stop, throttle=self._throttle, timeout=self._timeouts.read
                 )
             except (EOFError, aiohttp.ClientPayloadError) as error:
-                raise _cut_short(url, span.position, stop) from error
+                raise cut_short(url, span.position, stop) from error
             except ConnectionError as error:
                 if isinstance(error, NetworkError):
                     raise
-                raise NetworkError(
-                    f"{redact(url)}: the connection broke at byte {span.position} of {stop}"
-                ) from error
-            return None
+                raise broke_at(url, span.position, stop) from error
+            return _response("GET", url, answer, b"")
 
     @asynccontextmanager
     async def stream(
-        self, url: str, *, size: int, headers: Mapping[str, str] | None = None
+        self, url: str, headers: Mapping[str, str], *, size: int, limit: int
     ) -> AsyncIterator[ByteStream | Response]:
-        """Open `url` as one body of `size` bytes, or give the redirect that was the answer.
-
-        Raises:
-            TransferError: as `fill`.
-        """
+        """Open `url` as one body of `size` bytes, or give the redirect that was the answer."""
         async with self._local.open("GET", url, headers) as answer:
             if answer.status != 200:
-                refusal = _response("GET", url, answer, await _read_limited(answer, _ERROR_BODY))
+                refusal = _response("GET", url, answer, await _read_limited(answer, limit))
                 if not is_redirect(refusal):
                     raise status_error(refusal)
                 yield refusal
@@ -248,17 +187,13 @@ class _Body:
                 try:
                     data = await self._answer.content.read(len(buffer) - filled)
                 except aiohttp.ClientPayloadError as error:
-                    raise _cut_short(self._url, self._position + filled, self._size) from error
+                    raise cut_short(self._url, self._position + filled, self._size) from error
                 if not data:
-                    raise _cut_short(self._url, self._position + filled, self._size)
+                    raise cut_short(self._url, self._position + filled, self._size)
                 buffer[filled : filled + len(data)] = data
                 filled += len(data)
                 await self._throttle.pay(len(data))
         self._position += filled
-
-
-def _cut_short(url: str, position: int, stop: int) -> NetworkError:
-    return NetworkError(f"{redact(url)}: the body ended at byte {position} of {stop}")
 
 
 async def _read_limited(

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
 from yarl import URL
 
+from hftransfer._wire_errors import (
+    failed,
+    host_of,
+    no_http,
+    reason_of,
+    silent,
+    unreachable,
+    untrusted,
+)
 from hftransfer._wire_lanes import Lane
 from hftransfer._wire_send import SendTimeout
 from hftransfer._wire_settings import Proxies
-from hftransfer.errors import NetworkError, RejectedError, StalledError, TransferError, redact
+from hftransfer.errors import NetworkError, RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 
 __all__ = ("Connections", "RemoteConnections", "translated")
@@ -51,7 +58,7 @@ class Connections:
         self,
         method: str,
         url: str,
-        headers: Mapping[str, str] | None,
+        headers: Mapping[str, str],
         data: aiohttp.Payload | bytes | None = None,
         *,
         stall: bool = True,
@@ -61,13 +68,11 @@ class Connections:
         Args:
             method: HTTP method.
             url: sent as it is.
-            headers: further request headers.
+            headers: of the request, beside Host and what describes the body.
             data: the body.
             stall: False if the caller itself notices a body that stops arriving.
         """
         session = self._ready_session()
-        # The bodies are wanted as they are stored: a compressed one has no usable ranges.
-        sent = {"Accept-Encoding": "identity", **(headers or {})}
         timeout = self._timeout(stall=stall)
         target = URL(url, encoded=True)
         with translated(method, url):
@@ -76,7 +81,7 @@ class Connections:
                 request = session.request(
                     method,
                     target,
-                    headers=sent,
+                    headers=headers,
                     data=data,
                     proxy=self._proxies.find(url),
                     allow_redirects=False,
@@ -141,45 +146,34 @@ class RemoteConnections:
 @contextmanager
 def translated(method: str, url: str) -> Iterator[None]:
     """Raise our errors for aiohttp's, most specific first."""
-    host = urlsplit(url).netloc.rpartition("@")[2]
     try:
         yield
     except TransferError:
         # Some of ours are OSErrors and TimeoutErrors, too; so are those of whoever reads a stream.
         raise
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-        raise RejectedError(
-            f"the certificate of {host} is not trusted ({error}); "
-            "name its CA bundle in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
-        ) from error
+        raise untrusted(host_of(url), error) from error
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error
     except (asyncio.TimeoutError, TimeoutError) as error:
-        what = "took" if isinstance(error, SendTimeout) else "sent"
-        raise StalledError(f"{method} {redact(url)}: {host} {what} nothing for too long") from error
+        raise silent(method, url, took=isinstance(error, SendTimeout)) from error
     except aiohttp.ClientHttpProxyError as error:
         # A proxy that refuses for want of credentials or permission will do so again.
         kind = NetworkError if error.status >= 500 else RejectedError
-        raise kind(f"the proxy on the way to {host} answered {error.status}") from error
+        raise kind(f"the proxy on the way to {host_of(url)} answered {error.status}") from error
     except aiohttp.ClientConnectorError as error:
-        raise NetworkError(f"cannot connect to {host}: {error.os_error}") from error
+        raise unreachable(host_of(url), error.os_error) from error
     except aiohttp.ClientResponseError as error:
         # What it prints of itself contains the whole URL.
-        raise NetworkError(
-            f"{method} {redact(url)}: the answer is not HTTP: {error.message}"
-        ) from error
+        raise no_http(method, url, error.message) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise NetworkError(
-            f"{method} {redact(url)}: the connection failed: {_reason(error)}"
-        ) from error
+        raise failed(method, url, _reason(error)) from error
 
 
 def _reason(error: aiohttp.ClientError | OSError) -> str:
     """Return why a connection failed, not in aiohttp's words: some contain the whole URL."""
-    if isinstance(error, ssl.SSLError):
-        return str(error.reason or "a TLS error")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server hung up"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+    if isinstance(error, ssl.SSLError) or (isinstance(error, OSError) and error.errno):
+        return reason_of(error)
     return type(error).__name__

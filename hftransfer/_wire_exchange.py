@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 from collections.abc import Callable
 from typing import NamedTuple, cast
-from urllib.parse import urlsplit
 
 from hftransfer._http_answer import (
     ChunkedBody,
@@ -18,10 +15,11 @@ from hftransfer._http_answer import (
     parse_head,
 )
 from hftransfer._spans import Span
-from hftransfer.errors import NetworkError, Response, StalledError, TransferError, redact
+from hftransfer._wire_errors import broke_at, cut_short, failed, no_http, reason_of, silent
+from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("Connection", "Exchange", "Origin", "StaleError", "broken", "reason_of", "silent")
+__all__ = ("Connection", "Exchange", "Origin", "StaleError", "broken")
 
 # An idle connection is closed after so many seconds, before most servers do it.
 _KEEP = 30.0
@@ -200,7 +198,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._take(exchange, self._inbox[:nbytes])
         except MalformedAnswerError as error:
-            self._fail(_no_http(exchange, error))
+            self._fail(no_http(exchange.method, exchange.url, error))
         except TransferError as error:
             self._fail(error)
 
@@ -335,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
             self._finish(cut=True)  # what there is of a refusal's words is enough
             self._transport.abort()
         elif now - self._last >= limit:
-            self._fail(silent(exchange, took=unsent > 0))
+            self._fail(silent(exchange.method, exchange.url, took=unsent > 0))
         else:
             self._timer = self._loop.call_at(self._last + limit, self._watch)
 
@@ -353,7 +351,7 @@ def _settled(exchange: Exchange, head: Head, content: bytearray, *, cut: bool) -
             limit = exchange.limit if span is None else span.left + 1
             content = decoded(content, encoding, limit)
         except MalformedAnswerError as error:
-            raise _no_http(exchange, error) from error
+            raise no_http(exchange.method, exchange.url, error) from error
     if span is None:
         return content[: exchange.limit]
     if len(content) > span.left:
@@ -366,39 +364,11 @@ def _settled(exchange: Exchange, head: Head, content: bytearray, *, cut: bool) -
 
 def _cut_short(exchange: Exchange, position: int, exc: Exception | None) -> NetworkError:
     assert exchange.span is not None
-    stop = exchange.span.stop
-    if exc is None:
-        return NetworkError(f"{redact(exchange.url)}: the body ended at byte {position} of {stop}")
-    return NetworkError(
-        f"{redact(exchange.url)}: the connection broke at byte {position} of {stop}"
-    )
+    say = cut_short if exc is None else broke_at
+    return say(exchange.url, position, exchange.span.stop)
 
 
 def broken(exchange: Exchange, exc: BaseException | None) -> NetworkError:
+    """Return what to say of a connection that ended before its answer."""
     reason = "the server hung up" if exc is None else reason_of(exc)
-    return NetworkError(
-        f"{exchange.method} {redact(exchange.url)}: the connection failed: {reason}"
-    )
-
-
-def _no_http(exchange: Exchange, error: MalformedAnswerError) -> NetworkError:
-    return NetworkError(
-        f"{exchange.method} {redact(exchange.url)}: the answer is not HTTP: {error}"
-    )
-
-
-def silent(exchange: Exchange, *, took: bool = False) -> StalledError:
-    host = urlsplit(exchange.url).netloc
-    what = "took" if took else "sent"
-    return StalledError(
-        f"{exchange.method} {redact(exchange.url)}: {host} {what} nothing for too long"
-    )
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a connection failed."""
-    if isinstance(error, ssl.SSLError):
-        return str(error.reason or "a TLS error")
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)
-    return str(error) if isinstance(error, OSError) else type(error).__name__
+    return failed(exchange.method, exchange.url, reason)

@@ -20,16 +20,15 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http_answer import Headers
 from hftransfer._spans import Span
+from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted
 from hftransfer._wire_exchange import (
     Connection,
     Exchange,
     Origin,
     StaleError,
     broken,
-    reason_of,
-    silent,
 )
-from hftransfer.errors import NetworkError, RejectedError, Response, redact
+from hftransfer.errors import RejectedError, Response, redact
 from hftransfer.options import Timeouts
 
 __all__ = ("SmallExchanges",)
@@ -194,18 +193,12 @@ class SmallExchanges:
                     server_hostname=origin.host if secure else None,
                 )
         except ssl.SSLCertVerificationError as error:
-            raise RejectedError(
-                f"the certificate of {origin.host}:{origin.port} is not trusted "
-                f"({error.verify_message}); name its CA bundle in REQUESTS_CA_BUNDLE "
-                "or SSL_CERT_FILE"
-            ) from error
+            raise untrusted(f"{origin.host}:{origin.port}", error.verify_message) from error
         except (asyncio.TimeoutError, TimeoutError) as error:
-            raise silent(exchange) from error
+            raise silent(exchange.method, exchange.url, took=False) from error
         except OSError as error:
             self._addresses.forget(origin)
-            raise NetworkError(
-                f"cannot connect to {origin.host}:{origin.port}: {reason_of(error)}"
-            ) from error
+            raise unreachable(f"{origin.host}:{origin.port}", reason_of(error)) from error
         self._open.add(connection)
         return connection
 

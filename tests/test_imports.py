@@ -29,6 +29,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire",
         "_wire_aiohttp",
         "_wire_connections",
+        "_wire_errors",
         "_wire_exchange",
         "_wire_lanes",
         "_wire_receive",

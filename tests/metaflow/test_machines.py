@@ -302,25 +302,37 @@ def test_the_retry_on_another_machine_sends_the_rest(
     assert len(shared.keys("mf.huggingface_hub/checkpoints/artifacts")) == 1
 
 
+def to_be_saved(tmp_path: Path) -> str:
+    """Make a folder with a file of several parts and a small one; return its path."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(os.urandom(40_000_000))
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def kill_in_the_middle(
+    minio: S3Server, shared: Datastore, home: Path, program: str, given: dict[str, Any]
+) -> None:
+    """Run `program` on a machine of its own, and kill it when some parts are stored."""
+    bodies = Bodies(through=4)
+    with in_front(minio, shared, bodies) as store:
+        where = [store.kind, store.root, store.parameters]
+        with machine(home, program, {**given, "datastore": where}, **SMALL_CHUNKS) as process:
+            assert bodies.stuck.wait(60)
+            process.kill()
+
+
 @pytest.mark.parametrize("form", ["objects", "tarball"])
 def test_the_retry_of_a_save_removes_what_was_stored(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
     """@checkpoint's attempts have keys of their own: what a killed one left goes, parts as well."""
-    folder = tmp_path / "saved"
-    folder.mkdir()
-    (folder / "weights.bin").write_bytes(os.urandom(40_000_000))
-    (folder / "config.json").write_text("{}")
     place = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
-    given = {"form": form, "folder": str(folder)}
+    given = {"form": form, "folder": to_be_saved(tmp_path)}
     left = f"{place}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
-    bodies = Bodies(through=4)
-    with in_front(minio, shared, bodies) as store:
-        where = [store.kind, store.root, store.parameters]
-        killed = {**given, "datastore": where, "key": "0a1b2c3d.0.my.name.0"}
-        with machine(tmp_path / "a", SAVE, killed, **SMALL_CHUNKS) as process:
-            assert bodies.stuck.wait(60)
-            process.kill()
+    killed = {**given, "key": "0a1b2c3d.0.my.name.0"}
+    kill_in_the_middle(minio, shared, tmp_path / "a", SAVE, killed)
     assert len(uploads(shared, left)) == 1
     # A checkpoint of that attempt that was finished stays.
     shared.write(f"{place}/0a1b2c3d.0.whole.1/a", b"a")
@@ -361,19 +373,10 @@ def test_the_retry_removes_models_that_were_not_finished(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
     """A model's key is of one save alone, and the retry finds it all the same; others stay."""
-    folder = tmp_path / "saved"
-    folder.mkdir()
-    (folder / "weights.bin").write_bytes(os.urandom(40_000_000))
-    (folder / "config.json").write_text("{}")
-    given: dict[str, Any] = {"form": form, "folder": str(folder)}
+    given: dict[str, Any] = {"form": form, "folder": to_be_saved(tmp_path)}
     left = "mf.models/models/artifacts/label_1" + ("" if form == "tarball" else "/weights.bin")
-    bodies = Bodies(through=4)
-    with in_front(minio, shared, bodies) as store:
-        where = [store.kind, store.root, store.parameters]
-        killed = {**given, "datastore": where, "key": "label_1", "attempt": 0}
-        with machine(tmp_path / "a", MODEL, killed, **SMALL_CHUNKS) as process:
-            assert bodies.stuck.wait(60)
-            process.kill()
+    killed = {**given, "key": "label_1", "attempt": 0}
+    kill_in_the_middle(minio, shared, tmp_path / "a", MODEL, killed)
     assert len(uploads(shared, left)) == 1
     shared.write("mf.models/models/artifacts/label_0/a", b"a")
 

@@ -75,8 +75,6 @@ async def transfer(
     _check_paths(entries)
     for sink in sinks:
         await sink.prepare(entries)
-    size = sum(entry.size for entry in entries)
-    emit(context.observer, TransferStarted(len(entries), size))
     files = _Files(source, sinks, context, tolerated)
     await files.move(entries)
     manifest = Manifest(source=source.location, commit=source.commit, files=files.manifests)
@@ -104,7 +102,8 @@ class _Files:
 
     async def move(self, entries: Sequence[Entry]) -> None:
         """Move all of `entries`: small files and large ones each in a line of their own."""
-        self.tally.unstarted = sum(entry.size for entry in entries)
+        size = self.tally.unstarted = sum(entry.size for entry in entries)
+        emit(self._context.observer, TransferStarted(len(entries), size))
         chunk_size = self._context.options.chunk_size
         large = [entry for entry in entries if entry.size > chunk_size]
         small = [entry for entry in entries if entry.size <= chunk_size]

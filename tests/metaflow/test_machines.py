@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,22 @@ def test_the_retry_on_another_machine_sends_the_rest(
     assert stored == tree(tmp_path / "b" / "model")["model.safetensors"]
     assert uploads(shared, f"{key}/model.safetensors") == []
     assert len(shared.keys("mf.huggingface_hub/checkpoints/artifacts")) == 1
+
+
+def test_a_bucket_that_is_missing_is_not_waited_for(shared: Datastore) -> None:
+    """Who can neither read nor make a lease works without, and meets the error of the bucket."""
+    from botocore.exceptions import ClientError
+
+    from metaflow_extensions.hftransfer.plugins.store_lease import store_lease
+
+    lost = replace(shared, root=f"{shared.root.replace('s3://', 's3://gone-', 1)}").backend
+
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        lost.write_if("lease", b"{}", None)
+    with store_lease(
+        lost, "lease", "task", suffices=lambda note, waited: False, on_wait=lambda: None
+    ) as lease:
+        assert not lease.held
 
 
 def to_be_saved(tmp_path: Path) -> str:

@@ -189,7 +189,8 @@ class HftransferS3Storage(S3CompatibleStorage):
         try:
             stored = shared.client.put_object(Bucket=bucket, Key=name, Body=data, **condition)
         except shared.error as error:
-            if _status(error) in (404, 409, 412):
+            # What is to be made anew cannot be missing: then it is the bucket that is.
+            if _status(error) in ((409, 412) if etag is None else (404, 409, 412)):
                 return None
             raise
         found: str = stored["ETag"]

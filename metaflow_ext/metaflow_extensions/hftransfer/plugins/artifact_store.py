@@ -9,7 +9,6 @@ processes of the same user open by its name below ``/proc`` while that process l
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import secrets
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from .known_interface import takes
+
 # What of a configuration is no secret.
 _SHOWN = frozenset(("root", "role_arn"))
 _POINTER = "hftransfer"
@@ -26,16 +27,13 @@ _POINTER = "hftransfer"
 _file: tuple[int, str] | None = None
 
 
-def unknown_interface(context: Any, decorator: Any) -> str:
-    """Return how the two classes differ from those that this module was written for."""
-    for owner, name, parameters in (
-        (context, "switch_context", ("self", "context")),
-        (decorator, "_export_context", ("self",)),
-    ):
-        method = getattr(owner, name, None)
-        if method is None or tuple(inspect.signature(method).parameters) != parameters:
-            return f"{owner.__name__}.{name} is not as it was known"
-    return "" if hasattr(context, "flow_init_context") else "flow_init_context is missing"
+def is_known(context: Any, decorator: Any) -> bool:
+    """Return True if the two classes are those that this module was written for."""
+    return (
+        takes(context, "switch_context", ("self", "context"))
+        and takes(decorator, "_export_context", ("self",))
+        and hasattr(context, "flow_init_context")
+    )
 
 
 def hide_configuration(module: Any, decorator: Any) -> None:

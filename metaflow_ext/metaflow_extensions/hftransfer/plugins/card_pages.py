@@ -18,6 +18,8 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
+from .known_interface import parameters_of
+
 _CARDS = frozenset(("model_card", "task_checkpoints"))
 _TYPE = "blank"
 _PARAMETERS = (
@@ -48,7 +50,7 @@ _on_their_way: dict[str, threading.Thread] = {}
 def noting(task_pre_step: Callable[..., Any]) -> Callable[..., Any]:
     """Return `task_pre_step` of a decorator, which then has the task's cards made here."""
     known = ("self", "step_name", "task_datastore", "metadata")
-    if tuple(inspect.signature(task_pre_step).parameters)[: len(known)] != known:
+    if parameters_of(task_pre_step)[: len(known)] != known:
         return task_pre_step
 
     @wraps(task_pre_step)
@@ -73,7 +75,7 @@ def install() -> bool:
         return False
     if hasattr(original, _MARK):
         return True
-    if tuple(inspect.signature(original).parameters) != _PARAMETERS:
+    if parameters_of(original) != _PARAMETERS:
         return False
     CardCreator._run_cards_subprocess = _in_this_process(original)
     return True

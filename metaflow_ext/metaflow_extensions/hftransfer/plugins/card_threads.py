@@ -6,11 +6,12 @@ step waits for them in the end. Their pause becomes one that the step's end cuts
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
 from threading import Event
 from typing import Any
+
+from .known_interface import takes
 
 _PARAMETERS = ("self", "refresher", "interval")
 _MARK = "_hftransfer_original"
@@ -36,7 +37,7 @@ def shorten(collector: Any) -> bool:
     """Give threads of the class `collector` such pauses; False if it is not as it was known."""
     if hasattr(collector.__init__, _MARK):
         return True
-    if tuple(inspect.signature(collector.__init__).parameters) != _PARAMETERS:
+    if not takes(collector, "__init__", _PARAMETERS):
         return False
     collector.__init__ = _with_pause(collector.__init__)
     return True

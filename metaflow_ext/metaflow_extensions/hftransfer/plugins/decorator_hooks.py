@@ -41,9 +41,9 @@ def adapt() -> None:
     _wrap(checkpoints.CheckpointDecorator, "_resolve_scope", without_a_service)
     _wrap(checkpoints, "trace_lineage", unknown_lineage)
     holder, flow = context.ArtifactStoreContext, stores.ArtifactStoreFlowDecorator
-    if not artifact_store.unknown_interface(holder, flow):
+    if artifact_store.is_known(holder, flow):
         artifact_store.hide_configuration(context, flow)
-    if not flow_datastore.unknown_interface(holder):
+    if flow_datastore.is_known(holder):
         flow_datastore.follow_the_flow()
 
 

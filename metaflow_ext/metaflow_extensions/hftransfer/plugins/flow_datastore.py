@@ -7,12 +7,13 @@ processes that a step starts, too. References are loaded from where they were st
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+
+from .known_interface import takes
 
 _VARIABLE = "METAFLOW_HFTRANSFER_FLOW_DATASTORE"
 
@@ -23,13 +24,9 @@ _METHODS = {
 }
 
 
-def unknown_interface(context: Any) -> str:
-    """Return how `context` differs from the class that this module was written for."""
-    for name, parameters in _METHODS.items():
-        method = getattr(context, name, None)
-        if method is None or tuple(inspect.signature(method).parameters) != parameters:
-            return f"ArtifactStoreContext.{name} is not as it was known"
-    return ""
+def is_known(context: Any) -> bool:
+    """Return True if `context` is the class that this module was written for."""
+    return all(takes(context, name, parameters) for name, parameters in _METHODS.items())
 
 
 def remember(flow_datastore: Any) -> None:
@@ -54,19 +51,14 @@ def follow_the_flow() -> None:
 
     context = module.datastore_context
     module.ArtifactStoreContext.default = _of_the_flow(module.ArtifactStoreContext.default)
-    if _takes(core.ReadResolver, "from_checkpoint", ("checkpoint",)):
+    if takes(core.ReadResolver, "from_checkpoint", ("checkpoint",)):
         core.ReadResolver.from_checkpoint = _from_checkpoint(context, core)
     for artifact in (datastructures.ModelArtifact, datastructures.CheckpointArtifact):
-        if _takes(artifact, "_load", ("self", "storage_backend", "local_path")):
+        if takes(artifact, "_load", ("self", "storage_backend", "local_path")):
             artifact._load = _where_it_is(artifact._load, context)
-    if _takes(core, "resolve_task_storage_backend", ("pathspec",)):
+    if takes(core, "resolve_task_storage_backend", ("pathspec",)):
         resolve = core.resolve_task_storage_backend
         core.resolve_task_storage_backend = _of_the_task(resolve, context)
-
-
-def _takes(owner: Any, name: str, parameters: tuple[str, ...]) -> bool:
-    method = getattr(owner, name, None)
-    return method is not None and tuple(inspect.signature(method).parameters) == parameters
 
 
 def _of_the_flow(default: Callable[[Any], Any]) -> Callable[[Any], Any]:

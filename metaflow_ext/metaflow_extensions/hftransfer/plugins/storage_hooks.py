@@ -9,13 +9,13 @@ Imported on every ``import metaflow``.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from .decorator_hooks import adapt
+from .known_interface import parameters_of
 from .s3_backend import NotForEngine
 
 # Minor releases whose ObjectStorage is known.
@@ -60,7 +60,7 @@ def unknown_interface(storage: Any, version: str) -> str:
         method = getattr(storage, name, None)
         if method is None:
             return f"ObjectStorage.{name} is missing"
-        if tuple(inspect.signature(method).parameters) != parameters:
+        if parameters_of(method) != parameters:
             return f"ObjectStorage.{name} has other parameters"
     missing = [name for name in _ATTRIBUTES if not hasattr(storage, name)]
     return f"ObjectStorage.{missing[0]} is missing" if missing else ""

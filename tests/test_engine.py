@@ -284,8 +284,9 @@ async def test_one_kept_chunk_feeds_the_sinks_that_lack_it() -> None:
 
 
 async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
-    """When the first chunk is slow, later ones wait with their buffers; nothing deadlocks."""
+    """When a first chunk is slow, later ones wait with their buffers, and small files pass by."""
     source, sink = MemoryStore({"file": os.urandom(40 * CHUNK)}), MemoryStore()
+    small, beside = MemoryStore({"small": b"a few bytes"}), MemoryStore()
     context = Context.make(OPTIONS)
     release = source.hold("file", 0)
 
@@ -297,11 +298,13 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
         tasks.start_soon(move)
         while context.pool.in_use < 3 * CHUNK:
             await anyio.lowlevel.checkpoint()
-        await anyio.wait_all_tasks_blocked()
-        assert context.pool.in_use == 3 * CHUNK  # the fourth is kept for small files
+        # Memory for a fourth chunk is kept for small files.
+        await transfer(small, [beside], await small.list(), context)
+        assert context.pool.in_use == 3 * CHUNK
         release.set()
 
     assert source.files == sink.files
+    assert small.files == beside.files
     assert context.pool.in_use == 0
 
 

@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import hftransfer
@@ -72,7 +73,7 @@ async def test_small_files_do_not_wait_for_a_large_one() -> None:
         tasks.start_soon(move)
         with anyio.fail_after(30):
             while len(sink.files) < len(small):
-                await anyio.wait_all_tasks_blocked()
+                await anyio.lowlevel.checkpoint()
         assert sink.files == small
         for release in releases:
             release.set()

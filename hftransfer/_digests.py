@@ -16,9 +16,10 @@ import xxhash
 
 from hftransfer._checksums import Crc
 
-__all__ = ("Digest", "Hasher", "chunk_digest", "new_hasher", "root_digest")
+__all__ = ("INLINE", "Digest", "Hasher", "chunk_digest", "new_hasher", "root_digest")
 
-
+# Up to so many bytes a digest is made sooner than a thread would have been woken.
+INLINE = 64 * 1024
 # What different contents can share by accident.
 _WEAK = ("crc32", "crc32c", "crc64nvme")
 

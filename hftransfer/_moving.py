@@ -17,6 +17,7 @@ source, checked, and otherwise treated alike; so a resume needs no second mechan
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,8 +28,9 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._buffers import Buffer, BufferPool
-from hftransfer._digests import Digest, chunk_digest, new_hasher
+from hftransfer._digests import INLINE, chunk_digest
 from hftransfer._fetch import Fetcher
+from hftransfer._front import Front
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, plan_chunks
 from hftransfer._progress import Moved, Observer, Retrying, emit
@@ -48,8 +50,6 @@ from hftransfer.stores.base import Entry, FileSink, Sink, Source
 
 __all__ = ("Context", "MovingFile", "Tally")
 
-# Below this a digest is made sooner than a thread would have been woken.
-_INLINE = 64 * 1024
 # What does not match is fetched once more.
 _CHUNK_TRIES = 2
 _STAGES = ("fetch", "hash", "store")
@@ -70,7 +70,9 @@ class Context:
     large: Slots
     """Chunks of large files in memory: not so many that small files find no room."""
     hashing: anyio.CapacityLimiter
-    """Worker threads that make digests."""
+    """Worker threads that make digests of chunks."""
+    fronts: anyio.CapacityLimiter
+    """Worker threads that make digests of files. Without a limit: `Front` has its own."""
     observer: Observer | None = None
 
     @classmethod
@@ -97,6 +99,7 @@ class Context:
             ),
             large=Slots(max(1, chunk_slots - max(1, chunk_slots // 8))),
             hashing=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
+            fronts=anyio.CapacityLimiter(math.inf),
             observer=observer,
         )
 
@@ -173,7 +176,7 @@ class MovingFile:
         self._digests: list[str | None] = [None] * len(self._chunks)
         """XXH3-128 of each chunk that is verified and in every sink."""
         wanted = entry.digest if context.options.verify else None
-        self._front = None if wanted is None else _Front(wanted, entry.size, len(self._chunks))
+        self._front = None if wanted is None else Front(wanted, entry.size, len(self._chunks))
         self._moved = 0
         self._unstarted = entry.size
 
@@ -309,16 +312,18 @@ class MovingFile:
 
     async def _feed(self, chunk: Chunk, data: memoryview) -> None:
         if self._front is not None:
-            await self._front.feed(chunk.index, data, self._context.hashing)
+            await self._front.feed(chunk.index, data, self._context.fronts)
 
     async def _hash(self, data: memoryview) -> str:
-        if len(data) <= _INLINE:
+        if len(data) <= INLINE:
             return chunk_digest(data)
         with self._tally.timed("hash"):
             return await anyio.to_thread.run_sync(chunk_digest, data, limiter=self._context.hashing)
 
     async def _move_stream(self) -> None:
         """Move the file as one body, for sources that cannot read ranges."""
+        if self._front is not None:
+            self._front.resume()
         self._tally.unstarted -= self._unstarted
         self._unstarted = 0
         async with self._context.fetcher.slots, self._source.stream(self._entry) as stream:
@@ -342,46 +347,3 @@ class MovingFile:
     def _count_retry(self, error: TransientError, delay: float) -> None:
         self._tally.retries += 1
         emit(self._context.observer, Retrying(self._entry.path, error, delay))
-
-
-class _Front:
-    """The digest of a whole file, made from chunks that arrive in any order.
-
-    Each chunk waits for its turn; feeding one a second time changes nothing.
-    """
-
-    def __init__(self, wanted: Digest, size: int, chunks: int) -> None:
-        self._wanted = wanted
-        self._hasher = new_hasher(wanted.algorithm, size)
-        self._position = 0
-        self._turns = [anyio.Event() for _ in range(chunks)]
-
-    async def feed(self, index: int, data: memoryview, threads: anyio.CapacityLimiter) -> None:
-        """Wait until all chunks before `index` are in, then add this one."""
-        if index > self._position:
-            await self._turns[index].wait()
-        if index < self._position:
-            return
-        if len(data) <= _INLINE:
-            self._add(data)
-        else:
-            # A cancelled thread still runs to its end, so the position moves in it, with the hash.
-            await anyio.to_thread.run_sync(self._add, data, limiter=threads)
-        if self._position < len(self._turns):
-            self._turns[self._position].set()
-
-    def _add(self, data: memoryview) -> None:
-        self._hasher.update(data)
-        self._position += 1
-
-    def check(self, path: str) -> None:
-        """Compare with the wanted digest.
-
-        Raises:
-            IntegrityError: if they differ.
-        """
-        found = self._hasher.hexdigest()
-        if found != self._wanted.value:
-            raise IntegrityError(
-                f"{path}: its {self._wanted.algorithm} is {found}, not {self._wanted.value}"
-            )

@@ -64,9 +64,7 @@ class Front:
         async with self._line:
             try:
                 self._call_up(index + 1)
-                is_in = await anyio.to_thread.run_sync(
-                    self._add, index, data, limiter=threads
-                )
+                is_in = await anyio.to_thread.run_sync(self._add, index, data, limiter=threads)
             except BaseException:
                 self._break()  # no thread has it: the one that waits for it must not go on
                 raise

@@ -98,7 +98,7 @@ class ChunkedBody:
     """A chunked body, fed with pieces of any length."""
 
     def __init__(self) -> None:
-        self.content = bytearray()
+        self._content = bytearray()
         self.ended = False
         self.surplus = False
         """True if bytes came after the end of the body."""
@@ -119,11 +119,16 @@ class ChunkedBody:
                 return
         self.surplus = bool(self._raw)
 
+    def take(self) -> memoryview:
+        """Return what has come of the content since the last call."""
+        content, self._content = self._content, bytearray()
+        return memoryview(content)
+
     def _take_chunk(self) -> bool:
         raw = self._raw
         if self._left > 2:
             count = min(self._left - 2, len(raw))
-            self.content += raw[:count]
+            self._content += raw[:count]
             del raw[:count]
             self._left -= count
             return True

@@ -7,14 +7,15 @@ again (but replaces, once, a connection that ended before any answer, as idle on
 and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they are
 given, since a re-quoted signed URL is refused.
 
-What is small goes by `SmallExchanges`; aiohttp, which is loaded for the first that is
-not, has everything else, proxies and bandwidth caps included.
+Requests, and bodies that go into memory, are `Http1Client`'s. aiohttp, which is loaded for
+the first of them, has the others: large bodies to send, streams, and whatever goes through
+a proxy.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,9 @@ from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._plan import range_header
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
+from hftransfer._wire_http1 import Http1Client
+from hftransfer._wire_lanes import Lanes
 from hftransfer._wire_settings import Proxies, tls_context
-from hftransfer._wire_small import SmallExchanges
 from hftransfer.errors import Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
@@ -37,7 +39,8 @@ _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
 # More is sent sooner from where it lies than copied behind its head.
 _SMALL_REQUEST = 64 * 1024
-_SMALL_BODY = 1 << 20
+# Less is received sooner than another thread would have been woken.
+_LANE_MINIMUM = 1 << 20
 
 
 class Wire:
@@ -65,49 +68,47 @@ class Wire:
         self._throttle = throttle or Throttle()
         self._timeouts = timeouts
         self._verify = verify
-        self._loops = loops
         self._tls: ssl.SSLContext | None = None
         self._proxies = Proxies()
-        self._small = SmallExchanges(timeouts, self._ready_tls)
-        self._large: AiohttpWire | None = None
+        self._http1 = self._make_http1()
+        self._lanes = Lanes(self._http1, self._make_http1, loops)
+        self._aiohttp: AiohttpWire | None = None
+
+    def _make_http1(self) -> Http1Client:
+        return Http1Client(self._timeouts, self._ready_tls, self._throttle)
 
     def _ready_tls(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = tls_context(self._verify)  # reads the system's certificates: once is enough
         return self._tls
 
-    def _ready_large(self) -> AiohttpWire:
-        if self._large is None:
+    def _ready_aiohttp(self) -> AiohttpWire:
+        if self._aiohttp is None:
             from hftransfer._wire_aiohttp import AiohttpWire, Connections
 
-            self._large = AiohttpWire(
-                self._timeouts,
-                lambda: Connections(self._timeouts, self._ready_tls, self._proxies),
-                throttle=self._throttle,
-                loops=self._loops,
-            )
-        return self._large
+            connections = Connections(self._timeouts, self._ready_tls, self._proxies)
+            self._aiohttp = AiohttpWire(self._timeouts, connections, self._throttle)
+        return self._aiohttp
 
-    def _client(
-        self, url: str, *, sent: int = 0, received: int = 0
-    ) -> SmallExchanges | AiohttpWire:
-        """Return what an exchange goes by; bytes of the bodies are given."""
-        is_small = (
-            sent <= _SMALL_REQUEST
-            and received < _SMALL_BODY
-            and self._throttle.rate is None
-            and self._small.takes(url)
+    def _client(self, url: str, sent: int = 0) -> Http1Client | AiohttpWire:
+        """Return what an exchange goes by; `sent` is bytes of the request's body."""
+        is_plain = (
+            (sent == 0 or (sent <= _SMALL_REQUEST and self._throttle.rate is None))
+            and self._http1.takes(url)
             and self._proxies.find(url) is None
         )
-        return self._small if is_small else self._ready_large()
+        return self._http1 if is_plain else self._ready_aiohttp()
 
     async def aclose(self) -> None:
         """Close all connections."""
         try:
-            await self._small.aclose()
+            await self._http1.aclose()
         finally:
-            if self._large is not None:
-                await self._large.aclose()
+            try:
+                await self._lanes.aclose()
+            finally:
+                if self._aiohttp is not None:
+                    await self._aiohttp.aclose()
 
     async def request(
         self,
@@ -131,7 +132,7 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             RejectedError: if the URL, a header or the host's certificate is invalid.
         """
-        client = self._client(url, sent=0 if body is None else len(body))
+        client = self._client(url, 0 if body is None else len(body))
         return await client.request(method, url, _plain(headers), body, limit=_CONTROL_BODY)
 
     async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -158,7 +159,7 @@ class Wire:
         Args:
             url: sent as it is.
             span: what is wanted; keeps what has arrived if this fails. It may be made
-                shorter while this runs, unless it is a small one.
+                shorter while this runs, which then ends when it is full.
             size: of the whole body; another size means another file.
             headers: further request headers.
             ranged: False to ask for the whole body, from its start, without a Range header.
@@ -190,8 +191,14 @@ class Wire:
                 heard(found)
             return True
 
-        client = self._client(url, received=span.left)
-        answer = await client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
+        def run(client: Http1Client | AiohttpWire) -> Awaitable[Response]:
+            return client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
+
+        client = self._client(url)
+        if client is self._http1 and span.left >= _LANE_MINIMUM:
+            answer = await self._lanes.run(run)
+        else:
+            answer = await run(client)
         if answer.status in (200, 206):
             return None
         if is_redirect(answer):
@@ -207,7 +214,7 @@ class Wire:
         Raises:
             TransferError: as `fill`.
         """
-        opened = self._ready_large().stream(url, _plain(headers), size=size, limit=_ERROR_BODY)
+        opened = self._ready_aiohttp().stream(url, _plain(headers), size=size, limit=_ERROR_BODY)
         async with opened as body:
             yield body
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TypeVar
 
 import aiohttp
 import anyio
+import anyio.lowlevel
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
-from hftransfer._wire_connections import Connections, RemoteConnections, translated
+from hftransfer._wire_connections import Connections, translated
 from hftransfer._wire_errors import broke_at, cut_short
-from hftransfer._wire_receive import receive
 from hftransfer._wire_send import MemoryPayload
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
@@ -26,12 +24,8 @@ from hftransfer.stores.base import ByteStream
 
 __all__ = ("AiohttpWire", "Connections")
 
-T = TypeVar("T")
-
 # A copy of so little costs less than a system call of its own beside the one for the head.
 _COPIED = 64 * 1024
-# Less is received sooner than another thread would have been woken.
-_LANE_MINIMUM = 1 << 20
 
 
 class AiohttpWire:
@@ -39,33 +33,18 @@ class AiohttpWire:
 
     Args:
         timeouts: limits on waiting.
-        make_connections: gives those of one event loop.
-        throttle: a bandwidth cap; None for none.
-        loops: event loops that receive large bodies: the running one, and threads.
+        connections: of the running event loop.
+        throttle: paid for every byte of a body.
     """
 
-    def __init__(
-        self,
-        timeouts: Timeouts,
-        make_connections: Callable[[], Connections],
-        *,
-        throttle: Throttle,
-        loops: int,
-    ) -> None:
+    def __init__(self, timeouts: Timeouts, connections: Connections, throttle: Throttle) -> None:
         self._throttle = throttle
         self._timeouts = timeouts
-        self._local = make_connections()
-        self._lanes = [RemoteConnections(make_connections()) for _ in range(loops - 1)]
-        self._receiving = [0] * loops
-        """Bodies under way in each loop, the running one first."""
+        self._connections = connections
 
     async def aclose(self) -> None:
         """Close all connections."""
-        try:
-            await self._local.aclose()
-        finally:
-            for lane in self._lanes:
-                await lane.aclose()
+        await self._connections.aclose()
 
     async def request(
         self,
@@ -86,12 +65,12 @@ class AiohttpWire:
                 data = MemoryPayload(
                     memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
                 )
-        async with self._local.open(method, url, headers, data) as answer:
+        async with self._connections.open(method, url, headers, data) as answer:
             return _response(method, url, answer, await _read_limited(answer, limit))
 
     async def locate(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
         """As `request` with GET, but the body of an answer below 300 is not read."""
-        async with self._local.open("GET", url, headers) as answer:
+        async with self._connections.open("GET", url, headers) as answer:
             wanted = answer.status >= 300
             content = await _read_limited(answer, limit) if wanted else b""
             if not wanted:
@@ -109,41 +88,15 @@ class AiohttpWire:
     ) -> Response:
         """GET `url`; the body of an accepted answer goes into `span`, that of others is kept.
 
-        The span may be made shorter meanwhile; `accepts` is called in whichever thread
-        receives the body.
+        The span may be made shorter meanwhile: this then returns as soon as it is full.
         """
-        operation = partial(self._fill, url, headers, span, span.stop, accepts=accepts, limit=limit)
-        if not self._lanes or span.left < _LANE_MINIMUM:
-            return await operation(self._local)
-        busy = self._receiving
-        index = busy.index(min(busy))
-        busy[index] += 1
-        try:
-            if index == 0:
-                return await operation(self._local)
-            return await self._lanes[index - 1].run(operation)
-        finally:
-            busy[index] -= 1
-
-    async def _fill(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        span: Span,
-        stop: int,
-        connections: Connections,
-        *,
-        accepts: Callable[[int, Mapping[str, str]], bool],
-        limit: int,
-    ) -> Response:
-        async with connections.open("GET", url, headers, stall=False) as answer:
+        stop = span.stop
+        async with self._connections.open("GET", url, headers, stall=False) as answer:
             if not accepts(answer.status, answer.headers):
                 content = await _read_limited(answer, limit, self._timeouts.read)
                 return _response("GET", url, answer, content)
             try:
-                await receive(
-                    answer, span, stop, throttle=self._throttle, timeout=self._timeouts.read
-                )
+                await self._receive(answer, span, stop)
             except (EOFError, aiohttp.ClientPayloadError) as error:
                 raise cut_short(url, span.position, stop) from error
             except ConnectionError as error:
@@ -152,12 +105,30 @@ class AiohttpWire:
                 raise broke_at(url, span.position, stop) from error
             return _response("GET", url, answer, b"")
 
+    async def _receive(self, answer: aiohttp.ClientResponse, span: Span, stop: int) -> None:
+        while True:
+            with anyio.fail_after(self._timeouts.read):
+                data = await answer.content.readany()
+            if not data:
+                break
+            # Data that is always there already would let nobody cancel this.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            if len(data) > stop - span.position:
+                raise NetworkError("more bytes arrived than were announced")
+            span.put(data[: span.left])
+            if not span.left and span.stop < stop:
+                answer.close()  # it was made shorter meanwhile
+                return
+            await self._throttle.pay(len(data))
+        if span.left:
+            raise EOFError
+
     @asynccontextmanager
     async def stream(
         self, url: str, headers: Mapping[str, str], *, size: int, limit: int
     ) -> AsyncIterator[ByteStream | Response]:
         """Open `url` as one body of `size` bytes, or give the redirect that was the answer."""
-        async with self._local.open("GET", url, headers) as answer:
+        async with self._connections.open("GET", url, headers) as answer:
             if answer.status != 200:
                 refusal = _response("GET", url, answer, await _read_limited(answer, limit))
                 if not is_redirect(refusal):

@@ -1,13 +1,11 @@
-"""The connections of one event loop, in this thread or in another, by aiohttp."""
+"""The connections of one event loop by aiohttp, and its errors in our words."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
-from typing import TypeVar
 
 import aiohttp
 import anyio
@@ -22,15 +20,12 @@ from hftransfer._wire_errors import (
     unreachable,
     untrusted,
 )
-from hftransfer._wire_lanes import Lane
 from hftransfer._wire_send import SendTimeout
 from hftransfer._wire_settings import Proxies
 from hftransfer.errors import NetworkError, RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("Connections", "RemoteConnections", "translated")
-
-T = TypeVar("T")
+__all__ = ("Connections", "translated")
 
 _READ_BUFFER = 256 * 1024
 
@@ -116,31 +111,6 @@ class Connections:
                 skip_auto_headers=("User-Agent", "Content-Type"),
             )
         return self._session
-
-
-class RemoteConnections:
-    """The connections of a lane; the thread is started by the first use."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._lane: Lane | None = None
-
-    async def run(self, operation: Callable[[Connections], Awaitable[T]]) -> T:
-        if self._lane is None:
-            lane = Lane()
-            lane.open()
-            self._lane = lane
-        return await self._lane.run(partial(operation, self._connections))
-
-    async def aclose(self) -> None:
-        if self._lane is not None:
-            lane, self._lane = self._lane, None
-            # Also in a scope that was cancelled: a thread would be left behind.
-            with anyio.CancelScope(shield=True):
-                try:
-                    await lane.run(self._connections.aclose)
-                finally:
-                    await lane.aclose()
 
 
 @contextmanager

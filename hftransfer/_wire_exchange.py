@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, cast
 
 from hftransfer._http_answer import (
@@ -15,6 +16,7 @@ from hftransfer._http_answer import (
     parse_head,
 )
 from hftransfer._spans import Span
+from hftransfer._throttle import Pause, Throttle
 from hftransfer._wire_errors import broke_at, cut_short, failed, no_http, reason_of, silent
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
@@ -43,13 +45,17 @@ class Exchange:
         method: HTTP method.
         url: for messages.
         limit: bytes of the body that are kept, where it goes into no span.
-        span: where the body goes if `accepts` says so.
+        span: where the body goes if `accepts` says so. It may be made shorter meanwhile;
+            then the exchange ends with it, and costs its connection.
         accepts: told status and headers; returns True for a body that belongs into the
             span. What it raises ends the exchange.
         head_alone: do not read the body of an answer below 300.
     """
 
-    __slots__ = ("accepts", "answered", "done", "head_alone", "limit", "method", "span", "url")
+    __slots__ = (
+        *("accepts", "answered", "debt", "done", "head_alone", "is_direct", "limit", "method"),
+        *("span", "stop", "url"),
+    )
 
     def __init__(
         self,
@@ -66,9 +72,15 @@ class Exchange:
         self.url = url
         self.limit = limit
         self.span = span
+        self.stop = 0 if span is None else span.stop
+        """Where the body ends in the file: where the span ended when this was asked for."""
         self.accepts = accepts
         self.answered = False
         """True once a byte of the answer has come."""
+        self.is_direct = False
+        """True if the end of the body was not read together with what may follow it."""
+        self.debt: Pause | None = None
+        """The pause that the last bytes cost."""
         self.done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
 
@@ -78,22 +90,30 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         origin: the other end.
         timeouts: limits on waiting.
+        throttle: paid for every byte that goes into a span.
         on_lost: called when it has ended.
     """
 
     def __init__(
-        self, origin: Origin, timeouts: Timeouts, on_lost: Callable[[Connection], None]
+        self,
+        origin: Origin,
+        timeouts: Timeouts,
+        throttle: Throttle,
+        on_lost: Callable[[Connection], None],
     ) -> None:
         self.origin = origin
         self.is_usable = False
         """True while it is idle and the next request can be sent."""
         self._timeouts = timeouts
+        self._throttle = throttle
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
         self._inbox = memoryview(bytearray(_INBOX))
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
+        self._resuming: asyncio.TimerHandle | None = None
+        """Set in a pause, in which nothing is read."""
         self._exchange: Exchange | None = None
         self._last = 0.0
         """When something last moved."""
@@ -107,12 +127,14 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes in the inbox that belong to a head that is not complete."""
         self._left: int | None = None
         """Bytes of the body that are still to come, if it says so."""
+        self._span: Span | None = None
+        """Where the body goes as it comes; None for one that is collected."""
         self._direct = False
-        """True if the body goes into the span as it comes."""
+        """True if the body is as long as the span: the transport itself writes into it."""
         self._collected = bytearray()
         self._chunks: ChunkedBody | None = None
 
-    # --- for `SmallExchanges`
+    # --- for `Http1Client`
 
     def begin(self, request: bytes, exchange: Exchange) -> None:
         """Send `request`; `exchange.done` tells the answer."""
@@ -124,8 +146,10 @@ class Connection(asyncio.BufferedProtocol):
             self._timer = self._loop.call_later(self._timeouts.read, self._watch)
 
     def abort(self) -> None:
+        """Close it at once, whatever is under way; nothing is written into a span any more."""
         self.is_usable = False
         self._exchange = None
+        self._end_pause()
         self._transport.abort()
 
     def close(self) -> asyncio.Event:
@@ -151,6 +175,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_usable = False
         if self._timer is not None:
             self._timer.cancel()
+        self._end_pause()
         self._lost.set()
         self._on_lost(self)
         exchange = self._exchange
@@ -171,10 +196,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._direct and self._exchange is not None:
-            span, left = self._exchange.span, self._left
-            assert span is not None
-            assert left is not None
-            return span.rest[:left]
+            assert self._span is not None
+            rest = self._span.rest[: self._left]
+            if piece := self._throttle.piece:
+                rest = rest[:piece]
+            if rest:
+                return rest
         return self._inbox[self._held :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -186,12 +213,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange.answered = True
         try:
             if self._direct:
-                assert exchange.span is not None
-                assert self._left is not None
-                exchange.span.advance(nbytes)
-                self._left -= nbytes
-                if not self._left:
-                    self._finish()
+                self._note_arrival(exchange, nbytes)
             elif self._head is None:
                 self._held += nbytes
                 self._look_for_head(exchange)
@@ -232,35 +254,92 @@ class Connection(asyncio.BufferedProtocol):
             return
         span = exchange.span
         assert span is not None
-        self._direct = (
-            head.length == span.left and head.length > 0 and "content-encoding" not in head.headers
-        )
+        if "content-encoding" in head.headers:
+            exchange.limit += exchange.stop - span.position  # of no use before it is whole
+            return
+        self._span = span
+        self._direct = head.length == exchange.stop - span.position and head.length > 0
 
     def _take(self, exchange: Exchange, data: memoryview) -> None:
-        """Take bytes of the body, as many as came together with the head or one by one."""
-        if self._left is not None and len(data) > self._left:
-            self._surplus(exchange)
-            data = data[: self._left]
-        if self._direct:
-            assert exchange.span is not None
-            exchange.span.put(data)
-        elif self._chunks is not None:
-            self._chunks.feed(data)
-            self._collected = self._chunks.content
-        else:
-            self._collected += data
+        """Take bytes of the body from the inbox."""
         if self._left is not None:
+            if len(data) > self._left:
+                self._surplus(exchange)
+                data = data[: self._left]
             self._left -= len(data)
-        ended = self._chunks.ended if self._chunks is not None else self._left == 0
+        ended = self._left == 0
+        if self._chunks is not None:
+            self._chunks.feed(data)
+            data = self._chunks.take()
+            ended = self._chunks.ended
+        if self._span is None:
+            self._collected += data
+            if not ended and len(self._collected) > exchange.limit:
+                self._finish(cut=True)
+                return
+        elif not self._put(exchange, self._span, data):
+            self._finish(cut=True)
+            return
         if ended:
             self._finish()
-        elif not self._direct and len(self._collected) > exchange.limit:
+
+    def _put(self, exchange: Exchange, span: Span, data: memoryview) -> bool:
+        """Copy bytes of the body into the span; return False if nothing else is wanted."""
+        if len(data) > exchange.stop - span.position:
+            raise _too_long(exchange)
+        span.put(data[: span.left])
+        self._pay(exchange, len(data))
+        return span.left > 0 or span.stop == exchange.stop
+
+    def _note_arrival(self, exchange: Exchange, count: int) -> None:
+        """Count bytes that the transport has written into the span."""
+        span = self._span
+        assert span is not None
+        assert self._left is not None
+        if not span.left:
+            # It was made shorter while these were on their way; they are another's.
             self._finish(cut=True)
+            return
+        exchange.is_direct = True
+        span.advance(count)
+        self._left -= count
+        self._pay(exchange, count)
+        if not self._left:
+            self._finish()
+        elif not span.left:
+            self._finish(cut=True)
+
+    def _pay(self, exchange: Exchange, count: int) -> None:
+        """Have the throttle count bytes, and read nothing for as long as they cost."""
+        if self._throttle.rate is None:
+            return
+        exchange.debt = pause = self._throttle.owe(count)
+        if step := pause.step():
+            self._transport.pause_reading()
+            if self._resuming is not None:
+                self._resuming.cancel()  # what was decrypted before arrives in a pause, too
+            self._resuming = self._loop.call_later(step, self._resume, pause)
+
+    def _resume(self, pause: Pause) -> None:
+        if step := pause.step():
+            self._resuming = self._loop.call_later(step, self._resume, pause)
+            return
+        self._last = self._loop.time()
+        self._end_pause()
+
+    def _end_pause(self) -> None:
+        if self._resuming is None:
+            return
+        self._resuming.cancel()
+        self._resuming = None
+        if not self._transport.is_closing():
+            with suppress(AttributeError, RuntimeError):  # it is being lost: we are told soon
+                self._transport.resume_reading()
 
     def _surplus(self, exchange: Exchange) -> None:
         """More came than was announced: an error if it is about a file, else not our business."""
         if exchange.span is not None:
-            raise NetworkError("more bytes arrived than were announced")
+            raise _too_long(exchange)
         assert self._head is not None
         self._head = self._head._replace(keeps=False)
 
@@ -268,11 +347,11 @@ class Connection(asyncio.BufferedProtocol):
         exchange, head = self._exchange, self._head
         assert exchange is not None
         assert head is not None
-        content, direct, surplus = self._collected, self._direct, False
-        if self._chunks is not None:
-            surplus = self._chunks.surplus
+        content, span = self._collected, self._span
+        surplus = self._chunks is not None and self._chunks.surplus
         self._exchange = None
         self._reset()
+        self._end_pause()
         unsent = self._transport.get_write_buffer_size() if not self._lost.is_set() else 0
         self.is_usable = (
             head.keeps and not (cut or surplus or unsent) and not self._transport.is_closing()
@@ -280,8 +359,10 @@ class Connection(asyncio.BufferedProtocol):
         if exchange.done.done():
             return
         try:
-            if not direct:
+            if span is None:
                 content = _settled(exchange, head, content, cut=cut)
+            elif span.left:
+                raise _cut_short(exchange, None)
         except TransferError as error:
             self.is_usable = False
             exchange.done.set_exception(error)
@@ -295,21 +376,16 @@ class Connection(asyncio.BufferedProtocol):
         exchange, self._exchange = self._exchange, None
         self.is_usable = False
         self._held = 0
-        if exchange is not None:
-            plain = self._head is not None and "content-encoding" not in self._head.headers
-            if exchange.span is not None and plain and not self._direct:
-                exchange.span.put(memoryview(self._collected)[: exchange.span.left])
-            if not exchange.done.done():
-                exchange.done.set_exception(error)
+        if exchange is not None and not exchange.done.done():
+            exchange.done.set_exception(error)
+        self._end_pause()
         self._transport.abort()
 
     def _cut(self, exchange: Exchange, exc: Exception | None) -> NetworkError:
         """Return what to say of an answer that has no end."""
-        span = exchange.span
-        if span is None or self._head is None:
+        if exchange.span is None or self._head is None:
             return broken(exchange, exc)
-        position = span.position if self._direct else span.position + len(self._collected)
-        return _cut_short(exchange, position, exc)
+        return _cut_short(exchange, exc)
 
     def _watch(self) -> None:
         """End what has waited too long: for the server, or in vain for another request."""
@@ -332,6 +408,8 @@ class Connection(asyncio.BufferedProtocol):
         if refused and now - self._head_at >= limit:
             self._finish(cut=True)  # what there is of a refusal's words is enough
             self._transport.abort()
+        elif self._resuming is not None:
+            self._timer = self._loop.call_at(now + limit, self._watch)  # the silence is ours
         elif now - self._last >= limit:
             self._fail(silent(exchange.method, exchange.url, took=unsent > 0))
         else:
@@ -354,18 +432,22 @@ def _settled(exchange: Exchange, head: Head, content: bytearray, *, cut: bool) -
             raise no_http(exchange.method, exchange.url, error) from error
     if span is None:
         return content[: exchange.limit]
-    if len(content) > span.left:
-        raise NetworkError(f"{redact(exchange.url)}: more bytes arrived than were announced")
-    span.put(memoryview(content))
+    if cut or len(content) > exchange.stop - span.position:
+        raise _too_long(exchange)
+    span.put(memoryview(content)[: span.left])
     if span.left:
-        raise _cut_short(exchange, span.position, None)
+        raise _cut_short(exchange, None)
     return bytearray()
 
 
-def _cut_short(exchange: Exchange, position: int, exc: Exception | None) -> NetworkError:
+def _too_long(exchange: Exchange) -> NetworkError:
+    return NetworkError(f"{redact(exchange.url)}: more bytes arrived than were announced")
+
+
+def _cut_short(exchange: Exchange, exc: Exception | None) -> NetworkError:
     assert exchange.span is not None
     say = cut_short if exc is None else broke_at
-    return say(exchange.url, position, exchange.span.stop)
+    return say(exchange.url, exchange.span.position, exchange.stop)
 
 
 def broken(exchange: Exchange, exc: BaseException | None) -> NetworkError:

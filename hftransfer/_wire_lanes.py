@@ -10,15 +10,79 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-__all__ = ("Lane",)
+__all__ = ("Lane", "Lanes")
+
+
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
 
 T = TypeVar("T")
+C = TypeVar("C", bound=_Closable)
+
+
+class Lanes(Generic[C]):
+    """Clients of the same kind, one in each of several event loops: the running one, and lanes.
+
+    Args:
+        here: the running loop's, which is its owner's to close.
+        make: gives one for a lane; called in whichever thread.
+        count: of loops.
+    """
+
+    def __init__(self, here: C, make: Callable[[], C], count: int) -> None:
+        self._here = here
+        self._others = [_Remote(make()) for _ in range(count - 1)]
+        self.under_way = [0] * count
+        """Calls of `run` in each loop, the running one first."""
+
+    async def run(self, operation: Callable[[C], Awaitable[T]]) -> T:
+        """Run `operation` with the client of the loop in which least is under way."""
+        index = self.under_way.index(min(self.under_way))
+        self.under_way[index] += 1
+        try:
+            if index == 0:
+                return await operation(self._here)
+            return await self._others[index - 1].run(operation)
+        finally:
+            self.under_way[index] -= 1
+
+    async def aclose(self) -> None:
+        """Close the clients of the lanes, and end their threads."""
+        for other in self._others:
+            await other.aclose()
+
+
+class _Remote(Generic[C]):
+    """The client of a lane; the thread is started by the first use."""
+
+    def __init__(self, client: C) -> None:
+        self._client = client
+        self._lane: Lane | None = None
+
+    async def run(self, operation: Callable[[C], Awaitable[T]]) -> T:
+        if self._lane is None:
+            lane = Lane()
+            lane.open()
+            self._lane = lane
+        return await self._lane.run(partial(operation, self._client))
+
+    async def aclose(self) -> None:
+        if self._lane is not None:
+            lane, self._lane = self._lane, None
+            # Also in a scope that was cancelled: a thread would be left behind.
+            with anyio.CancelScope(shield=True):
+                try:
+                    await lane.run(self._client.aclose)
+                finally:
+                    await lane.aclose()
 
 
 class Lane:

@@ -60,7 +60,9 @@ async def _pass_by() -> None:
 
 
 @pytest.mark.parametrize("size", [100, LONG])
-@pytest.mark.parametrize("order", [tuple(range(8)), tuple(range(7, -1, -1)), (3, 0, 1, 7, 6, 2, 5, 4)])
+@pytest.mark.parametrize(
+    "order", [tuple(range(8)), tuple(range(7, -1, -1)), (3, 0, 1, 7, 6, 2, 5, 4)]
+)
 async def test_the_order_of_arrival_does_not_matter(
     order: tuple[int, ...], size: int, threads: anyio.CapacityLimiter
 ) -> None:

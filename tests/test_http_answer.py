@@ -107,7 +107,7 @@ def test_chunks_arrive_however_they_are_cut(
 
     assert body.ended
     assert not body.surplus
-    assert bytes(body.content) == b"".join(pieces)
+    assert bytes(body.take()) == b"".join(pieces)
 
 
 def test_bytes_behind_the_last_chunk_are_noticed() -> None:

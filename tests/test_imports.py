@@ -31,11 +31,10 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire_connections",
         "_wire_errors",
         "_wire_exchange",
+        "_wire_http1",
         "_wire_lanes",
-        "_wire_receive",
         "_wire_send",
         "_wire_settings",
-        "_wire_small",
     ),
     "stores": (
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
@@ -61,8 +60,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
-    "aiohappyeyeballs": ("_wire_small",),
-    "aiohttp": ("_wire_aiohttp", "_wire_connections", "_wire_receive", "_wire_send", "testing.*"),
+    "aiohappyeyeballs": ("_wire_http1",),
+    "aiohttp": ("_wire_aiohttp", "_wire_connections", "_wire_send", "testing.*"),
     "awscrt": ("_checksums",),
     "aiobotocore": ("stores.s3_botocore",),
     "botocore": ("stores.s3_botocore",),

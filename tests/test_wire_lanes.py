@@ -10,13 +10,18 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer import _wire_aiohttp, _wire_receive
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
-from hftransfer._wire_connections import Connections
+from hftransfer._wire_http1 import Http1Client
 from hftransfer._wire_lanes import Lane
-from hftransfer.errors import AccessError, NetworkError, SourceChangedError, StalledError
+from hftransfer.errors import (
+    AccessError,
+    NetworkError,
+    Response,
+    SourceChangedError,
+    StalledError,
+)
 from hftransfer.options import Timeouts
 from wire_support import (
     LOOPS,
@@ -61,13 +66,13 @@ def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
 def receivers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     """The thread that received each body."""
     used: list[threading.Thread] = []
-    real = _wire_receive.receive
+    real = Http1Client.fill
 
-    async def receive(*args: Any, **options: Any) -> None:
+    async def fill(*args: Any, **options: Any) -> Response:
         used.append(threading.current_thread())
-        await real(*args, **options)
+        return await real(*args, **options)
 
-    monkeypatch.setattr(_wire_aiohttp, "receive", receive)
+    monkeypatch.setattr(Http1Client, "fill", fill)
     return used
 
 
@@ -148,7 +153,7 @@ async def test_errors_keep_their_type_between_threads(
         await (reply if next(failing, False) else whole)(exchange)
 
     async with site.opened(failing_once, loops=2) as (server, wire):
-        wire._ready_large()._receiving[0] = 10  # the running loop is busy
+        wire._lanes.under_way[0] = 10  # the running loop is busy
         buffer = bytearray(BODY)
         if reply is stall:
             wait_for_bodies(wire, 0.3)
@@ -156,7 +161,7 @@ async def test_errors_keep_their_type_between_threads(
             await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
         wait_for_bodies(wire, 30.0)
         await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
-        assert wire._ready_large()._receiving == [10, 0]
+        assert wire._lanes.under_way == [10, 0]
 
     assert buffer == content
 
@@ -183,13 +188,13 @@ async def test_a_cancelled_body_in_a_lane_is_written_no_more(
     buffer = bytearray(len(content))
     span = Span(0, memoryview(buffer))
     async with site.opened(reply, loops=2) as (server, wire):
-        wire._ready_large()._receiving[0] = 10
+        wire._lanes.under_way[0] = 10
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: wire.fill(url, span, size=len(content)))
             await until(lambda: span.filled > MIB)
             tasks.cancel_scope.cancel()
-            cancelled.set()
+        cancelled.set()
         before, filled = bytes(buffer), span.filled
         assert filled < len(content)
         await hung_up.wait()
@@ -209,7 +214,7 @@ async def test_a_wire_closed_under_cancellation_leaves_no_thread(
     """`aclose` in a scope that was cancelled still ends every loop."""
     with anyio.CancelScope() as scope:
         async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, wire):
-            wire._ready_large()._receiving[0] = 10
+            wire._lanes.under_way[0] = 10
             await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(BODY))), size=BODY)
             assert len(lanes_since(threads)) == 1
             scope.cancel()
@@ -223,7 +228,7 @@ async def test_a_wire_may_be_used_again_after_it_was_closed(
     """Closing twice is fine, and a later body starts a lane anew."""
     content = random_bytes(BODY)
     async with site.opened(ranged(content), loops=2) as (server, wire):
-        wire._ready_large()._receiving[0] = 10
+        wire._lanes.under_way[0] = 10
         for _ in range(2):
             buffer = bytearray(BODY)
             await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
@@ -341,5 +346,4 @@ async def test_connections_of_a_wire_that_was_never_used_close(threads: set[Any]
     wire = Wire(Timeouts(), loops=4)
     await wire.aclose()
 
-    assert isinstance(wire._ready_large()._local, Connections)
     assert lanes_since(threads) == []

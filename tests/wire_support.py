@@ -313,12 +313,11 @@ async def open_wire(
 
 
 def wait_for_bodies(wire: Wire, seconds: float) -> None:
-    """From now on let a body be silent for `seconds`; heads and connections keep their limits.
-
-    A busy machine can be as late with a head as a silent server is with a body.
-    """
-    large = wire._ready_large()
+    """From now on let a server be silent for `seconds`."""
+    large = wire._ready_aiohttp()
     large._timeouts = replace(large._timeouts, read=seconds)
+    for client in (wire._http1, *(other._client for other in wire._lanes._others)):
+        client._timeouts = replace(client._timeouts, read=seconds)
 
 
 @dataclass(frozen=True)

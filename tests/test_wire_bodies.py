@@ -1,17 +1,19 @@
-"""`hftransfer._wire_receive`: bodies arrive in the caller's memory, and leave the pool clean."""
+"""`hftransfer._wire`: bodies arrive in the caller's memory, and leave the pool clean."""
 
 from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from types import SimpleNamespace
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import pytest
 
-from hftransfer import _wire, _wire_aiohttp, _wire_receive
+from hftransfer import _wire_exchange
 from hftransfer._spans import Span
+from hftransfer._wire_http1 import Http1Client
 from hftransfer.errors import (
     AccessError,
     NetworkError,
@@ -49,36 +51,32 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def by_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small bodies come by aiohttp here, too; test_wire_small.py is about the other way."""
-    monkeypatch.setattr(_wire, "_SMALL_BODY", 0)
-
-
 @pytest.fixture
-def only_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where a body is read through aiohttp's stream."""
+def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail if more of a body is copied than may come together with its head."""
+    copied: Counter[_wire_exchange.Exchange] = Counter()
+    real = _wire_exchange.Connection._put
 
-    def unexpected(*args: object) -> None:
-        raise AssertionError("a body was read through aiohttp")
+    def put(self: Any, exchange: Any, span: Span, data: memoryview) -> bool:
+        copied[exchange] += len(data)
+        return real(self, exchange, span, data)
 
-    monkeypatch.setattr(_wire_receive, "_read_through", unexpected)
+    monkeypatch.setattr(_wire_exchange.Connection, "_put", put)
+    yield
+    assert max(copied.values()) <= 64 * KIB
 
 
-@pytest.fixture
-def never_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where a transport is borrowed."""
-
-    def unexpected(*args: object) -> None:
-        raise AssertionError("a transport was borrowed")
-
-    monkeypatch.setattr(_wire_receive, "_Receiver", unexpected)
+@pytest.fixture(params=["ours", "aiohttp"])
+def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies come by our client, and by aiohttp, as those through a proxy may."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr(Http1Client, "takes", staticmethod(lambda url: False))
 
 
 # --- whole bodies
 
 
-async def test_a_large_body_lands_in_the_callers_memory(site: Site, only_swapped: None) -> None:
+async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: None) -> None:
     """The mapped memory has every byte, nothing around it changes, and nothing large is made."""
     content = random_bytes(LARGE)
     with mapped(LARGE + 2 * KIB) as memory:
@@ -97,8 +95,8 @@ async def test_a_large_body_lands_in_the_callers_memory(site: Site, only_swapped
     assert peak < 3 * MIB  # what the server and TLS need for their pieces
 
 
-async def test_one_connection_serves_many_bodies(site: Site, only_swapped: None) -> None:
-    """Twenty swapped bodies in a row are asked for on the connection of the first."""
+async def test_one_connection_serves_many_bodies(site: Site, in_place: None) -> None:
+    """Twenty bodies in a row are asked for on the connection of the first."""
     content = random_bytes(20 * MIB)
     buffer = bytearray(len(content))
     async with site.opened(ranged(content)) as (server, wire):
@@ -123,9 +121,7 @@ async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None
     assert server.connections == 1
 
 
-async def test_a_body_that_came_with_its_head_borrows_nothing(
-    site: Site, never_swapped: None
-) -> None:
+async def test_a_body_may_come_together_with_its_head(site: Site, either_client: None) -> None:
     """Small bodies are done when the head is."""
     content = random_bytes(100 * KIB)
 
@@ -184,8 +180,8 @@ async def until_close(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("reply", "connections"), [(chunked, 1), (until_close, 2)])
-async def test_a_body_without_a_length_is_read_through_aiohttp(
-    site: Site, never_swapped: None, reply: Reply, connections: int
+async def test_a_body_without_a_length_is_the_same(
+    site: Site, either_client: None, reply: Reply, connections: int
 ) -> None:
     """Chunked, or until the connection ends: the same bytes in the same memory."""
     async with site.opened(reply) as (server, wire):
@@ -196,68 +192,6 @@ async def test_a_body_without_a_length_is_read_through_aiohttp(
             assert buffer == random_bytes(BODY)
 
     assert server.connections == connections
-
-
-class Disguised:
-    """An object of which some attributes are others, or absent."""
-
-    def __init__(self, real: Any, absent: str = "", **others: Any) -> None:
-        self._real = real
-        self._absent = absent
-        self.__dict__.update(others)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self._absent:
-            raise AttributeError(name)
-        return getattr(self._real, name)
-
-
-def _raise(error: Exception) -> Any:
-    def method() -> None:
-        raise error
-
-    return method
-
-
-@pytest.mark.parametrize(
-    "disguise",
-    [
-        {"absent": "set_protocol"},
-        {"absent": "get_protocol"},
-        {"absent": "is_reading"},
-        {"get_protocol": lambda: None},
-        {"is_reading": lambda: False},
-        {"is_reading": _raise(NotImplementedError())},
-        {"is_reading": _raise(RuntimeError("not initialized yet"))},
-        None,
-    ],
-    ids=str,
-)
-async def test_a_transport_that_cannot_be_lent_is_not_borrowed(
-    site: Site,
-    never_swapped: None,
-    monkeypatch: pytest.MonkeyPatch,
-    disguise: dict[str, Any] | None,
-) -> None:
-    """Whatever a transport or a version of aiohttp lacks, the bytes are the same."""
-    real = _wire_receive.receive
-
-    async def receive(answer: Any, *args: Any, **options: Any) -> None:
-        connection: Any = None
-        if disguise is not None:
-            transport = Disguised(answer.connection.transport, **disguise)
-            connection = SimpleNamespace(transport=transport, protocol=answer.connection.protocol)
-        await real(Disguised(answer, connection=connection), *args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(_wire_aiohttp, "receive", receive)
-    content = random_bytes(BODY)
-    async with site.opened(ranged(content)) as (server, wire):
-        for _ in range(2):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
-
-    assert server.connections == 1
 
 
 # --- bodies that break
@@ -285,7 +219,9 @@ def broken_once(content: bytes, at: int, how: str, span: Span) -> Reply:
     ("how", "message"),
     [("cut", "the body ended at byte {}"), ("reset", "(broke|ended) at byte {}")],
 )
-async def test_a_broken_body_keeps_what_arrived(site: Site, how: str, message: str) -> None:
+async def test_a_broken_body_keeps_what_arrived(
+    site: Site, either_client: None, how: str, message: str
+) -> None:
     """The error says where; the next try asks for the rest, on another connection."""
     content = random_bytes(BODY)
     buffer = bytearray(BODY - 5)
@@ -307,7 +243,7 @@ async def test_a_broken_body_keeps_what_arrived(site: Site, how: str, message: s
     assert [request.connection for request in server.requests] == [1, 2]
 
 
-async def test_a_server_may_close_right_after_the_last_byte(site: Site, only_swapped: None) -> None:
+async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place: None) -> None:
     """The end of the connection is no error when the body is complete."""
     content = random_bytes(BODY)
     whole = ranged(content)
@@ -327,7 +263,7 @@ async def test_a_server_may_close_right_after_the_last_byte(site: Site, only_swa
 
 @pytest.mark.parametrize("surplus", ["a byte", "another answer", "as much again"])
 async def test_bytes_behind_a_body_cost_the_connection(
-    site: Site, only_swapped: None, surplus: str
+    site: Site, in_place: None, surplus: str
 ) -> None:
     """What follows a body is never taken for the answer to the next request."""
     content = random_bytes(BODY)
@@ -361,7 +297,7 @@ async def test_bytes_behind_a_body_cost_the_connection(
     ("more", "message"), [(6, "more bytes arrived"), (-6, f"ended at byte {BODY - 6} of {BODY}")]
 )
 async def test_a_length_that_contradicts_the_range_is_found_out(
-    site: Site, more: int, message: str
+    site: Site, either_client: None, more: int, message: str
 ) -> None:
     """A body of another length than its range is refused at its end, not waited for."""
     content = random_bytes(BODY + 6)
@@ -379,7 +315,7 @@ async def test_a_length_that_contradicts_the_range_is_found_out(
             await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(BODY))), size=BODY)
 
 
-async def test_a_cancelled_body_is_written_no_more(site: Site) -> None:
+async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: None) -> None:
     """After the call was cancelled its memory is the caller's, and the pool is as before."""
     content = b"\xff" * LARGE
     with mapped(LARGE) as memory:
@@ -405,7 +341,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site) -> None:
                 tasks.start_soon(lambda: wire.fill(url, span, size=LARGE))
                 await until(lambda: span.filled > MIB)
                 tasks.cancel_scope.cancel()
-                cancelled.set()
+            cancelled.set()
             before = bytes(memory)
             assert span.filled < LARGE
             # The server goes on sending until it learns that nobody listens.
@@ -423,16 +359,16 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     """Cancelled between the end of the body and its return: nothing breaks, nothing is reused."""
     content = random_bytes(BODY)
     scope = anyio.CancelScope()
-    real = _wire_receive._Receiver._end
+    real = _wire_exchange.Connection._finish
 
-    def end(self: Any, *args: Any, **options: Any) -> None:
-        real(self, *args, **options)
+    def finish(self: Any, **options: Any) -> None:
+        real(self, **options)
         scope.cancel()
 
     async with site.opened(ranged(content)) as (server, wire):
         url = f"{server.base}/f"
         with monkeypatch.context() as patch:
-            patch.setattr(_wire_receive._Receiver, "_end", end)
+            patch.setattr(_wire_exchange.Connection, "_finish", finish)
             span = Span(0, memoryview(bytearray(BODY)))
             with scope:
                 await wire.fill(url, span, size=BODY)
@@ -443,8 +379,8 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     assert server.connections == 2
 
 
-async def test_a_silent_server_is_a_stall(site: Site) -> None:
-    """Silence inside a swapped body is noticed; what arrived stays, the connection does not."""
+async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> None:
+    """Silence inside a body is noticed; what arrived stays, the connection does not."""
     content = random_bytes(BODY)
     span = Span(0, memoryview(bytearray(BODY)))
     whole = ranged(content)
@@ -470,7 +406,7 @@ async def test_a_silent_server_is_a_stall(site: Site) -> None:
     assert server.connections == 2
 
 
-async def test_a_span_that_is_split_ends_early(site: Site) -> None:
+async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) -> None:
     """The half that was given away is another's: this one's connection is closed at its end."""
     content = random_bytes(BODY)
     buffer = bytearray(BODY)
@@ -505,10 +441,8 @@ async def test_a_span_that_is_split_ends_early(site: Site) -> None:
     assert server.connections == 2
 
 
-async def test_a_split_ends_a_body_that_is_read_through_aiohttp(
-    site: Site, never_swapped: None
-) -> None:
-    """The plain path, too, leaves off where its span ends now."""
+async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: None) -> None:
+    """What is copied, too, leaves off where its span ends now."""
     content = random_bytes(BODY)
     span = Span(0, memoryview(bytearray(BODY)))
     split = asyncio.Event()
@@ -538,7 +472,7 @@ async def test_a_split_ends_a_body_that_is_read_through_aiohttp(
     [("416 Range Not Satisfiable", RejectedError), ("403 Forbidden", AccessError), ("302", None)],
 )
 async def test_a_refusal_keeps_the_connection(
-    site: Site, status: str, kind: type[TransferError] | None
+    site: Site, either_client: None, status: str, kind: type[TransferError] | None
 ) -> None:
     """An answer whose short body was read leaves its connection for the next request."""
 
@@ -559,7 +493,9 @@ async def test_a_refusal_keeps_the_connection(
     assert server.connections == 1
 
 
-async def test_a_refusal_whose_words_never_end_is_still_a_refusal(site: Site) -> None:
+async def test_a_refusal_whose_words_never_end_is_still_a_refusal(
+    site: Site, either_client: None
+) -> None:
     """The status is known; a body that stalls is not waited for without a limit."""
 
     async def reply(exchange: Exchange) -> None:
@@ -576,9 +512,7 @@ async def test_a_refusal_whose_words_never_end_is_still_a_refusal(site: Site) ->
 # --- proxies
 
 
-async def test_bodies_come_through_a_proxy(
-    site: Site, only_swapped: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bodies_come_through_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forwarded or tunnelled, bodies land in place and the proxy's connection is used again."""
     content = random_bytes(BODY)
     async with http_proxy() as proxy, site.opened(ranged(content)) as (server, wire):

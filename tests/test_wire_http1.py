@@ -1,4 +1,4 @@
-"""`hftransfer._wire_small`: small exchanges, and what servers and callers can do to them."""
+"""`hftransfer._wire_http1`: exchanges, and what servers and callers can do to them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def without_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     def unexpected(self: _wire.Wire) -> None:
         raise AssertionError("aiohttp was asked")
 
-    monkeypatch.setattr(_wire.Wire, "_ready_large", unexpected)
+    monkeypatch.setattr(_wire.Wire, "_ready_aiohttp", unexpected)
 
 
 def words(status: str, *headers: str, body: bytes = b"", closes: bool = False) -> Reply:
@@ -320,9 +320,9 @@ async def test_an_idle_connection_is_closed_in_time(
     monkeypatch.setattr(_wire_exchange, "_KEEP", 0.0)
     async with site.opened(words("200 OK", "Content-Length: 0"), read=0.3) as (server, wire):
         await wire.request("GET", f"{server.base}/")
-        await until(lambda: not wire._small._open)
+        await until(lambda: not wire._http1._open)
 
-        assert wire._small._idle[next(iter(wire._small._idle))] == []
+        assert wire._http1._idle[next(iter(wire._http1._idle))] == []
 
 
 # --- waiting
@@ -395,11 +395,11 @@ async def test_a_header_cannot_smuggle_another(site: Site, value: str) -> None:
     assert server.requests == []
 
 
-async def test_a_capped_wire_leaves_small_bodies_to_aiohttp(site: Site) -> None:
-    """Which pays for every byte."""
+async def test_a_capped_wire_leaves_what_is_sent_to_aiohttp(site: Site) -> None:
+    """Which pays for every byte of it."""
     async with site.opened(ranged(CONTENT), throttle=Throttle(1e6)) as (server, wire):
         with pytest.raises(AssertionError, match="aiohttp was asked"):
-            await wire.request("GET", f"{server.base}/")
+            await wire.request("PUT", f"{server.base}/", body=b"x")
 
 
 async def test_a_cancelled_attempt_to_connect_leaves_no_socket(site: Site) -> None:

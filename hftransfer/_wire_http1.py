@@ -1,10 +1,10 @@
-"""Small exchanges over HTTP/1.1: a request in one write, its answer straight into memory.
+"""HTTP/1.1: a request in one write, its answer straight into memory.
 
-What aiohttp does around a request costs several times the system calls that it is about,
-and small files come by the thousand. So requests with little or no body, and bodies that
-fit a small span, go over connections of this module. It does what `Wire` promises and
-nothing else: no redirects, no cookies, no proxies, one request at a time per connection.
-A connection that ended while it was idle is replaced, once.
+What a general client does around a request costs several times the system calls that it is
+about, and what it does with a body costs a copy. So requests with little or no body, and
+bodies of any length that go into memory, go over connections of this module. It does what
+`Wire` promises and nothing else: no redirects, no cookies, no proxies, one request at a
+time per connection. A connection that ended while it was idle is replaced, once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http_answer import Headers
 from hftransfer._spans import Span
+from hftransfer._throttle import Throttle
 from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted
 from hftransfer._wire_exchange import (
     Connection,
@@ -31,7 +32,7 @@ from hftransfer._wire_exchange import (
 from hftransfer.errors import RejectedError, Response, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("SmallExchanges",)
+__all__ = ("Http1Client",)
 
 _TARGET = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
@@ -46,17 +47,21 @@ _ADDRESSES_HOLD = 300.0
 _IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 
 
-class SmallExchanges:
+class Http1Client:
     """The connections of one event loop to any number of hosts.
 
     Args:
         timeouts: limits on waiting.
         make_tls: gives the context for https.
+        throttle: paid for the bytes of bodies that go into a span.
     """
 
-    def __init__(self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(
+        self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext], throttle: Throttle
+    ) -> None:
         self._timeouts = timeouts
         self._make_tls = make_tls
+        self._throttle = throttle
         self._idle: dict[Origin, list[Connection]] = {}
         self._origins: dict[tuple[str, str, str | None], tuple[Origin, str]] = {}
         self._open: set[Connection] = set()
@@ -107,6 +112,8 @@ class SmallExchanges:
     ) -> Response:
         """GET `url`; the body of an accepted answer goes into `span`, that of others is kept.
 
+        The span may be made shorter meanwhile: this then returns as soon as it is full.
+
         Raises:
             NetworkError, StalledError, RejectedError: as `request`. The span keeps what has
                 arrived.
@@ -143,6 +150,9 @@ class SmallExchanges:
         connection.begin(request, exchange)
         try:
             answer = await exchange.done
+            if exchange.is_direct:
+                # What follows the body, and is here already, comes within one round of the loop.
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             connection.abort()
             raise
@@ -150,6 +160,8 @@ class SmallExchanges:
             self._idle.setdefault(connection.origin, []).append(connection)
         else:
             connection.abort()
+        if exchange.debt is not None:
+            await exchange.debt.wait()
         return answer
 
     def _resolve(self, url: str) -> tuple[Origin, str, str]:
@@ -187,7 +199,7 @@ class SmallExchanges:
                     found, happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1, loop=loop
                 )
                 _, connection = await loop.create_connection(
-                    lambda: Connection(origin, self._timeouts, self._forget),
+                    lambda: Connection(origin, self._timeouts, self._throttle, self._forget),
                     sock=plain,
                     ssl=tls,
                     server_hostname=origin.host if secure else None,

@@ -8,8 +8,8 @@ and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as th
 given, since a re-quoted signed URL is refused.
 
 Requests, and bodies that go into memory, are `Http1Client`'s. aiohttp, which is loaded for
-the first of them, has the others: large bodies to send, streams, and whatever goes through
-a proxy.
+the first of them, has the others: large bodies to send, streams, and unusual URLs and
+proxies.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Wire:
         self._aiohttp: AiohttpWire | None = None
 
     def _make_http1(self) -> Http1Client:
-        return Http1Client(self._timeouts, self._ready_tls, self._throttle)
+        return Http1Client(self._timeouts, self._ready_tls, self._throttle, self._proxies)
 
     def _ready_tls(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -92,12 +92,8 @@ class Wire:
 
     def _client(self, url: str, sent: int = 0) -> Http1Client | AiohttpWire:
         """Return what an exchange goes by; `sent` is bytes of the request's body."""
-        is_plain = (
-            (sent == 0 or (sent <= _SMALL_REQUEST and self._throttle.rate is None))
-            and self._http1.takes(url)
-            and self._proxies.find(url) is None
-        )
-        return self._http1 if is_plain else self._ready_aiohttp()
+        is_light = sent == 0 or (sent <= _SMALL_REQUEST and self._throttle.rate is None)
+        return self._http1 if is_light and self._http1.takes(url) else self._ready_aiohttp()
 
     async def aclose(self) -> None:
         """Close all connections."""

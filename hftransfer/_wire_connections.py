@@ -16,13 +16,14 @@ from hftransfer._wire_errors import (
     host_of,
     no_http,
     reason_of,
+    refused_by_proxy,
     silent,
     unreachable,
     untrusted,
 )
 from hftransfer._wire_send import SendTimeout
 from hftransfer._wire_settings import Proxies
-from hftransfer.errors import NetworkError, RejectedError, TransferError, redact
+from hftransfer.errors import RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 
 __all__ = ("Connections", "translated")
@@ -128,9 +129,7 @@ def translated(method: str, url: str) -> Iterator[None]:
     except (asyncio.TimeoutError, TimeoutError) as error:
         raise silent(method, url, took=isinstance(error, SendTimeout)) from error
     except aiohttp.ClientHttpProxyError as error:
-        # A proxy that refuses for want of credentials or permission will do so again.
-        kind = NetworkError if error.status >= 500 else RejectedError
-        raise kind(f"the proxy on the way to {host_of(url)} answered {error.status}") from error
+        raise refused_by_proxy(host_of(url), error.status) from error
     except aiohttp.ClientConnectorError as error:
         raise unreachable(host_of(url), error.os_error) from error
     except aiohttp.ClientResponseError as error:

@@ -15,6 +15,7 @@ __all__ = (
     "host_of",
     "no_http",
     "reason_of",
+    "refused_by_proxy",
     "silent",
     "unreachable",
     "untrusted",
@@ -50,6 +51,13 @@ def silent(method: str, url: str, *, took: bool) -> StalledError:
 
 def unreachable(host: str, reason: object) -> NetworkError:
     return NetworkError(f"cannot connect to {host}: {reason}")
+
+
+def refused_by_proxy(host: str, status: int) -> NetworkError | RejectedError:
+    """Return what to say of a proxy that answered `status` in place of connecting to `host`."""
+    # One that refuses for want of credentials or permission will do so again.
+    kind = NetworkError if status >= 500 else RejectedError
+    return kind(f"the proxy on the way to {host} answered {status}")
 
 
 def untrusted(host: str, reason: object) -> RejectedError:

@@ -18,6 +18,7 @@ from hftransfer._http_answer import (
 from hftransfer._spans import Span
 from hftransfer._throttle import Pause, Throttle
 from hftransfer._wire_errors import broke_at, cut_short, failed, no_http, reason_of, silent
+from hftransfer._wire_proxy import Proxy
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
@@ -29,9 +30,17 @@ _INBOX = 64 * 1024
 
 
 class Origin(NamedTuple):
+    """The other end, and how it is reached."""
+
     scheme: str
     host: str
     port: int
+    proxy: Proxy | None = None
+
+    @property
+    def authority(self) -> str:
+        """Host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class StaleError(Exception):

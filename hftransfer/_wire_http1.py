@@ -3,8 +3,8 @@
 What a general client does around a request costs several times the system calls that it is
 about, and what it does with a body costs a copy. So requests with little or no body, and
 bodies of any length that go into memory, go over connections of this module. It does what
-`Wire` promises and nothing else: no redirects, no cookies, no proxies, one request at a
-time per connection. A connection that ended while it was idle is replaced, once.
+`Wire` promises and nothing else: no redirects, no cookies, one request at a time per
+connection. A connection that ended while it was idle is replaced, once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import anyio
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -29,7 +30,9 @@ from hftransfer._wire_exchange import (
     StaleError,
     broken,
 )
-from hftransfer.errors import RejectedError, Response, redact
+from hftransfer._wire_proxy import Proxy, open_tunnel, parse_proxy
+from hftransfer._wire_settings import Proxies
+from hftransfer.errors import RejectedError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
 __all__ = ("Http1Client",)
@@ -54,16 +57,22 @@ class Http1Client:
         timeouts: limits on waiting.
         make_tls: gives the context for https.
         throttle: paid for the bytes of bodies that go into a span.
+        proxies: what the environment says.
     """
 
     def __init__(
-        self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext], throttle: Throttle
+        self,
+        timeouts: Timeouts,
+        make_tls: Callable[[], ssl.SSLContext],
+        throttle: Throttle,
+        proxies: Proxies,
     ) -> None:
         self._timeouts = timeouts
         self._make_tls = make_tls
         self._throttle = throttle
+        self._proxies = proxies
         self._idle: dict[Origin, list[Connection]] = {}
-        self._origins: dict[tuple[str, str, str | None], tuple[Origin, str]] = {}
+        self._ways: dict[tuple[str, str, str | None], _Way | None] = {}
         self._open: set[Connection] = set()
         self._addresses = _Addresses()
 
@@ -74,10 +83,12 @@ class Http1Client:
         for each in gone:
             await each.wait()
 
-    @staticmethod
-    def takes(url: str) -> bool:
-        """Return True if `url` is of the ordinary kind: nothing to quote, nobody to log in."""
-        return _TARGET.fullmatch(url) is not None
+    def takes(self, url: str) -> bool:
+        """Return True if `url` is of the ordinary kind, and so is a proxy on the way.
+
+        That is: nothing to quote, nobody to log in, and no TLS to the proxy itself.
+        """
+        return self._resolve(url) is not None
 
     async def request(
         self,
@@ -128,8 +139,11 @@ class Http1Client:
         make: Callable[[], Exchange],
     ) -> Response:
         exchange = make()
-        origin, target, host = self._resolve(exchange.url)
-        request = _request_bytes(exchange, target, host, headers, body)
+        resolved = self._resolve(exchange.url)
+        assert resolved is not None, "see `takes`"
+        way, path = resolved
+        request = _request_bytes(exchange, way, path, headers, body)
+        origin = way.origin
         connection = self._take(origin)
         if connection is not None:
             try:
@@ -164,19 +178,19 @@ class Http1Client:
             await exchange.debt.wait()
         return answer
 
-    def _resolve(self, url: str) -> tuple[Origin, str, str]:
-        """Return where a request goes, its target, and the Host header."""
+    def _resolve(self, url: str) -> tuple[_Way, str] | None:
+        """Return how the host of `url` is reached, and its path; None if not by this client."""
         matched = _TARGET.fullmatch(url)
-        assert matched is not None, "see `takes`"
+        if matched is None:
+            return None
         scheme, host, port, path = matched.groups()
-        known = self._origins.get((scheme, host, port))
-        if known is None:
-            number = int(port) if port else _PORTS[scheme]
-            lowered = host.lower()
-            named = lowered if number == _PORTS[scheme] else f"{lowered}:{number}"
-            known = Origin(scheme, lowered.strip("[]"), number), named
-            self._origins[scheme, host, port] = known
-        return known[0], path, known[1]
+        key = scheme, host, port
+        if key not in self._ways:
+            named = self._proxies.find(url)
+            proxy = None if named is None else parse_proxy(named)
+            self._ways[key] = None if named and not proxy else _find_way(scheme, host, port, proxy)
+        way = self._ways[key]
+        return None if way is None else (way, path)
 
     def _take(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin)
@@ -190,27 +204,36 @@ class Http1Client:
         loop = asyncio.get_running_loop()
         secure = origin.scheme == "https"
         tls = self._make_tls() if secure else None
+        hop = origin if origin.proxy is None else origin.proxy
         try:
             with anyio.fail_after(self._timeouts.connect):
-                found = await self._addresses.find(origin)
+                found = await self._addresses.find(hop.host, hop.port)
                 # asyncio's own way of trying several addresses side by side forgets sockets
                 # when it is cancelled, and uvloop has none.
                 plain = await start_connection(
                     found, happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1, loop=loop
                 )
+                if secure and origin.proxy is not None:
+                    try:
+                        await open_tunnel(plain, origin.proxy, origin.authority)
+                    except BaseException:
+                        plain.close()
+                        raise
                 _, connection = await loop.create_connection(
                     lambda: Connection(origin, self._timeouts, self._throttle, self._forget),
                     sock=plain,
                     ssl=tls,
                     server_hostname=origin.host if secure else None,
                 )
+        except TransferError:
+            raise  # what a proxy said; some of ours are OSErrors and TimeoutErrors, too
         except ssl.SSLCertVerificationError as error:
-            raise untrusted(f"{origin.host}:{origin.port}", error.verify_message) from error
+            raise untrusted(origin.authority, error.verify_message) from error
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise silent(exchange.method, exchange.url, took=False) from error
         except OSError as error:
-            self._addresses.forget(origin)
-            raise unreachable(f"{origin.host}:{origin.port}", reason_of(error)) from error
+            self._addresses.forget(hop.host, hop.port)
+            raise unreachable(f"{hop.host}:{hop.port}", reason_of(error)) from error
         self._open.add(connection)
         return connection
 
@@ -224,43 +247,64 @@ class _Addresses:
     """The addresses of hosts: many connections that begin at once ask for them once."""
 
     def __init__(self) -> None:
-        self._locks: dict[Origin, anyio.Lock] = {}
-        self._found: dict[Origin, tuple[float, Sequence[AddrInfoType]]] = {}
-        """By host: until when they hold, and the addresses."""
+        self._locks: dict[tuple[str, int], anyio.Lock] = {}
+        self._found: dict[tuple[str, int], tuple[float, Sequence[AddrInfoType]]] = {}
+        """By host and port: until when they hold, and the addresses."""
 
-    async def find(self, origin: Origin) -> Sequence[AddrInfoType]:
+    async def find(self, host: str, port: int) -> Sequence[AddrInfoType]:
         """Return the addresses of a host.
 
         Raises:
             OSError: if it has none.
         """
         loop = asyncio.get_running_loop()
-        async with self._locks.setdefault(origin, anyio.Lock()):
-            until, found = self._found.get(origin, (0.0, ()))
+        async with self._locks.setdefault((host, port), anyio.Lock()):
+            until, found = self._found.get((host, port), (0.0, ()))
             if loop.time() >= until:
-                found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-                self._found[origin] = loop.time() + _ADDRESSES_HOLD, found
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                self._found[host, port] = loop.time() + _ADDRESSES_HOLD, found
             return found
 
-    def forget(self, origin: Origin) -> None:
+    def forget(self, host: str, port: int) -> None:
         """Ask anew next time: the host may have moved."""
-        self._found.pop(origin, None)
+        self._found.pop((host, port), None)
+
+
+class _Way(NamedTuple):
+    """How a host is reached, and what a request to it begins with."""
+
+    origin: Origin
+    prefix: str
+    """What stands before the path: nothing, or for a proxy that forwards, the rest of the URL."""
+    headers: str
+
+
+def _find_way(scheme: str, host: str, port: str | None, proxy: Proxy | None) -> _Way:
+    number = int(port) if port else _PORTS[scheme]
+    named = host.lower() if number == _PORTS[scheme] else f"{host.lower()}:{number}"
+    origin = Origin(scheme, host.lower().strip("[]"), number, proxy)
+    headers = f"Host: {named}\r\nAccept: */*\r\n"
+    if proxy is None or scheme == "https":
+        return _Way(origin, "", headers)
+    if proxy.authorization is not None:
+        headers += f"Proxy-Authorization: {proxy.authorization}\r\n"
+    return _Way(origin, f"{scheme}://{named}", headers)
 
 
 def _request_bytes(
     exchange: Exchange,
-    target: str,
-    host: str,
+    way: _Way,
+    path: str,
     headers: Mapping[str, str],
     body: bytes | memoryview | None,
 ) -> bytes:
     """Return a request as it goes over the connection."""
-    lines = [f"{exchange.method} {target} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n"]
+    lines = [f"{exchange.method} {way.prefix}{path} HTTP/1.1\r\n{way.headers}"]
     lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
     if body is not None or exchange.method in ("POST", "PUT"):
         lines.append(f"Content-Length: {0 if body is None else len(body)}\r\n")
     head = "".join(lines)
-    breaks = len(lines) + 2
+    breaks = len(lines) + way.headers.count("\n")
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise RejectedError(
             f"{exchange.method} {redact(exchange.url)}: a header must not contain line breaks"

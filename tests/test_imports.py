@@ -33,6 +33,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire_exchange",
         "_wire_http1",
         "_wire_lanes",
+        "_wire_proxy",
         "_wire_send",
         "_wire_settings",
     ),

@@ -6,6 +6,7 @@ Servers run in the loop of the test and say exactly what a test wants said.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import importlib.util
 import mmap
@@ -218,10 +219,13 @@ async def partial_head(exchange: Exchange, start: int, stop: int, size: int) -> 
 
 @dataclass
 class ProxyLog:
-    """Where a proxy listens, and the request lines that it has seen."""
+    """Where a proxy listens, and what it has seen."""
 
     url: str = ""
     lines: list[str] = field(default_factory=list)
+    """Request lines."""
+    users: list[str | None] = field(default_factory=list)
+    """Who each request said it came from, decoded."""
 
 
 @asynccontextmanager
@@ -239,6 +243,8 @@ async def http_proxy(refusal: str | None = None) -> AsyncIterator[ProxyLog]:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 line, rest = head.split(b"\r\n", 1)
                 log.lines.append(line.decode())
+                user = Request(0, head, b"").header("Proxy-Authorization")
+                log.users.append(user and base64.b64decode(user.removeprefix("Basic ")).decode())
                 method, target, _ = line.decode().split(" ")
                 if refusal is not None:
                     writer.write(f"HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n".encode())

@@ -165,13 +165,11 @@ class Fetcher:
         index = span.start // len(span.buffer)
         share = max(-(-self.slots.limit // self._chunk_slots), _FRONT_PIECES >> index)
         pieces: list[Span] = []
-        while len(pieces) + 1 < share and self.slots.idle:
-            largest = max([span, *pieces], key=lambda piece: piece.left)
-            other = largest.split(_MIN_PIECE)
-            if other is None:
-                break
-            self.slots.try_acquire()
-            pieces.append(other)
+        for ways in range(min(share, 1 + self.slots.idle), 1, -1):
+            other = (pieces or [span])[-1].split(_MIN_PIECE, ways)
+            if other is not None:
+                self.slots.try_acquire()
+                pieces.append(other)
         return pieces
 
     async def steer(self, is_last: Callable[[], bool]) -> None:

@@ -62,19 +62,21 @@ class Span:
         """Forget what has arrived."""
         self.filled = 0
 
-    def split(self, minimum: int) -> Span | None:
-        """Give away the second half of what is missing, or None if the halves were too small.
+    def split(self, minimum: int, ways: int = 2) -> Span | None:
+        """Keep one of `ways` equal parts of what is missing, and give the others away.
 
         Whoever fills this span meanwhile may still write a few bytes beyond its new end:
         the same bytes as the other one writes there.
 
         Args:
-            minimum: bytes that each half must have.
+            minimum: bytes that each part must have; with less, None is returned.
+            ways: at least 2.
         """
-        half = self.left // 2
-        if half < minimum:
+        part = self.left // ways
+        if part < minimum:
             return None
-        middle = self.wanted - half
+        given = part * (ways - 1)
+        middle = self.wanted - given
         other = Span(self.start + middle, self.buffer[middle : self.wanted])
         self.wanted = middle
         return other

@@ -128,6 +128,17 @@ async def test_a_chunk_is_cut_where_there_are_more_connections_than_chunks() -> 
     assert source.most_at_a_time == 4
 
 
+async def test_the_pieces_of_a_chunk_are_equal() -> None:
+    """The largest one would decide when a chunk is there."""
+    source = _Scripted()
+
+    assert await _fill(_fetcher(24, chunk_slots=8), source) == _content(0, SIZE)
+
+    lengths = [stop - start for start, stop in source.asked]
+    assert len(lengths) == 3
+    assert max(lengths) - min(lengths) <= 2
+
+
 @pytest.mark.parametrize(("index", "pieces"), [(0, 8), (1, 4), (2, 2), (3, 1)])
 async def test_the_front_of_a_file_is_shared_by_idle_connections(index: int, pieces: int) -> None:
     """Its digest waits for the first chunk, and half as long for each that follows."""

@@ -36,23 +36,26 @@ def test_a_restarted_span_misses_everything() -> None:
 
 @given(
     size=st.integers(1, 500),
-    steps=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=40),
+    steps=st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 60), st.integers(2, 9)), max_size=40
+    ),
     minimum=st.integers(1, 50),
 )
 def test_spans_that_were_split_cover_every_byte_once(
-    size: int, steps: list[tuple[int, int]], minimum: int
+    size: int, steps: list[tuple[int, int, int]], minimum: int
 ) -> None:
     """However spans are filled and split meanwhile, together they are the whole stretch."""
     content = bytes(index % 251 for index in range(size))
     buffer = memoryview(bytearray(size))
     spans = [Span(1000, buffer)]
-    for which, count in steps:
+    for which, count, ways in steps:
         span = spans[which % len(spans)]
         arrived = min(count, span.left)
         span.put(content[span.position - 1000 : span.position - 1000 + arrived])
-        other = span.split(minimum)
+        other = span.split(minimum, ways)
         if other is not None:
-            assert min(span.left, other.left) >= minimum
+            assert span.left >= minimum
+            assert other.left // (ways - 1) <= span.left < other.left // (ways - 1) + ways
             spans.append(other)
 
     ends = sorted((span.start, span.stop) for span in spans)

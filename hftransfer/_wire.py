@@ -7,9 +7,8 @@ again (but replaces, once, a connection that ended before any answer, as idle on
 and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they are
 given, since a re-quoted signed URL is refused.
 
-Requests, and bodies that go into memory, are `Http1Client`'s. aiohttp, which is loaded for
-the first of them, has the others: large bodies to send, streams, and unusual URLs and
-proxies.
+Nearly all goes by `Http1Client`. aiohttp, which is loaded when it is needed, has bodies as
+streams, and unusual URLs and proxies.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ __all__ = ("Wire",)
 
 _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
-# More is sent sooner from where it lies than copied behind its head.
-_SMALL_REQUEST = 64 * 1024
 # Less is received sooner than another thread would have been woken.
 _LANE_MINIMUM = 1 << 20
 
@@ -90,10 +87,9 @@ class Wire:
             self._aiohttp = AiohttpWire(self._timeouts, connections, self._throttle)
         return self._aiohttp
 
-    def _client(self, url: str, sent: int = 0) -> Http1Client | AiohttpWire:
-        """Return what an exchange goes by; `sent` is bytes of the request's body."""
-        is_light = sent == 0 or (sent <= _SMALL_REQUEST and self._throttle.rate is None)
-        return self._http1 if is_light and self._http1.takes(url) else self._ready_aiohttp()
+    def _client(self, url: str) -> Http1Client | AiohttpWire:
+        """Return what an exchange goes by."""
+        return self._http1 if self._http1.takes(url) else self._ready_aiohttp()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -128,7 +124,7 @@ class Wire:
             StalledError: if nothing arrives within the timeout.
             RejectedError: if the URL, a header or the host's certificate is invalid.
         """
-        client = self._client(url, 0 if body is None else len(body))
+        client = self._client(url)
         return await client.request(method, url, _plain(headers), body, limit=_CONTROL_BODY)
 
     async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:

@@ -11,21 +11,20 @@ from contextlib import asynccontextmanager
 import aiohttp
 import anyio
 import anyio.lowlevel
+from aiohttp.abc import AbstractStreamWriter
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
-from hftransfer._wire_connections import Connections, translated
+from hftransfer._wire_connections import Connections, SendTimeout, translated
 from hftransfer._wire_errors import broke_at, cut_short
-from hftransfer._wire_send import MemoryPayload
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
 __all__ = ("AiohttpWire", "Connections")
 
-# A copy of so little costs less than a system call of its own beside the one for the head.
-_COPIED = 64 * 1024
+_PIECE = 64 * 1024
 
 
 class AiohttpWire:
@@ -56,15 +55,10 @@ class AiohttpWire:
         limit: int,
     ) -> Response:
         """Send a request and return its answer, of whose body `limit` bytes are kept."""
-        data: aiohttp.Payload | bytes | None = None
+        data = None
         if body is not None:
-            data = b""
-            if len(body) <= _COPIED and self._throttle.rate is None:
-                data = bytes(body)
-            elif len(body):
-                data = MemoryPayload(
-                    memoryview(body), throttle=self._throttle, timeout=self._timeouts.read
-                )
+            view = memoryview(body).cast("B")
+            data = _MemoryPayload(view, self._throttle, self._timeouts.read) if view else b""
         async with self._connections.open(method, url, headers, data) as answer:
             return _response(method, url, answer, await _read_limited(answer, limit))
 
@@ -137,6 +131,46 @@ class AiohttpWire:
             else:
                 check_extent(200, answer.headers, url, 0, size, size)
                 yield _Body(answer, url, size, self._throttle)
+
+
+class _MemoryPayload(aiohttp.Payload):
+    """A request body in memory, which must not change until it was sent.
+
+    Args:
+        body: what is sent.
+        throttle: paid for every byte.
+        timeout: seconds for which the server may take nothing.
+    """
+
+    def __init__(self, body: memoryview, throttle: Throttle, timeout: float) -> None:
+        super().__init__(body)
+        self._body = body
+        self._throttle = throttle
+        self._timeout = timeout
+
+    @property
+    def size(self) -> int:
+        """Bytes, of which aiohttp makes Content-Length."""
+        return len(self._body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return str(self._body, encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send the body; aiohttp has written the head, or is about to.
+
+        Raises:
+            SendTimeout: if the server takes nothing for too long.
+            OSError: if the connection breaks.
+        """
+        for start in range(0, len(self._body), _PIECE):
+            # A copy: what a transport could not send at once it keeps, also when it is closed.
+            piece = bytes(self._body[start : start + _PIECE])
+            with anyio.move_on_after(self._timeout) as waiting:
+                await writer.write(piece)
+            if waiting.cancelled_caught:
+                raise SendTimeout
+            await self._throttle.pay(len(piece))
 
 
 class _Body:

@@ -21,14 +21,20 @@ from hftransfer._wire_errors import (
     unreachable,
     untrusted,
 )
-from hftransfer._wire_send import SendTimeout
 from hftransfer._wire_settings import Proxies
 from hftransfer.errors import RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("Connections", "translated")
+__all__ = ("Connections", "SendTimeout", "translated")
 
 _READ_BUFFER = 256 * 1024
+
+
+class SendTimeout(asyncio.TimeoutError, OSError):  # noqa: N818 - a kind of timeout
+    """The server took nothing for too long.
+
+    Without an errno, by which aiohttp knows a timeout from a broken connection.
+    """
 
 
 class Connections:

@@ -19,6 +19,7 @@ from hftransfer._spans import Span
 from hftransfer._throttle import Pause, Throttle
 from hftransfer._wire_errors import broke_at, cut_short, failed, no_http, reason_of, silent
 from hftransfer._wire_proxy import Proxy
+from hftransfer._wire_send import Sender
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
@@ -99,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         origin: the other end.
         timeouts: limits on waiting.
-        throttle: paid for every byte that goes into a span.
+        throttle: paid for every byte that goes into a span, or that `send` sends.
         on_lost: called when it has ended.
     """
 
@@ -123,6 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._resuming: asyncio.TimerHandle | None = None
         """Set in a pause, in which nothing is read."""
+        self._sender: Sender | None = None
         self._exchange: Exchange | None = None
         self._last = 0.0
         """When something last moved."""
@@ -154,8 +156,22 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeouts.read, self._watch)
 
+    async def send(self, body: memoryview) -> None:
+        """Send the body of the request that was begun; `exchange.done` tells the answer.
+
+        Returns early if the answer comes before its end. When this is cancelled, `abort` must
+        follow: only then the memory is its owner's again.
+        """
+        assert self._exchange is not None
+        done = self._exchange.done
+        self._sender = Sender(body, self._transport, self._throttle, done, self._note_progress)
+        await self._sender.run()
+
+    def _note_progress(self) -> None:
+        self._last = self._loop.time()
+
     def abort(self) -> None:
-        """Close it at once, whatever is under way; nothing is written into a span any more."""
+        """Close it at once, whatever is under way; no span or body is touched any more."""
         self.is_usable = False
         self._exchange = None
         self._end_pause()
@@ -199,6 +215,14 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(stale)
         else:
             self._fail(self._cut(exchange, exc))
+
+    def pause_writing(self) -> None:
+        if self._sender is not None:
+            self._sender.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._sender is not None:
+            self._sender.resume_writing()
 
     def eof_received(self) -> None:
         return None  # the transport closes itself, and `connection_lost` follows
@@ -361,7 +385,8 @@ class Connection(asyncio.BufferedProtocol):
         self._exchange = None
         self._reset()
         self._end_pause()
-        unsent = self._transport.get_write_buffer_size() if not self._lost.is_set() else 0
+        unsent = self._unsent_bytes()
+        self._sender = None
         self.is_usable = (
             head.keeps and not (cut or surplus or unsent) and not self._transport.is_closing()
         )
@@ -396,6 +421,12 @@ class Connection(asyncio.BufferedProtocol):
             return broken(exchange, exc)
         return _cut_short(exchange, exc)
 
+    def _unsent_bytes(self) -> int:
+        if self._lost.is_set():
+            return 0
+        left = 0 if self._sender is None else self._sender.left
+        return left + self._transport.get_write_buffer_size()
+
     def _watch(self) -> None:
         """End what has waited too long: for the server, or in vain for another request."""
         self._timer = None
@@ -409,7 +440,7 @@ class Connection(asyncio.BufferedProtocol):
             soon = min(self._last + _KEEP, now + self._timeouts.read)
             self._timer = self._loop.call_at(soon, self._watch)
             return
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self._unsent_bytes()
         if unsent != self._unsent:
             self._unsent, self._last = unsent, now
         limit = self._timeouts.read
@@ -417,7 +448,7 @@ class Connection(asyncio.BufferedProtocol):
         if refused and now - self._head_at >= limit:
             self._finish(cut=True)  # what there is of a refusal's words is enough
             self._transport.abort()
-        elif self._resuming is not None:
+        elif self._resuming is not None or (self._sender is not None and self._sender.is_paused):
             self._timer = self._loop.call_at(now + limit, self._watch)  # the silence is ours
         elif now - self._last >= limit:
             self._fail(silent(exchange.method, exchange.url, took=unsent > 0))

@@ -1,10 +1,9 @@
-"""HTTP/1.1: a request in one write, its answer straight into memory.
+"""HTTP/1.1: requests and their answers, with bodies straight from and into memory.
 
 What a general client does around a request costs several times the system calls that it is
-about, and what it does with a body costs a copy. So requests with little or no body, and
-bodies of any length that go into memory, go over connections of this module. It does what
-`Wire` promises and nothing else: no redirects, no cookies, one request at a time per
-connection. A connection that ended while it was idle is replaced, once.
+about, and what it does with a body costs a copy. This one does what `Wire` promises and
+nothing else: no redirects, no cookies, one request at a time per connection. A connection
+that ended while it was idle is replaced, once.
 """
 
 from __future__ import annotations
@@ -42,6 +41,8 @@ _TARGET = re.compile(
     r"(?P<path>/[!-\"$-~]*)"
 )
 _PORTS = {"http": 80, "https": 443}
+# A copy of so little costs less than a system call of its own beside the one for the head.
+_COPIED = 64 * 1024
 # Seconds after which another address of a host is tried beside the first (RFC 8305).
 _NEXT_ADDRESS = 0.25
 # Seconds for which the addresses of a host are not asked for again, as with aiohttp.
@@ -56,7 +57,7 @@ class Http1Client:
     Args:
         timeouts: limits on waiting.
         make_tls: gives the context for https.
-        throttle: paid for the bytes of bodies that go into a span.
+        throttle: paid for the bytes of bodies that are sent, and of those that go into a span.
         proxies: what the environment says.
     """
 
@@ -142,27 +143,31 @@ class Http1Client:
         resolved = self._resolve(exchange.url)
         assert resolved is not None, "see `takes`"
         way, path = resolved
-        request = _request_bytes(exchange, way, path, headers, body)
+        view = memoryview(b"" if body is None else body).cast("B")
+        head = _request_head(exchange, way, path, headers, None if body is None else len(view))
         origin = way.origin
         connection = self._take(origin)
         if connection is not None:
             try:
-                return await self._exchange(connection, request, exchange)
+                return await self._exchange(connection, head, view, exchange)
             except StaleError as error:
                 if exchange.method not in _IDEMPOTENT:
                     raise broken(exchange, error.__cause__) from error.__cause__
                 exchange = make()
         connection = await self._connect(origin, exchange)
         try:
-            return await self._exchange(connection, request, exchange)
+            return await self._exchange(connection, head, view, exchange)
         except StaleError as error:
             raise broken(exchange, error.__cause__) from error.__cause__
 
     async def _exchange(
-        self, connection: Connection, request: bytes, exchange: Exchange
+        self, connection: Connection, head: bytes, body: memoryview, exchange: Exchange
     ) -> Response:
-        connection.begin(request, exchange)
+        is_apart = len(body) > _COPIED or (len(body) > 0 and self._throttle.rate is not None)
+        connection.begin(head if is_apart else b"".join((head, body)), exchange)
         try:
+            if is_apart:
+                await connection.send(body)
             answer = await exchange.done
             if exchange.is_direct:
                 # What follows the body, and is here already, comes within one round of the loop.
@@ -291,23 +296,22 @@ def _find_way(scheme: str, host: str, port: str | None, proxy: Proxy | None) -> 
     return _Way(origin, f"{scheme}://{named}", headers)
 
 
-def _request_bytes(
+def _request_head(
     exchange: Exchange,
     way: _Way,
     path: str,
     headers: Mapping[str, str],
-    body: bytes | memoryview | None,
+    length: int | None,
 ) -> bytes:
-    """Return a request as it goes over the connection."""
+    """Return what goes over the connection before the body of `length` bytes, if there is one."""
     lines = [f"{exchange.method} {way.prefix}{path} HTTP/1.1\r\n{way.headers}"]
     lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
-    if body is not None or exchange.method in ("POST", "PUT"):
-        lines.append(f"Content-Length: {0 if body is None else len(body)}\r\n")
+    if length is not None or exchange.method in ("POST", "PUT"):
+        lines.append(f"Content-Length: {length or 0}\r\n")
     head = "".join(lines)
     breaks = len(lines) + way.headers.count("\n")
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise RejectedError(
             f"{exchange.method} {redact(exchange.url)}: a header must not contain line breaks"
         )
-    sent = f"{head}\r\n".encode("utf-8", errors="surrogateescape")
-    return sent if body is None else b"".join((sent, body))
+    return f"{head}\r\n".encode("utf-8", errors="surrogateescape")

@@ -62,7 +62,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohappyeyeballs": ("_wire_http1",),
-    "aiohttp": ("_wire_aiohttp", "_wire_connections", "_wire_send", "testing.*"),
+    "aiohttp": ("_wire_aiohttp", "_wire_connections", "testing.*"),
     "awscrt": ("_checksums",),
     "aiobotocore": ("stores.s3_botocore",),
     "botocore": ("stores.s3_botocore",),

@@ -13,7 +13,6 @@ import pytest
 
 from hftransfer import _wire_exchange
 from hftransfer._spans import Span
-from hftransfer._wire_http1 import Http1Client
 from hftransfer._wire_proxy import Proxy, parse_proxy
 from hftransfer.errors import (
     AccessError,
@@ -67,13 +66,6 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(_wire_exchange.Connection, "_put", put)
     yield
     assert max(copied.values()) <= 64 * KIB
-
-
-@pytest.fixture(params=["ours", "aiohttp"])
-def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bodies come by our client, and by aiohttp, as those through a proxy may."""
-    if request.param == "aiohttp":
-        monkeypatch.setattr(Http1Client, "takes", lambda self, url: False)
 
 
 # --- whole bodies

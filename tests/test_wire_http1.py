@@ -13,7 +13,6 @@ import pytest
 
 from hftransfer import _wire, _wire_exchange
 from hftransfer._spans import Span
-from hftransfer._throttle import Throttle
 from hftransfer.errors import (
     NetworkError,
     RejectedError,
@@ -393,13 +392,6 @@ async def test_a_header_cannot_smuggle_another(site: Site, value: str) -> None:
             await wire.request("PUT", f"{server.base}/", headers={"x-amz-meta-a": value})
 
     assert server.requests == []
-
-
-async def test_a_capped_wire_leaves_what_is_sent_to_aiohttp(site: Site) -> None:
-    """Which pays for every byte of it."""
-    async with site.opened(ranged(CONTENT), throttle=Throttle(1e6)) as (server, wire):
-        with pytest.raises(AssertionError, match="aiohttp was asked"):
-            await wire.request("PUT", f"{server.base}/", body=b"x")
 
 
 async def test_a_cancelled_attempt_to_connect_leaves_no_socket(site: Site) -> None:

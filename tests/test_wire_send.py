@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from hftransfer import _wire_send
+from hftransfer._throttle import Throttle
 from hftransfer.errors import NetworkError, StalledError
 from wire_support import (
     KIB,
@@ -43,7 +44,7 @@ async def accept(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, LARGE])
-async def test_a_body_arrives_byte_for_byte(site: Site, size: int) -> None:
+async def test_a_body_arrives_byte_for_byte(site: Site, either_client: None, size: int) -> None:
     """Any size, twice on one connection, with its length and without a made-up type."""
     content = random_bytes(size)
     async with site.opened(accept) as (server, wire):
@@ -60,7 +61,7 @@ async def test_a_body_arrives_byte_for_byte(site: Site, size: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "map"])
-async def test_any_memory_can_be_sent(site: Site, kind: str) -> None:
+async def test_any_memory_can_be_sent(site: Site, either_client: None, kind: str) -> None:
     """What counts is the bytes, not how the view that is given divides them."""
     content = random_bytes(MIB)
     async with site.opened(accept) as (server, wire):
@@ -99,7 +100,9 @@ async def test_a_slow_server_costs_no_memory(site: Site) -> None:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_an_early_refusal_is_the_answer(site: Site, closes: bool) -> None:
+async def test_an_early_refusal_is_the_answer(
+    site: Site, either_client: None, closes: bool
+) -> None:
     """A server may refuse in the middle of a body, and hang up or not: its answer counts."""
     content = random_bytes(LARGE)
 
@@ -129,7 +132,7 @@ async def test_an_early_refusal_is_the_answer(site: Site, closes: bool) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_connection_that_breaks_under_a_body_is_a_network_error(
-    site: Site, how: str
+    site: Site, either_client: None, how: str
 ) -> None:
     """Nothing hangs, and no descriptor is left."""
     content = random_bytes(LARGE)
@@ -146,7 +149,7 @@ async def test_a_connection_that_breaks_under_a_body_is_a_network_error(
     await all_closed(before)
 
 
-async def test_a_server_that_takes_nothing_is_a_stall(site: Site) -> None:
+async def test_a_server_that_takes_nothing_is_a_stall(site: Site, either_client: None) -> None:
     """Sending has a time limit of its own, over TLS, too."""
     content = random_bytes(LARGE)
     over = asyncio.Event()
@@ -164,7 +167,7 @@ async def test_a_server_that_takes_nothing_is_a_stall(site: Site) -> None:
     await all_closed(before)
 
 
-async def test_a_cancelled_body_is_read_no_more(site: Site) -> None:
+async def test_a_cancelled_body_is_read_no_more(site: Site, either_client: None) -> None:
     """After a cancellation in the middle the memory may change: the server never sees that."""
     cancelled = asyncio.Event()
     got: list[bytes] = []
@@ -204,6 +207,43 @@ async def test_a_cancelled_body_is_read_no_more(site: Site) -> None:
     await all_closed(before)
 
 
+@pytest.mark.parametrize("size", [100, MIB])
+async def test_a_cap_counts_every_byte_that_is_sent(
+    site: Site, either_client: None, size: int
+) -> None:
+    """Once, however the body goes out."""
+    throttle = Throttle(1e12)
+    taken: list[int] = []
+    real = throttle.take
+
+    def take(count: int) -> float:
+        taken.append(count)
+        return real(count)
+
+    throttle.take = take  # type: ignore[method-assign]
+    async with site.opened(accept, throttle=throttle) as (server, wire):
+        await wire.request("PUT", f"{server.base}/part", body=bytes(size))
+
+    assert sum(taken) == size
+
+
+async def test_an_answer_before_the_end_of_a_body_costs_the_connection(site: Site) -> None:
+    """Whatever it says: what is left of the body would be taken for the next request."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.reader.readexactly(MIB)
+        await accept(exchange)
+        await exchange.flush()
+        await exchange.reader.read(-1)
+
+    async with site.opened(reply, reads_body=False) as (server, wire):
+        for _ in range(2):
+            answer = await wire.request("PUT", f"{server.base}/part", body=bytes(LARGE))
+            assert answer.status == 200
+
+    assert server.connections == 2
+
+
 async def test_a_default_timeout_of_sockets_blocks_no_loop(site: Site) -> None:
     """`socket.setdefaulttimeout`, which is somebody else's, does not make sending blocking."""
     turns = 0
@@ -229,7 +269,7 @@ async def test_a_default_timeout_of_sockets_blocks_no_loop(site: Site) -> None:
     assert turns > 10
 
 
-async def test_without_a_descriptor_a_body_goes_through_aiohttp(
+async def test_without_a_descriptor_a_body_goes_through_the_transport(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a transport gives no socket, the same bytes arrive by the ordinary way."""
@@ -244,8 +284,10 @@ async def test_without_a_descriptor_a_body_goes_through_aiohttp(
     assert server.connections == 1
 
 
-async def test_a_body_is_sent_again_where_an_idle_connection_had_ended(site: Site) -> None:
-    """aiohttp's replacement of a connection that the server closed begins at the first byte."""
+async def test_a_body_is_sent_again_where_an_idle_connection_had_ended(
+    site: Site, either_client: None
+) -> None:
+    """The replacement of a connection that the server closed begins at the first byte."""
     content = random_bytes(MIB)
 
     async def reply(exchange: Exchange) -> None:

@@ -17,14 +17,11 @@ from perf.frame import Job, Place, Setup, World
 from perf.hub_front import start_front
 from perf.nginx import Nginx, Tls, find_nginx, start_nginx
 from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
+from perf.scratch import Scratch
 
 __all__ = ("HubWorld", "hub")
 
 _CONNECTIONS = 16
-# So many files of a run are deleted only at the end: for minutes ext4 looks at each inode that
-# was freed before it takes another one, which the next tool would pay for.
-_MANY = 500
-_DONE = "done"
 _REPO = "perf/model"
 
 
@@ -92,6 +89,7 @@ class HubWorld(World):
         self._tls = tls
         self._shape = shape
         self._nginx: dict[str, Nginx] = {}
+        self.scratch = Scratch(place.root, self.files)
 
     def behind(self, host: str, nginx: Nginx) -> None:
         """Count the requests of `host` (``hub``, ``cdn``) where they arrive: at this nginx."""
@@ -100,11 +98,15 @@ class HubWorld(World):
     @contextmanager
     def job(self, tool: str) -> Iterator[Job]:
         """Give the tool an empty folder and an empty home, or its own home if it has a cache."""
-        scratch = self._root / "run"
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            with self.scratch.fresh() as scratch:
+                yield self._prepare(tool, scratch)
+        finally:
+            self.server.clear_requests()
+
+    def _prepare(self, tool: str, scratch: Path) -> Job:
         home = self._root / "homes" / tool if self._shape.cached else scratch / "home"
         destination = scratch / "to"
-        scratch.mkdir()
         home.mkdir(parents=True, exist_ok=True)
         if self._shape.cached:
             repo = f"models--{self.repo.repo_id.replace('/', '--')}"
@@ -120,16 +122,7 @@ class HubWorld(World):
             "files": self._files(),
             "ca": str(self._tls.authority) if self._tls else None,
         }
-        try:
-            yield Job(values, scratch, self._environ(home))
-        finally:
-            if self.files < _MANY:
-                shutil.rmtree(scratch, ignore_errors=True)
-            else:
-                done = self._root / _DONE
-                done.mkdir(exist_ok=True)
-                scratch.rename(done / str(len(list(done.iterdir()))))
-            self.server.clear_requests()
+        return Job(values, scratch, self._environ(home))
 
     def problem(self, job: Job) -> str | None:
         """Compare every file with its source."""
@@ -174,13 +167,12 @@ def _open(shape: _Shape, place: Place) -> Iterator[HubWorld]:
     warm(payload)
     tls = make_certificate(place.root / "tls") if shape.tls else None
     shutil.rmtree(place.root / "homes", ignore_errors=True)
-    shutil.rmtree(place.root / _DONE, ignore_errors=True)
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, place.root / _DONE, ignore_errors=True)
         server = stack.enter_context(HubServer(ssl_context=_context(tls) if tls else None))
         # LFS follows the suffix alone: a scaled-down file stays what it was.
         repo = server.create_repo(_REPO, folder=payload)
         world = HubWorld(place, server, repo, payload, tls=tls, shape=shape)
+        stack.callback(world.scratch.clear)
         if find_nginx() is None:
             place.tell(
                 "nginx is not installed (apt-get install nginx): the Hub server written in "

@@ -21,6 +21,7 @@ from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
 from perf.payload import FileSpec
 from perf.process import clean_environ
+from perf.scratch import MANY_FILES, Scratch
 
 __all__ = ("INCUMBENT", "Mode", "metaflow", "missing_for_metaflow")
 
@@ -66,7 +67,9 @@ class MetaflowWorld(World):
         self._hub = hub_world
         self._server = server
         self._mode = mode
-        self._root = place.root / "metaflow"
+        root = place.root / "metaflow"
+        root.mkdir(exist_ok=True)
+        self._scratch = Scratch(root, self.files)
         self._filled: dict[str, tuple[str, Any]] = {}
         """By tool: the prefix of its datastore, and the reference to what is there."""
         self._bucket = "perf"
@@ -89,6 +92,10 @@ class MetaflowWorld(World):
             reference = json.loads(job.facts.read_text())["reference"]
             self._filled[tool] = (str(job.values["prefix"]), reference)
 
+    def close(self) -> None:
+        """Delete what flows have left on the disk."""
+        self._scratch.clear()
+
     @contextmanager
     def job(self, tool: str) -> Iterator[Job]:
         """Give the flow a folder of its own, and an empty datastore or its filled one."""
@@ -96,16 +103,13 @@ class MetaflowWorld(World):
             try:
                 yield job
             finally:
-                if tool not in self._filled:
+                if tool not in self._filled and self.files < MANY_FILES:
                     self._delete(str(job.values["prefix"]))
 
     @contextmanager
     def _job(self, tool: str, mode: str) -> Iterator[Job]:
-        with self._hub.job(tool) as inner:
+        with self._hub.job(tool) as inner, self._scratch.fresh() as work:
             prefix, reference = self._filled.get(tool, (uuid.uuid4().hex, None))
-            work = self._root / "work"
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
             values = {
                 **inner.values,
                 "mode": mode,
@@ -190,6 +194,7 @@ def _open(
         shutil.rmtree(place.root / "minio", ignore_errors=True)
         server = stack.enter_context(start_minio(place.root / "minio"))
         world = MetaflowWorld(place, hub_world, server, mode)
+        stack.callback(world.close)
         if filled:
             place.tell("storing the repository in the datastore")
             for tool, python in ((OURS, sys.executable), (INCUMBENT, python_of("metaflow"))):

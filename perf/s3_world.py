@@ -10,8 +10,8 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from hftransfer.testing.s3 import find_minio, start_minio
 from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
 from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
+from perf.scratch import MANY_FILES, Scratch
 
 __all__ = ("S3World", "hub_to_s3", "missing_for_s3", "s3")
 
@@ -133,21 +134,29 @@ class S3World(World):
     ) -> None:
         self.bytes = sum(spec.size for spec in specs)
         self.files = len(specs)
-        self._root = place.root
         self._store = store
         self._payload = payload
         self._specs = specs
         self._direction = direction
         self._source = source
+        self._scratch = Scratch(place.root, self.files)
+        self._jobs = 0
+
+    def close(self) -> None:
+        """Delete what runs have left on the disk."""
+        self._scratch.clear()
 
     @contextmanager
     def job(self, tool: str) -> Iterator[Job]:
         """Give the tool an empty folder, or an empty prefix."""
-        scratch = self._root / "run"
-        shutil.rmtree(scratch, ignore_errors=True)
+        self._jobs += 1
+        with self._scratch.fresh() as scratch, ExitStack() as stack:
+            yield self._prepare(tool, scratch, stack)
+
+    def _prepare(self, tool: str, scratch: Path, stack: ExitStack) -> Job:
         destination = scratch / "to"
-        destination.mkdir(parents=True)
-        store, written = self._store, f"{self._store.prefix}run/"
+        destination.mkdir()
+        store, written = self._store, f"{self._store.prefix}run-{self._jobs}/"
         get = self._direction == "get"
         prefix = f"{store.prefix}in/" if get else written
         values: dict[str, Any] = {
@@ -164,15 +173,14 @@ class S3World(World):
         upload_ids: dict[str, str] = {}
         if tool == "limit":
             self._sign(values["files"], prefix, upload_ids)
-        with ExitStack() as stack:
-            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        if self.files < MANY_FILES:
             stack.callback(store.remove, written)
-            stack.callback(self._abort, upload_ids)
-            if self._source is not None:
-                inner = stack.enter_context(self._source.job(tool))
-                values["hub"] = dict(inner.values)
-                environ = {**inner.environ, **environ}
-            yield Job(values, scratch, environ)
+        stack.callback(self._abort, upload_ids)
+        if self._source is not None:
+            inner = stack.enter_context(self._source.job(tool))
+            values["hub"] = dict(inner.values)
+            environ = {**inner.environ, **environ}
+        return Job(values, scratch, environ)
 
     def _sign(self, files: list[dict[str, Any]], prefix: str, upload_ids: dict[str, str]) -> None:
         """Add to each file the URLs that raw sockets read from, or send parts to."""
@@ -222,16 +230,20 @@ def _open(files: Sequence[FileSpec], direction: Direction, place: Place) -> Iter
         if direction == "get":
             for spec in specs:
                 store.put(payload / spec.path, f"{store.prefix}in/{spec.path}")
-        yield S3World(place, store, payload, specs, direction)
+        with closing(S3World(place, store, payload, specs, direction)) as world:
+            yield world
 
 
 @contextmanager
 def _open_hub(opens_hub: Setup, files: Sequence[FileSpec], place: Place) -> Iterator[S3World]:
     specs = scaled(files, place.scale)
     payload = make_payload(specs, place.payloads)
-    with opens_hub(place) as source, _store(place) as store:
+    root = place.root / "hub"
+    root.mkdir(exist_ok=True)
+    with opens_hub(replace(place, root=root)) as source, _store(place) as store:
         assert isinstance(source, HubWorld)
-        yield S3World(place, store, payload, specs, "put", source)
+        with closing(S3World(place, store, payload, specs, "put", source)) as world:
+            yield world
 
 
 @contextmanager

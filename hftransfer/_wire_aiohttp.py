@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
-from hftransfer._wire_connections import Connections, SendTimeout, translated
+from hftransfer._wire_aiohttp_session import Connections, SendTimeout, translated
 from hftransfer._wire_errors import broke_at, cut_short
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts

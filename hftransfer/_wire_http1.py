@@ -21,14 +21,9 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from hftransfer._http_answer import Headers
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
+from hftransfer._wire_connection import Connection
 from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted
-from hftransfer._wire_exchange import (
-    Connection,
-    Exchange,
-    Origin,
-    StaleError,
-    broken,
-)
+from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
 from hftransfer._wire_proxy import Proxy, open_tunnel, parse_proxy
 from hftransfer._wire_settings import Proxies
 from hftransfer.errors import RejectedError, Response, TransferError, redact

@@ -28,10 +28,12 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_http_status",
         "_wire",
         "_wire_aiohttp",
-        "_wire_connections",
+        "_wire_aiohttp_session",
+        "_wire_connection",
         "_wire_errors",
         "_wire_exchange",
         "_wire_http1",
+        "_wire_incoming",
         "_wire_lanes",
         "_wire_proxy",
         "_wire_send",
@@ -62,7 +64,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohappyeyeballs": ("_wire_http1",),
-    "aiohttp": ("_wire_aiohttp", "_wire_connections", "testing.*"),
+    "aiohttp": ("_wire_aiohttp", "_wire_aiohttp_session", "testing.*"),
     "awscrt": ("_checksums",),
     "aiobotocore": ("stores.s3_botocore",),
     "botocore": ("stores.s3_botocore",),

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer import _wire_exchange
+from hftransfer import _wire_connection, _wire_incoming
 from hftransfer._spans import Span
 from hftransfer._wire_proxy import Proxy, parse_proxy
 from hftransfer.errors import (
@@ -56,14 +56,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail if more of a body is copied than may come together with its head."""
-    copied: Counter[_wire_exchange.Exchange] = Counter()
-    real = _wire_exchange.Connection._put
+    copied: Counter[_wire_incoming.Incoming] = Counter()
+    real = _wire_incoming.Incoming._put
 
-    def put(self: Any, exchange: Any, span: Span, data: memoryview) -> bool:
-        copied[exchange] += len(data)
-        return real(self, exchange, span, data)
+    def put(self: _wire_incoming.Incoming, span: Span, data: memoryview) -> bool:
+        copied[self] += len(data)
+        return real(self, span, data)
 
-    monkeypatch.setattr(_wire_exchange.Connection, "_put", put)
+    monkeypatch.setattr(_wire_incoming.Incoming, "_put", put)
     yield
     assert max(copied.values()) <= 64 * KIB
 
@@ -354,7 +354,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     """Cancelled between the end of the body and its return: nothing breaks, nothing is reused."""
     content = random_bytes(BODY)
     scope = anyio.CancelScope()
-    real = _wire_exchange.Connection._finish
+    real = _wire_connection.Connection._finish
 
     def finish(self: Any, **options: Any) -> None:
         real(self, **options)
@@ -363,7 +363,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     async with site.opened(ranged(content)) as (server, wire):
         url = f"{server.base}/f"
         with monkeypatch.context() as patch:
-            patch.setattr(_wire_exchange.Connection, "_finish", finish)
+            patch.setattr(_wire_connection.Connection, "_finish", finish)
             span = Span(0, memoryview(bytearray(BODY)))
             with scope:
                 await wire.fill(url, span, size=BODY)

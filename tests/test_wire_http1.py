@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer import _wire, _wire_exchange
+from hftransfer import _wire, _wire_connection
 from hftransfer._spans import Span
 from hftransfer.errors import (
     NetworkError,
@@ -316,7 +316,7 @@ async def test_an_idle_connection_is_closed_in_time(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its server does it under the next request."""
-    monkeypatch.setattr(_wire_exchange, "_KEEP", 0.0)
+    monkeypatch.setattr(_wire_connection, "_KEEP", 0.0)
     async with site.opened(words("200 OK", "Content-Length: 0"), read=0.3) as (server, wire):
         await wire.request("GET", f"{server.base}/")
         await until(lambda: not wire._http1._open)

@@ -1,4 +1,4 @@
-"""`hftransfer._wire_exchange`: a body under way, every order of events, and a clock that jumps."""
+"""`hftransfer._wire_connection`: every order of events, and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
-from hftransfer._wire_exchange import Connection, Exchange, Origin
+from hftransfer._wire_connection import Connection
+from hftransfer._wire_exchange import Exchange, Origin
 from hftransfer.errors import StalledError
 from hftransfer.options import Timeouts
 from wire_support import MIB, open_wire, partial_head, random_bytes, raw_server, until

@@ -11,7 +11,7 @@ __all__ = ("Slots",)
 
 # Between the end of one request and the next, with some of them always on their way to a sink,
 # all slots are rarely taken at once: so much of them is enough.
-_BUSY = 0.75
+_BUSY = 7 / 8
 
 
 class Slots:
@@ -35,7 +35,7 @@ class Slots:
     @property
     def is_saturated(self) -> bool:
         """True if more would be in flight with a higher limit, but for a moment's gap."""
-        return self.in_use > self.limit * _BUSY
+        return self.in_use >= self.limit * _BUSY
 
     def resize(self, limit: int) -> None:
         """Change the limit. Who holds a slot keeps it."""

@@ -112,7 +112,7 @@ async def test_a_higher_limit_serves_those_who_wait() -> None:
     assert slots.idle == 1
 
 
-@pytest.mark.parametrize(("taken", "is_saturated"), [(12, False), (13, True), (16, True)])
+@pytest.mark.parametrize(("taken", "is_saturated"), [(13, False), (14, True), (16, True)])
 async def test_a_limit_counts_as_reached_a_little_before(taken: int, is_saturated: bool) -> None:
     """One request ends before the next begins: waiting for the moment without a gap is vain."""
     slots = Slots(16)

@@ -324,8 +324,11 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
             try:
                 await exchange.send(content[start:half])
                 await cancelled.wait()
-                await exchange.send(content[half:stop])
-                await exchange.flush()
+                if exchange.request.connection > 1:
+                    await exchange.send(content[half:stop])
+                    return
+                await exchange.send(content[half : half + KIB])
+                await exchange.reader.read()  # until the client has hung up
             finally:
                 if stop - start == LARGE:
                     hung_up.set()

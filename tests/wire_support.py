@@ -96,8 +96,15 @@ class Exchange:
         await self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode())
 
     async def flush(self) -> None:
-        """Wait until all that was sent is in the kernel's hands."""
-        await until(lambda: self.writer.transport.get_write_buffer_size() == 0)
+        """Wait until all that was sent is in the kernel's hands, or the connection is lost."""
+
+        def is_sent() -> bool:
+            try:
+                return self.writer.transport.get_write_buffer_size() == 0
+            except (AttributeError, RuntimeError):
+                return True  # uvloop has none when it is lost
+
+        await until(is_sent)
 
     def reset(self) -> None:
         """Close the connection by a RST instead of a FIN."""

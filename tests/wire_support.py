@@ -86,9 +86,15 @@ class Exchange:
     writer: asyncio.StreamWriter
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Send `data`, a piece at a time, as fast as the client takes it."""
+        """Send `data`, a piece at a time, as fast as the client takes it.
+
+        Raises:
+            ConnectionError: if the client has gone.
+        """
         view = memoryview(data)
         for start in range(0, len(view), 64 * KIB):
+            if self.writer.is_closing():  # uvloop would raise another error
+                raise ConnectionResetError
             self.writer.write(view[start : start + 64 * KIB])
             await self.writer.drain()
 

@@ -17,7 +17,7 @@ from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_aiohttp_session import Connections, SendTimeout, translated
-from hftransfer._wire_errors import broke_at, cut_short
+from hftransfer._wire_errors import broke_at, cut_short, too_long
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
@@ -90,7 +90,7 @@ class AiohttpWire:
                 content = await _read_limited(answer, limit, self._timeouts.read)
                 return _response("GET", url, answer, content)
             try:
-                await self._receive(answer, span, stop)
+                await self._receive(url, answer, span, stop)
             except (EOFError, aiohttp.ClientPayloadError) as error:
                 raise cut_short(url, span.position, stop) from error
             except ConnectionError as error:
@@ -99,7 +99,9 @@ class AiohttpWire:
                 raise broke_at(url, span.position, stop) from error
             return _response("GET", url, answer, b"")
 
-    async def _receive(self, answer: aiohttp.ClientResponse, span: Span, stop: int) -> None:
+    async def _receive(
+        self, url: str, answer: aiohttp.ClientResponse, span: Span, stop: int
+    ) -> None:
         while True:
             with anyio.fail_after(self._timeouts.read):
                 data = await answer.content.readany()
@@ -108,7 +110,7 @@ class AiohttpWire:
             # Data that is always there already would let nobody cancel this.
             await anyio.lowlevel.checkpoint_if_cancelled()
             if len(data) > stop - span.position:
-                raise NetworkError("more bytes arrived than were announced")
+                raise too_long(url)
             span.put(data[: span.left])
             if not span.left and span.stop < stop:
                 answer.close()  # it was made shorter meanwhile

@@ -17,6 +17,7 @@ __all__ = (
     "reason_of",
     "refused_by_proxy",
     "silent",
+    "too_long",
     "unreachable",
     "untrusted",
 )
@@ -33,6 +34,10 @@ def cut_short(url: str, position: int, stop: int) -> NetworkError:
 
 def broke_at(url: str, position: int, stop: int) -> NetworkError:
     return NetworkError(f"{redact(url)}: the connection broke at byte {position} of {stop}")
+
+
+def too_long(url: str) -> NetworkError:
+    return NetworkError(f"{redact(url)}: more bytes arrived than were announced")
 
 
 def failed(method: str, url: str, reason: str) -> NetworkError:

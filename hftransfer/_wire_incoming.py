@@ -6,9 +6,9 @@ from enum import Enum
 
 from hftransfer._http_answer import ChunkedBody, Head, MalformedAnswerError, decoded
 from hftransfer._spans import Span
-from hftransfer._wire_errors import broke_at, cut_short, no_http
+from hftransfer._wire_errors import broke_at, cut_short, no_http, too_long
 from hftransfer._wire_exchange import Exchange, broken
-from hftransfer.errors import NetworkError, redact
+from hftransfer.errors import NetworkError
 
 __all__ = ("Incoming", "Progress")
 
@@ -98,7 +98,7 @@ class Incoming:
         if self._left is not None:
             if len(data) > self._left:
                 if self._target is not None:
-                    raise self._too_long()
+                    raise too_long(self._exchange.url)
                 self.has_surplus = True  # after what is not about a file: not our business
                 data = data[: self._left]
             self._left -= len(data)
@@ -119,7 +119,7 @@ class Incoming:
     def _put(self, span: Span, data: memoryview) -> bool:
         """Copy into the span; return False if nothing else is wanted."""
         if len(data) > self._exchange.stop - span.position:
-            raise self._too_long()
+            raise too_long(self._exchange.url)
         span.put(data[: span.left])
         self.stored += len(data)
         return span.left > 0 or span.stop == self._exchange.stop
@@ -142,7 +142,7 @@ class Incoming:
             return bytes(content[: self._exchange.limit])
         if self._is_encoded:
             if cut or len(content) > self._exchange.stop - span.position:
-                raise self._too_long()
+                raise too_long(self._exchange.url)
             span.put(memoryview(content)[: span.left])
         if span.left:
             raise cut_short(self._exchange.url, span.position, self._exchange.stop)
@@ -162,7 +162,3 @@ class Incoming:
             return decoded(content, encoding, limit)
         except MalformedAnswerError as error:
             raise no_http(self._exchange.method, self._exchange.url, error) from error
-
-    def _too_long(self) -> NetworkError:
-        url = redact(self._exchange.url)
-        return NetworkError(f"{url}: more bytes arrived than were announced")

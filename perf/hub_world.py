@@ -89,17 +89,21 @@ class HubWorld(World):
         self._tls = tls
         self._shape = shape
         self._nginx: dict[str, Nginx] = {}
-        self.scratch = Scratch(place.root, self.files)
+        self._scratch = Scratch(place.root, self.files)
 
     def behind(self, host: str, nginx: Nginx) -> None:
         """Count the requests of `host` (``hub``, ``cdn``) where they arrive: at this nginx."""
         self._nginx[host] = nginx
 
+    def close(self) -> None:
+        """Delete what runs have left on the disk."""
+        self._scratch.clear()
+
     @contextmanager
     def job(self, tool: str) -> Iterator[Job]:
         """Give the tool an empty folder and an empty home, or its own home if it has a cache."""
         try:
-            with self.scratch.fresh() as scratch:
+            with self._scratch.fresh() as scratch:
                 yield self._prepare(tool, scratch)
         finally:
             self.server.clear_requests()
@@ -172,7 +176,7 @@ def _open(shape: _Shape, place: Place) -> Iterator[HubWorld]:
         # LFS follows the suffix alone: a scaled-down file stays what it was.
         repo = server.create_repo(_REPO, folder=payload)
         world = HubWorld(place, server, repo, payload, tls=tls, shape=shape)
-        stack.callback(world.scratch.clear)
+        stack.callback(world.close)
         if find_nginx() is None:
             place.tell(
                 "nginx is not installed (apt-get install nginx): the Hub server written in "

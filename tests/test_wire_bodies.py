@@ -13,7 +13,6 @@ import pytest
 
 from hftransfer import _wire_connection, _wire_incoming
 from hftransfer._spans import Span
-from hftransfer._wire_proxy import Proxy, parse_proxy
 from hftransfer.errors import (
     AccessError,
     NetworkError,
@@ -30,13 +29,10 @@ from wire_support import (
     Exchange,
     Reply,
     Site,
-    http_proxy,
     mapped,
-    open_wire,
     partial_head,
     random_bytes,
     ranged,
-    raw_server,
     until,
     wait_for_bodies,
 )
@@ -505,101 +501,3 @@ async def test_a_refusal_whose_words_never_end_is_still_a_refusal(
         wait_for_bodies(wire, 0.2)
         with pytest.raises(AccessError, match="answered 403: because"):
             await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
-
-
-# --- proxies
-
-
-async def test_bodies_come_through_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forwarded or tunnelled, bodies land in place and the proxy's connection is used again."""
-    content = random_bytes(BODY)
-    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, wire):
-        monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", proxy.url)
-        for _ in range(3):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
-        await wire.aclose()
-
-    host = server.base.partition("//")[2]
-    tunnel, forward = [f"CONNECT {host} HTTP/1.1"], [f"GET {server.base}/f HTTP/1.1"] * 3
-    assert proxy.lines == (tunnel if site.tls else forward)
-    assert (len(server.requests), server.connections) == (3, 1)
-
-
-async def test_a_proxy_is_told_its_user(
-    site: Site, either_client: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Name and password stand quoted in its URL; the server behind it does not see them."""
-    content = random_bytes(1000)
-    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, wire):
-        named = proxy.url.replace("//", "//some%20one:p%40ss%3Aword@")
-        monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", named)
-        buffer = bytearray(1000)
-        await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=1000)
-        await wire.aclose()
-
-    assert buffer == content
-    assert proxy.users == ["some one:p@ss:word"]
-    if site.tls:
-        assert server.requests[0].header("Proxy-Authorization") is None
-
-
-@pytest.mark.parametrize(
-    ("url", "proxy"),
-    [
-        ("http://p", Proxy("p", 80, None)),
-        ("http://u@p:3128/", Proxy("p", 3128, "Basic dTo=")),
-        ("http://[::1]:8080", Proxy("::1", 8080, None)),
-        ("https://p", None),
-        ("socks5://p:1080", None),
-        ("p:3128", None),
-        ("http://p:port", None),
-    ],
-)
-def test_which_proxies_are_spoken_to(url: str, proxy: Proxy | None) -> None:
-    """The others are left to aiohttp, which knows some and says what it thinks of the rest."""
-    assert parse_proxy(url) == proxy
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [(b"", "hung up"), (b"SSH-2.0\r\n\r\n", "speaks no HTTP"), (b"x" * 99_000, "hung up")],
-)
-async def test_a_tunnel_through_something_else_is_an_error(
-    said: bytes, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is no proxy is named, and no socket is left behind."""
-
-    async def reply(exchange: Exchange) -> None:
-        exchange.writer.write(said)
-        exchange.writer.close()
-
-    async with raw_server(reply) as server, open_wire() as wire:
-        monkeypatch.setenv("HTTPS_PROXY", server.base)
-        with pytest.raises(NetworkError, match=f"the proxy .* to h:443 {message}"):
-            await wire.request("GET", "https://h/")
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(407, RejectedError), (403, RejectedError), (502, NetworkError)]
-)
-async def test_a_proxy_that_refuses_a_tunnel_is_named(
-    secure_site: Site,
-    either_client: None,
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
-    kind: type[TransferError],
-) -> None:
-    """Whether a try later can help depends on what the proxy says."""
-    async with (
-        http_proxy(f"{status} No") as proxy,
-        secure_site.opened(ranged(b"")) as (server, wire),
-    ):
-        secret = proxy.url.replace("//", "//user:do-not-show@")
-        monkeypatch.setenv("HTTPS_PROXY", secret)
-        with pytest.raises(kind, match=f"the proxy .* answered {status}") as caught:
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
-
-    assert "do-not-show" not in str(caught.value)
-    assert server.requests == []

@@ -11,7 +11,6 @@ import anyio.lowlevel
 import pytest
 
 from hftransfer._spans import Span
-from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
 from hftransfer._wire_http1 import Http1Client
 from hftransfer._wire_lanes import Lane
@@ -30,6 +29,7 @@ from wire_support import (
     QUIET,
     Exchange,
     Site,
+    counting_throttle,
     partial_head,
     random_bytes,
     ranged,
@@ -246,15 +246,7 @@ async def test_a_wire_may_be_used_again_after_it_was_closed(
 
 async def test_one_cap_holds_for_all_loops(site: Site) -> None:
     """Every byte is counted once, whichever thread received it."""
-    throttle = Throttle(1e12)
-    taken: list[int] = []
-    real = throttle.take
-
-    def take(count: int) -> float:
-        taken.append(count)
-        return real(count)
-
-    throttle.take = take  # type: ignore[method-assign]
+    throttle, taken = counting_throttle()
     content = random_bytes(6 * BODY)
     async with (
         site.opened(ranged(content), loops=2, throttle=throttle) as (server, wire),

@@ -12,7 +12,6 @@ import anyio
 import pytest
 
 from hftransfer import _wire_send
-from hftransfer._throttle import Throttle
 from hftransfer.errors import NetworkError, StalledError
 from wire_support import (
     KIB,
@@ -21,6 +20,7 @@ from wire_support import (
     QUIET,
     Exchange,
     Site,
+    counting_throttle,
     mapped,
     open_files,
     random_bytes,
@@ -212,15 +212,7 @@ async def test_a_cap_counts_every_byte_that_is_sent(
     site: Site, either_client: None, size: int
 ) -> None:
     """Once, however the body goes out."""
-    throttle = Throttle(1e12)
-    taken: list[int] = []
-    real = throttle.take
-
-    def take(count: int) -> float:
-        taken.append(count)
-        return real(count)
-
-    throttle.take = take  # type: ignore[method-assign]
+    throttle, taken = counting_throttle()
     async with site.opened(accept, throttle=throttle) as (server, wire):
         await wire.request("PUT", f"{server.base}/part", body=bytes(size))
 

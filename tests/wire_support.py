@@ -331,6 +331,20 @@ async def open_wire(
         await wire.aclose()
 
 
+def counting_throttle() -> tuple[Throttle, list[int]]:
+    """A cap that holds nothing back, and the bytes that it was told of, call by call."""
+    throttle = Throttle(1e12)
+    taken: list[int] = []
+    real = throttle.take
+
+    def take(count: int) -> float:
+        taken.append(count)
+        return real(count)
+
+    throttle.take = take  # type: ignore[method-assign]
+    return throttle, taken
+
+
 def wait_for_bodies(wire: Wire, seconds: float) -> None:
     """From now on let a server be silent for `seconds`."""
     large = wire._ready_aiohttp()

@@ -126,7 +126,10 @@ def start_seaweedfs(root: Path | None = None) -> S3Server:
                 *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 *(f"-{name}.localSocket={folder / name}.sock" for name in ("filer", "s3")),
                 *("-master.telemetry=false", "-master.electionTimeout=1s"),
-                *("-master.volumeSizeLimitMB=1024", "-volume.max=0", "-volume.preStopSeconds=0"),
+                # A bucket takes a volume or more. Their number is otherwise the free space over
+                # the size limit, so that a disk with some GiB left refuses to write a byte.
+                *("-master.volumeSizeLimitMB=1024", "-volume.max=4096"),
+                *("-volume.minFreeSpace=64MiB", "-volume.preStopSeconds=0"),
             ],
             environ={},
             port=ports["s3"][0],

@@ -24,7 +24,10 @@ DirectIO: TypeAlias = Literal["auto", "on", "off"]
 _ALIGNMENT = 4096
 # Past the page cache only where that takes less than this share of the time.
 _ADVANTAGE = 0.7
-# The way not taken is tried again every so many writes; shorter ones than this tell nothing.
+# The disk keeps up where a byte takes it less than this share of the time from one to the next.
+_KEEPS_UP = 0.8
+# While the page cache is used, the disk is tried every so many writes; shorter ones than
+# this tell nothing.
 _PROBE_EVERY = 24
 _TELLING = 1 << 20
 _FRESH = 0.5
@@ -48,7 +51,9 @@ class WayChooser:
     - Writes through it have to wait for a core, since copying takes one, while the disk
       could take all that arrives.
 
-    Both ways are measured again from time to time.
+    From then on writes go past the page cache as long as the disk keeps up: one now and then
+    through it would hold up those beside it (see `Turns`) and cost what is to be saved. The
+    disk is tried from time to time, which costs nothing of the kind.
 
     Used by the writers of all files of one sink, from several threads.
 
@@ -73,6 +78,8 @@ class WayChooser:
             self._fixed = True
         self._lock = threading.Lock()
         self._writes = 0
+        self._direct = False
+        """The way that is taken."""
         self._at_once = 0
         """Direct writes under way."""
         self._costs: dict[bool, float] = {}
@@ -99,10 +106,13 @@ class WayChooser:
             through, past = self._costs.get(False), self._costs.get(True)
             if through is None or past is None:
                 return through is not None
-            is_better = past < through * _ADVANTAGE or (
-                self._waiting > _CONTENDED and past < self._pace()
-            )
-            return is_better is not (self._writes % _PROBE_EVERY == 0)
+            if self._direct:
+                self._direct = past < through or past < self._pace() * _KEEPS_UP
+            else:
+                self._direct = past < through * _ADVANTAGE or (
+                    self._waiting > _CONTENDED and past < self._pace() * _KEEPS_UP
+                )
+            return self._direct or self._writes % _PROBE_EVERY == 0
 
     def _pace(self) -> float:
         """Return the seconds from one byte to the next, as they have arrived so far."""

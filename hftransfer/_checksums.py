@@ -2,8 +2,9 @@
 
 ``XXHASH128`` is the chunk's own digest in another notation, and free. CRCs of parts
 combine to the CRC of the whole, so that a whole object is checked without reading it
-again. CRC32 is zlib's; CRC32C and CRC64NVME need the package ``awscrt`` and are unknown
-without it. A checksum is bytes here, most significant first, and base64 in headers.
+again. CRC32 is ISA-L's where the package ``isal`` is installed (65 GB/s on a core that
+does 7 with zlib's), else zlib's; CRC32C and CRC64NVME need the package ``awscrt`` and are
+unknown without it. A checksum is bytes here, most significant first, and base64 in headers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ COMBINABLE = ("CRC64NVME", "CRC32")
 @cache
 def _crcs() -> Mapping[str, Callable[[Any, int], int]]:
     """Name to function of data and the CRC so far, for the CRCs that can be made here."""
-    found: dict[str, Callable[[Any, int], int]] = {"CRC32": zlib.crc32}
+    found: dict[str, Callable[[Any, int], int]] = {}
+    try:
+        from isal import isal_zlib
+
+        found["CRC32"] = isal_zlib.crc32
+    except ImportError:
+        found["CRC32"] = zlib.crc32
     try:
         from awscrt import checksums
     except ImportError:

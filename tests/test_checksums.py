@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -76,12 +78,27 @@ def test_an_unknown_crc_is_refused() -> None:
         Crc("CRC16")
 
 
+def test_a_crc32_is_zlibs_with_and_without_isal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both give the same for any buffer and any CRC before it."""
+    data = memoryview(bytes(range(256)) * 99)[7:]
+    expected = zlib.crc32(data, 5)
+
+    assert _checksums._crcs()["CRC32"](data, 5) == expected
+    with without(monkeypatch, "isal"):
+        assert _checksums._crcs()["CRC32"] is zlib.crc32
+
+
 def test_without_awscrt_there_is_still_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """zlib's CRC32 and our own XXH3-128 need no further package."""
-    monkeypatch.setitem(sys.modules, "awscrt", None)
-    _checksums._crcs.cache_clear()
-    try:
+    """CRC32 and our own XXH3-128 need no further package."""
+    with without(monkeypatch, "awscrt"):
         assert offered() == ("XXHASH128", "CRC32")
         assert known() == ("XXHASH128", "CRC32")
-    finally:
-        _checksums._crcs.cache_clear()
+
+
+@contextmanager
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> Iterator[None]:
+    """As if `package` were not installed."""
+    monkeypatch.setitem(sys.modules, package, None)
+    _checksums._crcs.cache_clear()
+    yield
+    _checksums._crcs.cache_clear()

@@ -66,6 +66,7 @@ _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohappyeyeballs": ("_wire_http1",),
     "aiohttp": ("_wire_aiohttp", "_wire_aiohttp_session", "testing.*"),
     "awscrt": ("_checksums",),
+    "isal": ("_checksums",),
     "aiobotocore": ("stores.s3_botocore",),
     "botocore": ("stores.s3_botocore",),
     "xxhash": ("_digests",),

@@ -61,6 +61,13 @@ class Reading:
         elapsed = now - self.started
         return (self.span.filled - self.filled_at_start) / elapsed if elapsed > 0 else 0.0
 
+    def wait(self, now: float) -> float:
+        """Seconds from its start to the beginning of the answer, as far as they have passed."""
+        answered = self.span.answered
+        if answered is None and self.span.filled > self.filled_at_start:
+            return 0.0  # from a source without requests
+        return (now if answered is None else max(answered, self.started)) - self.started
+
 
 def pick_split(readings: Sequence[Reading], now: float) -> Reading | None:
     """Return the reading that gains most if another connection brings half of its rest.
@@ -192,7 +199,13 @@ class Fetcher:
         moved = self._moved + sum(
             reading.span.filled - reading.filled_at_start for reading in self._readings
         )
-        limit = self._controller.update(now, moved, saturated=self.slots.is_saturated)
+        waits = [reading.wait(now) for reading in self._readings]
+        limit = self._controller.update(
+            now,
+            moved,
+            saturated=self.slots.is_saturated,
+            latency=sum(waits) / len(waits) if waits else 0.0,
+        )
         if limit != self.slots.limit:
             self.slots.resize(limit)
 
@@ -254,6 +267,7 @@ class Fetcher:
     def _note(self, reading: Reading) -> None:
         self._moved += max(0, reading.span.filled - reading.filled_at_start)
         reading.filled_at_start = reading.span.filled
+        reading.span.answered = None
         reading.started = self._clock()
         reading.scope = anyio.CancelScope()
 

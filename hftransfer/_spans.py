@@ -18,7 +18,7 @@ class Span:
         buffer: where the bytes go; its length is how many are wanted.
     """
 
-    __slots__ = ("buffer", "filled", "start", "wanted")
+    __slots__ = ("answered", "buffer", "filled", "start", "wanted")
 
     def __init__(self, start: int, buffer: memoryview) -> None:
         self.start = start
@@ -27,6 +27,8 @@ class Span:
         """Bytes that are wanted from the beginning of `buffer`; may shrink meanwhile."""
         self.filled = 0
         """Bytes that have arrived. Those beyond `wanted` are nobody's business."""
+        self.answered: float | None = None
+        """When the first answer to a request for it began, in seconds of `time.monotonic`."""
 
     @property
     def position(self) -> int:

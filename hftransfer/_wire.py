@@ -14,6 +14,7 @@ streams, and unusual URLs and proxies.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -179,6 +180,8 @@ class Wire:
             if status not in (200, 206):
                 return False
             check_extent(status, found, url, start, stop, size)
+            if span.answered is None:
+                span.answered = time.monotonic()
             if heard is not None:
                 heard(found)
             return True

@@ -325,6 +325,18 @@ def _reading(left: int, *, filled: int, started: float) -> Reading:
     return Reading(span, lambda: True, started=started)
 
 
+async def test_a_reading_waits_from_its_start_until_it_is_answered() -> None:
+    """What is on its way counts as far as it goes; a source without requests never waits."""
+    silent, answered, local = (_reading(MIB, filled=0, started=5.0) for _ in range(3))
+    answered.span.answered = 5.2
+    answered.span.advance(100)
+    local.span.advance(100)
+
+    assert silent.wait(9.0) == 4.0
+    assert answered.wait(9.0) == pytest.approx(0.2)
+    assert local.wait(9.0) == 0.0
+
+
 async def test_the_slowest_is_helped_first() -> None:
     """The one with the longest way to go at its own rate, not the one with most bytes."""
     fast = _reading(6 * MIB, filled=6 * MIB, started=0.0)

@@ -49,6 +49,79 @@ def test_it_fills_a_network_that_holds_each_connection_back(
     assert controller.limit <= 4 * needed
 
 
+class FarConnection:
+    """One connection of a far network, over which pieces of a file are asked for one by one.
+
+    It takes some round trips to open, its speed doubles in each as TCP's slow start does,
+    and each request waits for one.
+
+    Args:
+        now: when it is opened, in seconds.
+        round_trip: seconds.
+        speed: bytes per second at most.
+    """
+
+    PIECE = 4 * MB
+
+    def __init__(self, now: float, round_trip: float, speed: float) -> None:
+        self._round_trip = round_trip
+        self._speed = speed
+        self._current = min(speed, 20_000 / round_trip)
+        self._asked = now
+        self._answered = now + 3.5 * round_trip
+        self._left: float = self.PIECE
+
+    def bring(self, now: float, seconds: float) -> float:
+        """Return the bytes that come in the `seconds` before `now`."""
+        if now < self._answered:
+            return 0.0
+        self._current = min(self._speed, self._current * 2 ** (seconds / self._round_trip))
+        count = min(self._left, self._current * seconds)
+        self._left -= count
+        if not self._left:
+            self._left = self.PIECE
+            self._asked, self._answered = now, now + self._round_trip
+        return count
+
+    def wait(self, now: float) -> float:
+        return min(now, self._answered) - self._asked
+
+
+@given(round_trip=st.floats(0.005, 0.25), speed=st.integers(5, 100))
+def test_a_far_network_is_not_judged_before_it_is_at_full_speed(
+    round_trip: float, speed: int
+) -> None:
+    """Where each connection is held back all of them are used, however long they take to open.
+
+    Neither does the silence between two requests of all of them pass for a collapse.
+    """
+    controller = Controller(start=16, maximum=64)
+    connections: list[FarConnection] = []
+    moved = 0.0
+    for tick in range(1, 1001):
+        now = tick / 100
+        while len(connections) < controller.limit:
+            connections.append(FarConnection(now, round_trip, speed * MB))
+        del connections[controller.limit :]
+        moved += sum(each.bring(now, 0.01) for each in connections)
+        if tick % 5 == 0:
+            latency = sum(each.wait(now) for each in connections) / len(connections)
+            controller.update(now, int(moved), saturated=True, latency=latency)
+
+    assert controller.limit == 64
+
+
+def test_halving_is_taken_back_where_it_makes_things_worse() -> None:
+    """Where every connection became slower, fewer of them are not what was wanted."""
+    controller = Controller(start=8, maximum=64)
+    now, moved = _run(controller, lambda connections: 50 * MB * connections, seconds=3.0)
+    assert controller.limit == 64
+
+    _run(controller, lambda connections: 15 * MB * connections, seconds=3.0, start=now, moved=moved)
+
+    assert controller.limit == 64
+
+
 def test_it_starts_modest_and_doubles_quickly() -> None:
     """From 8 to 64 in less than a second where that pays."""
     controller = Controller(start=8, maximum=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -85,6 +86,23 @@ async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> N
     (request,) = hub.requests
     assert (request.range, request.status, request.bytes_sent) == ("bytes=70000-70999", 206, 1000)
     assert request.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.asyncio
+async def test_a_span_knows_when_it_was_first_answered(hub: HubServer) -> None:
+    """By the clock of `time.monotonic`, and only by an answer that brings what was asked for."""
+    url, _ = served_file(hub)
+    span = Span(0, memoryview(bytearray(1000)))
+    hub.add_fault(Fault(action=Status(503)))
+    async with open_wire() as wire:
+        with pytest.raises(TransferError):
+            await wire.fill(url, span, size=SIZE)
+        refused = span.answered
+        began = time.monotonic()
+        await wire.fill(url, span, size=SIZE)
+        assert refused is None
+        assert span.answered is not None
+        assert began <= span.answered <= time.monotonic()
 
 
 @pytest.mark.asyncio

@@ -13,6 +13,7 @@ streams, and unusual URLs and proxies.
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -39,6 +40,8 @@ _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
 # Less is received sooner than another thread would have been woken.
 _LANE_MINIMUM = 1 << 20
+# A core decrypts some 10 Gbit/s; what more than these bring, Python's lock takes again.
+_MOST_LOOPS = 4
 
 
 class Wire:
@@ -50,7 +53,8 @@ class Wire:
             ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``), False for none, or the path of a
             CA bundle.
         throttle: a bandwidth cap; None for none.
-        loops: event loops that receive large bodies: the running one, and threads.
+        loops: event loops that receive large bodies: the running one, and threads. None for
+            as many as TLS can use, and one without it.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``).
     """
@@ -61,7 +65,7 @@ class Wire:
         *,
         verify: bool | str | None = None,
         throttle: Throttle | None = None,
-        loops: int = 1,
+        loops: int | None = 1,
     ) -> None:
         self._throttle = throttle or Throttle()
         self._timeouts = timeouts
@@ -69,7 +73,8 @@ class Wire:
         self._tls: ssl.SSLContext | None = None
         self._proxies = Proxies()
         self._http1 = self._make_http1()
-        self._lanes = Lanes(self._http1, self._make_http1, loops)
+        self._lanes = Lanes(self._http1, self._make_http1, loops or _loops_for_tls())
+        self._lanes_for_all = loops is not None
         self._aiohttp: AiohttpWire | None = None
 
     def _make_http1(self) -> Http1Client:
@@ -190,7 +195,8 @@ class Wire:
             return client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
 
         client = self._client(url)
-        if client is self._http1 and span.left >= _LANE_MINIMUM:
+        is_spread = span.left >= _LANE_MINIMUM and (self._lanes_for_all or url[:6] == "https:")
+        if client is self._http1 and is_spread:
             answer = await self._lanes.run(run)
         else:
             answer = await run(client)
@@ -220,3 +226,12 @@ def _plain(headers: Mapping[str, str] | None) -> dict[str, str]:
     A compressed one has no usable ranges.
     """
     return {"Accept-Encoding": "identity", **(headers or {})}
+
+
+def _loops_for_tls() -> int:
+    """Return how many event loops decrypt, where nobody says: one for each usable core, at most."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    return min(cores, _MOST_LOOPS)

@@ -132,7 +132,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chunk-size", help="bytes per request, such as 16MiB")
     parser.add_argument("--bandwidth", metavar="RATE", help="bytes per second, such as 50MB")
-    parser.add_argument("--loops", type=int, help="event loops that receive; default 1")
+    parser.add_argument(
+        "--loops",
+        type=int,
+        help="event loops that receive; default: up to 4 with TLS, else 1",
+    )
     parser.add_argument(
         "--direct-io", choices=("auto", "on", "off"), help="write past the page cache"
     )

@@ -158,9 +158,10 @@ class TransferOptions:
     """Requests in flight per direction. Default: found out, from 16 to 64, by what pays."""
     bandwidth: float | None = None
     """Bytes per second that all transfers of the client may take together. Default: no cap."""
-    loops: int = 1
+    loops: int | None = None
     """Event loops that receive: the running one, and threads for the others. More than one
-    helps where receiving, with TLS above all, takes more than one core. Default 1."""
+    helps where receiving takes more than one core, as it does with TLS at some 10 Gbit/s.
+    Default: with TLS one per core, 4 at most; without it 1."""
     memory_budget: int | None = None
     """Bytes for data buffers. Default: 192 MiB, or a quarter of the machine or cgroup if less."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -192,7 +193,7 @@ class TransferOptions:
             f"direct_io must be auto, on or off, not {self.direct_io!r}",
         )
         _require(self.bandwidth is None or self.bandwidth > 0, "bandwidth must be positive")
-        _require(1 <= self.loops <= 64, "loops must be between 1 and 64")
+        _require(self.loops is None or 1 <= self.loops <= 64, "loops must be between 1 and 64")
         if self.memory_budget is not None:
             _require(
                 self.memory_budget >= self.chunk_size,

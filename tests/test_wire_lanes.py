@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import Any
 
@@ -94,6 +95,28 @@ async def test_bodies_are_spread_over_the_loops(
     assert buffer == content
     assert len(set(receivers)) == loops
     assert lanes_since(threads) == []
+
+
+@pytest.mark.parametrize(("cores", "loops"), [(1, 1), (3, 3), (64, 4)])
+async def test_unless_told_otherwise_tls_has_a_loop_per_core(
+    site: Site,
+    cores: int,
+    loops: int,
+    receivers: list[threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Decrypting takes cores, of which not all are taken; without TLS one loop does."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    content = random_bytes(6 * BODY)
+    async with (
+        site.opened(ranged(content), loops=None) as (server, wire),
+        anyio.create_task_group() as tasks,
+    ):
+        for start in range(0, len(content), BODY):
+            span = Span(start, memoryview(bytearray(BODY)))
+            tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+
+    assert len(set(receivers)) == (1 if site.tls is None else loops)
 
 
 async def test_small_bodies_stay_in_the_running_loop(

@@ -320,7 +320,7 @@ async def open_wire(
     *,
     verify: str | None = None,
     throttle: Throttle | None = None,
-    loops: int = 1,
+    loops: int | None = 1,
     **timeouts: float,
 ) -> AsyncIterator[Wire]:
     """A `Wire`, closed in the end."""

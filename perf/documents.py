@@ -48,6 +48,8 @@ class Run:
     sys_s: float
     peak_rss_mb: float
     ok: bool
+    machine_s: float | None = None
+    """Core seconds that the whole machine was at work meanwhile, servers included."""
     minflt: int = 0
     majflt: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -163,6 +165,8 @@ class Summary:
     wall_s: float
     user_s: float
     sys_s: float
+    busy: float | None
+    """Share of the machine's cores that was at work, servers included."""
     peak_rss_mb: float
     minflt: int
     majflt: int
@@ -199,6 +203,7 @@ def _summary(document: Document, tool: str) -> Summary:
         wall_s=median(run.wall_s for run in runs),
         user_s=median(run.user_s for run in runs),
         sys_s=median(run.sys_s for run in runs),
+        busy=_busy(runs, document.machine.get("cores")),
         peak_rss_mb=max(run.peak_rss_mb for run in runs),
         minflt=round(median(run.minflt for run in runs)),
         majflt=round(median(run.majflt for run in runs)),
@@ -211,6 +216,11 @@ def _summary(document: Document, tool: str) -> Summary:
         },
         errors=tuple(dict.fromkeys(run.error for run in every if run.error)),
     )
+
+
+def _busy(runs: Sequence[Run], cores: int | None) -> float | None:
+    shares = [run.machine_s / run.wall_s / cores for run in runs if run.machine_s and cores]
+    return min(1.0, median(shares)) if shares else None
 
 
 def read_documents(paths: Iterable[Path]) -> list[Document]:

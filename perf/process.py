@@ -31,13 +31,17 @@ class Command:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a finished command used, as wait4 reports it: itself and the children it waited for."""
+    """What a finished command used, as wait4 reports it: itself and the children it waited for.
+
+    `machine_s` are the core seconds that the whole machine was at work meanwhile.
+    """
 
     status: int
     timed_out: bool
     wall_s: float
     user_s: float
     sys_s: float
+    machine_s: float
     peak_rss_kb: int
     minflt: int
     majflt: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perf.documents import LIMIT, OURS, Document, Summary, summaries
-from perf.table import ratio_text
+from perf.table import busy_text, ratio_text
 
 __all__ = ("BEGIN", "END", "insert", "latest", "markdown")
 
@@ -107,7 +107,7 @@ def _overview_row(document: Document) -> tuple[str, ...] | None:
 
 def _details(document: Document) -> str:
     head = (
-        "tool", "version", "wall", "user", "sys", "CPU s/GB", "peak RSS",
+        "tool", "version", "wall", "user", "sys", "CPU s/GB", "cores busy", "peak RSS",
         "faults minor/major", "requests", "our wall ÷ its", "our CPU ÷ its",
     )  # fmt: skip
     rows = [_details_row(row, document) for row in summaries(document)]
@@ -136,6 +136,7 @@ def _details_row(row: Summary, document: Document) -> tuple[str, ...]:
         _seconds(row.user_s),
         _seconds(row.sys_s),
         _per_gb(row, document),
+        busy_text(row.busy),
         f"{row.peak_rss_mb:.0f} MB",
         f"{row.minflt:,}/{row.majflt:,}",
         f"{row.requests:,}",

@@ -81,6 +81,7 @@ def _run_once(world: World, tool: Tool, version: str, index: int, timeout: float
         wall_s=round(usage.wall_s, 4),
         user_s=round(usage.user_s, 4),
         sys_s=round(usage.sys_s, 4),
+        machine_s=round(usage.machine_s, 2),
         peak_rss_mb=round(usage.peak_rss_kb * 1024 / 1e6, 1),
         minflt=usage.minflt,
         majflt=usage.majflt,

@@ -9,7 +9,7 @@ from perf.documents import OURS, Document, Summary, summaries
 __all__ = ("text_table",)
 
 _HEAD = (
-    *("tool", "version", "wall s", "user s", "sys s", "CPU s/GB", "RSS MB"),
+    *("tool", "version", "wall s", "user s", "sys s", "CPU s/GB", "busy", "RSS MB"),
     *("minflt", "majflt", "requests", "wall ratio", "CPU ratio"),
 )
 
@@ -20,6 +20,7 @@ def text_table(document: Document) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = [f"{document.scenario}: {document.summary} ({_counts(document)})"]
     lines += ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+    lines.append("busy: the machine's cores, servers included")
     lines.append(f"medians; RSS is the largest; ratios are {OURS} to the tool, medians over rounds")
     for row in summaries(document):
         if row.extra:
@@ -50,6 +51,7 @@ def _cells(row: Summary, document: Document) -> tuple[str, ...]:
         f"{row.user_s:.2f}",
         f"{row.sys_s:.2f}",
         f"{per_gb:.2f}",
+        busy_text(row.busy),
         f"{row.peak_rss_mb:.0f}",
         f"{row.minflt:,}",
         f"{row.majflt:,}",
@@ -57,6 +59,11 @@ def _cells(row: Summary, document: Document) -> tuple[str, ...]:
         ratio_text(row.wall_ratio),
         ratio_text(row.cpu_ratio),
     )
+
+
+def busy_text(busy: float | None) -> str:
+    """Return a share of the machine's cores in per cent."""
+    return "" if busy is None else f"{busy:.0%}"
 
 
 def ratio_text(ratio: float | None) -> str:

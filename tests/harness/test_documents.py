@@ -66,6 +66,14 @@ def test_a_failed_run_is_reported_and_never_counted() -> None:
     assert "0 of 1 runs good" in markdown([document()])
 
 
+def test_how_busy_the_machine_was_is_a_share_of_its_cores() -> None:
+    """Of two here, at most both, whatever the ticks say; nothing where it was not measured."""
+    runs = [run("curl", 0, 2.0, machine_s=3.0), run("limit", 0, 1.0, machine_s=99.0)]
+    rows = {row.tool: row.busy for row in summaries(document(runs=[*runs, run("rclone", 0, 1.0)]))}
+
+    assert rows == {"curl": 0.75, "limit": 1.0, "rclone": None}
+
+
 def test_ours_comes_first_and_the_limit_last() -> None:
     """Peers are by wall time; behind those that failed stands the limit, which is no peer."""
     assert [row.tool for row in summaries(document())] == ["hftransfer", "curl", "aria2c", "limit"]

@@ -34,6 +34,9 @@ def test_what_a_command_used_is_its_own(tmp_path: Path) -> None:
     assert 90_000_000 < usage.peak_rss_kb * 1024 < 200_000_000
     assert usage.minflt > 90_000_000 // 4096 // 512
     assert 0 < usage.user_s + usage.sys_s < 2 * usage.wall_s + 1
+    # The machine did at least this; its clock ticks every 10 ms on every core.
+    slack = 0.02 * (os.cpu_count() or 1)
+    assert usage.user_s + usage.sys_s - slack < usage.machine_s
 
 
 def test_memory_of_the_harness_does_not_count(tmp_path: Path) -> None:

@@ -24,6 +24,42 @@ REPO = "bert-base-uncased"
 SAVED = {"weights.bin": 9_000_000, "deep/config.json": 2}
 
 
+def test_the_client_of_the_flows_datastore_serves_its_checkpoints_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no parameters are given; those of an artifact store get a client of their own."""
+    from metaflow.plugins.datatools.s3.s3 import S3Client
+
+    from metaflow_extensions.hftransfer.plugins import flow_datastore, s3_storage
+
+    monkeypatch.setattr(s3_storage, "_clients", {})
+    monkeypatch.setenv(flow_datastore._VARIABLE, "")
+    own = S3Client()
+    storage = SimpleNamespace(s3_client=own)
+    flow_datastore.remember(
+        SimpleNamespace(TYPE="s3", datastore_root="s3://b/p", _storage_impl=storage)
+    )
+
+    assert s3_storage.shared_client(None, None, None) is own
+    assert s3_storage.shared_client(None, None, {"verify": False}) is not own
+
+
+@pytest.mark.parametrize("given", [{"s3_role_arn": "arn"}, {"s3_client_params": {"verify": False}}])
+def test_a_client_with_parameters_is_nobody_elses(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    """A datastore of another extension may have made it so."""
+    from metaflow.plugins.datatools.s3.s3 import S3Client
+
+    from metaflow_extensions.hftransfer.plugins import s3_storage
+
+    monkeypatch.setattr(s3_storage, "_clients", {})
+    special = S3Client(**given)
+    s3_storage.share_client(SimpleNamespace(s3_client=special))
+
+    assert s3_storage.shared_client(None, None, None) is not special
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("root", ["root", "elsewhere"])
 def test_the_datastore_of_the_command_line_is_used(

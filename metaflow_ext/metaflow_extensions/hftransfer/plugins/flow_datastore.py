@@ -35,6 +35,10 @@ def remember(flow_datastore: Any) -> None:
     if kind == "local":
         root = os.path.abspath(root)  # processes that the step starts may be elsewhere
     os.environ[_VARIABLE] = json.dumps([kind, root])
+    if kind == "s3":
+        from .s3_storage import share_client
+
+        share_client(getattr(flow_datastore, "_storage_impl", None))
 
 
 def follow_the_flow() -> None:

@@ -5,11 +5,16 @@ machine often one of the host's as well. So a client maps its budget once and le
 page-aligned stretches of it, from the low end, which stays warm; what was never needed
 is never touched. Waiting for a buffer is the engine's back-pressure: first come, first
 served, so that whoever asks in order of a file's chunks is also served in that order.
+
+The first use of a stretch costs its page faults. A thread takes them, as soon as the
+stretch is lent and before it is written to, so that the event loop does not.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import threading
 from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator
@@ -22,6 +27,12 @@ from hftransfer.errors import OptionsError
 __all__ = ("Arena", "Buffer", "BufferPool")
 
 _GRAIN = 64 * 1024
+# Faults of less are taken sooner than a thread would have been started…
+_WARMED_AT_LEAST = 4 << 20
+# … which takes them for one huge page at a time, so that nobody waits long for the
+# kernel's lock of the address space.
+_WARMED_AT_ONCE = 2 << 20
+_MADV_POPULATE_WRITE = 23  # Linux 5.14, see madvise(2); Python does not name it
 
 
 class Arena:
@@ -81,6 +92,7 @@ class BufferPool:
         self.in_use = 0
         self._arena = Arena(self.budget)
         self._memory: mmap.mmap | None = None
+        self._warmer: _Warmer | None = None
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
         self._granted: dict[anyio.Event, int | None] = {}
 
@@ -121,6 +133,9 @@ class BufferPool:
             return memoryview(_map(capacity))
         if self._memory is None:
             self._memory = _map(self.budget)
+            self._warmer = _Warmer(self._memory)
+        assert self._warmer is not None
+        self._warmer.warm(start + capacity)
         return memoryview(self._memory)[start : start + capacity]
 
     def _fits(self, capacity: int) -> bool:
@@ -165,6 +180,54 @@ class BufferPool:
             capacity, event = self._waiting.popleft()
             self._granted[event] = self._take(capacity)
             event.set()
+
+
+class _Warmer:
+    """Takes the page faults of a mapping, from its low end on, in a thread.
+
+    The thread ends when nothing is left to do. Where the kernel cannot, that is for good:
+    memory is then faulted in by its use.
+    """
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._done = 0
+        self._is_running = False
+
+    def warm(self, stop: int) -> None:
+        """Have the first `stop` bytes be there soon, unless that is not worth a thread."""
+        with self._lock:
+            if stop - self._done < _WARMED_AT_LEAST:
+                return
+            self._wanted = max(self._wanted, stop)
+            if self._is_running or self._done >= self._wanted:
+                return
+            self._is_running = True
+        threading.Thread(target=self._run, name="hftransfer-warmer", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                size = min(_WARMED_AT_ONCE, self._wanted - self._done)
+                if size <= 0:
+                    self._is_running = False
+                    return
+                start = self._done
+                self._done += size
+            if not _populate(self._memory, start, size):
+                return  # still marked as running: no other thread comes after this one
+
+
+def _populate(memory: mmap.mmap, start: int, size: int) -> bool:
+    """Take the faults of a stretch, without the GIL; return False where the kernel cannot."""
+    place = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None:
+        return False
+    given = ctypes.c_void_p(place), ctypes.c_size_t(size), ctypes.c_int(_MADV_POPULATE_WRITE)
+    return bool(madvise(*given) == 0)
 
 
 def _map(size: int) -> mmap.mmap:

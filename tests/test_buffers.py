@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import mmap
+import threading
 
 import anyio
 import pytest
@@ -12,11 +13,13 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hftransfer import _buffers
 from hftransfer._buffers import Arena, Buffer, BufferPool
 from hftransfer.errors import OptionsError
 
 UNIT = 64 * 1024  # the smallest capacity, so that sizes below are exact
 BUDGET = 4 * UNIT
+MIB = 1 << 20
 
 pytestmark = pytest.mark.anyio
 
@@ -246,6 +249,70 @@ async def test_memory_is_page_aligned() -> None:
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer.view))
         assert address % mmap.PAGESIZE == 0
         pool.release(buffer)
+
+
+def _resident(view: memoryview) -> float:
+    """Return the share of the pages of `view` that have memory: see mincore(2)."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    pages = -(-len(view) // mmap.PAGESIZE)
+    states = (ctypes.c_ubyte * pages)()
+    done = ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(view)), states)
+    assert done == 0
+    return sum(state & 1 for state in states) / pages
+
+
+def _warmed() -> None:
+    """Wait until no thread takes page faults."""
+    for thread in threading.enumerate():
+        if thread.name == "hftransfer-warmer":
+            thread.join()
+
+
+async def test_what_is_lent_is_there_before_it_is_used() -> None:
+    """A thread takes its page faults; what nobody has asked for costs no memory."""
+    pool = BufferPool(64 * MIB)
+    buffer = await pool.acquire(8 * MIB)
+    _warmed()
+    resident = _resident(buffer.view)
+    if not resident:
+        pytest.skip("this kernel has no MADV_POPULATE_WRITE")
+    assert pool._memory is not None
+    # A huge page may reach beyond what was lent.
+    unused = _resident(memoryview(pool._memory)[12 * MIB :])
+    more = await pool.acquire(8 * MIB)
+    _warmed()
+
+    assert (resident, unused, _resident(more.view)) == (1.0, 0.0, 1.0)
+
+
+async def test_little_memory_is_faulted_in_by_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files need no thread."""
+    monkeypatch.setattr(_buffers, "_populate", None)  # would end in an error
+    pool = BufferPool(64 * MIB)
+    async with pool.lease(MIB) as view:
+        _warmed()
+        assert _resident(view) == 0.0
+        view[:] = bytes(MIB)
+
+
+async def test_without_help_of_the_kernel_memory_is_lent_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An old one does not know what it is asked for, and is asked only once."""
+    asked: list[int] = []
+
+    def refuse(_: mmap.mmap, start: int, size: int) -> bool:
+        asked.append(start)
+        return False
+
+    monkeypatch.setattr(_buffers, "_populate", refuse)
+    pool = BufferPool(64 * MIB)
+    for _ in range(2):
+        buffer = await pool.acquire(8 * MIB)
+        _warmed()
+        buffer.view[:] = bytes(8 * MIB)
+
+    assert asked == [0]
 
 
 async def test_a_released_buffer_shows_nothing() -> None:

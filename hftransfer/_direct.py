@@ -29,11 +29,15 @@ _KEEPS_UP = 0.8
 # While the page cache is used, the disk is tried every so many writes; shorter ones than
 # this tell nothing.
 _PROBE_EVERY = 24
+# So many tries come first: a file's first blocks take the disk longer than the others.
+_TRIES = 3
 _TELLING = 1 << 20
 _FRESH = 0.5
 # A write through the page cache that spends more of its time than this without a core is one
 # of too many who want one.
 _CONTENDED = 0.25
+# Seconds of a core for each byte through the page cache: three times a copy from memory to memory.
+_DEAR = 0.5e-3 / (1 << 20)
 _UNSUITABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -48,8 +52,8 @@ class WayChooser:
     - More bytes go past it in the same time: through it one write of a file at a time, past
       it several. Where each of its pages costs a fault of the host, as in many virtual
       machines, the disk is several times quicker.
-    - Writes through it have to wait for a core, since copying takes one, while the disk
-      could take all that arrives.
+    - Copies through it take what is scarce: they have to wait for a core, or take one for
+      much longer than a copy should; while the disk could take all that arrives.
 
     From then on writes go past the page cache as long as the disk keeps up: one now and then
     through it would hold up those beside it (see `Turns`) and cost what is to be saved. The
@@ -80,12 +84,16 @@ class WayChooser:
         self._writes = 0
         self._direct = False
         """The way that is taken."""
+        self._tries = 0
+        """Direct writes that told something."""
         self._at_once = 0
         """Direct writes under way."""
         self._costs: dict[bool, float] = {}
         """Seconds per byte, directly or not."""
         self._waiting = 0.0
         """Share of the time that a write through the page cache waits."""
+        self._busy = 0.0
+        """Seconds of a core that it takes for each byte."""
         self._clock = clock
         self._since: float | None = None
         self._written = 0
@@ -104,14 +112,12 @@ class WayChooser:
         with self._lock:
             self._writes += 1
             through, past = self._costs.get(False), self._costs.get(True)
-            if through is None or past is None:
+            if through is None or past is None or self._tries < _TRIES:
                 return through is not None
-            if self._direct:
+            if self._direct or self._waiting > _CONTENDED or self._busy > _DEAR:
                 self._direct = past < through or past < self._pace() * _KEEPS_UP
             else:
-                self._direct = past < through * _ADVANTAGE or (
-                    self._waiting > _CONTENDED and past < self._pace() * _KEEPS_UP
-                )
+                self._direct = past < through * _ADVANTAGE
             return self._direct or self._writes % _PROBE_EVERY == 0
 
     def _pace(self) -> float:
@@ -137,11 +143,13 @@ class WayChooser:
                 self._since = self._clock()  # what came before took unknown time to arrive
             else:
                 self._written += size
+            self._tries += direct
             cost = seconds / size / at_once
             known = self._costs.get(direct)
             self._costs[direct] = cost if known is None else _mean(known, cost)
             if not direct:
                 self._waiting = _mean(self._waiting, max(0.0, 1 - busy / seconds))
+                self._busy = busy / size if known is None else _mean(self._busy, busy / size)
 
 
 def _mean(known: float, new: float) -> float:

@@ -174,8 +174,9 @@ class TransferOptions:
     direct_io: Literal["auto", "on", "off"] = "auto"
     """Write files past the page cache (``O_DIRECT``), where the file system can: ``on``,
     ``off``, or ``auto``: if the transfer is larger than half of the memory that could cache
-    it, or once the disk turns out to be clearly quicker, or cores are scarce and the disk can
-    take all that arrives; as long as it then keeps up. Default auto."""
+    it, or once the disk turns out to be clearly quicker, or copies into the cache to take more
+    of the cores than there is while the disk can take all that arrives; as long as it then
+    keeps up. Default auto."""
     hub: HubOptions = field(default_factory=HubOptions)
     s3: S3Options = field(default_factory=S3Options)
 

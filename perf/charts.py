@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import LIMIT, OURS, Document, Run, Summary, summaries
+from perf.documents import LIMIT, OURS, Document, Run, Summary, is_limit, summaries
 from perf.report import is_peer
 from perf.svg import line, nice_ticks, path, picture, rectangle, text
 
@@ -104,7 +104,7 @@ def _panel(
     y = top + _PANEL_HEADER - 8
     for row in rows:
         ours = row.tool == OURS
-        colour = "ours" if ours else "limit" if row.tool == LIMIT else "peer"
+        colour = "ours" if ours else "limit" if is_limit(row.tool) else "peer"
         base = y + _BAR - 2
         drawn.append(text(_MARGIN, base, row.tool, "bold f-ours" if ours else ""))
         if not row.good:
@@ -134,7 +134,7 @@ def _wall_bar(
 
 def _cpu_bar(row: Summary, x: float, y: float, scale: float, colour: str) -> list[str]:
     user, system = scale * row.user_s, scale * row.sys_s
-    if row.tool == LIMIT:
+    if is_limit(row.tool):
         user, system = user + system, 0.0  # one outline
     return [
         rectangle(x, y, user, _BAR, _FILLS[colour][0]),

@@ -21,6 +21,7 @@ __all__ = (
     "DocumentError",
     "Run",
     "Summary",
+    "is_limit",
     "machine",
     "read_documents",
     "summaries",
@@ -29,7 +30,7 @@ __all__ = (
 OURS = "hftransfer"
 """The tool that the others are compared with."""
 LIMIT = "limit"
-"""The tool that receives and does nothing else: a bound, and no peer."""
+"""The tool that receives and does nothing else: a bound, and no peer. So are its variants."""
 
 
 class DocumentError(ValueError):
@@ -182,11 +183,16 @@ class Summary:
         return self.user_s + self.sys_s
 
 
+def is_limit(tool: str) -> bool:
+    """Return whether a tool is a bound: `LIMIT`, or a variant of it."""
+    return tool.partition("-")[0] == LIMIT
+
+
 def summaries(document: Document) -> list[Summary]:
     """Return one row per tool: ours, the others by wall time, those that failed, the limit."""
     rows = [_summary(document, tool) for tool in document.tools]
     return sorted(
-        rows, key=lambda row: (row.tool != OURS, row.tool == LIMIT, not row.good, row.wall_s)
+        rows, key=lambda row: (row.tool != OURS, is_limit(row.tool), not row.good, row.wall_s)
     )
 
 

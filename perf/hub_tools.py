@@ -16,8 +16,9 @@ VARIANTS = (
     _ours("hftransfer-direct", environ={"HFTRANSFER_DIRECT_IO": "on"}),
     _ours("hftransfer-2loops", environ={"HFTRANSFER_LOOPS": "2"}),
     _ours("hftransfer-uvloop", arguments=("--uvloop",)),
+    client("limit-stored", "limit", distribution="hftransfer", arguments=("--store",)),
 )
-"""Ours with one setting changed each."""
+"""Ours with one setting changed each, and the limit that hashes and stores."""
 
 _hub = partial(client, script="hub_snapshot", distribution="huggingface_hub", environment="hub")
 HUGGINGFACE_HUB = _hub("huggingface_hub", environ={"HF_HUB_DISABLE_XET": "1"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import LIMIT, OURS, Document, Summary, summaries
+from perf.documents import OURS, Document, Summary, is_limit, summaries
 from perf.table import busy_text, ratio_text
 
 __all__ = ("BEGIN", "END", "insert", "latest", "markdown")
@@ -20,7 +20,7 @@ def latest(documents: Sequence[Document]) -> list[Document]:
 
 def is_peer(tool: str) -> bool:
     """Return whether a tool is somebody else's and does the whole job."""
-    return tool != LIMIT and tool.partition("-")[0] not in (OURS, "half")
+    return not is_limit(tool) and tool.partition("-")[0] not in (OURS, "half")
 
 
 def markdown(documents: Sequence[Document], charts: Sequence[tuple[str, str]] = ()) -> str:

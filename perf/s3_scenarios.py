@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from perf.frame import Scenario
+from perf.frame import Scenario, Tool
 from perf.payload import FileSpec
-from perf.s3_tools import HUB_TO_S3_TOOLS, S3_TOOLS, S3_VARIANTS
-from perf.s3_world import hub_to_s3, missing_for_s3, s3
+from perf.s3_tools import HUB_TO_S3_TOOLS, LIMIT_STORED, S3_TOOLS, S3_VARIANTS
+from perf.s3_world import Direction, hub_to_s3, missing_for_s3, s3
 
 __all__ = ("S3_SCENARIOS",)
 
@@ -20,12 +20,18 @@ _REPO = (
     *(FileSpec(f"config-{i}.json", 2_000, "text") for i in range(8)),
     FileSpec("tokenizer.json", 9_000_000, "text"),
 )
+_VARIANTS: dict[Direction, tuple[Tool, ...]] = {
+    "get": (*S3_VARIANTS, LIMIT_STORED),
+    "put": S3_VARIANTS,
+}
 _scenario = partial(Scenario, timeout=600.0, missing=missing_for_s3)
 
 S3_SCENARIOS = (
     *(
-        _scenario(f"s3-{direction}-{kind}", summary, s3(files, direction), S3_TOOLS, S3_VARIANTS)
-        for direction in ("get", "put")
+        _scenario(
+            f"s3-{direction}-{kind}", summary, s3(files, direction), S3_TOOLS, _VARIANTS[direction]
+        )
+        for direction in _VARIANTS
         for kind, summary, files in (
             ("large", "2 GiB in one object", _LARGE),
             ("shards", "20 objects of 100 MiB", _SHARDS),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftransfer.testing.s3 import find_minio, start_minio
+from perf.documents import is_limit
 from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
 from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
@@ -171,7 +172,7 @@ class S3World(World):
         }
         environ: dict[str, str | None] = {**store.environ, "HOME": str(scratch)}
         upload_ids: dict[str, str] = {}
-        if tool == "limit":
+        if is_limit(tool):
             self._sign(values["files"], prefix, upload_ids)
         if self.files < MANY_FILES:
             stack.callback(store.remove, written)

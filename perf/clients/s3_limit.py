@@ -61,6 +61,8 @@ def main() -> None:
                 parts = urlsplit(url)
                 # Blocking, as sendfile wants it.
                 connection = socket.create_connection((parts.hostname, parts.port or 80))
+                # Else a small body waits until the store has acknowledged the head.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with open(os.path.join(job["folder"], path), "rb") as file:
                 put(connection, url, file.fileno(), start, size)
 

@@ -108,8 +108,9 @@ def test_the_last_document_of_a_scenario_counts() -> None:
 
 
 def test_the_fastest_peer_is_nobody_of_ours() -> None:
-    """Neither the limit nor a variant of ours is a peer."""
-    runs = [*document().runs, run("hftransfer-nosha", 0, 0.1)]
+    """Neither the limit nor a variant of it or of ours is a peer."""
+    variants = [run(tool, 0, 0.1) for tool in ("hftransfer-nosha", "limit-stored")]
+    runs = [*document().runs, *variants]
     line = next(
         each for each in markdown([document(runs=runs)]).splitlines() if "hub-large" in each
     )

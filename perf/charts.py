@@ -106,7 +106,10 @@ def _panel(
         ours = row.tool == OURS
         colour = "ours" if ours else "limit" if is_limit(row.tool) else "peer"
         base = y + _BAR - 2
-        drawn.append(text(_MARGIN, base, row.tool, "bold f-ours" if ours else ""))
+        some_failed = 0 < row.good < row.runs
+        name = f"{row.tool} ({row.good}/{row.runs} good)" if some_failed else row.tool
+        style = ("bold f-ours" if ours else "") + (" small" if some_failed else "")
+        drawn.append(text(_MARGIN, base, name, style))
         if not row.good:
             drawn.append(text(wall_x, base, "failed in every run", "f-bad small"))
         else:
@@ -123,12 +126,11 @@ def _wall_bar(
     """Draw the median as a bar and the range of all runs as a thin line."""
     middle = y + _BAR / 2
     end = x + scale * max(runs) + 7
-    failed = f" ({row.good}/{row.runs} good)" if row.good < row.runs else ""
     return [
         rectangle(x, y, max(1.0, scale * row.wall_s), _BAR, _FILLS[colour][0]),
         line(x + scale * min(runs), middle, x + scale * max(runs), middle, "s-ink",
              stroke_opacity="0.55"),
-        text(end, y + _BAR - 2, f"{row.wall_s:.2f}{failed}", "small num"),
+        text(end, y + _BAR - 2, f"{row.wall_s:.2f}", "small num"),
     ]  # fmt: skip
 
 

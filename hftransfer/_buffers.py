@@ -202,7 +202,7 @@ class _Warmer:
             if stop - self._done < _WARMED_AT_LEAST:
                 return
             self._wanted = max(self._wanted, stop)
-            if self._is_running or self._done >= self._wanted:
+            if self._is_running:
                 return
             self._is_running = True
         threading.Thread(target=self._run, name="hftransfer-warmer", daemon=True).start()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from perf.documents import LIMIT, OURS, Document, Run, Summary, is_limit, summaries
 from perf.report import is_peer
 from perf.svg import line, nice_ticks, path, picture, rectangle, text
+from perf.table import name_text
 
 __all__ = ("charts", "rates")
 
@@ -106,9 +107,8 @@ def _panel(
         ours = row.tool == OURS
         colour = "ours" if ours else "limit" if is_limit(row.tool) else "peer"
         base = y + _BAR - 2
-        some_failed = 0 < row.good < row.runs
-        name = f"{row.tool} ({row.good}/{row.runs} good)" if some_failed else row.tool
-        style = ("bold f-ours" if ours else "") + (" small" if some_failed else "")
+        name = name_text(row) if row.good else row.tool
+        style = ("bold f-ours" if ours else "") + (" small" if name != row.tool else "")
         drawn.append(text(_MARGIN, base, name, style))
         if not row.good:
             drawn.append(text(wall_x, base, "failed in every run", "f-bad small"))

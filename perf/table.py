@@ -42,10 +42,9 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _cells(row: Summary, document: Document) -> tuple[str, ...]:
-    name = row.tool if row.good == row.runs else f"{row.tool} ({row.good}/{row.runs} good)"
     per_gb = row.cpu_s / (document.bytes / 1e9) if document.bytes else 0.0
     return (
-        name,
+        name_text(row),
         row.version,
         f"{row.wall_s:.2f}",
         f"{row.user_s:.2f}",
@@ -59,6 +58,11 @@ def _cells(row: Summary, document: Document) -> tuple[str, ...]:
         ratio_text(row.wall_ratio),
         ratio_text(row.cpu_ratio),
     )
+
+
+def name_text(row: Summary) -> str:
+    """Return the name of a tool, and how many of its runs were good if not all were."""
+    return row.tool if row.good == row.runs else f"{row.tool} ({row.good}/{row.runs} good)"
 
 
 def busy_text(busy: float | None) -> str:

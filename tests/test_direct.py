@@ -42,18 +42,42 @@ def note(ways: WayChooser, direct: bool, seconds: float, *, waiting: float = 0.0
     ways.note(direct, 8 << 20, seconds, seconds * (1 - waiting))
 
 
+class Writing:
+    """Writes of 8 MiB, one after another, by a chooser of its own.
+
+    Args:
+        arrives: seconds from one chunk to the next.
+    """
+
+    def __init__(self, arrives: float = 0.0) -> None:
+        self._now = 0.0
+        self._arrives = arrives
+        self._ways = WayChooser("auto", 1, 1 << 40, clock=lambda: self._now)
+
+    def go_on(self, count: int, *, through: float, past: float, waiting: float = 0.0) -> list[bool]:
+        """Write `count` chunks, and return which went past the page cache.
+
+        Args:
+            through: seconds of a write through it.
+            past: seconds of a write past it.
+            waiting: share of that time without a core.
+        """
+        chosen = []
+        for _ in range(count):
+            direct = self._ways.choose()
+            note(self._ways, direct, past if direct else through, waiting=waiting)
+            chosen.append(direct)
+            self._now += self._arrives
+        return chosen
+
+
 @given(through=st.floats(1e-4, 3.9e-3), past=st.floats(1e-4, 1e-1))
 def test_auto_takes_the_quicker_way(through: float, past: float) -> None:
     """Seconds per write of 8 MiB through the page cache and past it decide, with a margin.
 
     The disk is tried now and then; the page cache only in the beginning.
     """
-    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: 0.0)
-    chosen = []
-    for _ in range(100):
-        direct = ways.choose()
-        note(ways, direct, past if direct else through)
-        chosen.append(direct)
+    chosen = Writing().go_on(100, through=through, past=past)
 
     assert chosen[:4] == [False, True, True, True]
     if past < 0.7 * through:
@@ -67,27 +91,18 @@ def test_where_copies_are_dear_the_disk_need_not_be_much_quicker(
     past: float, expected: bool
 ) -> None:
     """10 ms of a core for 8 MiB, as where a host has to find the memory, are worth saving."""
-    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: 0.0)
-    chosen = []
-    for _ in range(50):
-        direct = ways.choose()
-        note(ways, direct, past if direct else 0.010)
-        chosen.append(direct)
+    chosen = Writing().go_on(50, through=0.010, past=past)
 
     assert (chosen[-20:].count(True) > 15) is expected
 
 
 def test_auto_notices_when_the_other_way_became_quicker() -> None:
     """Memory becomes dear in the middle of a transfer, and disks use up what they may burst."""
-    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: 0.0)
+    writing = Writing()
 
     def goes_past(through: float, past: float) -> bool:
         """Whether the last writes of many go past the page cache."""
-        chosen = []
-        for _ in range(120):
-            direct = ways.choose()
-            note(ways, direct, past if direct else through)
-            chosen.append(direct)
+        chosen = writing.go_on(120, through=through, past=past)
         return chosen[-20:].count(True) > 10
 
     assert not goes_past(through=0.002, past=0.005)
@@ -97,16 +112,10 @@ def test_auto_notices_when_the_other_way_became_quicker() -> None:
 
 def test_the_way_past_is_not_left_for_a_quicker_one_while_the_disk_keeps_up() -> None:
     """Once copies have had to wait for cores, as much as arrives goes to the disk."""
-    now = 0.0
-    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: now)
-    chosen = []
-    for number in range(100):
-        direct = ways.choose()
-        note(ways, direct, 0.007 if direct else 0.004, waiting=0.5 if number < 10 else 0.0)
-        chosen.append(direct)
-        now += 0.010
+    writing = Writing(arrives=0.010)
+    writing.go_on(10, through=0.004, past=0.007, waiting=0.5)
 
-    assert all(chosen[10:])
+    assert all(writing.go_on(90, through=0.004, past=0.007))
 
 
 def test_short_writes_tell_nothing() -> None:
@@ -126,14 +135,7 @@ def test_where_cores_are_scarce_the_disk_takes_what_it_can(
     waiting: float, arrives: float, expected: bool
 ) -> None:
     """Copies that wait for a core give way, if 8 MiB reach the disk before 8 more arrive."""
-    now = 0.0
-    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: now)
-    chosen = []
-    for _ in range(100):
-        direct = ways.choose()
-        note(ways, direct, 0.007 if direct else 0.004, waiting=waiting)
-        chosen.append(direct)
-        now += arrives
+    chosen = Writing(arrives).go_on(100, through=0.004, past=0.007, waiting=waiting)
 
     assert (chosen[-50:].count(True) > 40) is expected
     assert (chosen[-50:].count(True) < 10) is not expected

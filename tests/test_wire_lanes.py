@@ -78,6 +78,25 @@ def receivers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     return used
 
 
+async def fill_at_once(
+    wire: Wire, url: str, buffer: bytearray, *, every: int, length: int | None = None
+) -> None:
+    """Fill `buffer` from the file at `url`, as long as it, by requests side by side.
+
+    Args:
+        every: bytes from the start of one request's range to the next.
+        length: bytes of each range; None for all of them.
+    """
+
+    async def fill(start: int) -> None:
+        stop = start + (every if length is None else length)
+        await wire.fill(url, Span(start, memoryview(buffer)[start:stop]), size=len(buffer))
+
+    async with anyio.create_task_group() as tasks:
+        for start in range(0, len(buffer), every):
+            tasks.start_soon(fill, start)
+
+
 @pytest.mark.parametrize("loops", [1, 2, 3])
 async def test_bodies_are_spread_over_the_loops(
     site: Site, loops: int, receivers: list[threading.Thread], threads: set[threading.Thread]
@@ -86,10 +105,7 @@ async def test_bodies_are_spread_over_the_loops(
     content = random_bytes(12 * BODY)
     buffer = bytearray(len(content))
     async with site.opened(ranged(content), loops=loops) as (server, wire):
-        async with anyio.create_task_group() as tasks:
-            for start in range(0, len(content), BODY):
-                span = Span(start, memoryview(buffer)[start : start + BODY])
-                tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+        await fill_at_once(wire, f"{server.base}/f", buffer, every=BODY)
         assert len(lanes_since(threads)) == loops - 1
 
     assert buffer == content
@@ -108,13 +124,8 @@ async def test_unless_told_otherwise_tls_has_a_loop_per_core(
     """Decrypting takes cores, of which not all are taken; without TLS one loop does."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     content = random_bytes(6 * BODY)
-    async with (
-        site.opened(ranged(content), loops=None) as (server, wire),
-        anyio.create_task_group() as tasks,
-    ):
-        for start in range(0, len(content), BODY):
-            span = Span(start, memoryview(bytearray(BODY)))
-            tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+    async with site.opened(ranged(content), loops=None) as (server, wire):
+        await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
     assert len(set(receivers)) == (1 if site.tls is None else loops)
 
@@ -126,10 +137,7 @@ async def test_small_bodies_stay_in_the_running_loop(
     content = random_bytes(8 * MIB)
     buffer = bytearray(len(content))
     async with site.opened(ranged(content), loops=2) as (server, wire):
-        async with anyio.create_task_group() as tasks:
-            for start in range(0, len(content), MIB):
-                span = Span(start, memoryview(buffer)[start : start + MIB - 1])
-                tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+        await fill_at_once(wire, f"{server.base}/f", buffer, every=MIB, length=MIB - 1)
         assert lanes_since(threads) == []
 
     for start in range(0, len(content), MIB):
@@ -271,13 +279,8 @@ async def test_one_cap_holds_for_all_loops(site: Site) -> None:
     """Every byte is counted once, whichever thread received it."""
     throttle, taken = counting_throttle()
     content = random_bytes(6 * BODY)
-    async with (
-        site.opened(ranged(content), loops=2, throttle=throttle) as (server, wire),
-        anyio.create_task_group() as tasks,
-    ):
-        for start in range(0, len(content), BODY):
-            span = Span(start, memoryview(bytearray(BODY)))
-            tasks.start_soon(lambda s=span: wire.fill(f"{server.base}/f", s, size=len(content)))  # type: ignore[misc]
+    async with site.opened(ranged(content), loops=2, throttle=throttle) as (server, wire):
+        await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
     assert sum(taken) == len(content)
 

@@ -78,12 +78,12 @@ class Sink:
         code = int(status.split()[1])
         self.received = length = int(headers["content-length"])
         at = got - end - 4
-        is_kept = self._chunk is not None and code in (200, 206)
-        if self._chunk is not None and is_kept:
-            self._chunk[:at] = buffer[end + 4 : got]
+        kept = self._chunk if code in (200, 206) else None
+        if kept is not None:
+            kept[:at] = buffer[end + 4 : got]
         while at < length:
-            if self._chunk is not None and is_kept:
-                count = connection.recv_into(self._chunk[at:length])
+            if kept is not None:
+                count = connection.recv_into(kept[at:length])
             else:
                 count = connection.recv_into(buffer, min(length - at, _BUFFER))
             if not count:

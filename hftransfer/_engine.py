@@ -19,8 +19,9 @@ from functools import partial
 
 import anyio
 
+from hftransfer._context import Context, Tally
 from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._moving import Context, MovingFile, Tally
+from hftransfer._moving import MovingFile
 from hftransfer._plan import align_chunk_size, fit_chunk_size
 from hftransfer._progress import FileFinished, FileStarted, TransferStarted, emit
 from hftransfer.errors import (

@@ -13,145 +13,43 @@ get their buffers in order, so the chunk that everybody waits for always has one
 
 A chunk that a sink kept from an interrupted transfer is read from there in place of the
 source, checked, and otherwise treated alike; so a resume needs no second mechanism.
+
+Where the source is a file of this machine and every sink can read it there, no chunk needs
+a buffer: it is hashed through a small window, and sent from the page cache.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 import anyio.to_thread
 
-from hftransfer._buffers import Buffer, BufferPool
+from hftransfer._buffers import Buffer
+from hftransfer._context import Context, Tally
 from hftransfer._digests import INLINE, chunk_digest
-from hftransfer._fetch import Fetcher
 from hftransfer._front import Front
-from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._manifest import FileManifest
 from hftransfer._plan import Chunk, plan_chunks
-from hftransfer._progress import Moved, Observer, Retrying, emit
+from hftransfer._progress import Moved, Retrying, emit
+from hftransfer._regions import FileRegion
 from hftransfer._retry import retrying
-from hftransfer._slots import Slots
 from hftransfer._spans import Span
-from hftransfer._throttle import Throttle
 from hftransfer.errors import (
     IntegrityError,
     RangeNotSupportedError,
     TransientError,
     single_error,
 )
-from hftransfer.options import TransferOptions
-from hftransfer.report import Report
-from hftransfer.stores.base import Entry, FileSink, Sink, Source
+from hftransfer.stores.base import Entry, FileSink, Lender, RegionSink, Source
 
-__all__ = ("Context", "MovingFile", "Tally")
+__all__ = ("MovingFile",)
 
 # What does not match is fetched once more.
 _CHUNK_TRIES = 2
-_STAGES = ("fetch", "hash", "store")
-
-
-# Where the number of connections is not given: modest to begin with, and as many as pay.
-_START_CONNECTIONS = 16
-_MAX_CONNECTIONS = 64
-
-
-@dataclass(kw_only=True)
-class Context:
-    """What all transfers of one client share."""
-
-    options: TransferOptions
-    pool: BufferPool
-    fetcher: Fetcher
-    large: Slots
-    """Chunks of large files in memory: not so many that small files find no room."""
-    hashing: anyio.CapacityLimiter
-    """Worker threads that make digests of chunks."""
-    fronts: anyio.CapacityLimiter
-    """Worker threads that make digests of files. Without a limit: `Front` has its own."""
-    observer: Observer | None = None
-
-    @classmethod
-    def make(
-        cls,
-        options: TransferOptions,
-        observer: Observer | None = None,
-        *,
-        throttle: Throttle | None = None,
-    ) -> Context:
-        budget = options.resolved_memory_budget
-        chunk_slots = budget // options.chunk_size
-        throttle = throttle or Throttle(options.bandwidth)
-        return cls(
-            options=options,
-            pool=BufferPool(budget),
-            fetcher=Fetcher(
-                options.connections,
-                start=_START_CONNECTIONS,
-                maximum=_MAX_CONNECTIONS,
-                chunk_slots=chunk_slots,
-                retry=options.retry,
-                throttle=throttle,
-            ),
-            large=Slots(max(1, chunk_slots - max(1, chunk_slots // 8))),
-            hashing=anyio.CapacityLimiter(max(2, os.cpu_count() or 1)),
-            fronts=anyio.CapacityLimiter(math.inf),
-            observer=observer,
-        )
-
-
-@dataclass
-class Tally:
-    """Counters of one transfer."""
-
-    files: int = 0
-    skipped: int = 0
-    bytes: int = 0
-    reused: int = 0
-    retries: int = 0
-    verified: int = 0
-    unstarted: int = 0
-    """Bytes of which not even the fetching has begun."""
-    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-
-    def timed(self, stage: str) -> _Timed:
-        """Return what adds the time of a ``with`` block to `stage`."""
-        return _Timed(self.stages, stage)
-
-    def report(self, manifest: Manifest, sinks: Sequence[Sink], *, seconds: float) -> Report:
-        return Report(
-            source=manifest.source,
-            destinations=tuple(sink.location for sink in sinks),
-            files=self.files,
-            skipped=self.skipped,
-            bytes=self.bytes,
-            reused_bytes=self.reused,
-            seconds=seconds,
-            retries=self.retries,
-            verified=self.verified,
-            stages=self.stages,
-            manifest=manifest,
-        )
-
-
-class _Timed:
-    """Measures a ``with`` block. A class, since a generator costs more than what it measures."""
-
-    __slots__ = ("_stage", "_stages", "_started")
-
-    def __init__(self, stages: dict[str, float], stage: str) -> None:
-        self._stages = stages
-        self._stage = stage
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self._stages[self._stage] += time.perf_counter() - self._started
+# A stretch of a file passes through so much memory to be hashed: what fits a core's own cache.
+_WINDOW = 1 << 20
 
 
 class MovingFile:
@@ -183,8 +81,12 @@ class MovingFile:
     async def move(self) -> FileManifest:
         """Move all chunks; return what was moved once the file's digest is right."""
         try:
-            with single_error():
-                await self._move_ranges()
+            sinks = self._region_sinks()
+            if isinstance(self._source, Lender) and sinks:
+                await self._move_regions(self._source, sinks)
+            else:
+                with single_error():
+                    await self._move_ranges()
         except RangeNotSupportedError:
             await retrying(
                 self._move_stream, self._context.options.retry, on_retry=self._count_retry
@@ -235,6 +137,57 @@ class MovingFile:
 
                 tasks.start_soon(run)
 
+    def _region_sinks(self) -> Sequence[RegionSink]:
+        """Return the sinks, if chunks need not be in memory for any of them; else nothing."""
+        if len(self._chunks) == 1 or self._front is not None:
+            return ()
+        found = [sink for sink in self._sinks if isinstance(sink, RegionSink)]
+        usable = [sink for sink in found if sink.region_checksum is not None]
+        return usable if len(usable) == len(self._sinks) else ()
+
+    async def _move_regions(self, lender: Lender, sinks: Sequence[RegionSink]) -> None:
+        async with lender.lend(self._entry) as whole:
+            with single_error():
+                async with anyio.create_task_group() as tasks:
+                    for chunk in self._chunks:
+                        await self._context.lent.acquire()
+                        self._start(chunk)
+                        region = whole.part(chunk.start, chunk.size)
+                        tasks.start_soon(self._move_region, chunk, region, sinks)
+
+    async def _move_region(
+        self, chunk: Chunk, region: FileRegion, sinks: Sequence[RegionSink]
+    ) -> None:
+        try:
+            digest, checksums = await self._measure(chunk, region, sinks)
+            async with anyio.create_task_group() as tasks:
+                for sink, checksum in zip(sinks, checksums, strict=True):
+                    write = partial(sink.write_region, chunk, region, digest, checksum)
+                    tasks.start_soon(self._store, write)
+            self._note(chunk, digest)
+        finally:
+            self._context.lent.release()
+
+    async def _measure(
+        self, chunk: Chunk, region: FileRegion, sinks: Sequence[RegionSink]
+    ) -> tuple[str, Sequence[bytes]]:
+        """Return the digest of a chunk, which is as expected, and the sinks' checksums."""
+        context = self._context
+        wanted = ["xxhash128", *((sink.region_checksum or "").lower() for sink in sinks)]
+        size = min(_WINDOW, chunk.size, context.pool.budget)
+        digest = ""
+        for _ in range(_CHUNK_TRIES):
+            async with context.windows, context.pool.lease(size) as window:
+                with self._tally.timed("hash"):
+                    digest, *checksums = await anyio.to_thread.run_sync(
+                        region.digests, wanted, window, limiter=context.hashing
+                    )
+            self._tally.bytes += chunk.size
+            if self._expects(chunk, digest):
+                return digest, [bytes.fromhex(checksum) for checksum in checksums]
+            self._tally.retries += 1
+        raise self._unexpected(chunk, digest)
+
     async def _acquire(self, chunk: Chunk) -> Buffer:
         await self._context.large.acquire()
         try:
@@ -277,7 +230,10 @@ class MovingFile:
             if self._expects(chunk, digest):
                 return digest
             self._tally.retries += 1
-        raise IntegrityError(
+        raise self._unexpected(chunk, digest)
+
+    def _unexpected(self, chunk: Chunk, digest: str) -> IntegrityError:
+        return IntegrityError(
             f"{self._entry.path}: bytes {chunk.start}-{chunk.stop - 1} from "
             f"{self._source.location} have XXH3 {digest}, other than recorded"
         )
@@ -293,22 +249,27 @@ class MovingFile:
             await self._feed(chunk, data)
             self._front.check(self._entry.path)
         sinks = [sink for sink in self._sinks if sink.held.get(chunk.index) != digest or not reused]
-        if len(sinks) == len(self._chunks) == 1:
-            await self._store(sinks[0], chunk, data, digest)
+        writes = [partial(sink.write, chunk, data, digest) for sink in sinks]
+        if len(writes) == len(self._chunks) == 1:
+            await self._store(writes[0])
         else:
             async with anyio.create_task_group() as tasks:
-                for sink in sinks:
-                    tasks.start_soon(self._store, sink, chunk, data, digest)
+                for write in writes:
+                    tasks.start_soon(self._store, write)
                 await self._feed(chunk, data)
+        self._note(chunk, digest, reused=reused)
+
+    def _note(self, chunk: Chunk, digest: str, *, reused: bool = False) -> None:
+        """Note that a chunk is verified, and in every sink."""
         self._digests[chunk.index] = digest
         self._moved += chunk.size
         if reused:
             self._tally.reused += chunk.size
         emit(self._context.observer, Moved(self._entry.path, chunk.size, reused=reused))
 
-    async def _store(self, sink: FileSink, chunk: Chunk, data: memoryview, digest: str) -> None:
+    async def _store(self, write: Callable[[], Awaitable[None]]) -> None:
         with self._tally.timed("store"):
-            await self._retrying(partial(sink.write, chunk, data, digest))
+            await retrying(write, self._context.options.retry, on_retry=self._count_retry)
 
     async def _feed(self, chunk: Chunk, data: memoryview) -> None:
         if self._front is not None:
@@ -340,9 +301,6 @@ class MovingFile:
                             )
                         with single_error():
                             await self._settle(chunk, data, digest, reused=False)
-
-    async def _retrying(self, operation: Callable[[], Awaitable[None]]) -> None:
-        await retrying(operation, self._context.options.retry, on_retry=self._count_retry)
 
     def _count_retry(self, error: TransientError, delay: float) -> None:
         self._tally.retries += 1

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._plan import range_header
+from hftransfer._regions import Body
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_http1 import Http1Client
@@ -114,7 +115,7 @@ class Wire:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        body: memoryview | bytes | None = None,
+        body: Body | None = None,
     ) -> Response:
         """Send a request and return its whole, small answer, whatever the status.
 
@@ -122,13 +123,14 @@ class Wire:
             method: HTTP method.
             url: sent as it is.
             headers: further request headers.
-            body: sent from this memory, without a copy where it is large and the connection
-                allows it.
+            body: sent from where it lies, in memory or in a file, without a copy where it is
+                large and the connection allows it.
 
         Raises:
             NetworkError: if the connection fails.
             StalledError: if nothing arrives within the timeout.
             RejectedError: if the URL, a header or the host's certificate is invalid.
+            SourceChangedError, TransferError: if the file of the body cannot be read.
         """
         client = self._client(url)
         return await client.request(method, url, _plain(headers), body, limit=_CONTROL_BODY)

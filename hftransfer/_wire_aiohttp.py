@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
+from hftransfer._regions import Body, Region, region_of
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_aiohttp_session import Connections, SendTimeout, translated
@@ -50,15 +52,15 @@ class AiohttpWire:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: bytes | memoryview | None,
+        body: Body | None,
         *,
         limit: int,
     ) -> Response:
         """Send a request and return its answer, of whose body `limit` bytes are kept."""
         data = None
         if body is not None:
-            view = memoryview(body).cast("B")
-            data = _MemoryPayload(view, self._throttle, self._timeouts.read) if view else b""
+            region = region_of(body)
+            data = _RegionPayload(region, self._throttle, self._timeouts.read) if region else b""
         async with self._connections.open(method, url, headers, data) as answer:
             return _response(method, url, answer, await _read_limited(answer, limit))
 
@@ -135,8 +137,8 @@ class AiohttpWire:
                 yield _Body(answer, url, size, self._throttle)
 
 
-class _MemoryPayload(aiohttp.Payload):
-    """A request body in memory, which must not change until it was sent.
+class _RegionPayload(aiohttp.Payload):
+    """A request body in memory or in a file, which must not change until it was sent.
 
     Args:
         body: what is sent.
@@ -144,7 +146,7 @@ class _MemoryPayload(aiohttp.Payload):
         timeout: seconds for which the server may take nothing.
     """
 
-    def __init__(self, body: memoryview, throttle: Throttle, timeout: float) -> None:
+    def __init__(self, body: Region, throttle: Throttle, timeout: float) -> None:
         super().__init__(body)
         self._body = body
         self._throttle = throttle
@@ -156,7 +158,7 @@ class _MemoryPayload(aiohttp.Payload):
         return len(self._body)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return str(self._body, encoding, errors)
+        return str(self._body.get(0, len(self._body)), encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send the body; aiohttp has written the head, or is about to.
@@ -164,15 +166,21 @@ class _MemoryPayload(aiohttp.Payload):
         Raises:
             SendTimeout: if the server takes nothing for too long.
             OSError: if the connection breaks.
+            SourceChangedError, TransferError: if the file of the body cannot be read, or changed.
         """
         for start in range(0, len(self._body), _PIECE):
+            size = min(_PIECE, len(self._body) - start)
+            found = self._body.get_now(start, size)
+            if found is None:
+                found = await anyio.to_thread.run_sync(self._body.get, start, size)
             # A copy: what a transport could not send at once it keeps, also when it is closed.
-            piece = bytes(self._body[start : start + _PIECE])
+            piece = bytes(found)
             with anyio.move_on_after(self._timeout) as waiting:
                 await writer.write(piece)
             if waiting.cancelled_caught:
                 raise SendTimeout
             await self._throttle.pay(len(piece))
+        self._body.check()
 
 
 class _Body:

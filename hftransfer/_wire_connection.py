@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import cast
 
 from hftransfer._http_answer import MalformedAnswerError, parse_head
+from hftransfer._regions import Region
 from hftransfer._throttle import Pause, Throttle
 from hftransfer._wire_errors import no_http, silent
 from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
@@ -81,7 +82,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeouts.read, self._watch)
 
-    async def send(self, body: memoryview) -> None:
+    async def send(self, body: Region) -> None:
         """Send the body of the request that was begun; `exchange.done` tells the answer.
 
         Returns early if the answer comes before its end. When this is cancelled, `abort` must

@@ -19,6 +19,7 @@ import anyio
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http_answer import Headers
+from hftransfer._regions import Body, Region, region_of
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_connection import Connection
@@ -91,7 +92,7 @@ class Http1Client:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: bytes | memoryview | None,
+        body: Body | None,
         *,
         limit: int,
     ) -> Response:
@@ -101,6 +102,7 @@ class Http1Client:
             NetworkError: if the connection fails, or what comes is no HTTP.
             StalledError: if the server takes or sends nothing for too long.
             RejectedError: if the host's certificate is invalid, or a header is.
+            SourceChangedError, TransferError: if the file of the body cannot be read.
         """
         return await self._run(headers, body, lambda: Exchange(method, url, limit))
 
@@ -131,43 +133,46 @@ class Http1Client:
     async def _run(
         self,
         headers: Mapping[str, str],
-        body: bytes | memoryview | None,
+        body: Body | None,
         make: Callable[[], Exchange],
     ) -> Response:
         exchange = make()
         resolved = self._resolve(exchange.url)
         assert resolved is not None, "see `takes`"
         way, path = resolved
-        view = memoryview(b"" if body is None else body).cast("B")
-        head = _request_head(exchange, way, path, headers, None if body is None else len(view))
+        region = region_of(body)
+        head = _request_head(exchange, way, path, headers, None if body is None else len(region))
         origin = way.origin
         connection = self._take(origin)
         if connection is not None:
             try:
-                return await self._exchange(connection, head, view, exchange)
+                return await self._exchange(connection, head, region, exchange)
             except StaleError as error:
                 if exchange.method not in _IDEMPOTENT:
                     raise broken(exchange, error.__cause__) from error.__cause__
                 exchange = make()
         connection = await self._connect(origin, exchange)
         try:
-            return await self._exchange(connection, head, view, exchange)
+            return await self._exchange(connection, head, region, exchange)
         except StaleError as error:
             raise broken(exchange, error.__cause__) from error.__cause__
 
     async def _exchange(
-        self, connection: Connection, head: bytes, body: memoryview, exchange: Exchange
+        self, connection: Connection, head: bytes, body: Region, exchange: Exchange
     ) -> Response:
-        is_apart = len(body) > _COPIED or (len(body) > 0 and self._throttle.rate is not None)
-        connection.begin(head if is_apart else b"".join((head, body)), exchange)
+        size = len(body)
+        beside = None
+        if not size or (size <= _COPIED and self._throttle.rate is None):
+            beside = body.get_now(0, size)
+        connection.begin(head if beside is None else b"".join((head, beside)), exchange)
         try:
-            if is_apart:
+            if beside is None:
                 await connection.send(body)
             answer = await exchange.done
             if exchange.is_direct:
                 # What follows the body, and is here already, comes within one round of the loop.
                 await asyncio.sleep(0)
-        except asyncio.CancelledError:
+        except BaseException:
             connection.abort()
             raise
         if connection.is_usable:

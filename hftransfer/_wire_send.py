@@ -1,10 +1,10 @@
-"""Sending a body straight from the memory where it lies.
+"""Sending a body straight from where it lies, in memory or in a file.
 
 asyncio copies what a socket does not take at once. So over a plain connection the transport
-sends the head, and the body goes from here, by ``send(2)`` on a duplicate of the socket's
-descriptor, which the event loop watches apart from the transport's own. Over TLS, and where
-a transport has no descriptor, it goes through the transport: OpenSSL copies while it encrypts
-anyway.
+sends the head, and the body goes from here, by ``send(2)`` or ``sendfile(2)`` on a duplicate
+of the socket's descriptor, which the event loop watches apart from the transport's own. Over
+TLS, and where a transport has no descriptor, it goes through the transport: OpenSSL copies
+while it encrypts anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import anyio.to_thread
+
+from hftransfer._regions import Region
 from hftransfer._throttle import Throttle
+from hftransfer.errors import TransferError
 
 __all__ = ("Sender",)
 
@@ -26,7 +30,7 @@ class Sender:
     """One body on its way out.
 
     Args:
-        body: bytes, which must not change until `run` has returned and the answer is there.
+        body: which must not change until `run` has returned and the answer is there.
         transport: which has sent the head, or is about to.
         throttle: paid for every byte.
         answered: done when nothing more is wanted: the answer is there, or the connection broke.
@@ -35,7 +39,7 @@ class Sender:
 
     def __init__(
         self,
-        body: memoryview,
+        body: Region,
         transport: asyncio.Transport,
         throttle: Throttle,
         answered: asyncio.Future[Any],
@@ -55,13 +59,19 @@ class Sender:
         self._waiter: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        """Send the body, or as much of it as is wanted."""
+        """Send the body, or as much of it as is wanted.
+
+        Raises:
+            SourceChangedError, TransferError: if the file of the body cannot be read.
+        """
         plain = _plain_socket(self._transport)
         if plain is None:
             await self._write()
-            return
-        with plain:
-            await self._send(plain)
+        else:
+            with plain:
+                await self._send(plain)
+        if not self.left:
+            self._body.check()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -78,25 +88,32 @@ class Sender:
                 await self._writable(plain)
                 continue
             try:
-                count = plain.send(self._next(_LARGE_PIECE))
+                count = self._body.send(plain, *self._next(_LARGE_PIECE))
             except (BlockingIOError, InterruptedError):
                 await self._writable(plain)
                 continue
+            except TransferError:
+                raise  # about the file; some of ours are OSErrors, too
             except OSError:
                 return  # so the transport finds, once it has read what the server said before
             await self._note(count)
 
     async def _write(self) -> None:
         while self.left and not self._answered.done():
-            piece = self._next(_PIECE)
+            start, size = self._next(_PIECE)
+            piece = self._body.get_now(start, size)
+            if piece is None:
+                piece = await anyio.to_thread.run_sync(self._body.get, start, size)
+                if self._answered.done():
+                    return
             self._transport.write(piece)
             while self._is_full and not self._answered.done():
                 await self._wait()
             await self._note(len(piece))
 
-    def _next(self, most: int) -> memoryview:
-        start = len(self._body) - self.left
-        return self._body[start : start + min(most, self._throttle.piece or most)]
+    def _next(self, most: int) -> tuple[int, int]:
+        """Return where the next piece begins, and its size."""
+        return len(self._body) - self.left, min(most, self.left, self._throttle.piece or most)
 
     async def _note(self, count: int) -> None:
         self.left -= count

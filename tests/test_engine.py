@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import zlib
+from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from hftransfer._digests import chunk_digest
 from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
-from hftransfer._plan import PartLimits
+from hftransfer._plan import Chunk, PartLimits
 from hftransfer._progress import Event, FileFinished, Moved, Retrying, TransferStarted
+from hftransfer._regions import FileRegion
 from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
@@ -19,12 +24,14 @@ from hftransfer.errors import (
     IntegrityError,
     LocationError,
     NetworkError,
+    SourceChangedError,
     TransferError,
     UnsupportedError,
 )
 from hftransfer.options import RetryPolicy, TransferOptions
 from hftransfer.report import Report
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.local import LocalSource
 from hftransfer.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +48,7 @@ FILES = {
 
 
 async def _move(
-    source: MemoryStore,
+    source: MemoryStore | LocalSource,
     *sinks: MemoryStore,
     context: Context | None = None,
     manifest: Manifest | None = None,
@@ -366,3 +373,130 @@ async def test_several_failures_end_as_one_error() -> None:
         await _move(source, MemoryStore())
 
     assert isinstance(caught.value, AccessError)
+
+
+# --- files that are read by the sink itself
+
+
+class _Reader(MemoryStore):
+    """A store that reads chunks from where they lie, and keeps what it was given with them."""
+
+    def __init__(self, checksum: str | None) -> None:
+        super().__init__()
+        self.checksum = checksum
+        self.taken: dict[tuple[str, int], str] = {}
+
+    async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
+        inner = await super().begin(entry, chunk_size)
+        assert inner is not None
+        return _ReadingFile(self, entry, inner)
+
+
+class _ReadingFile:
+    def __init__(self, store: _Reader, entry: Entry, inner: FileSink) -> None:
+        self._store = store
+        self._entry = entry
+        self._inner = inner
+        self.held = inner.held
+        self.region_checksum = store.checksum
+        self.read_into, self.write = inner.read_into, inner.write
+        self.commit, self.abort = inner.commit, inner.abort
+
+    async def write_region(
+        self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes
+    ) -> None:
+        data = region.get(0, len(region))
+        assert chunk_digest(data) == digest
+        await self._inner.write(chunk, data, digest)
+        self._store.taken[self._entry.path, chunk.index] = checksum.hex()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+LENT = {("exact", 0), ("exact", 1), *(("folder/large", index) for index in range(10))}
+
+
+async def test_chunks_of_local_files_are_lent_to_sinks_that_can_read_them(folder: Path) -> None:
+    """With their digests and with the checksum that each sink wants; none of them is in memory."""
+    first, second = _Reader("CRC32"), _Reader("XXHASH128")
+    context = Context.make(OPTIONS)
+    async with context.pool.lease(3 * CHUNK):  # small files and windows get by with the rest
+        report = await _move(LocalSource(folder), first, second, context=context)
+
+    assert first.files == second.files == FILES
+    assert first.taken.keys() == second.taken.keys() == LENT
+    for (path, index), crc in first.taken.items():
+        data = FILES[path][index * CHUNK : (index + 1) * CHUNK]
+        assert crc == f"{zlib.crc32(data):08x}"
+        assert second.taken[path, index] == report.manifest.files[path].chunks[index]
+        assert second.taken[path, index] == chunk_digest(memoryview(data))
+    assert report.bytes == sum(map(len, FILES.values()))
+
+
+async def test_chunks_are_in_memory_if_one_sink_cannot_read_files(folder: Path) -> None:
+    """Then they are read once, for all."""
+    reader, other, plain = _Reader("CRC32"), _Reader(None), MemoryStore()
+
+    await _move(LocalSource(folder), reader, other)
+    assert reader.files == other.files == FILES
+    await _move(LocalSource(folder), reader, plain)
+    assert reader.files == plain.files == FILES
+
+    assert not reader.taken
+
+
+async def test_lent_chunks_other_than_recorded_are_refused(folder: Path) -> None:
+    """A recorded manifest holds for them, too, and nothing is published."""
+    report = await _move(LocalSource(folder), MemoryStore())
+    (folder / "exact").write_bytes(b"x" + FILES["exact"][1:])
+    source, sink = LocalSource(folder), _Reader("CRC32")
+    entries = [
+        replace(entry, manifest=report.manifest.files[entry.path])
+        for entry in await source.list()
+        if entry.path == "exact"
+    ]
+
+    with pytest.raises(IntegrityError, match=r"exact: bytes 0-65535 .* other than recorded"):
+        await transfer(source, [sink], entries, Context.make(OPTIONS))
+
+    assert not sink.files
+    assert sink.open_files == 0
+
+
+async def test_lent_chunks_are_stored_again_after_a_failure(folder: Path) -> None:
+    """They are hashed once, and written as often as it takes."""
+    sink = _Reader("CRC32")
+    sink.fail("write", NetworkError("cut"), path="folder/large", times=2)
+
+    report = await _move(LocalSource(folder), sink)
+
+    assert sink.files == FILES
+    assert report.retries == 2
+    assert report.bytes == sum(map(len, FILES.values()))
+
+
+async def test_a_lent_file_that_is_written_to_is_a_changed_source(folder: Path) -> None:
+    """Whatever the sink makes of it, this is what is said; and nothing is left open."""
+
+    class Writer(_Reader):
+        def _check(self, operation: str, path: str | None = None, start: int | None = None) -> None:
+            if (operation, path, start) == ("write", "folder/large", CHUNK):
+                os.utime(folder / "folder/large", ns=(0, 0))
+                raise TransferError("the store refuses it")
+
+    sink = Writer("CRC32")
+    before = set(os.listdir("/proc/self/fd"))
+    context = Context.make(OPTIONS)
+    with pytest.raises(SourceChangedError, match="large was changed while it was being read"):
+        await _move(LocalSource(folder), sink, context=context)
+
+    assert "folder/large" not in sink.files
+    assert sink.open_files == 0
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert (context.lent.in_use, context.windows.borrowed_tokens, context.pool.in_use) == (0, 0, 0)

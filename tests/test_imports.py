@@ -18,7 +18,7 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 _LAYERS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "_memory", "options", "locations"),
     "plans": ("_plan", "_spans", "_checksums", "_digests", "_manifest", "report"),
-    "contract": ("stores", "stores.base"),
+    "contract": ("_regions", "stores", "stores.base"),
     "primitives": (
         *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal"),
         *("_patterns", "_progress", "_retry", "_signals", "_slots", "_throttle"),
@@ -47,7 +47,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
         *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),
-    "engine": ("_engine", "_fetch", "_front", "_moving"),
+    "engine": ("_context", "_engine", "_fetch", "_front", "_moving"),
     "hub cache": (
         *("_hub_cache", "_hub_cache_sink", "_hub_content", "_hub_dry_run", "_hub_errors"),
         *("_hub_local_dir", "_hub_local_dir_sink", "_hub_locked_files", "_hub_locks"),

@@ -1,18 +1,21 @@
-"""`hftransfer._wire_send`: bodies leave from the memory where they lie."""
+"""`hftransfer._wire_send`: bodies leave from where they lie, in memory or in a file."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import socket
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from hftransfer import _wire_send
-from hftransfer.errors import NetworkError, StalledError
+from hftransfer.errors import NetworkError, SourceChangedError, StalledError
 from wire_support import (
     KIB,
     LOOPS,
@@ -21,6 +24,7 @@ from wire_support import (
     Exchange,
     Site,
     counting_throttle,
+    in_file,
     mapped,
     open_files,
     random_bytes,
@@ -73,6 +77,76 @@ async def test_any_memory_can_be_sent(site: Site, either_client: None, kind: str
     assert server.requests[0].body == content
 
 
+@pytest.mark.parametrize("size", [0, 1, 64 * KIB, 64 * KIB + 1, LARGE])
+@pytest.mark.parametrize("disk", ["cached", "slow", "no sendfile"])
+async def test_a_part_of_a_file_arrives_byte_for_byte(
+    site: Site,
+    either_client: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    disk: str,
+) -> None:
+    """From the page cache or the disk, whatever the file system can do."""
+    content = random_bytes(size + 20)
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError
+        return real(fd, buffers, offset)
+
+    def sendfile(out: int, fd: int, offset: int, count: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    if disk == "slow":
+        monkeypatch.setattr(os, "preadv", preadv)
+    elif disk == "no sendfile":
+        monkeypatch.setattr(os, "sendfile", sendfile)
+    async with site.opened(accept) as (server, wire):
+        with in_file(tmp_path / "f", content) as whole:
+            for _ in range(2):
+                answer = await wire.request("PUT", f"{server.base}/p", body=whole.part(10, size))
+                assert (answer.status, answer.body) == (200, b"ok")
+
+    assert server.connections == 1
+    for request in server.requests:
+        assert request.body == content[10 : 10 + size]
+        assert request.header("Content-Length") == str(size)
+
+
+@pytest.mark.parametrize("shorter", [True, False])
+async def test_a_file_that_changes_while_it_is_sent_is_no_body(
+    site: Site, tmp_path: Path, shorter: bool
+) -> None:
+    """That is an error which says so, and costs the connection, whatever the server thinks."""
+    path = tmp_path / "model.bin"
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.reader.readexactly(MIB)
+        if exchange.request.connection == 1:
+            if shorter:
+                os.truncate(path, 2 * MIB)
+            os.utime(path, ns=(0, 0))
+            await exchange.reader.readexactly(LARGE - MIB)
+        await accept(exchange)
+
+    before = open_files()
+    async with site.opened(reply, reads_body=False) as (server, wire):
+        url = f"{server.base}/part"
+        with (
+            in_file(path, random_bytes(LARGE)) as whole,
+            pytest.raises(SourceChangedError, match=r"model\.bin was changed"),
+        ):
+            await wire.request("PUT", url, body=whole)
+        with in_file(path, random_bytes(MIB)) as whole:
+            answer = await wire.request("PUT", url, body=whole)
+            assert answer.status == 200
+
+    assert server.connections == 2
+    await all_closed(before)
+
+
 async def discard(exchange: Exchange) -> None:
     """Read a body without keeping it, slowly: in small pieces, with other work between them."""
     left = int(exchange.request.header("Content-Length") or 0)
@@ -82,15 +156,16 @@ async def discard(exchange: Exchange) -> None:
     await accept(exchange)
 
 
-async def test_a_slow_server_costs_no_memory(site: Site) -> None:
+@pytest.mark.parametrize("lies", ["memory", "file"])
+async def test_a_slow_server_costs_no_memory(site: Site, tmp_path: Path, lies: str) -> None:
     """While the server does not take them, bytes stay where they lie and are copied nowhere."""
-    with mapped(LARGE) as memory:
+    with mapped(LARGE) as memory, in_file(tmp_path / "f", bytes(LARGE)) as file:
         async with site.opened(discard, reads_body=False) as (server, wire):
             url = f"{server.base}/part"
             await wire.request("PUT", url, body=memory[:MIB])  # connect first
             tracemalloc.start()
             try:
-                answer = await wire.request("PUT", url, body=memory)
+                answer = await wire.request("PUT", url, body=file if lies == "file" else memory)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()

@@ -17,8 +17,8 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import anyio
 import pytest
 import trustme
 
+from hftransfer._regions import FileRegion
 from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
 from hftransfer.options import Timeouts
@@ -51,6 +52,20 @@ QUIET = (
     else []
 )
 """Marks of the modules that let servers close connections."""
+
+
+# --- bodies
+
+
+@contextmanager
+def in_file(path: Path, content: bytes) -> Iterator[FileRegion]:
+    """Write `content` to `path`, and open it as what the body of a request can be."""
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield FileRegion.whole(fd, str(path))
+    finally:
+        os.close(fd)
 
 
 # --- servers

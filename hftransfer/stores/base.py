@@ -12,14 +12,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hftransfer._digests import Digest
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
+from hftransfer._regions import FileRegion
 from hftransfer._spans import Span
 
-__all__ = ("ByteStream", "Entry", "FileSink", "FillStream", "Sink", "Source")
+__all__ = (
+    "ByteStream",
+    "Entry",
+    "FileSink",
+    "FillStream",
+    "Lender",
+    "RegionSink",
+    "Sink",
+    "Source",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +118,20 @@ class Source(Protocol):
         """Open `entry` as one body, for stores or servers that cannot read ranges."""
 
 
+@runtime_checkable
+class Lender(Protocol):
+    """A source whose files need not be read into memory, since they lie on this machine."""
+
+    def lend(self, entry: Entry) -> AbstractAsyncContextManager[FileRegion]:
+        """Open `entry`, for its bytes to be read and sent from there.
+
+        Raises:
+            SourceChangedError: also at the end, in place of what a store may have said, if
+                the file is no longer the one that was listed.
+            AccessError: if it may not be read.
+        """
+
+
 class FileSink(Protocol):
     """One file on its way into a sink."""
 
@@ -129,6 +153,25 @@ class FileSink(Protocol):
 
     async def abort(self, *, discard: bool) -> None:
         """Give up. What the next transfer can resume may stay unless `discard` is set."""
+
+
+@runtime_checkable
+class RegionSink(Protocol):
+    """A file sink that can take chunks from where they lie in a file.
+
+    The bytes that it reads may be others than those that were hashed, if somebody writes
+    into the file meanwhile. So it names a checksum, which it is given, too, and by which
+    the other end finds that out; and the lender looks at the file again at the end.
+    """
+
+    @property
+    def region_checksum(self) -> str | None:
+        """Name of that checksum (see `_checksums`), or None if chunks must come in memory."""
+
+    async def write_region(
+        self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes
+    ) -> None:
+        """Store `region`, whose XXH3-128 is `digest`, as `FileSink.write` does."""
 
 
 class Sink(Protocol):

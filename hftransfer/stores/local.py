@@ -32,6 +32,7 @@ from hftransfer._files import (
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._memory import cache_room
 from hftransfer._plan import Chunk, PartLimits
+from hftransfer._regions import UNABLE, FileRegion, changed, read_fully, reading
 from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
@@ -39,7 +40,6 @@ from hftransfer.errors import (
     DiskFullError,
     IntegrityError,
     NotFoundError,
-    SourceChangedError,
     TransferError,
     UnsupportedError,
 )
@@ -61,10 +61,8 @@ T = TypeVar("T")
 # Up to this many bytes a file is written at once: sooner fetched again than resumed.
 _SMALL_FILE = 1 << 20
 
-# So much is copied from the page cache sooner than a thread would have been woken, and
-# preadv2(2) can be told not to wait for the disk.
+# So much is copied from the page cache sooner than a thread would have been woken.
 _AT_ONCE = 256 * 1024
-_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 # Writes of one file that wait for the disk at a time; through the page cache it is one.
 _WRITERS = 4
 # Bookkeeping of a `local_dir` download, of no use anywhere else.
@@ -83,7 +81,7 @@ class LocalSource:
         self.commit: str | None = None
         self.single = False
         """True once `list` found a file rather than a folder."""
-        self._reads_at_once = _NOWAIT != 0
+        self._reads_at_once = True
 
     @property
     def location(self) -> str:
@@ -119,43 +117,65 @@ class LocalSource:
     async def fill(self, entry: Entry, span: Span) -> None:
         rest = span.rest
         at_once = self._reads_at_once and len(rest) <= _AT_ONCE
-        if not (at_once and self._read_into(entry, span.position, rest, flags=_NOWAIT)):
+        if not (at_once and self._read_into(entry, span.position, rest, wait=False)):
             await anyio.to_thread.run_sync(self._read_into, entry, span.position, rest)
         span.advance(len(rest))
 
-    def _read_into(self, entry: Entry, start: int, buffer: memoryview, flags: int = 0) -> bool:
-        """Fill `buffer`; with `_NOWAIT`, return False if the disk would have to be waited for."""
-        path = str(self._path) if self.single else f"{self._path}/{entry.path}"
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def _path_of(self, entry: Entry) -> str:
+        return str(self._path) if self.single else f"{self._path}/{entry.path}"
+
+    def _read_into(
+        self, entry: Entry, start: int, buffer: memoryview, *, wait: bool = True
+    ) -> bool:
+        """Fill `buffer`; without `wait` return False if the disk has to be waited for."""
+        path = self._path_of(entry)
+        with reading(path):
+            fd = _open(path)
             try:
-                filled = 0
-                while filled < len(buffer):
-                    count = os.preadv(fd, [buffer[filled:]], start + filled, flags)
-                    if count == 0:
-                        break
-                    filled += count
-                status = os.fstat(fd)
+                count = read_fully(fd, buffer, start, wait=wait)
+                is_changed = _is_changed(fd, entry)
+            except OSError as error:
+                if wait or error.errno not in UNABLE:
+                    raise
+                self._reads_at_once = False
+                return False
             finally:
                 os.close(fd)
-        except BlockingIOError:
+        if count is None:
             return False
-        except FileNotFoundError as error:
-            raise SourceChangedError(f"{path} was removed while it was being read") from error
-        except PermissionError as error:
-            raise AccessError(f"cannot read {path}: {error.strerror}") from error
-        except OSError as error:
-            if flags and error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                self._reads_at_once = False  # as on network file systems
-                return False
-            raise TransferError(f"cannot read {path}: {error.strerror}") from error
-        if filled < len(buffer) or _etag(status) != entry.etag:
-            raise SourceChangedError(f"{path} was changed while it was being read")
+        if count < len(buffer) or is_changed:
+            raise changed(path)
         return True
+
+    @asynccontextmanager
+    async def lend(self, entry: Entry) -> AsyncIterator[FileRegion]:
+        path = self._path_of(entry)
+        with reading(path):
+            fd = await anyio.to_thread.run_sync(_open, path)
+        try:
+            whole = FileRegion.whole(fd, path)
+            if _is_changed(fd, entry):
+                raise changed(path)
+            try:
+                yield whole
+            except TransferError:
+                whole.check()  # for then it is this that a store complains of
+                raise
+            whole.check()
+        finally:
+            os.close(fd)
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
         yield FillStream(self, entry)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_changed(fd: int, entry: Entry) -> bool:
+    return _etag(os.fstat(fd)) != entry.etag
 
 
 def _etag(status: os.stat_result) -> str:

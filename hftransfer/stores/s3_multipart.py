@@ -18,6 +18,7 @@ import anyio.to_thread
 from hftransfer._checksums import combine, encode, field_name, header_name
 from hftransfer._manifest import FileManifest
 from hftransfer._plan import Chunk, plan_chunks
+from hftransfer._regions import FileRegion
 from hftransfer._retry import retrying
 from hftransfer.errors import (
     IntegrityError,
@@ -95,9 +96,25 @@ class MultipartUpload(Upload):
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         value = None
         if self._checksum is not None:
-            value = self._sums[chunk.index] = await checksum_of(self._checksum, data, digest)
-        etag = await self._stored(chunk, data)
-        self._etags[chunk.index] = etag or await self._send(chunk, data, value)
+            value = await checksum_of(self._checksum, data, digest)
+        await self._put(chunk, data, value)
+
+    @property
+    def region_checksum(self) -> str | None:
+        return self._checksum
+
+    async def write_region(
+        self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes
+    ) -> None:
+        await self._put(chunk, region, checksum)
+
+    async def _put(
+        self, chunk: Chunk, body: memoryview | FileRegion, checksum: bytes | None
+    ) -> None:
+        if checksum is not None:
+            self._sums[chunk.index] = checksum
+        etag = await self._stored(chunk, body)
+        self._etags[chunk.index] = etag or await self._send(chunk, body, checksum)
 
     def _choice(self) -> ChecksumChoice:
         return self._session.part_checksums
@@ -134,8 +151,8 @@ class MultipartUpload(Upload):
         self._checksum, self._echoed = name, name is not None
         self._claim = await anyio.to_thread.run_sync(claim, *self._target, self._upload_id)
 
-    async def _stored(self, chunk: Chunk, data: memoryview) -> str | None:
-        """Return the ETag of a part that holds `data` already.
+    async def _stored(self, chunk: Chunk, body: memoryview | FileRegion) -> str | None:
+        """Return the ETag of a part that holds `body` already.
 
         Raises:
             IntegrityError: if the part that was left behind holds other bytes.
@@ -143,12 +160,12 @@ class MultipartUpload(Upload):
         part = None if self._leftover is None else self._leftover.parts.get(chunk.index + 1)
         if part is None or chunk.index in self._etags:
             return None
-        if part.md5 == await anyio.to_thread.run_sync(md5_of, data):
+        if part.md5 == await anyio.to_thread.run_sync(md5_of, body):
             return part.etag
         # Parts of two contents must not meet: the engine begins anew, without this upload.
         raise IntegrityError(f"{self._what}: an interrupted upload of other content was in the way")
 
-    async def _send(self, chunk: Chunk, data: memoryview, value: bytes | None) -> str:
+    async def _send(self, chunk: Chunk, body: memoryview | FileRegion, value: bytes | None) -> str:
         headers = dict(customer_key_headers(self._session.s3))
         if value is not None and self._checksum is not None:
             headers[header_name(self._checksum)] = encode(value)
@@ -158,7 +175,7 @@ class MultipartUpload(Upload):
             *self._target,
             query=self._part_query(chunk),
             headers=headers,
-            body=data,
+            body=body,
         )
         try:
             async with self._session.uploads:

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._checksums import COMBINABLE, offered
+from hftransfer._regions import Body
 from hftransfer._retry import retrying
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
@@ -128,7 +129,7 @@ class S3Session:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: memoryview | bytes | None = None,
+        body: Body | None = None,
     ) -> Response:
         """Send one request and return its answer.
 
@@ -138,7 +139,7 @@ class S3Session:
             key: of an object, as it is written, not encoded; empty for the bucket itself.
             query: parameters, not encoded.
             headers: further headers, which are signed.
-            body: sent from this memory, not hashed.
+            body: sent from where it lies, not hashed.
 
         Raises:
             TransferError: for anything but a 2xx, as the table of `s3_errors` says.

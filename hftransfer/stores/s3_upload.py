@@ -16,6 +16,7 @@ from hftransfer._checksums import checksum, encode, header_name
 from hftransfer._digests import chunk_digest
 from hftransfer._manifest import FileManifest
 from hftransfer._plan import Chunk
+from hftransfer._regions import FileRegion
 from hftransfer._retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -34,6 +35,7 @@ __all__ = ("SingleUpload", "Upload", "checksum_of", "is_precondition", "md5_of")
 
 # Below this a checksum is made sooner than a thread would have been woken.
 _INLINE = 256 * 1024
+_WINDOW = 1 << 20
 
 
 async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
@@ -43,9 +45,11 @@ async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
     return await anyio.to_thread.run_sync(checksum, name, data, digest or chunk_digest(data))
 
 
-def md5_of(data: memoryview) -> str:
-    """Return the MD5 of `data` in hex."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+def md5_of(body: memoryview | FileRegion) -> str:
+    """Return the MD5 of `body` in hex."""
+    if isinstance(body, FileRegion):
+        return body.digests(["md5"], memoryview(bytearray(_WINDOW)))[0]
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 class Upload:

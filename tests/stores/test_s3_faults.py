@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import anyio
 import pytest
 import trustme
 from aiohttp import web
@@ -419,6 +421,63 @@ async def test_an_object_deleted_meanwhile_is_a_changed_source(
     async with front_of(bucket, vanish) as endpoint, client(endpoint) as mover:
         with pytest.raises(SourceChangedError, match="deleted"):
             await mover.copy(bucket.url, tmp_path)
+
+
+# --- files on their way up
+
+
+async def test_a_file_written_to_during_its_upload_is_not_published(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """That is noticed, whether or not what was hashed has left before; nothing stays there."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(24 * MIB))
+    refused: list[int] = []
+
+    async def write(request: web.Request) -> web.StreamResponse | None:
+        if "partNumber" not in request.query:
+            return None
+        with path.open("r+b") as file:
+            file.seek((int(request.query["partNumber"]) - 1) * 5 * MIB + 4 * MIB)
+            file.write(b"x")
+        refused.append(1)
+        return None
+
+    async with front_of(bucket, write) as endpoint, client(endpoint) as mover:
+        with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being"):
+            await mover.copy(path, f"{bucket.url}/m/model.bin")
+
+    assert refused
+    assert not uploads(bucket, "m/")
+    assert "Contents" not in s3_client(bucket.server).list_objects_v2(Bucket=bucket.name)
+
+
+async def test_parts_of_files_under_way_are_not_bounded_by_memory(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """With room for one chunk, eight are on their way over twice four connections."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(os.urandom(43 * MIB))
+    options = replace(OPTIONS, memory_budget=5 * MIB)
+    under_way = 0
+    full = anyio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        nonlocal under_way
+        if "partNumber" in request.query:
+            under_way += 1
+            if under_way == 8:
+                full.set()
+            await full.wait()
+        return None
+
+    async with front_of(bucket, hold) as endpoint:
+        s3 = S3Options(endpoint_url=endpoint)
+        async with AsyncClient(replace(options, s3=s3)) as mover:
+            with anyio.fail_after(30):
+                await mover.copy(path, f"{bucket.url}/model.bin")
+
+    assert get(bucket, "model.bin") == path.read_bytes()
 
 
 # --- listings

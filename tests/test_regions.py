@@ -1,0 +1,216 @@
+"""`hftransfer._regions`: bytes that are hashed and sent from where they lie."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hftransfer._regions import FileRegion, MemoryRegion, region_of
+from hftransfer.errors import AccessError, SourceChangedError, TransferError
+
+CONTENT = os.urandom(100_000)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[FileRegion]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield FileRegion.whole(fd, str(path))
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def file_of(content: bytes) -> Iterator[FileRegion]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "f"
+        path.write_bytes(content)
+        with opened(path) as region:
+            yield region
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "model.bin"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@given(content=st.binary(max_size=300), data=st.data())
+def test_a_part_is_a_slice(content: bytes, data: st.DataObject) -> None:
+    """Any part of any part has the bytes that a slice of a slice has, in memory or in a file."""
+    with file_of(content) as whole:
+        expected = content
+        for _ in range(2):
+            start = data.draw(st.integers(0, len(expected)))
+            size = data.draw(st.integers(0, len(expected) - start))
+            whole, expected = whole.part(start, size), expected[start : start + size]
+        start = data.draw(st.integers(0, len(expected)))
+        size = data.draw(st.integers(0, len(expected) - start))
+        for region in (whole, region_of(expected)):
+            assert len(region) == len(expected)
+            assert region.get(start, size) == expected[start : start + size]
+            assert region.get_now(start, size) in (None, expected[start : start + size])
+
+
+@given(content=st.binary(max_size=300), window=st.integers(1, 400), start=st.integers(0, 300))
+def test_digests_do_not_depend_on_the_window(content: bytes, window: int, start: int) -> None:
+    """However small the memory is through which bytes pass, and whatever else is made of them."""
+    start = min(start, len(content))
+    with file_of(content) as whole:
+        part = whole.part(start, len(content) - start)
+        found = part.digests(["xxhash128", "crc32", "md5", "crc32"], memoryview(bytearray(window)))
+
+    rest = content[start:]
+    crc = f"{zlib.crc32(rest):08x}"
+    md5 = hashlib.md5(rest, usedforsecurity=False).hexdigest()
+    assert found == [xxhash.xxh3_128_hexdigest(rest), crc, md5, crc]
+
+
+def receive(region: FileRegion | MemoryRegion) -> bytes:
+    """Return what arrives when all of a region is sent through a socket, in small pieces."""
+    here, there = socket.socketpair()
+    received = bytearray()
+    with here, there:
+        sent = 0
+        while sent < len(region):
+            sent += region.send(here, sent, min(10_000, len(region) - sent))
+            while len(received) < sent:
+                received += there.recv(sent - len(received))
+    return bytes(received)
+
+
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_part_is_sent_byte_for_byte(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """By the kernel from the page cache, or where a file system cannot do that, by reading it."""
+    if code is not None:
+
+        def sendfile(out: int, fd: int, offset: int, count: int) -> int:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "sendfile", sendfile)
+    with opened(path) as whole:
+        assert receive(whole.part(1000, 50_000)) == CONTENT[1000:51_000]
+
+
+def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
+    """A full socket is no error of the file, nor is one that was closed."""
+    with opened(path) as whole:
+        here, there = socket.socketpair()
+        with here:
+            with there:
+                here.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        whole.send(here, 0, len(whole))
+            with pytest.raises(BrokenPipeError):
+                whole.send(here, 0, len(whole))
+
+
+READERS: dict[str, Callable[[FileRegion], object]] = {
+    "get": lambda region: region.get(0, len(region)),
+    "get_now": lambda region: region.get_now(0, len(region)),
+    "digests": lambda region: region.digests(["md5"], memoryview(bytearray(1000))),
+    "send": lambda region: receive(region),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_that_became_shorter_is_not_read(path: Path, reader: str) -> None:
+    """Nor padded: what is missing is an error, wherever the bytes were going."""
+    with opened(path) as whole:
+        os.truncate(path, len(CONTENT) - 1)
+        with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being"):
+            READERS[reader](whole)
+
+
+def _rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"x")
+    os.utime(path, ns=(0, 0))  # for a clock that has not moved on yet
+
+
+@pytest.mark.parametrize("change", [_rewrite, lambda path: os.truncate(path, 200_000)])
+def test_what_was_written_meanwhile_is_noticed(path: Path, change: Callable[[Path], None]) -> None:
+    """Digests are of the bytes that were there before, or there are none."""
+    with opened(path) as whole:
+        part = whole.part(0, 1000)
+        part.check()
+        change(path)
+        with pytest.raises(SourceChangedError, match=r"model\.bin was changed"):
+            part.check()
+        with pytest.raises(SourceChangedError, match=r"model\.bin was changed"):
+            part.digests(["md5"], memoryview(bytearray(1000)))
+
+
+@pytest.mark.parametrize("reader", ["get", "get_now", "digests"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.EIO, TransferError),
+        (errno.EACCES, AccessError),
+        (errno.ESTALE, TransferError),
+        (errno.ENOENT, SourceChangedError),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: str,
+    code: int,
+    expected: type[TransferError],
+) -> None:
+    """An error of the disk or the network file system is told with the file's name."""
+
+    def preadv(fd: int, buffers: object, offset: int, flags: int = 0) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with opened(path) as whole:
+        monkeypatch.setattr(os, "preadv", preadv)
+        with pytest.raises(expected, match=r"model\.bin"):
+            READERS[reader](whole)
+
+
+def test_a_disk_that_fails_while_sending_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no broken connection, which would be tried again."""
+
+    def sendfile(out: int, fd: int, offset: int, count: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    with opened(path) as whole, pytest.raises(TransferError, match=r"cannot read .*model\.bin"):
+        receive(whole)
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_what_the_disk_has_to_bring_is_not_there_now(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Or a file system cannot tell: `get_now` has nothing, and `get` waits."""
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(code, os.strerror(code))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with opened(path) as whole:
+        assert whole.get_now(0, 10) is None
+        assert whole.get(0, 10) == CONTENT[:10]

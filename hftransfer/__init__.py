@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hftransfer._client import AsyncClient
+    from hftransfer._hub_sync import hf_hub_download, snapshot_download
     from hftransfer._manifest import FileManifest, Manifest
     from hftransfer.errors import (
         AccessError,
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
     )
     from hftransfer.options import HubOptions, RetryPolicy, S3Options, Timeouts, TransferOptions
     from hftransfer.report import Report, Verification
-    from hftransfer.sync import Client, copy, hf_hub_download, snapshot_download
+    from hftransfer.sync import Client, copy
 
 # Metaflow ships packages that say so with the code of a remote task.
 METAFLOW_PACKAGE_POLICY = "include"
 
 _HOMES = {
     "_client": ("AsyncClient",),
+    "_hub_sync": ("hf_hub_download", "snapshot_download"),
     "_manifest": ("FileManifest", "Manifest"),
     "errors": (
         "AccessError",
@@ -61,7 +63,7 @@ _HOMES = {
     ),
     "options": ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions"),
     "report": ("Report", "Verification"),
-    "sync": ("Client", "copy", "hf_hub_download", "snapshot_download"),
+    "sync": ("Client", "copy"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -106,6 +108,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("hftransfer")
+    elif name == "aio":
+        value = import_module("hftransfer.aio")
     elif name in _MODULES:
         value = getattr(import_module(f"hftransfer.{_MODULES[name]}"), name)
     else:

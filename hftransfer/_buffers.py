@@ -12,7 +12,6 @@ stretch is lent and before it is written to, so that the event loop does not.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import threading
 from bisect import insort
@@ -222,6 +221,8 @@ class _Warmer:
 
 def _populate(memory: mmap.mmap, start: int, size: int) -> bool:
     """Take the faults of a stretch, without the GIL; return False where the kernel cannot."""
+    import ctypes  # not needed, and slow to load, where there are only small files
+
     place = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from hftransfer._copy import check_goals, copy
+from hftransfer._copy import check_goals, copy_to
 from hftransfer._engine import Context, transfer
 from hftransfer._manifest import Manifest
 from hftransfer._open_stores import OpenStores
@@ -14,7 +14,6 @@ from hftransfer._patterns import Patterns
 from hftransfer._progress import Observer
 from hftransfer._selection import Selection
 from hftransfer._throttle import Throttle
-from hftransfer._verify import verify
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from hftransfer.stores.hub import HubSource
     from hftransfer.stores.s3 import S3Session
 
-__all__ = ("AnyLocation", "AsyncClient")
+__all__ = ("AnyLocation", "AsyncClient", "copy")
 
 AnyLocation: TypeAlias = str | os.PathLike[str]
 
@@ -126,7 +125,7 @@ class AsyncClient:
         targets: Sequence[AnyLocation] = destination if several else [destination]  # type: ignore[list-item,assignment]
         goals = [parse_location(target) for target in targets]
         check_goals(goals)
-        return await copy(
+        return await copy_to(
             self._stores,
             parse_location(source),
             goals,
@@ -164,6 +163,8 @@ class AsyncClient:
             IntegrityError: if the manifest that lies there is damaged.
             UnsupportedError: if nobody says what the bytes should be.
         """
+        from hftransfer._verify import verify
+
         place = parse_location(location)
         return await verify(
             self._stores,
@@ -222,3 +223,29 @@ class AsyncClient:
         if self._context is None:
             raise RuntimeError("the client is not open: use it in a (async) with statement")
         return self._context
+
+
+async def copy(
+    source: AnyLocation,
+    destination: AnyLocation | Sequence[AnyLocation],
+    *,
+    options: TransferOptions | None = None,
+    allow_patterns: Patterns = None,
+    ignore_patterns: Patterns = None,
+    manifest: Manifest | None = None,
+    sidecar: bool = False,
+) -> Report:
+    """Copy with a client of its own; see `AsyncClient.copy`.
+
+    Args:
+        options: of that client. Default: `TransferOptions.from_env()`.
+    """
+    async with AsyncClient(options) as client:
+        return await client.copy(
+            source,
+            destination,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            manifest=manifest,
+            sidecar=sidecar,
+        )

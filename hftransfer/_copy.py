@@ -16,7 +16,7 @@ from hftransfer.locations import HubLocation, LocalLocation, Location, S3Locatio
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry
 
-__all__ = ("check_goals", "copy")
+__all__ = ("check_goals", "copy_to")
 
 
 def check_goals(goals: Sequence[Location]) -> None:
@@ -33,7 +33,7 @@ def check_goals(goals: Sequence[Location]) -> None:
             raise LocationError(f"{goal}: files cannot be uploaded to the Hub")
 
 
-async def copy(
+async def copy_to(
     stores: OpenStores,
     source: Location,
     goals: Sequence[Location],
@@ -52,7 +52,7 @@ async def copy(
     entries = await _described(stores, origin, entries, goals, context)
     alone = [origin.single and await _takes_a_name(goal) for goal in goals]
     sinks = [await stores.sink(*each) for each in zip(goals, alone, strict=True)]
-    if manifest is None and not sidecar and within_s3:
+    if manifest is None and not sidecar and within_s3 and isinstance(source, S3Location):
         from hftransfer._within_s3 import copy_within_s3
 
         if (report := await copy_within_s3(origin, sinks, entries, context)) is not None:

@@ -11,14 +11,12 @@ file systems without working locks every process takes a name of its own.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import itertools
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -265,7 +263,7 @@ def _claim(folder: Path, stem: str) -> tuple[Path, int]:
                 os.close(fd)
                 raise
             os.close(fd)
-            unique = folder / f"{stem}.{uuid.uuid4().hex}{SUFFIX}"
+            unique = folder / f"{stem}.{os.urandom(16).hex()}{SUFFIX}"
             return unique, os.open(unique, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         os.close(fd)
     raise AssertionError("unreachable")
@@ -298,6 +296,8 @@ def _preallocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
     if size == 0:
         return
+    import ctypes  # not needed, and slow to load, where there are only small files
+
     libc = ctypes.CDLL(None, use_errno=True)
     fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
     if fallocate is not None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 
 from hftransfer._plan import parse_content_range
 from hftransfer.errors import (
@@ -77,17 +76,26 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if value := headers.get("Retry-After", "").strip():
         if value.isascii() and value.isdigit():
             return float(value)
-        try:
-            date = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=timezone.utc)
-        return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+        date = seconds_of_date(value)
+        return None if date is None else max(0.0, date - time.time())
     matched = _RATE_LIMIT.search(headers.get("RateLimit", ""))
     if matched and matched["remaining"] == "0":
         return float(matched["reset"]) + 1
     return None
+
+
+def seconds_of_date(value: str) -> float | None:
+    """Return a date of a header (RFC 9110, 5.6.7) in seconds since the epoch; None for others."""
+    from datetime import timezone  # rarely needed, and slow to load
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(value)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=timezone.utc)
+        return date.timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def check_extent(

@@ -26,8 +26,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -167,7 +165,9 @@ class RepoCache:
             if new_blob and count_left == 0 and not blob.is_symlink():
                 os.replace(blob, pointer)
             else:
-                copy = self.blobs / f"{etag}.{uuid.uuid4().hex}.incomplete"
+                import shutil  # rarely needed, and slow to load
+
+                copy = self.blobs / f"{etag}.{os.urandom(16).hex()}.incomplete"
                 shutil.copyfile(blob, copy)
                 os.replace(copy, pointer)
 
@@ -178,7 +178,7 @@ def _symlink(target: Path, link: Path) -> bool:
 
     if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):  # since 1.9
         return False
-    temporary = target.parent / f"{target.name}.{uuid.uuid4().hex}.incomplete"
+    temporary = target.parent / f"{target.name}.{os.urandom(16).hex()}.incomplete"
     try:
         os.symlink(os.path.relpath(target, link.parent), temporary)
     except OSError as error:
@@ -206,7 +206,7 @@ def create_cachedir_tag(folder: Path) -> None:
 def write_atomically(path: Path, text: str, scratch: Path) -> None:
     """Write `path` by way of a temporary file in `scratch`, on the same file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = scratch / f".{uuid.uuid4().hex}.incomplete"
+    temporary = scratch / f".{os.urandom(16).hex()}.incomplete"
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)

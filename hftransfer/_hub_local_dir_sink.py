@@ -6,7 +6,7 @@ leaves alone a file whose recorded or computed digest is right.
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -158,7 +158,7 @@ class LocalDirSink:
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
-        temporary = folder / f"{_partial_stem(entry)}.{uuid.uuid4().hex}.incomplete"
+        temporary = folder / f"{_partial_stem(entry)}.{os.urandom(16).hex()}.incomplete"
         return cached.is_file() and copy_verified(cached, target, temporary, entry)
 
     async def finish(self, manifest: Manifest) -> None:

@@ -82,7 +82,7 @@ class MovingFile:
         """Move all chunks; return what was moved once the file's digest is right."""
         try:
             sinks = self._region_sinks()
-            if isinstance(self._source, Lender) and sinks:
+            if sinks and isinstance(self._source, Lender):
                 await self._move_regions(self._source, sinks)
             else:
                 with single_error():

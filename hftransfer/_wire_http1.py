@@ -266,7 +266,9 @@ class _Addresses:
         async with self._locks.setdefault((host, port), anyio.Lock()):
             until, found = self._found.get((host, port), (0.0, ()))
             if loop.time() >= until:
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                # As bytes it is taken as it is, without the tables of IDNA.
+                name = host.encode()
+                found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
                 self._found[host, port] = loop.time() + _ADDRESSES_HOLD, found
             return found
 

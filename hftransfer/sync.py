@@ -13,14 +13,13 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from hftransfer import aio
+from hftransfer import _client
 from hftransfer._client import AnyLocation, AsyncClient
-from hftransfer._hub_pinned import pinned_snapshot
 from hftransfer._manifest import Manifest
 from hftransfer._patterns import Patterns
 from hftransfer._progress import Observer
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ("Client", "copy", "hf_hub_download", "run_sync", "snapshot_download", "terminable")
+__all__ = ("Client", "copy", "run_sync", "terminable")
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -194,18 +193,4 @@ def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
     return run
 
 
-def _unless_pinned(download: Callable[P, Any]) -> Callable[P, Any]:
-    """Return `download`, which starts an event loop only where a file may have to be fetched."""
-
-    @wraps(download)
-    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-        # Wrong arguments find nothing here, and are explained there.
-        found = pinned_snapshot(*args, **kwargs) if len(args) == 1 else None  # type: ignore[arg-type]
-        return download(*args, **kwargs) if found is None else found
-
-    return run
-
-
-snapshot_download = _unless_pinned(run_sync(aio.snapshot_download))
-hf_hub_download = run_sync(aio.hf_hub_download)
-copy = run_sync(aio.copy)
+copy = run_sync(_client.copy)

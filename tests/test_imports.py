@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "api": (
         *("_open_stores", "_selection", "_sidecar", "_copy", "_verify", "_within_s3"),
-        *("_client", "_hub_session", "_snapshot", "aio", "sync"),
+        *("_client", "_hub_session", "_hub_sync", "_snapshot", "aio", "sync"),
     ),
     "package": ("", "cli", "__main__"),
     "testing": ("testing.*",),
@@ -180,10 +181,11 @@ def test_the_harness_uses_what_is_public(path: Path) -> None:
     assert private == []
 
 
-def _run(code: str, cwd: Path) -> list[str]:
+def _run(code: str, cwd: Path, *arguments: str, **environ: str) -> list[str]:
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code, *arguments],
         cwd=cwd,
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         check=True,
@@ -197,6 +199,35 @@ def test_importing_the_package_is_light(tmp_path: Path) -> None:
 
     assert "hftransfer" in loaded
     assert sorted(set(_HEAVY) & set(loaded)) == []
+
+
+@pytest.mark.parametrize(
+    ("destination", "other"), [("out", "stores.s3"), ("s3://bucket/out", "_within_s3")]
+)
+def test_a_copy_loads_only_the_stores_that_it_touches(
+    tmp_path: Path, destination: str, other: str
+) -> None:
+    """To start counts where files are small: what is for the Hub, or more of S3, is not loaded."""
+    (tmp_path / "in").write_bytes(b"content")
+    code = (
+        "import sys\n"
+        "from hftransfer.cli import main\n"
+        "arguments = ['cp', 'in', sys.argv[1], '--s3-endpoint-url', 'http://127.0.0.1:1']\n"
+        "main([*arguments, '--no-sign-request'])\n"
+        "print(*sys.modules)\n"
+    )
+
+    loaded = _run(code, tmp_path, destination, HFTRANSFER_ATTEMPTS="1")
+
+    unneeded = ("_hub", "_snapshot", "_verify", "stores.hub", other)
+    prefixes = tuple(f"hftransfer.{each}" for each in unneeded)
+    assert "hftransfer._engine" in loaded
+    assert [name for name in loaded if name.startswith(prefixes)] == []
+
+
+def test_the_asynchronous_originals_are_an_attribute(tmp_path: Path) -> None:
+    """`hftransfer.aio` needs no import of its own."""
+    assert _run("import hftransfer; print(hftransfer.aio.copy.__name__)", tmp_path) == ["copy"]
 
 
 def test_every_exported_name_exists_and_is_light(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_the_metadata_name_both_spellings_of_metaflow_checkpoint(wheel: Path) ->
     assert extra == {"metaflow", "metaflow-checkpoint", "metaflow_checkpoint"}
     assert metadata["License-Expression"] == "Apache-2.0"
     assert licence
-    assert "hftransfer = hftransfer.cli:main" in scripts
+    assert "hftransfer = hftransfer.__main__:run" in scripts
 
 
 def test_the_version_is_that_of_the_installed_distribution(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -216,7 +215,8 @@ def check_destination(folder: Path, size: int) -> None:
             raise DestinationError(f"cannot write to {folder}: {existing} is a file")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
-        free = shutil.disk_usage(existing).free
+        status = os.statvfs(existing)
+    free = status.f_bavail * status.f_frsize
     if free < size:
         raise DiskFullError(f"no room in {existing}: {size} bytes are needed, {free} are free")
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 import anyio.to_thread
 
 from hftransfer._checksums import COMBINABLE
+from hftransfer._http_status import seconds_of_date
 from hftransfer.errors import TransferError, TransientError
 from hftransfer.stores.s3_claims import Claim, claim, is_recorded, recover
 from hftransfer.stores.s3_headers import customer_key_headers
@@ -137,8 +136,11 @@ async def _leftover(session: S3Session, bucket: str, key: str, upload_id: str) -
 
 def _seconds_since(moment: str, now: str) -> float | None:
     """Return the seconds between a time of a listing and one of a header."""
+    from datetime import datetime  # rarely needed, and slow to load
+
+    until = seconds_of_date(now)
     try:
-        then = datetime.fromisoformat(moment.replace("Z", "+00:00"))
-        return (parsedate_to_datetime(now) - then).total_seconds()
-    except (ValueError, TypeError):  # not said, or without a time zone
+        since = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+    except ValueError:  # not said
         return None
+    return None if until is None or since.tzinfo is None else until - since.timestamp()

@@ -11,14 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 
 import anyio
 import anyio.to_thread
 
 from hftransfer._checksums import COMBINABLE, offered
+from hftransfer._http_status import seconds_of_date
 from hftransfer._regions import Body
 from hftransfer._retry import retrying
 from hftransfer._spans import Span
@@ -272,11 +271,8 @@ class S3Session:
         return False
 
     def _set_clock(self, date: str) -> bool:
-        try:
-            theirs = parsedate_to_datetime(date)
-        except (ValueError, TypeError):
+        theirs = seconds_of_date(date)
+        if theirs is None:
             return False
-        if theirs.tzinfo is None:
-            theirs = theirs.replace(tzinfo=timezone.utc)
-        self._ahead = theirs.timestamp() - time.time()
+        self._ahead = theirs - time.time()
         return True

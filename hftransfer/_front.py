@@ -11,7 +11,7 @@ from hftransfer._digests import INLINE, Digest, new_hasher
 from hftransfer._slots import Slots
 from hftransfer.errors import IntegrityError
 
-__all__ = ("Front",)
+__all__ = ("Front", "wrong_digest")
 
 # Chunks in threads: one that is being added, and others that go on where it ends. With a
 # round of the event loop between two chunks, the digest would be what a transfer waits for.
@@ -101,6 +101,9 @@ class Front:
         """
         found = self._hasher.hexdigest()
         if found != self._wanted.value:
-            raise IntegrityError(
-                f"{path}: its {self._wanted.algorithm} is {found}, not {self._wanted.value}"
-            )
+            raise wrong_digest(path, self._wanted, found)
+
+
+def wrong_digest(path: str, wanted: Digest, found: str) -> IntegrityError:
+    """Return what to raise for a file with another digest than it should have."""
+    return IntegrityError(f"{path}: its {wanted.algorithm} is {found}, not {wanted.value}")

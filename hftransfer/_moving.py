@@ -2,9 +2,9 @@
 
 ::
 
-    a buffer from the pool (the back-pressure) → fetcher → XXH3 ─┬→ every sink
-                                                                 └→ the file's digest, in order
-    buffer back to the pool ←────────────────────────────────────┘
+    a buffer from the pool (the back-pressure) → fetcher → XXH3, CRC ─┬→ every sink
+                                                                      └→ the file's sha256, in order
+    buffer back to the pool ←─────────────────────────────────────────┘
 
 Each chunk is one task that owns one buffer from its arrival to its last use: nothing is
 copied or queued in between. A file's own digest needs its bytes in order; a chunk that
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -30,6 +31,7 @@ from hftransfer._buffers import Buffer
 from hftransfer._context import Context, Tally
 from hftransfer._digests import INLINE, chunk_digest
 from hftransfer._front import Front
+from hftransfer._joined_crc import JoinedCrc
 from hftransfer._manifest import FileManifest
 from hftransfer._plan import Chunk, plan_chunks
 from hftransfer._progress import Moved, Retrying, emit
@@ -45,6 +47,8 @@ from hftransfer.errors import (
 from hftransfer.stores.base import Entry, FileSink, Lender, RegionSink, Source
 
 __all__ = ("MovingFile",)
+
+_Step: TypeAlias = Callable[[], Awaitable[None]]
 
 # What does not match is fetched once more.
 _CHUNK_TRIES = 2
@@ -74,7 +78,12 @@ class MovingFile:
         self._digests: list[str | None] = [None] * len(self._chunks)
         """XXH3-128 of each chunk that is verified and in every sink."""
         wanted = entry.digest if context.options.verify else None
-        self._front = None if wanted is None else Front(wanted, entry.size, len(self._chunks))
+        self._front: Front | None = None
+        self._joined: JoinedCrc | None = None
+        if wanted is not None and JoinedCrc.is_for(wanted):
+            self._joined = JoinedCrc(wanted, [chunk.size for chunk in self._chunks])
+        elif wanted is not None:
+            self._front = Front(wanted, entry.size, len(self._chunks))
         self._moved = 0
         self._unstarted = entry.size
 
@@ -91,9 +100,8 @@ class MovingFile:
             await retrying(
                 self._move_stream, self._context.options.retry, on_retry=self._count_retry
             )
-        if self._front is not None:
-            self._front.check(self._entry.path)
-        if self._front is not None or self._entry.manifest is not None:
+        is_checked = self._check()
+        if is_checked or self._entry.manifest is not None:
             self._tally.verified += 1
         return FileManifest(
             size=self._entry.size,
@@ -101,6 +109,17 @@ class MovingFile:
             chunks=tuple(digest for digest in self._digests if digest is not None),
             digest=self._entry.digest,
         )
+
+    def _check(self) -> bool:
+        """Compare the file's digest with the source's own; return False if there is none.
+
+        Raises:
+            IntegrityError: if they differ.
+        """
+        checks = [check for check in (self._front, self._joined) if check is not None]
+        for check in checks:
+            check.check(self._entry.path)
+        return bool(checks)
 
     def withdraw(self) -> None:
         """Take back the progress that was announced, since the file is given up."""
@@ -139,7 +158,7 @@ class MovingFile:
 
     def _region_sinks(self) -> Sequence[RegionSink]:
         """Return the sinks, if chunks need not be in memory for any of them; else nothing."""
-        if len(self._chunks) == 1 or self._front is not None:
+        if len(self._chunks) == 1 or self._front is not None or self._joined is not None:
             return ()
         found = [sink for sink in self._sinks if isinstance(sink, RegionSink)]
         usable = [sink for sink in found if sink.region_checksum is not None]
@@ -160,10 +179,11 @@ class MovingFile:
     ) -> None:
         try:
             digest, checksums = await self._measure(chunk, region, sinks)
-            async with anyio.create_task_group() as tasks:
-                for sink, checksum in zip(sinks, checksums, strict=True):
-                    write = partial(sink.write_region, chunk, region, digest, checksum)
-                    tasks.start_soon(self._store, write)
+            writes = [
+                partial(sink.write_region, chunk, region, digest, checksum)
+                for sink, checksum in zip(sinks, checksums, strict=True)
+            ]
+            await self._store(writes)
             self._note(chunk, digest)
         finally:
             self._context.lent.release()
@@ -214,7 +234,7 @@ class MovingFile:
             if recorded is None:
                 continue
             await sink.read_into(chunk, data)
-            if await self._hash(data) == recorded and self._expects(chunk, recorded):
+            if await self._hash(chunk, data) == recorded and self._expects(chunk, recorded):
                 return recorded
         return None
 
@@ -226,7 +246,7 @@ class MovingFile:
             with self._tally.timed("fetch"):
                 await self._context.fetcher.fill(self._source, self._entry, span, self._count_retry)
             self._tally.bytes += chunk.size
-            digest = await self._hash(data)
+            digest = await self._hash(chunk, data)
             if self._expects(chunk, digest):
                 return digest
             self._tally.retries += 1
@@ -244,19 +264,18 @@ class MovingFile:
 
     async def _settle(self, chunk: Chunk, data: memoryview, digest: str, *, reused: bool) -> None:
         """Bring one chunk into every sink that lacks it, and into the file's digest."""
-        if len(self._chunks) == 1 and self._front is not None:
+        feed: _Step | None = None
+        if self._front is not None:
+            feed = partial(self._front.feed, chunk.index, data, self._context.fronts)
+        if len(self._chunks) == 1:
             # Some sinks publish a file of one chunk by writing it: it must be right before.
-            await self._feed(chunk, data)
-            self._front.check(self._entry.path)
+            if feed is not None:
+                await feed()
+                feed = None
+            self._check()
         sinks = [sink for sink in self._sinks if sink.held.get(chunk.index) != digest or not reused]
         writes = [partial(sink.write, chunk, data, digest) for sink in sinks]
-        if len(writes) == len(self._chunks) == 1:
-            await self._store(writes[0])
-        else:
-            async with anyio.create_task_group() as tasks:
-                for write in writes:
-                    tasks.start_soon(self._store, write)
-                await self._feed(chunk, data)
+        await self._store(writes, feed)
         self._note(chunk, digest, reused=reused)
 
     def _note(self, chunk: Chunk, digest: str, *, reused: bool = False) -> None:
@@ -267,19 +286,35 @@ class MovingFile:
             self._tally.reused += chunk.size
         emit(self._context.observer, Moved(self._entry.path, chunk.size, reused=reused))
 
-    async def _store(self, write: Callable[[], Awaitable[None]]) -> None:
+    async def _store(self, writes: Sequence[_Step], feed: _Step | None = None) -> None:
+        """Run all of `writes`, each as often as it takes, and `feed`, side by side."""
+        if len(writes) == 1 and feed is None:
+            await self._write(writes[0])  # a task of its own would cost more than all around it
+            return
+        async with anyio.create_task_group() as tasks:
+            for write in writes:
+                tasks.start_soon(self._write, write)
+            if feed is not None:
+                await feed()
+
+    async def _write(self, write: _Step) -> None:
         with self._tally.timed("store"):
             await retrying(write, self._context.options.retry, on_retry=self._count_retry)
 
-    async def _feed(self, chunk: Chunk, data: memoryview) -> None:
-        if self._front is not None:
-            await self._front.feed(chunk.index, data, self._context.fronts)
-
-    async def _hash(self, data: memoryview) -> str:
+    async def _hash(self, chunk: Chunk, data: memoryview) -> str:
         if len(data) <= INLINE:
-            return chunk_digest(data)
-        with self._tally.timed("hash"):
-            return await anyio.to_thread.run_sync(chunk_digest, data, limiter=self._context.hashing)
+            digest, crc = self._digests_of(data)
+        else:
+            with self._tally.timed("hash"):
+                digest, crc = await anyio.to_thread.run_sync(
+                    self._digests_of, data, limiter=self._context.hashing
+                )
+        if self._joined is not None and crc is not None:
+            self._joined.add(chunk.index, crc)
+        return digest
+
+    def _digests_of(self, data: memoryview) -> tuple[str, bytes | None]:
+        return chunk_digest(data), None if self._joined is None else self._joined.of(data)
 
     async def _move_stream(self) -> None:
         """Move the file as one body, for sources that cannot read ranges."""
@@ -294,7 +329,7 @@ class MovingFile:
                         await stream.readinto(data)
                     self._tally.bytes += chunk.size
                     if self._digests[chunk.index] is None:
-                        digest = await self._hash(data)
+                        digest = await self._hash(chunk, data)
                         if not self._expects(chunk, digest):
                             raise IntegrityError(
                                 f"{self._entry.path}: its bytes are not the recorded ones"

@@ -48,7 +48,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
         *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
     ),
-    "engine": ("_context", "_engine", "_fetch", "_front", "_moving"),
+    "engine": ("_context", "_engine", "_fetch", "_front", "_joined_crc", "_moving"),
     "hub cache": (
         *("_hub_cache", "_hub_cache_sink", "_hub_content", "_hub_dry_run", "_hub_errors"),
         *("_hub_local_dir", "_hub_local_dir_sink", "_hub_locked_files", "_hub_locks"),

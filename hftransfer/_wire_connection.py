@@ -13,6 +13,7 @@ from hftransfer._throttle import Pause, Throttle
 from hftransfer._wire_errors import no_http, silent
 from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
 from hftransfer._wire_incoming import Incoming, Progress
+from hftransfer._wire_low_water import LowWater
 from hftransfer._wire_send import Sender
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
@@ -22,6 +23,8 @@ __all__ = ("Connection",)
 # An idle connection is closed after so many seconds, before most servers do it.
 _KEEP = 30.0
 _INBOX = 64 * 1024
+# Seconds for which bytes may lie there while it is waited for more of them.
+_LOOK = 0.25
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -31,6 +34,7 @@ class Connection(asyncio.BufferedProtocol):
         origin: the other end.
         timeouts: limits on waiting.
         throttle: paid for every byte that goes into a span, or that `send` sends.
+        low_water: of its socket.
         on_lost: called when it has ended.
     """
 
@@ -39,6 +43,7 @@ class Connection(asyncio.BufferedProtocol):
         origin: Origin,
         timeouts: Timeouts,
         throttle: Throttle,
+        low_water: LowWater,
         on_lost: Callable[[Connection], None],
     ) -> None:
         self.origin = origin
@@ -46,6 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         """True while it is idle and the next request can be sent."""
         self._timeouts = timeouts
         self._throttle = throttle
+        self._low_water = low_water
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
@@ -162,7 +168,8 @@ class Connection(asyncio.BufferedProtocol):
         return self._inbox[self._held :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._last = self._loop.time()
+        now = self._loop.time()
+        pause, self._last = now - self._last, now
         exchange = self._exchange
         if exchange is None:
             self.abort()  # nobody has asked for this
@@ -174,13 +181,24 @@ class Connection(asyncio.BufferedProtocol):
                 self._look_for_head(exchange)
             elif self._body.is_direct:
                 exchange.is_direct = True
-                self._advance(exchange, self._body.arrived(nbytes))
+                body = self._body
+                progress = body.arrived(nbytes)
+                self._advance(exchange, progress)
+                if progress is Progress.MORE:
+                    self._follow(nbytes, pause, body.left)
             else:
                 self._advance(exchange, self._body.take(self._inbox[:nbytes]))
         except MalformedAnswerError as error:
             self._fail(no_http(exchange.method, exchange.url, error))
         except TransferError as error:
             self._fail(error)
+
+    def _follow(self, arrived: int, pause: float, left: int) -> None:
+        """Decide how much of a body has to lie there before it is taken."""
+        if self._throttle.rate is not None:
+            self._low_water.lower()  # a cap takes what it lets pass, as it comes
+        elif self._low_water.follow(arrived, pause, left):
+            self._look_soon()
 
     def _look_for_head(self, exchange: Exchange) -> None:
         data = self._inbox[: self._held].tobytes()
@@ -242,6 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         self._exchange = None
         self._reset()
         self._end_pause()
+        self._low_water.lower()
         keeps = body.head.keeps and not (cut or body.has_surplus or self._unsent_bytes())
         self._sender = None
         self.is_usable = keeps and not self._transport.is_closing()
@@ -296,7 +315,16 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
         elif self._resuming is not None or (self._sender is not None and self._sender.is_paused):
             self._timer = self._loop.call_at(now + limit, self._watch)  # the silence is ours
+        elif self._low_water.is_raised:
+            if now - self._last >= _LOOK:
+                self._low_water.lower()  # what lies there is taken before the next look
+            self._look_soon()
         elif now - self._last >= limit:
             self._fail(silent(exchange.method, exchange.url, took=unsent > 0))
         else:
             self._timer = self._loop.call_at(self._last + limit, self._watch)
+
+    def _look_soon(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(min(_LOOK, self._timeouts.read), self._watch)

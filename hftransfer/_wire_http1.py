@@ -25,6 +25,7 @@ from hftransfer._throttle import Throttle
 from hftransfer._wire_connection import Connection
 from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted
 from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
+from hftransfer._wire_low_water import LowWater
 from hftransfer._wire_proxy import Proxy, open_tunnel, parse_proxy
 from hftransfer._wire_settings import Proxies
 from hftransfer.errors import RejectedError, Response, TransferError, redact
@@ -224,8 +225,11 @@ class Http1Client:
                     except BaseException:
                         plain.close()
                         raise
+                low_water = LowWater(plain, secure=secure)
                 _, connection = await loop.create_connection(
-                    lambda: Connection(origin, self._timeouts, self._throttle, self._forget),
+                    lambda: Connection(
+                        origin, self._timeouts, self._throttle, low_water, self._forget
+                    ),
                     sock=plain,
                     ssl=tls,
                     server_hostname=origin.host if secure else None,

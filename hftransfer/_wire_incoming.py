@@ -67,6 +67,11 @@ class Incoming:
         """True if nothing else tells the end of the body."""
         return self.head.length is None and not self.head.chunked
 
+    @property
+    def left(self) -> int:
+        """Bytes that are still to come, if the head said how many there are."""
+        return self._left or 0
+
     def room(self) -> memoryview:
         """Return the memory into which the transport may write; none if nothing is wanted."""
         if not self.is_direct or self._target is None:

@@ -36,6 +36,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_wire_http1",
         "_wire_incoming",
         "_wire_lanes",
+        "_wire_low_water",
         "_wire_proxy",
         "_wire_send",
         "_wire_settings",

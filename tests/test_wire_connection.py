@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_connection import Connection
 from hftransfer._wire_exchange import Exchange, Origin
+from hftransfer._wire_low_water import LowWater
 from hftransfer.errors import StalledError
 from hftransfer.options import Timeouts
 from wire_support import MIB, open_wire, partial_head, random_bytes, raw_server, until
@@ -58,6 +60,16 @@ class Transport:
         self.reading = True
 
 
+class MarkedSocket:
+    """Keeps for how many bytes it would wake anybody."""
+
+    mark = 1
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        assert (level, name) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.mark = value
+
+
 class Case:
     """A connection over which the head of a body of `SIZE` bytes has come."""
 
@@ -66,8 +78,13 @@ class Case:
         self.span = Span(0, memoryview(self.memory))
         self.transport = Transport()
         self.losses: list[Connection] = []
+        self.socket = MarkedSocket()
         self.connection = Connection(
-            Origin("http", "h", 80), Timeouts(read=read), throttle, self.losses.append
+            Origin("http", "h", 80),
+            Timeouts(read=read),
+            throttle,
+            LowWater(self.socket, secure=False),
+            self.losses.append,
         )
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
         self.exchange = Exchange("GET", "http://h/f", 0, self.span, lambda status, headers: True)

@@ -159,7 +159,7 @@ async def _move_file(
     """Move one file; return its manifest, or None if every sink had it already."""
     for remaining in reversed(range(_FILE_TRIES)):
         try:
-            return await _try_file(entry, source, sinks, context, tally)
+            return await _try_file(entry, source, sinks, context, tally, is_last=not remaining)
         except IntegrityError:
             if not remaining:
                 raise
@@ -168,12 +168,18 @@ async def _move_file(
 
 
 async def _try_file(
-    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: Tally
+    entry: Entry,
+    source: Source,
+    sinks: Sequence[Sink],
+    context: Context,
+    tally: Tally,
+    *,
+    is_last: bool,
 ) -> FileManifest | None:
-    chunk_size = _chunk_size(entry, sinks, context.options)
     opened: list[FileSink] = []
     file = None
     try:
+        chunk_size = _chunk_size(entry, sinks, context.options)
         for sink in sinks:
             begun = await sink.begin(entry, chunk_size)
             if begun is not None:
@@ -188,8 +194,11 @@ async def _try_file(
         return manifest
     except BaseException as error:
         discard = isinstance(error, IntegrityError)
+        comes_again = discard and not is_last
         if file is not None:
-            file.withdraw()
+            file.withdraw() if comes_again else file.give_up()
+        elif not comes_again:
+            tally.unstarted -= entry.size
         await _abort(opened, discard=discard)
         raise
 

@@ -122,12 +122,17 @@ class MovingFile:
         return bool(checks)
 
     def withdraw(self) -> None:
-        """Take back the progress that was announced, since the file is given up."""
+        """Take back the progress that was announced, since the file is moved once more."""
         self._tally.unstarted += self._entry.size - self._unstarted
         self._unstarted = self._entry.size
         if self._moved:
             emit(self._context.observer, Moved(self._entry.path, -self._moved))
             self._moved = 0
+
+    def give_up(self) -> None:
+        """Note that nothing more of the file is going to be started."""
+        self._tally.unstarted -= self._unstarted
+        self._unstarted = 0
 
     async def _move_ranges(self) -> None:
         pool = self._context.pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from hftransfer._digests import chunk_digest
 from hftransfer._engine import Context, transfer
-from hftransfer._manifest import Manifest
+from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
 from hftransfer._progress import Event, FileFinished, Moved, Retrying, TransferStarted
 from hftransfer._regions import FileRegion
@@ -24,6 +25,7 @@ from hftransfer.errors import (
     IntegrityError,
     LocationError,
     NetworkError,
+    NotFoundError,
     SourceChangedError,
     TransferError,
     UnsupportedError,
@@ -353,6 +355,61 @@ async def test_observers_see_all_bytes_once() -> None:
     assert TransferStarted(4, size) == events[0]
     assert size == sum(event.bytes for event in events if isinstance(event, Moved))
     assert sum(isinstance(event, FileFinished) for event in events) == 4
+
+
+async def test_progress_of_a_file_that_is_given_up_stays() -> None:
+    """What arrived before a failure did arrive; only a file that comes again takes it back."""
+    source, sink = MemoryStore({"file": os.urandom(9 * CHUNK)}), MemoryStore()
+    source.fail("read", AccessError("no"), start=8 * CHUNK, times=1)
+    events: list[Event] = []
+
+    with pytest.raises(AccessError):
+        await _move(source, sink, context=Context.make(OPTIONS, events.append))
+
+    moved = [event.bytes for event in events if isinstance(event, Moved)]
+    assert moved
+    assert min(moved) > 0
+
+
+class _Begun(MemoryStore):
+    """A store that fails in begin, for one file."""
+
+    async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
+        if entry.path == "exact":
+            raise NotFoundError("gone")
+        return await super().begin(entry, chunk_size)
+
+
+@pytest.mark.parametrize("failing", ["begin", "read", "digest", "manifest"])
+async def test_the_end_is_known_although_a_file_failed(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Of a file that is given up, in whatever stage, nothing is waited for."""
+    context = Context.make(OPTIONS)
+    last: list[Callable[[], bool]] = []
+
+    async def steer(is_last: Callable[[], bool]) -> None:
+        last.append(is_last)
+
+    monkeypatch.setattr(context.fetcher, "steer", steer)
+    source = _Corrupting(times=9) if failing == "digest" else MemoryStore(FILES)
+    sink = _Begun() if failing == "begin" else MemoryStore()
+    if failing == "read":
+        source.fail("read", AccessError("no"), path="folder/large", start=3 * CHUNK)
+    entries = await source.list()
+    if failing == "manifest":
+        other = FileManifest(size=1, chunk_size=CHUNK, chunks=())
+        entries = [replace(entry, manifest=other) for entry in entries]
+    failed: list[str] = []
+
+    def tolerate(entry: Entry, error: TransferError) -> bool:
+        failed.append(entry.path)
+        return True
+
+    await transfer(source, [sink], entries, context, tolerated=tolerate)
+
+    assert failed
+    assert last[0]()
 
 
 async def test_a_file_listed_twice_is_refused() -> None:

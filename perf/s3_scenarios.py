@@ -6,7 +6,7 @@ from functools import partial
 
 from perf.frame import Scenario, Tool
 from perf.payload import FileSpec
-from perf.s3_tools import HUB_TO_S3_TOOLS, LIMIT_STORED, S3_TOOLS, S3_VARIANTS
+from perf.s3_tools import HUB_TO_S3_TOOLS, LIMIT_HASHED, LIMIT_STORED, S3_TOOLS, S3_VARIANTS
 from perf.s3_world import Direction, hub_to_s3, missing_for_s3, s3
 
 __all__ = ("S3_SCENARIOS",)
@@ -22,7 +22,7 @@ _REPO = (
 )
 _VARIANTS: dict[Direction, tuple[Tool, ...]] = {
     "get": (*S3_VARIANTS, LIMIT_STORED),
-    "put": S3_VARIANTS,
+    "put": (*S3_VARIANTS, LIMIT_HASHED),
 }
 _scenario = partial(Scenario, timeout=600.0, missing=missing_for_s3)
 

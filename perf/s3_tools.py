@@ -15,7 +15,7 @@ from perf.frame import Job, Tool
 from perf.process import Command
 from perf.tools import client, program
 
-__all__ = ("HUB_TO_S3_TOOLS", "LIMIT_STORED", "S3_TOOLS", "S3_VARIANTS")
+__all__ = ("HUB_TO_S3_TOOLS", "LIMIT_HASHED", "LIMIT_STORED", "S3_TOOLS", "S3_VARIANTS")
 
 
 def _ours(
@@ -55,6 +55,8 @@ S3_VARIANTS = (
 """Ours with one setting changed each."""
 LIMIT_STORED = client("limit-stored", "s3_limit", distribution="hftransfer", arguments=("--store",))
 """The limit that hashes and stores; for downloads."""
+LIMIT_HASHED = client("limit-hashed", "s3_limit", distribution="hftransfer", arguments=("--hash",))
+"""The limit that reads and hashes; for uploads."""
 
 
 def _s5cmd(job: Job) -> list[str]:

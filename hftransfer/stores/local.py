@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -93,25 +92,13 @@ class LocalSource:
         try:
             self.single = self._path.is_file()
             if self.single:
-                return [_entry(self._path, self._path.name)]
+                return [_entry(str(self._path), self._path.name)]
             if not self._path.is_dir():
                 raise NotFoundError(f"{self._path}: no such file or folder")
-            return [_entry(file, file.relative_to(self._path).as_posix()) for file in self._walk()]
+            root = str(self._path)
+            return [_entry(f"{root}/{name}", name) for name in _walk(root)]
         except PermissionError as error:
             raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
-
-    def _walk(self) -> Sequence[Path]:
-        def fail(error: OSError) -> None:
-            raise error
-
-        found: deque[Path] = deque()
-        for folder, names, files in os.walk(self._path, onerror=fail):
-            names.sort()
-            here = Path(folder)
-            if here.relative_to(self._path).parts == _BOOKKEEPING[:1] and _BOOKKEEPING[1] in names:
-                names.remove(_BOOKKEEPING[1])
-            found.extend(here / name for name in sorted(files) if not is_partial_name(name))
-        return found
 
     async def fill(self, entry: Entry, span: Span) -> None:
         rest = span.rest
@@ -181,8 +168,25 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
-def _entry(path: Path, name: str) -> Entry:
-    status = path.stat()
+def _walk(root: str) -> Iterator[str]:
+    """Give the paths of the files below `root`, relative to it, in a stable order."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, names, files in os.walk(root, onerror=fail):
+        names.sort()
+        inside = folder[len(root) :].strip("/")
+        if inside == _BOOKKEEPING[0] and _BOOKKEEPING[1] in names:
+            names.remove(_BOOKKEEPING[1])
+        prefix = f"{inside}/" if inside else ""
+        for name in sorted(files):
+            if not is_partial_name(name):
+                yield prefix + name
+
+
+def _entry(path: str, name: str) -> Entry:
+    status = os.stat(path)
     return Entry(path=safe_path(name), size=status.st_size, etag=_etag(status))
 
 

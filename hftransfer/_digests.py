@@ -14,9 +14,17 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from hftransfer._checksums import Crc
+from hftransfer._checksums import Crc, known
 
-__all__ = ("INLINE", "Digest", "Hasher", "chunk_digest", "new_hasher", "root_digest")
+__all__ = (
+    "INLINE",
+    "Digest",
+    "Hasher",
+    "chunk_digest",
+    "is_known",
+    "new_hasher",
+    "root_digest",
+)
 
 # Up to so many bytes a digest is made sooner than a thread would have been woken.
 INLINE = 64 * 1024
@@ -73,6 +81,11 @@ def root_digest(chunks: Iterable[str]) -> str:
     for chunk in chunks:
         hasher.update(bytes.fromhex(chunk))
     return hasher.hexdigest()
+
+
+def is_known(algorithm: str) -> bool:
+    """Return True if `new_hasher` knows `algorithm`."""
+    return algorithm in ("sha256", "git-sha1", "md5") or algorithm.upper() in known()
 
 
 def new_hasher(algorithm: str, size: int) -> Hasher:

@@ -29,7 +29,7 @@ import anyio.to_thread
 
 from hftransfer._buffers import Buffer
 from hftransfer._context import Context, Tally
-from hftransfer._digests import INLINE, chunk_digest
+from hftransfer._digests import INLINE, Digest, chunk_digest, is_known
 from hftransfer._front import Front
 from hftransfer._joined_crc import JoinedCrc
 from hftransfer._manifest import FileManifest
@@ -42,6 +42,7 @@ from hftransfer.errors import (
     IntegrityError,
     RangeNotSupportedError,
     TransientError,
+    UnsupportedError,
     single_error,
 )
 from hftransfer.stores.base import Entry, FileSink, Lender, RegionSink, Source
@@ -56,8 +57,28 @@ _CHUNK_TRIES = 2
 _WINDOW = 1 << 20
 
 
+def _checkable(entry: Entry) -> Digest | None:
+    """Return the digest of a whole file, if there is one and it can be made here.
+
+    Raises:
+        UnsupportedError: if it cannot, and nothing else says what the bytes should be.
+    """
+    digest = entry.digest
+    if digest is None or is_known(digest.algorithm):
+        return digest
+    if entry.manifest is None:
+        raise UnsupportedError(
+            f"{entry.path}: its {digest.algorithm} cannot be checked without the package awscrt"
+        )
+    return None
+
+
 class MovingFile:
-    """One file on its way from the source into the opened sinks."""
+    """One file on its way from the source into the opened sinks.
+
+    Raises:
+        UnsupportedError: if the digest that the source vouches for cannot be made here.
+    """
 
     def __init__(
         self,
@@ -77,7 +98,7 @@ class MovingFile:
         self._chunks = plan_chunks(entry.size, chunk_size)
         self._digests: list[str | None] = [None] * len(self._chunks)
         """XXH3-128 of each chunk that is verified and in every sink."""
-        wanted = entry.digest if context.options.verify else None
+        wanted = _checkable(entry) if context.options.verify else None
         self._front: Front | None = None
         self._joined: JoinedCrc | None = None
         if wanted is not None and JoinedCrc.is_for(wanted):

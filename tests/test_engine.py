@@ -12,7 +12,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer._digests import chunk_digest
+from hftransfer import _checksums
+from hftransfer._digests import Digest, chunk_digest
 from hftransfer._engine import Context, transfer
 from hftransfer._manifest import FileManifest, Manifest
 from hftransfer._plan import Chunk, PartLimits
@@ -410,6 +411,26 @@ async def test_the_end_is_known_although_a_file_failed(
 
     assert failed
     assert last[0]()
+
+
+async def test_a_checksum_that_cannot_be_made_here_is_not_skipped_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the package that makes it, a file needs recorded digests, or is refused."""
+    monkeypatch.setattr(_checksums, "_crcs", dict)
+    source, sink = MemoryStore(FILES, digests=False), MemoryStore()
+    digest = Digest("crc64nvme", "0" * 16)
+    entries = [replace(entry, digest=digest) for entry in await source.list()]
+
+    with pytest.raises(UnsupportedError, match="its crc64nvme cannot be checked without .* awscrt"):
+        await transfer(source, [sink], entries, Context.make(OPTIONS))
+    assert not sink.files
+
+    report = await _move(MemoryStore(FILES), MemoryStore())
+    recorded = report.manifest.files
+    known = [replace(entry, manifest=recorded[entry.path]) for entry in entries]
+    await transfer(source, [sink], known, Context.make(OPTIONS))
+    assert sink.files == FILES
 
 
 async def test_a_file_listed_twice_is_refused() -> None:

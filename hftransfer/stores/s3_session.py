@@ -20,6 +20,7 @@ from hftransfer._checksums import COMBINABLE, offered
 from hftransfer._http_status import seconds_of_date
 from hftransfer._regions import Body
 from hftransfer._retry import retrying
+from hftransfer._slots import Slots
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
@@ -68,7 +69,7 @@ class S3Session:
         given = options.connections
         uploads = _UPLOADS if given is None else _UPLOADS_PER_DOWNLOAD * given
         self.hedge = HedgeTimer(uploads)
-        self.uploads = anyio.CapacityLimiter(uploads)
+        self.uploads = Slots(uploads)
         """Bodies on their way to the store at the same time."""
         self._throttle = throttle
         self._stack = AsyncExitStack()

@@ -254,8 +254,6 @@ Body: TypeAlias = bytes | memoryview | FileRegion
 """What can be the body of a request."""
 
 
-def region_of(body: Body | None) -> Region:
+def region_of(body: Body) -> Region:
     """Return a body as a region of bytes, whatever the items of its view are."""
-    if isinstance(body, FileRegion):
-        return body
-    return MemoryRegion(memoryview(b"" if body is None else body).cast("B"))
+    return body if isinstance(body, FileRegion) else MemoryRegion(memoryview(body).cast("B"))

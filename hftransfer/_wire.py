@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._plan import range_header
-from hftransfer._regions import Body
+from hftransfer._regions import Body, region_of
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_http1 import Http1Client
@@ -39,9 +39,9 @@ __all__ = ("Wire",)
 
 _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
-# Less is received sooner than another thread would have been woken.
+# Less is moved sooner than another thread would have been woken.
 _LANE_MINIMUM = 1 << 20
-# A core decrypts some 10 Gbit/s; what more than these bring, Python's lock takes again.
+# A core encrypts some 10 Gbit/s; what more than these bring, Python's lock takes again.
 _MOST_LOOPS = 4
 
 
@@ -54,8 +54,8 @@ class Wire:
             ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``), False for none, or the path of a
             CA bundle.
         throttle: a bandwidth cap; None for none.
-        loops: event loops that receive large bodies: the running one, and threads. None for
-            as many as TLS can use, and one without it.
+        loops: event loops for large bodies: the running one, and threads. None for as many as
+            TLS can use, and one without it.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``).
     """
@@ -132,8 +132,13 @@ class Wire:
             RejectedError: if the URL, a header or the host's certificate is invalid.
             SourceChangedError, TransferError: if the file of the body cannot be read.
         """
-        client = self._client(url)
-        return await client.request(method, url, _plain(headers), body, limit=_CONTROL_BODY)
+        sent = _plain(headers)
+        region = None if body is None else region_of(body)
+
+        def run(client: Http1Client | AiohttpWire) -> Awaitable[Response]:
+            return client.request(method, url, sent, region, limit=_CONTROL_BODY)
+
+        return await self._run(run, url, 0 if region is None else len(region))
 
     async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers alone; only the body of an error is read.
@@ -196,17 +201,25 @@ class Wire:
         def run(client: Http1Client | AiohttpWire) -> Awaitable[Response]:
             return client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
 
-        client = self._client(url)
-        is_spread = span.left >= _LANE_MINIMUM and (self._lanes_for_all or url[:6] == "https:")
-        if client is self._http1 and is_spread:
-            answer = await self._lanes.run(run)
-        else:
-            answer = await run(client)
+        answer = await self._run(run, url, span.left)
         if answer.status in (200, 206):
             return None
         if is_redirect(answer):
             return answer
         raise status_error(answer)
+
+    async def _run(
+        self,
+        operation: Callable[[Http1Client | AiohttpWire], Awaitable[Response]],
+        url: str,
+        size: int,
+    ) -> Response:
+        """Run an exchange with a body of `size` bytes in whichever loop, by whichever client."""
+        client = self._client(url)
+        is_spread = size >= _LANE_MINIMUM and (self._lanes_for_all or url[:6] == "https:")
+        if client is self._http1 and is_spread:
+            return await self._lanes.run(operation)
+        return await operation(client)
 
     @asynccontextmanager
     async def stream(

@@ -15,7 +15,7 @@ import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
 from hftransfer._http_status import check_extent, is_redirect, status_error
-from hftransfer._regions import Body, Region, region_of
+from hftransfer._regions import Region
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_aiohttp_session import Connections, SendTimeout, translated
@@ -52,15 +52,14 @@ class AiohttpWire:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: Body | None,
+        body: Region | None,
         *,
         limit: int,
     ) -> Response:
         """Send a request and return its answer, of whose body `limit` bytes are kept."""
         data = None
         if body is not None:
-            region = region_of(body)
-            data = _RegionPayload(region, self._throttle, self._timeouts.read) if region else b""
+            data = _RegionPayload(body, self._throttle, self._timeouts.read) if body else b""
         async with self._connections.open(method, url, headers, data) as answer:
             return _response(method, url, answer, await _read_limited(answer, limit))
 

@@ -19,7 +19,7 @@ import anyio
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http_answer import Headers
-from hftransfer._regions import Body, Region, region_of
+from hftransfer._regions import MemoryRegion, Region
 from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_connection import Connection
@@ -44,6 +44,7 @@ _COPIED = 64 * 1024
 _NEXT_ADDRESS = 0.25
 # Seconds for which the addresses of a host are not asked for again, as with aiohttp.
 _ADDRESSES_HOLD = 300.0
+_NOTHING = MemoryRegion(memoryview(b""))
 # A request is made anew on a new connection only if doing it twice does no harm.
 _IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 
@@ -93,7 +94,7 @@ class Http1Client:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: Body | None,
+        body: Region | None,
         *,
         limit: int,
     ) -> Response:
@@ -134,15 +135,15 @@ class Http1Client:
     async def _run(
         self,
         headers: Mapping[str, str],
-        body: Body | None,
+        body: Region | None,
         make: Callable[[], Exchange],
     ) -> Response:
         exchange = make()
         resolved = self._resolve(exchange.url)
         assert resolved is not None, "see `takes`"
         way, path = resolved
-        region = region_of(body)
-        head = _request_head(exchange, way, path, headers, None if body is None else len(region))
+        head = _request_head(exchange, way, path, headers, None if body is None else len(body))
+        region = body or _NOTHING
         origin = way.origin
         connection = self._take(origin)
         if connection is not None:

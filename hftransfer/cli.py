@@ -135,7 +135,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loops",
         type=int,
-        help="event loops that receive; default: up to 4 with TLS, else 1",
+        help="event loops for large bodies; default: up to 4 with TLS, else 1",
     )
     parser.add_argument(
         "--direct-io", choices=("auto", "on", "off"), help="write past the page cache"

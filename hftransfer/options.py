@@ -159,8 +159,8 @@ class TransferOptions:
     bandwidth: float | None = None
     """Bytes per second that all transfers of the client may take together. Default: no cap."""
     loops: int | None = None
-    """Event loops that receive: the running one, and threads for the others. More than one
-    helps where receiving takes more than one core, as it does with TLS at some 10 Gbit/s.
+    """Event loops for large bodies: the running one, and threads for the others. More than one
+    helps where they take more than one core, as they do with TLS at some 10 Gbit/s.
     Default: with TLS one per core, 4 at most; without it 1."""
     memory_budget: int | None = None
     """Bytes for data buffers. Default: 192 MiB, or a quarter of the machine or cgroup if less."""

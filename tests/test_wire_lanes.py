@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from functools import partial
 from typing import Any
 
 import anyio
@@ -67,14 +68,25 @@ def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
 @pytest.fixture
 def receivers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     """The thread that received each body."""
+    return watched(monkeypatch, "fill")
+
+
+@pytest.fixture
+def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The thread that sent each body."""
+    return watched(monkeypatch, "request")
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, verb: str) -> list[threading.Thread]:
     used: list[threading.Thread] = []
-    real = Http1Client.fill
+    real = getattr(Http1Client, verb)
 
-    async def fill(*args: Any, **options: Any) -> Response:
+    async def watch(*args: Any, **options: Any) -> Response:
         used.append(threading.current_thread())
-        return await real(*args, **options)
+        response: Response = await real(*args, **options)
+        return response
 
-    monkeypatch.setattr(Http1Client, "fill", fill)
+    monkeypatch.setattr(Http1Client, verb, watch)
     return used
 
 
@@ -110,6 +122,30 @@ async def test_bodies_are_spread_over_the_loops(
 
     assert buffer == content
     assert len(set(receivers)) == loops
+    assert lanes_since(threads) == []
+
+
+@pytest.mark.parametrize("loops", [1, 3])
+async def test_bodies_are_sent_from_every_loop(
+    site: Site, loops: int, senders: list[threading.Thread], threads: set[threading.Thread]
+) -> None:
+    """Large ones: each loop sends a part, and every byte is right. Small ones stay here."""
+    bodies = [random_bytes(MIB + index, seed=index) for index in range(6)]
+
+    async def accept(exchange: Exchange) -> None:
+        await exchange.head("200 OK", "Content-Length: 0")
+
+    async with site.opened(accept, loops=loops) as (server, wire):
+        await wire.request("PUT", f"{server.base}/f", body=bytes(MIB - 1))
+        assert senders == [threading.current_thread()]
+        async with anyio.create_task_group() as tasks:
+            for body in bodies:
+                put = partial(wire.request, "PUT", f"{server.base}/f", body=body)
+                tasks.start_soon(put)
+        assert len(lanes_since(threads)) == loops - 1
+
+    assert sorted(request.body for request in server.requests[1:]) == sorted(bodies)
+    assert len(set(senders)) == loops
     assert lanes_since(threads) == []
 
 

@@ -55,7 +55,9 @@ S3_VARIANTS = (
 """Ours with one setting changed each."""
 LIMIT_STORED = client("limit-stored", "s3_limit", distribution="hftransfer", arguments=("--store",))
 """The limit that hashes and stores; for downloads."""
-LIMIT_HASHED = client("limit-hashed", "s3_limit", distribution="hftransfer", arguments=("--hash",))
+LIMIT_HASHED = client(
+    "limit-hashed", "s3_limit", distribution="hftransfer", arguments=("--hash",), stores=False
+)
 """The limit that reads and hashes; for uploads."""
 
 

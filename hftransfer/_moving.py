@@ -35,7 +35,7 @@ from hftransfer._joined_crc import JoinedCrc
 from hftransfer._manifest import FileManifest
 from hftransfer._plan import Chunk, plan_chunks
 from hftransfer._progress import Moved, Retrying, emit
-from hftransfer._regions import FileRegion
+from hftransfer._regions import WINDOW, FileRegion
 from hftransfer._retry import retrying
 from hftransfer._spans import Span
 from hftransfer.errors import (
@@ -53,8 +53,6 @@ _Step: TypeAlias = Callable[[], Awaitable[None]]
 
 # What does not match is fetched once more.
 _CHUNK_TRIES = 2
-# A stretch of a file passes through so much memory to be hashed: what fits a core's own cache.
-_WINDOW = 1 << 20
 
 
 def _checkable(entry: Entry) -> Digest | None:
@@ -220,7 +218,7 @@ class MovingFile:
         """Return the digest of a chunk, which is as expected, and the sinks' checksums."""
         context = self._context
         wanted = ["xxhash128", *((sink.region_checksum or "").lower() for sink in sinks)]
-        size = min(_WINDOW, chunk.size, context.pool.budget)
+        size = min(WINDOW, chunk.size, context.pool.budget)
         digest = ""
         for _ in range(_CHUNK_TRIES):
             async with context.windows, context.pool.lease(size) as window:

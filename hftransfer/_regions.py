@@ -20,6 +20,7 @@ from hftransfer.errors import AccessError, SourceChangedError, TransferError
 
 __all__ = (
     "UNABLE",
+    "WINDOW",
     "Body",
     "FileRegion",
     "MemoryRegion",
@@ -34,6 +35,8 @@ __all__ = (
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 # What a file system says that cannot do this, as network file systems do.
 UNABLE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+# A stretch of a file passes through so much memory to be hashed: what fits a core's own cache.
+WINDOW = 1 << 20
 # Bytes at a time where sendfile(2) cannot be used.
 _PIECE = 256 * 1024
 
@@ -230,7 +233,7 @@ class FileRegion:
 
         Args:
             algorithms: as of `new_hasher`; several of the same are made once.
-            window: memory through which the bytes pass.
+            window: memory through which the bytes pass; `WINDOW` bytes are enough.
 
         Raises:
             SourceChangedError: if the file has changed.

@@ -19,26 +19,18 @@ from hypothesis import strategies as st
 
 from hftransfer._regions import FileRegion, MemoryRegion, region_of
 from hftransfer.errors import AccessError, SourceChangedError, TransferError
+from wire_support import in_file, opened_file
 
 CONTENT = os.urandom(100_000)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[FileRegion]:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield FileRegion.whole(fd, str(path))
-    finally:
-        os.close(fd)
-
-
-@contextmanager
 def file_of(content: bytes) -> Iterator[FileRegion]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "f"
-        path.write_bytes(content)
-        with opened(path) as region:
-            yield region
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        in_file(Path(folder) / "f", content) as region,
+    ):
+        yield region
 
 
 @pytest.fixture
@@ -103,13 +95,13 @@ def test_a_part_is_sent_byte_for_byte(
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(os, "sendfile", sendfile)
-    with opened(path) as whole:
+    with opened_file(path) as whole:
         assert receive(whole.part(1000, 50_000)) == CONTENT[1000:51_000]
 
 
 def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
     """A full socket is no error of the file, nor is one that was closed."""
-    with opened(path) as whole:
+    with opened_file(path) as whole:
         here, there = socket.socketpair()
         with here:
             with there:
@@ -132,7 +124,7 @@ READERS: dict[str, Callable[[FileRegion], object]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_that_became_shorter_is_not_read(path: Path, reader: str) -> None:
     """Nor padded: what is missing is an error, wherever the bytes were going."""
-    with opened(path) as whole:
+    with opened_file(path) as whole:
         os.truncate(path, len(CONTENT) - 1)
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being"):
             READERS[reader](whole)
@@ -147,7 +139,7 @@ def _rewrite(path: Path) -> None:
 @pytest.mark.parametrize("change", [_rewrite, lambda path: os.truncate(path, 200_000)])
 def test_what_was_written_meanwhile_is_noticed(path: Path, change: Callable[[Path], None]) -> None:
     """Digests are of the bytes that were there before, or there are none."""
-    with opened(path) as whole:
+    with opened_file(path) as whole:
         part = whole.part(0, 1000)
         part.check()
         change(path)
@@ -179,7 +171,7 @@ def test_a_file_that_cannot_be_read_is_named(
     def preadv(fd: int, buffers: object, offset: int, flags: int = 0) -> int:
         raise OSError(code, os.strerror(code))
 
-    with opened(path) as whole:
+    with opened_file(path) as whole:
         monkeypatch.setattr(os, "preadv", preadv)
         with pytest.raises(expected, match=r"model\.bin"):
             READERS[reader](whole)
@@ -194,7 +186,10 @@ def test_a_disk_that_fails_while_sending_is_named(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "sendfile", sendfile)
-    with opened(path) as whole, pytest.raises(TransferError, match=r"cannot read .*model\.bin"):
+    with (
+        opened_file(path) as whole,
+        pytest.raises(TransferError, match=r"cannot read .*model\.bin"),
+    ):
         receive(whole)
 
 
@@ -211,6 +206,6 @@ def test_what_the_disk_has_to_bring_is_not_there_now(
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", preadv)
-    with opened(path) as whole:
+    with opened_file(path) as whole:
         assert whole.get_now(0, 10) is None
         assert whole.get(0, 10) == CONTENT[:10]

@@ -61,6 +61,13 @@ QUIET = (
 def in_file(path: Path, content: bytes) -> Iterator[FileRegion]:
     """Write `content` to `path`, and open it as what the body of a request can be."""
     path.write_bytes(content)
+    with opened_file(path) as region:
+        yield region
+
+
+@contextmanager
+def opened_file(path: Path) -> Iterator[FileRegion]:
+    """Open all bytes of a file."""
     fd = os.open(path, os.O_RDONLY)
     try:
         yield FileRegion.whole(fd, str(path))

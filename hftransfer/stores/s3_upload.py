@@ -16,7 +16,7 @@ from hftransfer._checksums import checksum, encode, header_name
 from hftransfer._digests import chunk_digest
 from hftransfer._manifest import FileManifest
 from hftransfer._plan import Chunk
-from hftransfer._regions import FileRegion
+from hftransfer._regions import WINDOW, FileRegion
 from hftransfer._retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -35,7 +35,6 @@ __all__ = ("SingleUpload", "Upload", "checksum_of", "is_precondition", "md5_of")
 
 # Below this a checksum is made sooner than a thread would have been woken.
 _INLINE = 256 * 1024
-_WINDOW = 1 << 20
 
 
 async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
@@ -48,7 +47,7 @@ async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
 def md5_of(body: memoryview | FileRegion) -> str:
     """Return the MD5 of `body` in hex."""
     if isinstance(body, FileRegion):
-        return body.digests(["md5"], memoryview(bytearray(_WINDOW)))[0]
+        return body.digests(["md5"], memoryview(bytearray(WINDOW)))[0]
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hftransfer._client import AsyncClient
+    from hftransfer._core.manifest import FileManifest, Manifest
     from hftransfer._hub_sync import hf_hub_download, snapshot_download
-    from hftransfer._manifest import FileManifest, Manifest
     from hftransfer.errors import (
         AccessError,
         DestinationError,
@@ -42,7 +42,7 @@ METAFLOW_PACKAGE_POLICY = "include"
 _HOMES = {
     "_client": ("AsyncClient",),
     "_hub_sync": ("hf_hub_download", "snapshot_download"),
-    "_manifest": ("FileManifest", "Manifest"),
+    "_core.manifest": ("FileManifest", "Manifest"),
     "errors": (
         "AccessError",
         "DestinationError",

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hftransfer._copy import check_goals, copy_to
+from hftransfer._core.events import Observer
+from hftransfer._core.manifest import Manifest
 from hftransfer._engine import Context, transfer
-from hftransfer._manifest import Manifest
 from hftransfer._open_stores import OpenStores
 from hftransfer._patterns import Patterns
-from hftransfer._progress import Observer
 from hftransfer._selection import Selection
 from hftransfer._throttle import Throttle
 from hftransfer.locations import HubLocation, parse_location

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import anyio
 
 from hftransfer._buffers import BufferPool
+from hftransfer._core.events import Observer
+from hftransfer._core.manifest import Manifest
 from hftransfer._fetch import Fetcher
-from hftransfer._manifest import Manifest
-from hftransfer._progress import Observer
 from hftransfer._slots import Slots
 from hftransfer._throttle import Throttle
 from hftransfer.options import TransferOptions

@@ -18,10 +18,10 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from hftransfer._core.byte_range import Span
 from hftransfer._goodput import Controller
 from hftransfer._retry import retrying
 from hftransfer._slots import Slots
-from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy

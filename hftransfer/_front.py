@@ -7,7 +7,7 @@ import threading
 import anyio
 import anyio.to_thread
 
-from hftransfer._digests import INLINE, Digest, new_hasher
+from hftransfer._core.digests import INLINE, Digest, new_hasher
 from hftransfer._slots import Slots
 from hftransfer.errors import IntegrityError
 

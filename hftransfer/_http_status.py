@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 
-from hftransfer._plan import parse_content_range
+from hftransfer._core.plan import parse_content_range
 from hftransfer.errors import (
     AccessError,
     NetworkError,

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hftransfer._digests import Digest
+from hftransfer._core.digests import Digest
 from hftransfer.errors import LocationError
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry

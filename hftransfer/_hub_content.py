@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anyio import from_thread
 
-from hftransfer._digests import new_hasher
+from hftransfer._core.digests import new_hasher
 from hftransfer._files import mark_in_use
 from hftransfer.stores.base import Entry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hftransfer._progress import Event, FileFinished, FileStarted, Moved, TransferStarted
+from hftransfer._core.events import Event, FileFinished, FileStarted, Moved, TransferStarted
 
 if TYPE_CHECKING:
     from typing_extensions import Self

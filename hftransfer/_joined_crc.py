@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hftransfer._checksums import checksum, combine
-from hftransfer._digests import Digest
+from hftransfer._core.checksums import checksum, combine
+from hftransfer._core.digests import Digest
 from hftransfer._front import wrong_digest
 
 __all__ = ("JoinedCrc",)

@@ -29,15 +29,15 @@ import anyio.to_thread
 
 from hftransfer._buffers import Buffer
 from hftransfer._context import Context, Tally
-from hftransfer._digests import INLINE, Digest, chunk_digest, is_known
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import INLINE, Digest, chunk_digest, is_known
+from hftransfer._core.events import Moved, Retrying, emit
+from hftransfer._core.manifest import FileManifest
+from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._front import Front
 from hftransfer._joined_crc import JoinedCrc
-from hftransfer._manifest import FileManifest
-from hftransfer._plan import Chunk, plan_chunks
-from hftransfer._progress import Moved, Retrying, emit
 from hftransfer._regions import WINDOW, FileRegion
 from hftransfer._retry import retrying
-from hftransfer._spans import Span
 from hftransfer.errors import (
     IntegrityError,
     RangeNotSupportedError,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
-from hftransfer._digests import new_hasher
+from hftransfer._core.digests import new_hasher
 from hftransfer.errors import AccessError, SourceChangedError, TransferError
 
 __all__ = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hftransfer._manifest import Manifest
+from hftransfer._core.manifest import Manifest
 from hftransfer._patterns import Patterns, select_entries
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hftransfer._core.manifest import Manifest
 from hftransfer._engine import Context, transfer
-from hftransfer._manifest import Manifest
 from hftransfer._open_stores import OpenStores
 from hftransfer._selection import Selection
 from hftransfer._sidecar import SIDECAR, read_sidecar

@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from hftransfer._core.byte_range import Span
+from hftransfer._core.plan import range_header
 from hftransfer._http_status import check_extent, is_redirect, status_error
-from hftransfer._plan import range_header
 from hftransfer._regions import Body, region_of
-from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_http1 import Http1Client
 from hftransfer._wire_lanes import Lanes

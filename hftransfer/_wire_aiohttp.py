@@ -14,9 +14,9 @@ import anyio.lowlevel
 import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
+from hftransfer._core.byte_range import Span
 from hftransfer._http_status import check_extent, is_redirect, status_error
 from hftransfer._regions import Region
-from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_aiohttp_session import Connections, SendTimeout, translated
 from hftransfer._wire_errors import broke_at, cut_short, too_long

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hftransfer._core.byte_range import Span
 from hftransfer._http_answer import Headers
-from hftransfer._spans import Span
 from hftransfer._throttle import Pause
 from hftransfer._wire_errors import failed, reason_of
 from hftransfer._wire_proxy import Proxy

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import anyio
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from hftransfer._core.byte_range import Span
 from hftransfer._http_answer import Headers
 from hftransfer._regions import MemoryRegion, Region
-from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_connection import Connection
 from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted

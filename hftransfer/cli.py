@@ -26,8 +26,8 @@ from hftransfer.errors import (
 from hftransfer.options import HubOptions, S3Options, TransferOptions, parse_size
 
 if TYPE_CHECKING:
-    from hftransfer._manifest import Manifest
-    from hftransfer._progress import Event
+    from hftransfer._core.events import Event
+    from hftransfer._core.manifest import Manifest
     from hftransfer.report import Report
 
 __all__ = ("main",)
@@ -247,7 +247,7 @@ def _verify(given: argparse.Namespace) -> None:
 
 
 def _read_manifest(path: str) -> Manifest:
-    from hftransfer._manifest import Manifest
+    from hftransfer._core.manifest import Manifest
 
     try:
         with open(path, "rb") as file:
@@ -320,7 +320,7 @@ class _Progress:
             self._out.flush()
 
     def __call__(self, event: Event) -> None:
-        from hftransfer._progress import Moved, Retrying, TransferStarted
+        from hftransfer._core.events import Moved, Retrying, TransferStarted
 
         if isinstance(event, TransferStarted):
             self._total = event.bytes

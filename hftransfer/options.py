@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hftransfer._memory import memory_limit
+from hftransfer._core.memory import memory_limit
 from hftransfer.errors import OptionsError
 
 __all__ = ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions")

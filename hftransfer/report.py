@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hftransfer._manifest import Manifest
+from hftransfer._core.manifest import Manifest
 
 __all__ = ("Report", "Verification")
 

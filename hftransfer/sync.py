@@ -20,9 +20,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from hftransfer import _client
 from hftransfer._client import AnyLocation, AsyncClient
-from hftransfer._manifest import Manifest
+from hftransfer._core.events import Observer
+from hftransfer._core.manifest import Manifest
 from hftransfer._patterns import Patterns
-from hftransfer._progress import Observer
 from hftransfer._signals import terminable
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification

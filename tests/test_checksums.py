@@ -1,4 +1,4 @@
-"""`hftransfer._checksums`: what stores verify, and how parts add up to a whole."""
+"""`hftransfer._core.checksums`: what stores verify, and how parts add up to a whole."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer import _checksums
-from hftransfer._checksums import Crc, checksum, combine, decode, encode, known, offered
-from hftransfer._digests import chunk_digest, new_hasher
+from hftransfer._core import checksums
+from hftransfer._core.checksums import Crc, checksum, combine, decode, encode, known, offered
+from hftransfer._core.digests import chunk_digest, new_hasher
 
 # The check values of the CRC catalogue (https://reveng.sourceforge.io/crc-catalogue/all.htm).
 NINE = memoryview(b"123456789")
@@ -22,7 +22,7 @@ CHECKS = {"CRC32": "cbf43926", "CRC32C": "e3069283", "CRC64NVME": "ae8b14860a799
 
 def bitwise(name: str, data: bytes, start: int = 0) -> int:
     """The definition of a reflected CRC, one bit at a time."""
-    width, polynomial = _checksums._CRCS[name]
+    width, polynomial = checksums._CRCS[name]
     value = start ^ ((1 << width) - 1)
     for byte in data:
         value ^= byte
@@ -43,7 +43,7 @@ def test_polynomials_are_the_catalogues(name: str) -> None:
 @given(parts=st.lists(st.binary(max_size=40), max_size=6))
 def test_parts_add_up_to_the_whole(name: str, parts: list[bytes]) -> None:
     """The CRC of any sequence of parts, empty ones included, is that of their bytes in a row."""
-    size = _checksums._CRCS[name][0] // 8
+    size = checksums._CRCS[name][0] // 8
     sums = [(bitwise(name, part).to_bytes(size, "big"), len(part)) for part in parts]
 
     assert combine(name, sums) == bitwise(name, b"".join(parts)).to_bytes(size, "big")
@@ -83,9 +83,9 @@ def test_a_crc32_is_zlibs_with_and_without_isal(monkeypatch: pytest.MonkeyPatch)
     data = memoryview(bytes(range(256)) * 99)[7:]
     expected = zlib.crc32(data, 5)
 
-    assert _checksums._crcs()["CRC32"](data, 5) == expected
+    assert checksums._crcs()["CRC32"](data, 5) == expected
     with without(monkeypatch, "isal"):
-        assert _checksums._crcs()["CRC32"] is zlib.crc32
+        assert checksums._crcs()["CRC32"] is zlib.crc32
 
 
 def test_without_awscrt_there_is_still_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,6 @@ def test_without_awscrt_there_is_still_a_choice(monkeypatch: pytest.MonkeyPatch)
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> Iterator[None]:
     """As if `package` were not installed."""
     monkeypatch.setitem(sys.modules, package, None)
-    _checksums._crcs.cache_clear()
+    checksums._crcs.cache_clear()
     yield
-    _checksums._crcs.cache_clear()
+    checksums._crcs.cache_clear()

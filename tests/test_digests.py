@@ -9,7 +9,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._digests import Digest, chunk_digest, new_hasher, root_digest
+from hftransfer._core.digests import Digest, chunk_digest, new_hasher, root_digest
 
 _hex = st.text("0123456789abcdef", min_size=1, max_size=64)
 

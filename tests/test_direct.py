@@ -1,4 +1,4 @@
-"""`hftransfer._direct` and `hftransfer._memory`: writing past the page cache."""
+"""`hftransfer._direct` and `hftransfer._core.memory`: writing past the page cache."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hftransfer._core.memory import cache_room, memory_limit
 from hftransfer._direct import DirectWriter, Turns, WayChooser
 from hftransfer._files import PartialFile
-from hftransfer._memory import cache_room, memory_limit
 
 PAGE = 4096
 

@@ -12,14 +12,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer import _checksums
-from hftransfer._digests import Digest, chunk_digest
+from hftransfer._core import checksums
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import Digest, chunk_digest
+from hftransfer._core.events import Event, FileFinished, Moved, Retrying, TransferStarted
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._engine import Context, transfer
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import Chunk, PartLimits
-from hftransfer._progress import Event, FileFinished, Moved, Retrying, TransferStarted
 from hftransfer._regions import FileRegion
-from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -417,7 +417,7 @@ async def test_a_checksum_that_cannot_be_made_here_is_not_skipped_in_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without the package that makes it, a file needs recorded digests, or is refused."""
-    monkeypatch.setattr(_checksums, "_crcs", dict)
+    monkeypatch.setattr(checksums, "_crcs", dict)
     source, sink = MemoryStore(FILES, digests=False), MemoryStore()
     digest = Digest("crc64nvme", "0" * 16)
     entries = [replace(entry, digest=digest) for entry in await source.list()]

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from hftransfer._core.byte_range import Span
 from hftransfer._fetch import Fetcher, Reading, pick_split, pick_stuck
-from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hftransfer._digests import chunk_digest
+from hftransfer._core.digests import chunk_digest
 from hftransfer._files import PartialFile, is_partial_name, remove_stale_partials
 from hftransfer.errors import DestinationError, DiskFullError
 

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer._digests import INLINE, Digest
+from hftransfer._core.digests import INLINE, Digest
 from hftransfer._front import Front
 from hftransfer.errors import IntegrityError
 

@@ -13,7 +13,7 @@ from huggingface_hub import constants, file_download
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._digests import Digest
+from hftransfer._core.digests import Digest
 from hftransfer._hub_cache import (
     RepoCache,
     content_etag,

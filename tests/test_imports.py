@@ -17,12 +17,19 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 # From the bottom up. A module imports from its own layer and from those below it. Names ending
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
-    "values": ("errors", "_memory", "options", "locations"),
-    "plans": ("_plan", "_spans", "_checksums", "_digests", "_manifest", "report"),
+    "values": ("_core", "errors", "_core.memory", "options", "locations"),
+    "plans": (
+        "_core.plan",
+        "_core.byte_range",
+        "_core.checksums",
+        "_core.digests",
+        "_core.manifest",
+        "report",
+    ),
     "contract": ("_regions", "stores", "stores.base"),
     "primitives": (
         *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal"),
-        *("_patterns", "_progress", "_retry", "_signals", "_slots", "_throttle"),
+        *("_patterns", "_core.events", "_retry", "_signals", "_slots", "_throttle"),
     ),
     "wire": (
         "_http_answer",
@@ -67,11 +74,11 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohappyeyeballs": ("_wire_http1",),
     "aiohttp": ("_wire_aiohttp", "_wire_aiohttp_session", "testing.*"),
-    "awscrt": ("_checksums",),
-    "isal": ("_checksums",),
+    "awscrt": ("_core.checksums",),
+    "isal": ("_core.checksums",),
     "aiobotocore": ("stores.s3_botocore",),
     "botocore": ("stores.s3_botocore",),
-    "xxhash": ("_digests",),
+    "xxhash": ("_core.digests",),
     "metaflow": (),
     "metaflow_extensions": (),
     "perf": (),

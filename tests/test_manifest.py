@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._digests import Digest
-from hftransfer._manifest import FileManifest, Manifest
+from hftransfer._core.digests import Digest
+from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer.errors import IntegrityError
 
 _xxh3 = st.text("0123456789abcdef", min_size=32, max_size=32)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hftransfer._plan import (
+from hftransfer._core.plan import (
     Chunk,
     PartLimits,
     fit_chunk_size,

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from hftransfer._progress import (
+from hftransfer._core.events import (
     Event,
     FileFinished,
     FileStarted,

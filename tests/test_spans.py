@@ -1,4 +1,4 @@
-"""`hftransfer._spans`: what has arrived stays, and what is missing can be shared."""
+"""`hftransfer._core.byte_range`: what has arrived stays, and what is missing can be shared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 
 
 def test_what_has_arrived_is_not_asked_for_again() -> None:

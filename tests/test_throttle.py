@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer._throttle import Pause, Throttle
 from hftransfer.errors import OptionsError, Response
 from wire_support import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until

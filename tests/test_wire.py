@@ -14,8 +14,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hftransfer._core.byte_range import Span
 from hftransfer._http_status import is_redirect, retry_after, status_error
-from hftransfer._spans import Span
 from hftransfer._wire import Wire
 from hftransfer.errors import (
     AccessError,

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from hftransfer import _wire_connection, _wire_incoming
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer.errors import (
     AccessError,
     NetworkError,

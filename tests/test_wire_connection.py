@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire_connection import Connection
 from hftransfer._wire_exchange import Exchange, Origin

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from hftransfer import _wire, _wire_connection
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer.errors import (
     NetworkError,
     RejectedError,

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer._wire import Wire
 from hftransfer._wire_http1 import Http1Client
 from hftransfer._wire_lanes import Lane

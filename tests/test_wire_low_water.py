@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer._wire_low_water import LowWater
 from wire_support import KIB, MIB, Exchange, Site, partial_head, random_bytes, until
 

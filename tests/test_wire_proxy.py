@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer._wire_proxy import Proxy, parse_proxy
 from hftransfer.errors import NetworkError, RejectedError, TransferError
 from wire_support import (

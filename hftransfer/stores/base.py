@@ -14,11 +14,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from hftransfer._digests import Digest
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import Chunk, PartLimits
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import Digest
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._regions import FileRegion
-from hftransfer._spans import Span
 
 __all__ = (
     "ByteStream",
@@ -166,7 +166,7 @@ class RegionSink(Protocol):
 
     @property
     def region_checksum(self) -> str | None:
-        """Name of that checksum (see `_checksums`), or None if chunks must come in memory."""
+        """Name of that checksum (see `_core.checksums`), or None if chunks must come in memory."""
 
     async def write_region(
         self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes

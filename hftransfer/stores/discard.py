@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import Chunk, PartLimits
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.errors import UnsupportedError
 from hftransfer.stores.base import Entry, FileSink
 

@@ -27,10 +27,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 
-from hftransfer._digests import Digest
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import Digest
 from hftransfer._http_status import is_redirect, status_error
 from hftransfer._retry import retrying
-from hftransfer._spans import Span
 from hftransfer._wire import Wire
 from hftransfer.errors import (
     AccessError,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from hftransfer._digests import Digest
+from hftransfer._core.digests import Digest
 from hftransfer._http_status import is_redirect
 from hftransfer.errors import (
     AccessError,

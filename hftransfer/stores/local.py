@@ -18,7 +18,11 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._batch import Batch
-from hftransfer._digests import chunk_digest
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.memory import cache_room
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._direct import DirectIO, WayChooser
 from hftransfer._files import (
     PartialFile,
@@ -27,11 +31,7 @@ from hftransfer._files import (
     write_whole,
     writing,
 )
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._memory import cache_room
-from hftransfer._plan import Chunk, PartLimits
 from hftransfer._regions import UNABLE, FileRegion, changed, read_fully, reading
-from hftransfer._spans import Span
 from hftransfer.errors import (
     AccessError,
     DestinationError,

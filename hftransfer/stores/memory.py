@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from hftransfer._digests import Digest, chunk_digest, new_hasher
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import Chunk, PartLimits
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import Digest, chunk_digest, new_hasher
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.errors import NotFoundError, RangeNotSupportedError
 from hftransfer.stores.base import ByteStream, Entry, FileSink
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import anyio
 
-from hftransfer._checksums import header_name
-from hftransfer._digests import Digest
-from hftransfer._manifest import Manifest
-from hftransfer._plan import PartLimits, stored_part_size
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
+from hftransfer._core.checksums import header_name
+from hftransfer._core.digests import Digest
+from hftransfer._core.manifest import Manifest
+from hftransfer._core.plan import PartLimits, stored_part_size
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hftransfer._digests import chunk_digest
+from hftransfer._core.digests import chunk_digest
 
 __all__ = ("Claim", "claim", "is_recorded", "recover")
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from hftransfer._checksums import decode, header_name, known
-from hftransfer._digests import Digest, chunk_digest
+from hftransfer._core.checksums import decode, header_name, known
+from hftransfer._core.digests import Digest, chunk_digest
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry
 

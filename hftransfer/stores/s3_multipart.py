@@ -15,9 +15,9 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from hftransfer._checksums import combine, encode, field_name, header_name
-from hftransfer._manifest import FileManifest
-from hftransfer._plan import Chunk, plan_chunks
+from hftransfer._core.checksums import combine, encode, field_name, header_name
+from hftransfer._core.manifest import FileManifest
+from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._regions import FileRegion
 from hftransfer._retry import retrying
 from hftransfer.errors import (

@@ -16,12 +16,12 @@ from types import TracebackType
 import anyio
 import anyio.to_thread
 
-from hftransfer._checksums import COMBINABLE, offered
+from hftransfer._core.byte_range import Span
+from hftransfer._core.checksums import COMBINABLE, offered
 from hftransfer._http_status import seconds_of_date
 from hftransfer._regions import Body
 from hftransfer._retry import retrying
 from hftransfer._slots import Slots
-from hftransfer._spans import Span
 from hftransfer._throttle import Throttle
 from hftransfer._wire import Wire
 from hftransfer.errors import Response, TransferError

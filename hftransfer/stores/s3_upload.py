@@ -12,10 +12,10 @@ from functools import partial
 
 import anyio.to_thread
 
-from hftransfer._checksums import checksum, encode, header_name
-from hftransfer._digests import chunk_digest
-from hftransfer._manifest import FileManifest
-from hftransfer._plan import Chunk
+from hftransfer._core.checksums import checksum, encode, header_name
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.manifest import FileManifest
+from hftransfer._core.plan import Chunk
 from hftransfer._regions import WINDOW, FileRegion
 from hftransfer._retry import retrying
 from hftransfer.errors import (

@@ -16,7 +16,7 @@ pytest.importorskip("metaflow.decorators")
 
 from metaflow.cards import Markdown
 
-from hftransfer._progress import FileFinished, Moved, TransferStarted
+from hftransfer._core.events import FileFinished, Moved, TransferStarted
 from metaflow_extensions.hftransfer.plugins.hub_card import HubCard, rows_of, throughput_chart
 from metaflow_extensions.hftransfer.plugins.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.repo_cache import Access

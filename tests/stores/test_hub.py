@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.utils import build_hf_headers
 
 from hftransfer import AsyncClient, HubOptions, RetryPolicy, TransferOptions
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
 from hftransfer._wire import Wire
 from hftransfer.errors import (
     AccessError,

@@ -14,10 +14,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hftransfer._digests import chunk_digest
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import plan_chunks
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import plan_chunks
 from hftransfer.errors import (
     DestinationError,
     DiskFullError,
@@ -454,8 +454,8 @@ def without_privileges(folder: Path, program: str) -> str:
         import ctypes, struct
         from pathlib import Path
         import anyio
-        from hftransfer._plan import Chunk
-        from hftransfer._spans import Span
+        from hftransfer._core.plan import Chunk
+        from hftransfer._core.byte_range import Span
         from hftransfer.errors import TransferError
         from hftransfer.stores.base import Entry
         from hftransfer.stores.local import LocalSink, LocalSource

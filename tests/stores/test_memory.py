@@ -7,10 +7,10 @@ import hashlib
 import anyio
 import pytest
 
-from hftransfer._digests import chunk_digest
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import PartLimits, plan_chunks
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import PartLimits, plan_chunks
 from hftransfer.errors import NetworkError, NotFoundError, RangeNotSupportedError
 from hftransfer.stores.base import Entry
 from hftransfer.stores.memory import MemoryStore

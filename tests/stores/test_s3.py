@@ -15,10 +15,10 @@ from aiohttp import web
 from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
 
 from conftest import Bucket, s3_client
-from hftransfer._digests import chunk_digest
-from hftransfer._manifest import FileManifest, Manifest
-from hftransfer._plan import Chunk, plan_chunks
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from conftest import Bucket, s3_client
 from hftransfer import AsyncClient
-from hftransfer._checksums import COMBINABLE, offered
+from hftransfer._core.checksums import COMBINABLE, offered
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores import s3_leftovers

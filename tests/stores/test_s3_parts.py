@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._plan import align_chunk_size, plan_chunks, stored_part_size
+from hftransfer._core.plan import align_chunk_size, plan_chunks, stored_part_size
 from hftransfer.errors import NetworkError, RejectedError, ServerError, UnsupportedError
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry

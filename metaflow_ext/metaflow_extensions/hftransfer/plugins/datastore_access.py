@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .s3_backend import S3_TYPES, NotForEngine, s3_settings
 
 if TYPE_CHECKING:
-    from hftransfer._progress import Observer
+    from hftransfer._core.events import Observer
 
     from .moves import Moves
     from .store_lease import Documents

@@ -16,9 +16,9 @@ from pathlib import Path
 import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest
-from hftransfer._digests import chunk_digest
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.plan import Chunk, PartLimits, plan_chunks
 from hftransfer._direct import DirectIO
-from hftransfer._plan import Chunk, PartLimits, plan_chunks
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local import LocalSink

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
-from hftransfer._digests import Digest
+from hftransfer._core.digests import Digest
 from hftransfer._patterns import select_entries
 from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location
@@ -32,7 +32,7 @@ from .kept_files import KeepingSink
 from .tar_stream import TarSink, TarSource
 
 if TYPE_CHECKING:
-    from hftransfer._progress import Observer
+    from hftransfer._core.events import Observer
 
     from .repo_request import RepoRequest
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hftransfer._progress import Event, FileFinished, Moved, TransferStarted
+from hftransfer._core.events import Event, FileFinished, Moved, TransferStarted
 
 # Lines at the first interval; after as many again it doubles.
 _LINES = 6

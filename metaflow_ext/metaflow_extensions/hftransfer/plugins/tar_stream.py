@@ -28,8 +28,8 @@ import anyio
 import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest, SourceChangedError, UnsupportedError
-from hftransfer._plan import Chunk, PartLimits
-from hftransfer._spans import Span
+from hftransfer._core.byte_range import Span
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)

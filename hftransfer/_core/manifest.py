@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hftransfer._digests import Digest, root_digest
+from hftransfer._core.digests import Digest, root_digest
 from hftransfer.errors import IntegrityError
 
 __all__ = ("FileManifest", "Manifest")

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from hftransfer._checksums import Crc, known
+from hftransfer._core.checksums import Crc, known
 
 __all__ = (
     "INLINE",

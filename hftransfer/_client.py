@@ -10,10 +10,10 @@ from hftransfer._copy import check_goals, copy_to
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine import Context, transfer
+from hftransfer._io.rate_limit import Throttle
 from hftransfer._open_stores import OpenStores
 from hftransfer._patterns import Patterns
 from hftransfer._selection import Selection
-from hftransfer._throttle import Throttle
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification

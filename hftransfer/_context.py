@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from hftransfer._buffers import BufferPool
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._fetch import Fetcher
-from hftransfer._slots import Slots
-from hftransfer._throttle import Throttle
+from hftransfer._io.buffers import BufferPool
+from hftransfer._io.limiter import Slots
+from hftransfer._io.rate_limit import Throttle
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
 from hftransfer.stores.base import Sink

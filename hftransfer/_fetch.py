@@ -20,9 +20,9 @@ from anyio.abc import TaskGroup
 
 from hftransfer._core.byte_range import Span
 from hftransfer._goodput import Controller
-from hftransfer._retry import retrying
-from hftransfer._slots import Slots
-from hftransfer._throttle import Throttle
+from hftransfer._io.limiter import Slots
+from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.retry import retrying
 from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry, Source

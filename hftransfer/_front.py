@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._core.digests import INLINE, Digest, new_hasher
-from hftransfer._slots import Slots
+from hftransfer._io.limiter import Slots
 from hftransfer.errors import IntegrityError
 
 __all__ = ("Front", "wrong_digest")

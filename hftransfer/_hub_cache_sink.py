@@ -12,15 +12,15 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from hftransfer._batch import Batch
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
-from hftransfer._direct import WayChooser
-from hftransfer._files import remove_stale_partials, write_whole, writing
 from hftransfer._hub_cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_locked_files import LockedFileSink, LockedSmallFileSink, storing
-from hftransfer._hub_locks import FileLock
+from hftransfer._io.direct_io import WayChooser
+from hftransfer._io.file_lock import FileLock
+from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing
+from hftransfer._io.thread_batch import Batch
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local import LocalFileSink, check_destination, is_small

@@ -11,7 +11,7 @@ from pathlib import Path
 from anyio import from_thread
 
 from hftransfer._core.digests import new_hasher
-from hftransfer._files import mark_in_use
+from hftransfer._io.partial_file import mark_in_use
 from hftransfer.stores.base import Entry
 
 __all__ = ("copy_verified", "has_content")

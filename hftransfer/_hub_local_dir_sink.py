@@ -13,18 +13,18 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from hftransfer._batch import Batch
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
-from hftransfer._direct import WayChooser
-from hftransfer._files import remove_stale_partials, write_whole, writing
 from hftransfer._hub_cache import RepoCache, content_etag
 from hftransfer._hub_content import copy_verified, has_content
 from hftransfer._hub_local_dir import LocalDir
 from hftransfer._hub_locked_files import LockedFileSink, LockedSmallFileSink, storing
-from hftransfer._hub_locks import FileLock
+from hftransfer._io.direct_io import WayChooser
+from hftransfer._io.file_lock import FileLock
+from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing
+from hftransfer._io.thread_batch import Batch
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink

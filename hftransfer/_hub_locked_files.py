@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from anyio import to_thread
 
-from hftransfer._batch import Batch
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk
-from hftransfer._files import writing
-from hftransfer._hub_locks import FileLock
+from hftransfer._io.file_lock import FileLock
+from hftransfer._io.partial_file import writing
+from hftransfer._io.thread_batch import Batch
 from hftransfer.stores.local import LocalFileSink, SmallFileSink
 
 __all__ = ("LockedFileSink", "LockedSmallFileSink", "storing")

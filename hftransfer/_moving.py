@@ -27,7 +27,6 @@ from typing import TypeAlias
 import anyio
 import anyio.to_thread
 
-from hftransfer._buffers import Buffer
 from hftransfer._context import Context, Tally
 from hftransfer._core.byte_range import Span
 from hftransfer._core.digests import INLINE, Digest, chunk_digest, is_known
@@ -35,9 +34,10 @@ from hftransfer._core.events import Moved, Retrying, emit
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._front import Front
+from hftransfer._io.buffers import Buffer
+from hftransfer._io.file_range import WINDOW, FileRegion
+from hftransfer._io.retry import retrying
 from hftransfer._joined_crc import JoinedCrc
-from hftransfer._regions import WINDOW, FileRegion
-from hftransfer._retry import retrying
 from hftransfer.errors import (
     IntegrityError,
     RangeNotSupportedError,

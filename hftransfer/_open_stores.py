@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 import anyio.to_thread
 
-from hftransfer._throttle import Throttle
+from hftransfer._io.rate_limit import Throttle
 from hftransfer.locations import (
     HubLocation,
     LocalLocation,

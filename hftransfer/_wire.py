@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from hftransfer._core.byte_range import Span
 from hftransfer._core.plan import range_header
 from hftransfer._http_status import check_extent, is_redirect, status_error
-from hftransfer._regions import Body, region_of
-from hftransfer._throttle import Throttle
+from hftransfer._io.file_range import Body, region_of
+from hftransfer._io.rate_limit import Throttle
 from hftransfer._wire_http1 import Http1Client
 from hftransfer._wire_lanes import Lanes
 from hftransfer._wire_settings import Proxies, tls_context

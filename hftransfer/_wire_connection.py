@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import cast
 
 from hftransfer._http_answer import MalformedAnswerError, parse_head
-from hftransfer._regions import Region
-from hftransfer._throttle import Pause, Throttle
+from hftransfer._io.file_range import Region
+from hftransfer._io.rate_limit import Pause, Throttle
 from hftransfer._wire_errors import no_http, silent
 from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
 from hftransfer._wire_incoming import Incoming, Progress

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hftransfer._core.byte_range import Span
 from hftransfer._http_answer import Headers
-from hftransfer._throttle import Pause
+from hftransfer._io.rate_limit import Pause
 from hftransfer._wire_errors import failed, reason_of
 from hftransfer._wire_proxy import Proxy
 from hftransfer.errors import NetworkError, Response

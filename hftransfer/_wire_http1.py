@@ -20,8 +20,8 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._core.byte_range import Span
 from hftransfer._http_answer import Headers
-from hftransfer._regions import MemoryRegion, Region
-from hftransfer._throttle import Throttle
+from hftransfer._io.file_range import MemoryRegion, Region
+from hftransfer._io.rate_limit import Throttle
 from hftransfer._wire_connection import Connection
 from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted
 from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken

@@ -16,8 +16,8 @@ from typing import Any
 
 import anyio.to_thread
 
-from hftransfer._regions import Region
-from hftransfer._throttle import Throttle
+from hftransfer._io.file_range import Region
+from hftransfer._io.rate_limit import Throttle
 from hftransfer.errors import TransferError
 
 __all__ = ("Sender",)

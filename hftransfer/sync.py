@@ -22,8 +22,8 @@ from hftransfer import _client
 from hftransfer._client import AnyLocation, AsyncClient
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
+from hftransfer._io.signals import terminable
 from hftransfer._patterns import Patterns
-from hftransfer._signals import terminable
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry

@@ -1,4 +1,4 @@
-"""`hftransfer._batch`: one thread takes what has piled up, and nothing is run twice or lost."""
+"""`hftransfer._io.thread_batch`: one thread takes what has piled up, and nothing is run twice or lost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hftransfer import _batch
-from hftransfer._batch import Batch
+from hftransfer._io import thread_batch
+from hftransfer._io.thread_batch import Batch
 
 pytestmark = pytest.mark.anyio
 
@@ -132,8 +132,8 @@ async def test_whoever_is_cancelled_the_others_are_served(calls: list[tuple[bool
 
 async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread is woken, and errors come back as from one."""
-    monkeypatch.setattr(_batch, "_QUICK", 60.0)
-    monkeypatch.setattr(_batch, "_sleeps", lambda: 0)
+    monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
+    monkeypatch.setattr(thread_batch, "_sleeps", lambda: 0)
     batch = Batch(quick=True)
 
     for _ in range(3):
@@ -142,19 +142,19 @@ async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.Monk
         await batch.run(lambda: 1 // 0)
 
 
-@pytest.mark.skipif(not _batch._SLEEPS_ARE_COUNTED, reason="the system does not count them")
+@pytest.mark.skipif(not thread_batch._SLEEPS_ARE_COUNTED, reason="the system does not count them")
 async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel tells that it slept; later one call is tried here again."""
-    monkeypatch.setattr(_batch, "_QUICK", 60.0)
-    monkeypatch.setattr(_batch, "_CAUTION", 3)
+    monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
+    monkeypatch.setattr(thread_batch, "_CAUTION", 3)
     batch = Batch(quick=True)
     reading, writing = os.pipe()
     timer = threading.Timer(0.05, os.write, (writing, b"x"))
     timer.start()
     assert await batch.run(lambda: os.read(reading, 1)) == b"x"
-    monkeypatch.setattr(_batch, "_sleeps", lambda: 0)
+    monkeypatch.setattr(thread_batch, "_sleeps", lambda: 0)
 
     here = [await batch.run(threading.current_thread) is threading.current_thread() for _ in "1234"]
 

@@ -13,8 +13,8 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hftransfer import _buffers
-from hftransfer._buffers import Arena, Buffer, BufferPool
+from hftransfer._io import buffers
+from hftransfer._io.buffers import Arena, Buffer, BufferPool
 from hftransfer.errors import OptionsError
 
 UNIT = 64 * 1024  # the smallest capacity, so that sizes below are exact
@@ -287,7 +287,7 @@ async def test_what_is_lent_is_there_before_it_is_used() -> None:
 
 async def test_little_memory_is_faulted_in_by_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files need no thread."""
-    monkeypatch.setattr(_buffers, "_populate", None)  # would end in an error
+    monkeypatch.setattr(buffers, "_populate", None)  # would end in an error
     pool = BufferPool(64 * MIB)
     async with pool.lease(MIB) as view:
         _warmed()
@@ -305,7 +305,7 @@ async def test_without_help_of_the_kernel_memory_is_lent_all_the_same(
         asked.append(start)
         return False
 
-    monkeypatch.setattr(_buffers, "_populate", refuse)
+    monkeypatch.setattr(buffers, "_populate", refuse)
     pool = BufferPool(64 * MIB)
     for _ in range(2):
         buffer = await pool.acquire(8 * MIB)

@@ -1,4 +1,4 @@
-"""`hftransfer._direct` and `hftransfer._core.memory`: writing past the page cache."""
+"""`hftransfer._io.direct_io` and `hftransfer._core.memory`: writing past the page cache."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.memory import cache_room, memory_limit
-from hftransfer._direct import DirectWriter, Turns, WayChooser
-from hftransfer._files import PartialFile
+from hftransfer._io.direct_io import DirectWriter, Turns, WayChooser
+from hftransfer._io.partial_file import PartialFile
 
 PAGE = 4096
 
@@ -236,7 +236,7 @@ def test_where_there_is_no_direct_io_files_are_written_as_usual(
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return real_open(path, flags, mode)
 
-    monkeypatch.setattr("hftransfer._direct.os.open", refusing)
+    monkeypatch.setattr("hftransfer._io.direct_io.os.open", refusing)
     path = tmp_path / "f"
     path.touch()
 
@@ -254,7 +254,7 @@ def test_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     writer = DirectWriter(path)
     if writer._fd < 0:
         pytest.skip("this file system has no O_DIRECT")
-    monkeypatch.setattr("hftransfer._direct.os.pwrite", failing)
+    monkeypatch.setattr("hftransfer._io.direct_io.os.pwrite", failing)
 
     with pytest.raises(OSError, match="Input/output"):
         writer.write(_aligned(b"a" * PAGE), 0)

@@ -19,7 +19,7 @@ from hftransfer._core.events import Event, FileFinished, Moved, Retrying, Transf
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._engine import Context, transfer
-from hftransfer._regions import FileRegion
+from hftransfer._io.file_range import FileRegion
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from hftransfer._core.byte_range import Span
 from hftransfer._fetch import Fetcher, Reading, pick_split, pick_stuck
-from hftransfer._throttle import Throttle
+from hftransfer._io.rate_limit import Throttle
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import ByteStream, Entry

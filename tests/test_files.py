@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hftransfer._core.digests import chunk_digest
-from hftransfer._files import PartialFile, is_partial_name, remove_stale_partials
+from hftransfer._io.partial_file import PartialFile, is_partial_name, remove_stale_partials
 from hftransfer.errors import DestinationError, DiskFullError
 
 CONTENT = "0123456789abcdef"
@@ -26,7 +26,7 @@ CHUNK = 4
 _PREAMBLE = """
 import os, resource, sys
 from pathlib import Path
-from hftransfer._files import PartialFile
+from hftransfer._io.partial_file import PartialFile
 from hftransfer.errors import DiskFullError
 folder, stem = Path(sys.argv[1]), sys.argv[2]
 """

@@ -22,7 +22,7 @@ from hftransfer._hub_cache import (
     write_tree,
 )
 from hftransfer._hub_local_dir import DownloadMetadata, LocalDir
-from hftransfer._hub_locks import FileLock
+from hftransfer._io.file_lock import FileLock
 from hftransfer.errors import LocationError
 from hftransfer.stores.base import Entry
 

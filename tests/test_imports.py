@@ -17,7 +17,7 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 # From the bottom up. A module imports from its own layer and from those below it. Names ending
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
-    "values": ("_core", "errors", "_core.memory", "options", "locations"),
+    "values": ("_core", "_io", "errors", "_core.memory", "options", "locations"),
     "plans": (
         "_core.plan",
         "_core.byte_range",
@@ -26,10 +26,17 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_core.manifest",
         "report",
     ),
-    "contract": ("_regions", "stores", "stores.base"),
+    "contract": ("_io.file_range", "stores", "stores.base"),
     "primitives": (
-        *("_batch", "_buffers", "_direct", "_files", "_goodput", "_journal"),
-        *("_patterns", "_core.events", "_retry", "_signals", "_slots", "_throttle"),
+        *(
+            "_io.thread_batch",
+            "_io.buffers",
+            "_io.direct_io",
+            "_io.partial_file",
+            "_goodput",
+            "_io.journal",
+        ),
+        *("_patterns", "_core.events", "_io.retry", "_io.signals", "_io.limiter", "_io.rate_limit"),
     ),
     "wire": (
         "_http_answer",
@@ -59,7 +66,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "engine": ("_context", "_engine", "_fetch", "_front", "_joined_crc", "_moving"),
     "hub cache": (
         *("_hub_cache", "_hub_cache_sink", "_hub_content", "_hub_dry_run", "_hub_errors"),
-        *("_hub_local_dir", "_hub_local_dir_sink", "_hub_locked_files", "_hub_locks"),
+        *("_hub_local_dir", "_hub_local_dir_sink", "_hub_locked_files", "_io.file_lock"),
         *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request"),
     ),
     "api": (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._journal import Journal, format_header, parse_journal
+from hftransfer._io.journal import Journal, format_header, parse_journal
 
 HEADER = format_header("commit:abc", 100, 10)
 OTHERS = [

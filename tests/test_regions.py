@@ -1,4 +1,4 @@
-"""`hftransfer._regions`: bytes that are hashed and sent from where they lie."""
+"""`hftransfer._io.file_range`: bytes that are hashed and sent from where they lie."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._regions import FileRegion, MemoryRegion, region_of
+from hftransfer._io.file_range import FileRegion, MemoryRegion, region_of
 from hftransfer.errors import AccessError, SourceChangedError, TransferError
 from wire_support import in_file, opened_file
 

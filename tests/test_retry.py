@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hftransfer._retry import next_delay, retrying
+from hftransfer._io.retry import next_delay, retrying
 from hftransfer.errors import (
     IntegrityError,
     NetworkError,

@@ -1,4 +1,4 @@
-"""`hftransfer._slots`: a limit that changes while it is used, first come, first served."""
+"""`hftransfer._io.limiter`: a limit that changes while it is used, first come, first served."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hftransfer._slots import Slots
+from hftransfer._io.limiter import Slots
 
 pytestmark = pytest.mark.anyio
 

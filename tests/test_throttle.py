@@ -1,4 +1,4 @@
-"""`hftransfer._throttle`: the cap as arithmetic, and on the wire."""
+"""`hftransfer._io.rate_limit`: the cap as arithmetic, and on the wire."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import Span
-from hftransfer._throttle import Pause, Throttle
+from hftransfer._io.rate_limit import Pause, Throttle
 from hftransfer.errors import OptionsError, Response
 from wire_support import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import Span
-from hftransfer._throttle import Throttle
+from hftransfer._io.rate_limit import Throttle
 from hftransfer._wire_connection import Connection
 from hftransfer._wire_exchange import Exchange, Origin
 from hftransfer._wire_low_water import LowWater

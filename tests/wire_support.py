@@ -27,8 +27,8 @@ import anyio
 import pytest
 import trustme
 
-from hftransfer._regions import FileRegion
-from hftransfer._throttle import Throttle
+from hftransfer._io.file_range import FileRegion
+from hftransfer._io.rate_limit import Throttle
 from hftransfer._wire import Wire
 from hftransfer.options import Timeouts
 

@@ -18,7 +18,7 @@ from hftransfer._core.byte_range import Span
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
-from hftransfer._regions import FileRegion
+from hftransfer._io.file_range import FileRegion
 
 __all__ = (
     "ByteStream",

@@ -17,21 +17,21 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from hftransfer._batch import Batch
 from hftransfer._core.byte_range import Span
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import Chunk, PartLimits
-from hftransfer._direct import DirectIO, WayChooser
-from hftransfer._files import (
+from hftransfer._io.direct_io import DirectIO, WayChooser
+from hftransfer._io.file_range import UNABLE, FileRegion, changed, read_fully, reading
+from hftransfer._io.partial_file import (
     PartialFile,
     is_partial_name,
     remove_stale_partials,
     write_whole,
     writing,
 )
-from hftransfer._regions import UNABLE, FileRegion, changed, read_fully, reading
+from hftransfer._io.thread_batch import Batch
 from hftransfer.errors import (
     AccessError,
     DestinationError,

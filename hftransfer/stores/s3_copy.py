@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import anyio
 
 from hftransfer._core.plan import Chunk, PartLimits, fit_chunk_size, plan_chunks
-from hftransfer._retry import retrying
+from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from hftransfer._retry import retrying
+from hftransfer._io.retry import retrying
 from hftransfer.errors import AccessError, NotFoundError, Response, TransferError
 from hftransfer.locations import S3Location
 from hftransfer.stores.s3_session import S3Session

@@ -18,8 +18,8 @@ import anyio.to_thread
 from hftransfer._core.checksums import combine, encode, field_name, header_name
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
-from hftransfer._regions import FileRegion
-from hftransfer._retry import retrying
+from hftransfer._io.file_range import FileRegion
+from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     IntegrityError,
     NotFoundError,

@@ -16,8 +16,8 @@ from hftransfer._core.checksums import checksum, encode, header_name
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk
-from hftransfer._regions import WINDOW, FileRegion
-from hftransfer._retry import retrying
+from hftransfer._io.file_range import WINDOW, FileRegion
+from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
     DestinationError,

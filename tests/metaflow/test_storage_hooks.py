@@ -400,7 +400,7 @@ def test_the_bandwidth_cap_holds_for_the_datastore(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every byte to and from S3 counts for HFTRANSFER_BANDWIDTH; the local disk has no cap."""
-    from hftransfer._throttle import Throttle
+    from hftransfer._io.rate_limit import Throttle
 
     monkeypatch.setenv("HFTRANSFER_BANDWIDTH", "100GB")
     taken: list[int] = []

@@ -18,7 +18,7 @@ import anyio.to_thread
 from hftransfer import FileManifest, IntegrityError, Manifest
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.plan import Chunk, PartLimits, plan_chunks
-from hftransfer._direct import DirectIO
+from hftransfer._io.direct_io import DirectIO
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local import LocalSink

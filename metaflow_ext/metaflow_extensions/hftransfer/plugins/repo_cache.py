@@ -317,7 +317,7 @@ class Turn:
 
 def _terminable() -> AbstractContextManager[None]:
     """Have SIGTERM unwind the block, so that the entry being written is taken back."""
-    from hftransfer._signals import terminable
+    from hftransfer._io.signals import terminable
 
     return terminable()
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hftransfer._direct import DirectWriter, Turns, WayChooser
-from hftransfer._journal import Journal, format_header
+from hftransfer._io.direct_io import DirectWriter, Turns, WayChooser
+from hftransfer._io.journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError, TransferError
 
 __all__ = (

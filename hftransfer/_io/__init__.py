@@ -1,0 +1,1 @@
+"""What touches the disk, memory and time: buffers, partial files, locks, limiters, retries."""

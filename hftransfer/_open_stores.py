@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from hftransfer._wire import Wire
+    from hftransfer._http.client import Wire
     from hftransfer.stores.hub import HubSource
     from hftransfer.stores.s3 import S3Session
 
@@ -117,7 +117,7 @@ class OpenStores:
             if self._hub is None:
                 self._hub = await anyio.to_thread.run_sync(partial(_hub_access, self._options))
             if self._wire is None:
-                from hftransfer._wire import Wire
+                from hftransfer._http.client import Wire
 
                 self._wire = Wire(
                     self._options.timeouts, throttle=self._throttle, loops=self._options.loops

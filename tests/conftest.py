@@ -260,7 +260,7 @@ def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
 @pytest.fixture(params=["ours", "aiohttp"])
 def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exchanges go by our client, and by aiohttp, as with unusual URLs and proxies."""
-    from hftransfer._wire_http1 import Http1Client
+    from hftransfer._http.pool import Http1Client
 
     if request.param == "aiohttp":
         monkeypatch.setattr(Http1Client, "takes", lambda self, url: False)

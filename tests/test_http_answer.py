@@ -1,4 +1,4 @@
-"""`hftransfer._http_answer`: heads, chunked and encoded bodies from bytes, or a refusal."""
+"""`hftransfer._http.parser`: heads, chunked and encoded bodies from bytes, or a refusal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._http_answer import (
+from hftransfer._http.parser import (
     ChunkedBody,
     Headers,
     MalformedAnswerError,

@@ -17,7 +17,7 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 # From the bottom up. A module imports from its own layer and from those below it. Names ending
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
-    "values": ("_core", "_io", "errors", "_core.memory", "options", "locations"),
+    "values": ("_core", "_io", "_http", "errors", "_core.memory", "options", "locations"),
     "plans": (
         "_core.plan",
         "_core.byte_range",
@@ -39,21 +39,21 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("_patterns", "_core.events", "_io.retry", "_io.signals", "_io.limiter", "_io.rate_limit"),
     ),
     "wire": (
-        "_http_answer",
-        "_http_status",
-        "_wire",
-        "_wire_aiohttp",
-        "_wire_aiohttp_session",
-        "_wire_connection",
-        "_wire_errors",
-        "_wire_exchange",
-        "_wire_http1",
-        "_wire_incoming",
-        "_wire_lanes",
-        "_wire_low_water",
-        "_wire_proxy",
-        "_wire_send",
-        "_wire_settings",
+        "_http.parser",
+        "_http.status",
+        "_http.client",
+        "_http.aiohttp_client",
+        "_http.aiohttp_session",
+        "_http.connection",
+        "_http.errors",
+        "_http.exchange",
+        "_http.pool",
+        "_http.response_body",
+        "_http.loops",
+        "_http.rcvlowat",
+        "_http.proxy",
+        "_http.request_body",
+        "_http.settings",
     ),
     "stores": (
         *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
@@ -79,8 +79,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
-    "aiohappyeyeballs": ("_wire_http1",),
-    "aiohttp": ("_wire_aiohttp", "_wire_aiohttp_session", "testing.*"),
+    "aiohappyeyeballs": ("_http.pool",),
+    "aiohttp": ("_http.aiohttp_client", "_http.aiohttp_session", "testing.*"),
     "awscrt": ("_core.checksums",),
     "isal": ("_core.checksums",),
     "aiobotocore": ("stores.s3_botocore",),

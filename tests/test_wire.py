@@ -1,4 +1,4 @@
-"""`hftransfer._wire`: what goes over the connection, and which error each misbehaviour is."""
+"""`hftransfer._http.client`: what goes over the connection, and which error each misbehaviour is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import Span
-from hftransfer._http_status import is_redirect, retry_after, status_error
-from hftransfer._wire import Wire
+from hftransfer._http.client import Wire
+from hftransfer._http.status import is_redirect, retry_after, status_error
 from hftransfer.errors import (
     AccessError,
     DestinationError,

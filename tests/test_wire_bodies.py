@@ -1,4 +1,4 @@
-"""`hftransfer._wire`: bodies arrive in the caller's memory, and leave the pool clean."""
+"""`hftransfer._http.client`: bodies arrive in the caller's memory, and leave the pool clean."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer import _wire_connection, _wire_incoming
 from hftransfer._core.byte_range import Span
+from hftransfer._http import connection, response_body
 from hftransfer.errors import (
     AccessError,
     NetworkError,
@@ -52,14 +52,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail if more of a body is copied than may come together with its head."""
-    copied: Counter[_wire_incoming.Incoming] = Counter()
-    real = _wire_incoming.Incoming._put
+    copied: Counter[response_body.Incoming] = Counter()
+    real = response_body.Incoming._put
 
-    def put(self: _wire_incoming.Incoming, span: Span, data: memoryview) -> bool:
+    def put(self: response_body.Incoming, span: Span, data: memoryview) -> bool:
         copied[self] += len(data)
         return real(self, span, data)
 
-    monkeypatch.setattr(_wire_incoming.Incoming, "_put", put)
+    monkeypatch.setattr(response_body.Incoming, "_put", put)
     yield
     assert max(copied.values()) <= 64 * KIB
 
@@ -353,7 +353,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     """Cancelled between the end of the body and its return: nothing breaks, nothing is reused."""
     content = random_bytes(BODY)
     scope = anyio.CancelScope()
-    real = _wire_connection.Connection._finish
+    real = connection.Connection._finish
 
     def finish(self: Any, **options: Any) -> None:
         real(self, **options)
@@ -362,7 +362,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     async with site.opened(ranged(content)) as (server, wire):
         url = f"{server.base}/f"
         with monkeypatch.context() as patch:
-            patch.setattr(_wire_connection.Connection, "_finish", finish)
+            patch.setattr(connection.Connection, "_finish", finish)
             span = Span(0, memoryview(bytearray(BODY)))
             with scope:
                 await wire.fill(url, span, size=BODY)

@@ -1,4 +1,4 @@
-"""`hftransfer._wire_connection`: every order of events, and a clock that jumps."""
+"""`hftransfer._http.connection`: every order of events, and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import Span
+from hftransfer._http.connection import Connection
+from hftransfer._http.exchange import Exchange, Origin
+from hftransfer._http.rcvlowat import LowWater
 from hftransfer._io.rate_limit import Throttle
-from hftransfer._wire_connection import Connection
-from hftransfer._wire_exchange import Exchange, Origin
-from hftransfer._wire_low_water import LowWater
 from hftransfer.errors import StalledError
 from hftransfer.options import Timeouts
 from wire_support import MIB, open_wire, partial_head, random_bytes, raw_server, until

@@ -1,4 +1,4 @@
-"""`hftransfer._wire_http1`: exchanges, and what servers and callers can do to them."""
+"""`hftransfer._http.pool`: exchanges, and what servers and callers can do to them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer import _wire, _wire_connection
 from hftransfer._core.byte_range import Span
+from hftransfer._http import client, connection
 from hftransfer.errors import (
     NetworkError,
     RejectedError,
@@ -49,10 +49,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def without_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where an exchange of this module's tests would go by aiohttp."""
 
-    def unexpected(self: _wire.Wire) -> None:
+    def unexpected(self: client.Wire) -> None:
         raise AssertionError("aiohttp was asked")
 
-    monkeypatch.setattr(_wire.Wire, "_ready_aiohttp", unexpected)
+    monkeypatch.setattr(client.Wire, "_ready_aiohttp", unexpected)
 
 
 def words(status: str, *headers: str, body: bytes = b"", closes: bool = False) -> Reply:
@@ -318,7 +318,7 @@ async def test_an_idle_connection_is_closed_in_time(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its server does it under the next request."""
-    monkeypatch.setattr(_wire_connection, "_KEEP", 0.0)
+    monkeypatch.setattr(connection, "_KEEP", 0.0)
     async with site.opened(words("200 OK", "Content-Length: 0"), read=0.3) as (server, wire):
         await wire.request("GET", f"{server.base}/")
         await until(lambda: not wire._http1._open)

@@ -1,4 +1,4 @@
-"""`hftransfer._wire_lanes`: bodies received in further threads, which end when they should."""
+"""`hftransfer._http.loops`: bodies received in further threads, which end when they should."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import anyio.lowlevel
 import pytest
 
 from hftransfer._core.byte_range import Span
-from hftransfer._wire import Wire
-from hftransfer._wire_http1 import Http1Client
-from hftransfer._wire_lanes import Lane
+from hftransfer._http.client import Wire
+from hftransfer._http.loops import Lane
+from hftransfer._http.pool import Http1Client
 from hftransfer.errors import (
     AccessError,
     NetworkError,

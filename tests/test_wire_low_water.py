@@ -1,4 +1,4 @@
-"""`hftransfer._wire_low_water`: fast bodies wake nobody for little, and nothing is left lying."""
+"""`hftransfer._http.rcvlowat`: fast bodies wake nobody for little, and nothing is left lying."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import Span
-from hftransfer._wire_low_water import LowWater
+from hftransfer._http.rcvlowat import LowWater
 from wire_support import KIB, MIB, Exchange, Site, partial_head, random_bytes, until
 
 MOST = 512 * KIB

@@ -1,4 +1,4 @@
-"""`hftransfer._wire_proxy`: bodies come through proxies, and what those refuse is named."""
+"""`hftransfer._http.proxy`: bodies come through proxies, and what those refuse is named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hftransfer._core.byte_range import Span
-from hftransfer._wire_proxy import Proxy, parse_proxy
+from hftransfer._http.proxy import Proxy, parse_proxy
 from hftransfer.errors import NetworkError, RejectedError, TransferError
 from wire_support import (
     LOOPS,

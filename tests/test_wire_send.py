@@ -1,4 +1,4 @@
-"""`hftransfer._wire_send`: bodies leave from where they lie, in memory or in a file."""
+"""`hftransfer._http.request_body`: bodies leave from where they lie, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer import _wire_send
+from hftransfer._http import request_body
 from hftransfer.errors import NetworkError, SourceChangedError, StalledError
 from wire_support import (
     KIB,
@@ -344,7 +344,7 @@ async def test_without_a_descriptor_a_body_goes_through_the_transport(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a transport gives no socket, the same bytes arrive by the ordinary way."""
-    monkeypatch.setattr(_wire_send, "_plain_socket", lambda transport: None)
+    monkeypatch.setattr(request_body, "_plain_socket", lambda transport: None)
     content = random_bytes(5 * MIB + 7)
     async with site.opened(accept) as (server, wire):
         for _ in range(2):

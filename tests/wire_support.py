@@ -27,9 +27,9 @@ import anyio
 import pytest
 import trustme
 
+from hftransfer._http.client import Wire
 from hftransfer._io.file_range import FileRegion
 from hftransfer._io.rate_limit import Throttle
-from hftransfer._wire import Wire
 from hftransfer.options import Timeouts
 
 KIB = 1024

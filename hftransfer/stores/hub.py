@@ -29,9 +29,9 @@ import anyio
 
 from hftransfer._core.byte_range import Span
 from hftransfer._core.digests import Digest
-from hftransfer._http_status import is_redirect, status_error
+from hftransfer._http.client import Wire
+from hftransfer._http.status import is_redirect, status_error
 from hftransfer._io.retry import retrying
-from hftransfer._wire import Wire
 from hftransfer.errors import (
     AccessError,
     ExpiredError,

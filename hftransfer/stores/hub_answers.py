@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from hftransfer._core.digests import Digest
-from hftransfer._http_status import is_redirect
+from hftransfer._http.status import is_redirect
 from hftransfer.errors import (
     AccessError,
     NotFoundError,

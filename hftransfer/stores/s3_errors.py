@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hftransfer._http_status import retry_after
+from hftransfer._http.status import retry_after
 from hftransfer.errors import (
     AccessError,
     DestinationError,

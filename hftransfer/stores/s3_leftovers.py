@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import anyio.to_thread
 
 from hftransfer._core.checksums import COMBINABLE
-from hftransfer._http_status import seconds_of_date
+from hftransfer._http.status import seconds_of_date
 from hftransfer.errors import TransferError, TransientError
 from hftransfer.stores.s3_claims import Claim, claim, is_recorded, recover
 from hftransfer.stores.s3_headers import customer_key_headers

@@ -18,12 +18,12 @@ import anyio.to_thread
 
 from hftransfer._core.byte_range import Span
 from hftransfer._core.checksums import COMBINABLE, offered
-from hftransfer._http_status import seconds_of_date
+from hftransfer._http.client import Wire
+from hftransfer._http.status import seconds_of_date
 from hftransfer._io.file_range import Body
 from hftransfer._io.limiter import Slots
 from hftransfer._io.rate_limit import Throttle
 from hftransfer._io.retry import retrying
-from hftransfer._wire import Wire
 from hftransfer.errors import Response, TransferError
 from hftransfer.options import S3Options, TransferOptions
 from hftransfer.stores.base import ByteStream

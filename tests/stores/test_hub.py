@@ -14,7 +14,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from hftransfer import AsyncClient, HubOptions, RetryPolicy, TransferOptions
 from hftransfer._core.byte_range import Span
-from hftransfer._wire import Wire
+from hftransfer._http.client import Wire
 from hftransfer.errors import (
     AccessError,
     ExpiredError,

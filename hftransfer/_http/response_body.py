@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import Enum
 
 from hftransfer._core.byte_range import Span
-from hftransfer._http_answer import ChunkedBody, Head, MalformedAnswerError, decoded
-from hftransfer._wire_errors import broke_at, cut_short, no_http, too_long
-from hftransfer._wire_exchange import Exchange, broken
+from hftransfer._http.errors import broke_at, cut_short, no_http, too_long
+from hftransfer._http.exchange import Exchange, broken
+from hftransfer._http.parser import ChunkedBody, Head, MalformedAnswerError, decoded
 from hftransfer.errors import NetworkError
 
 __all__ = ("Incoming", "Progress")

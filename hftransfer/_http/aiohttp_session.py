@@ -11,7 +11,7 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from hftransfer._wire_errors import (
+from hftransfer._http.errors import (
     failed,
     host_of,
     no_http,
@@ -21,7 +21,7 @@ from hftransfer._wire_errors import (
     unreachable,
     untrusted,
 )
-from hftransfer._wire_settings import Proxies
+from hftransfer._http.settings import Proxies
 from hftransfer.errors import RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 

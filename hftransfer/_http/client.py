@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import Span
 from hftransfer._core.plan import range_header
-from hftransfer._http_status import check_extent, is_redirect, status_error
+from hftransfer._http.loops import Lanes
+from hftransfer._http.pool import Http1Client
+from hftransfer._http.settings import Proxies, tls_context
+from hftransfer._http.status import check_extent, is_redirect, status_error
 from hftransfer._io.file_range import Body, region_of
 from hftransfer._io.rate_limit import Throttle
-from hftransfer._wire_http1 import Http1Client
-from hftransfer._wire_lanes import Lanes
-from hftransfer._wire_settings import Proxies, tls_context
 from hftransfer.errors import Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
 if TYPE_CHECKING:
-    from hftransfer._wire_aiohttp import AiohttpWire
+    from hftransfer._http.aiohttp_client import AiohttpWire
 
 __all__ = ("Wire",)
 
@@ -88,7 +88,7 @@ class Wire:
 
     def _ready_aiohttp(self) -> AiohttpWire:
         if self._aiohttp is None:
-            from hftransfer._wire_aiohttp import AiohttpWire, Connections
+            from hftransfer._http.aiohttp_client import AiohttpWire, Connections
 
             connections = Connections(self._timeouts, self._ready_tls, self._proxies)
             self._aiohttp = AiohttpWire(self._timeouts, connections, self._throttle)

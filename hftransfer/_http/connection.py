@@ -7,14 +7,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from hftransfer._http_answer import MalformedAnswerError, parse_head
+from hftransfer._http.errors import no_http, silent
+from hftransfer._http.exchange import Exchange, Origin, StaleError, broken
+from hftransfer._http.parser import MalformedAnswerError, parse_head
+from hftransfer._http.rcvlowat import LowWater
+from hftransfer._http.request_body import Sender
+from hftransfer._http.response_body import Incoming, Progress
 from hftransfer._io.file_range import Region
 from hftransfer._io.rate_limit import Pause, Throttle
-from hftransfer._wire_errors import no_http, silent
-from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
-from hftransfer._wire_incoming import Incoming, Progress
-from hftransfer._wire_low_water import LowWater
-from hftransfer._wire_send import Sender
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 

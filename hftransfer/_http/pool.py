@@ -19,15 +19,15 @@ import anyio
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._core.byte_range import Span
-from hftransfer._http_answer import Headers
+from hftransfer._http.connection import Connection
+from hftransfer._http.errors import reason_of, silent, unreachable, untrusted
+from hftransfer._http.exchange import Exchange, Origin, StaleError, broken
+from hftransfer._http.parser import Headers
+from hftransfer._http.proxy import Proxy, open_tunnel, parse_proxy
+from hftransfer._http.rcvlowat import LowWater
+from hftransfer._http.settings import Proxies
 from hftransfer._io.file_range import MemoryRegion, Region
 from hftransfer._io.rate_limit import Throttle
-from hftransfer._wire_connection import Connection
-from hftransfer._wire_errors import reason_of, silent, unreachable, untrusted
-from hftransfer._wire_exchange import Exchange, Origin, StaleError, broken
-from hftransfer._wire_low_water import LowWater
-from hftransfer._wire_proxy import Proxy, open_tunnel, parse_proxy
-from hftransfer._wire_settings import Proxies
 from hftransfer.errors import RejectedError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 

@@ -8,8 +8,8 @@ import socket
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from hftransfer._http_answer import MalformedAnswerError, parse_head
-from hftransfer._wire_errors import refused_by_proxy
+from hftransfer._http.errors import refused_by_proxy
+from hftransfer._http.parser import MalformedAnswerError, parse_head
 from hftransfer.errors import NetworkError
 
 __all__ = ("Proxy", "open_tunnel", "parse_proxy")

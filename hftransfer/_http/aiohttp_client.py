@@ -15,11 +15,11 @@ import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
 from hftransfer._core.byte_range import Span
-from hftransfer._http_status import check_extent, is_redirect, status_error
+from hftransfer._http.aiohttp_session import Connections, SendTimeout, translated
+from hftransfer._http.errors import broke_at, cut_short, too_long
+from hftransfer._http.status import check_extent, is_redirect, status_error
 from hftransfer._io.file_range import Region
 from hftransfer._io.rate_limit import Throttle
-from hftransfer._wire_aiohttp_session import Connections, SendTimeout, translated
-from hftransfer._wire_errors import broke_at, cut_short, too_long
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hftransfer._core.byte_range import Span
-from hftransfer._http_answer import Headers
+from hftransfer._http.errors import failed, reason_of
+from hftransfer._http.parser import Headers
+from hftransfer._http.proxy import Proxy
 from hftransfer._io.rate_limit import Pause
-from hftransfer._wire_errors import failed, reason_of
-from hftransfer._wire_proxy import Proxy
 from hftransfer.errors import NetworkError, Response
 
 __all__ = ("Exchange", "Origin", "StaleError", "broken")

@@ -1,4 +1,4 @@
-"""`hftransfer._io.thread_batch`: one thread takes what has piled up, and nothing is run twice or lost."""
+"""`_io.thread_batch`: one thread takes what has piled up, and nothing is run twice or lost."""
 
 from __future__ import annotations
 

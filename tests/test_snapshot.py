@@ -555,7 +555,8 @@ _PINNED = """
 import sys
 from hftransfer import snapshot_download
 print(snapshot_download(sys.argv[1], revision=sys.argv[2], cache_dir=sys.argv[3]))
-for name in ("aiohttp", "huggingface_hub.utils", "anyio._backends._asyncio", "hftransfer._http.client"):
+light = ("aiohttp", "huggingface_hub.utils", "anyio._backends._asyncio", "hftransfer._http.client")
+for name in light:
     assert name not in sys.modules, name
 """
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from hftransfer.stores.hub import HubSource
-    from hftransfer.stores.s3 import S3Session
+    from hftransfer.stores.hub.source import HubSource
+    from hftransfer.stores.s3.store import S3Session
 
 __all__ = ("AnyLocation", "AsyncClient", "copy")
 

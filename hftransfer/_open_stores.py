@@ -20,7 +20,7 @@ from hftransfer.locations import (
 )
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, Sink, Source
-from hftransfer.stores.local import LocalSink, LocalSource
+from hftransfer.stores.local.store import LocalSink, LocalSource
 from hftransfer.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hftransfer._http.client import Wire
-    from hftransfer.stores.hub import HubSource
-    from hftransfer.stores.s3 import S3Session
+    from hftransfer.stores.hub.source import HubSource
+    from hftransfer.stores.s3.store import S3Session
 
 __all__ = ("ListedSource", "OpenStores")
 
@@ -82,7 +82,7 @@ class OpenStores:
         if isinstance(location, HubLocation):
             return await self.hub_source(location)
         if isinstance(location, S3Location):
-            from hftransfer.stores.s3 import S3Source
+            from hftransfer.stores.s3.store import S3Source
 
             return S3Source(await self.s3_session(), location)
         if isinstance(location, MemoryLocation):
@@ -92,7 +92,7 @@ class OpenStores:
     async def sink(self, location: Location, single: bool) -> Sink:
         """Return where to write to `location`, which with `single` is the only file's own."""
         if isinstance(location, S3Location):
-            from hftransfer.stores.s3 import S3Sink
+            from hftransfer.stores.s3.store import S3Sink
 
             return S3Sink(await self.s3_session(), location, single=single)
         if isinstance(location, MemoryLocation):
@@ -111,7 +111,7 @@ class OpenStores:
 
     async def hub_source(self, location: HubLocation) -> HubSource:
         """Return a repository as a source, with the options' endpoint and credentials."""
-        from hftransfer.stores.hub import HubSource
+        from hftransfer.stores.hub.source import HubSource
 
         async with self._opening:
             if self._hub is None:
@@ -130,7 +130,7 @@ class OpenStores:
 
     async def s3_session(self) -> S3Session:
         """Return the connection to S3 that all buckets share."""
-        from hftransfer.stores.s3 import S3Session
+        from hftransfer.stores.s3.store import S3Session
 
         async with self._opening:
             if self._s3 is None:
@@ -152,7 +152,7 @@ class OpenStores:
         if self._s3 is None:
             return entries  # and nothing of S3 is loaded
 
-        from hftransfer.stores.s3 import S3Source
+        from hftransfer.stores.s3.store import S3Source
 
         if not isinstance(origin, S3Source):
             return entries
@@ -163,7 +163,7 @@ class OpenStores:
         if self._s3 is None:
             return entries
 
-        from hftransfer.stores.s3 import S3Source
+        from hftransfer.stores.s3.store import S3Source
 
         return await origin.with_properties(entries) if isinstance(origin, S3Source) else entries
 

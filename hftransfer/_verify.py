@@ -25,7 +25,7 @@ from hftransfer.errors import (
 from hftransfer.locations import Location
 from hftransfer.report import Verification
 from hftransfer.stores.base import Entry, Source
-from hftransfer.stores.discard import DiscardSink
+from hftransfer.stores.null import DiscardSink
 
 __all__ = ("verify",)
 

@@ -13,8 +13,8 @@ from hftransfer._engine import Context
 from hftransfer.errors import UnsupportedError, single_error
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry, Sink, Source
-from hftransfer.stores.s3 import S3Sink, S3Source
-from hftransfer.stores.s3_copy import ServerCopy
+from hftransfer.stores.s3.copy import ServerCopy
+from hftransfer.stores.s3.store import S3Sink, S3Source
 
 __all__ = ("copy_within_s3",)
 

@@ -56,12 +56,18 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_http.settings",
     ),
     "stores": (
-        *("stores.hub", "stores.hub_addresses", "stores.hub_answers"),
-        *("stores.discard", "stores.local", "stores.memory"),
-        *("stores.s3", "stores.s3_account", "stores.s3_botocore", "stores.s3_checksums"),
-        *("stores.s3_claims", "stores.s3_copy", "stores.s3_errors", "stores.s3_multipart"),
-        *("stores.s3_headers", "stores.s3_hedge", "stores.s3_leftovers", "stores.s3_listing"),
-        *("stores.s3_session", "stores.s3_signing", "stores.s3_upload", "stores.s3_xml"),
+        *("stores.hub", "stores.hub.source", "stores.hub.url_guess", "stores.hub.metadata"),
+        *("stores.local", "stores.s3"),
+        *("stores.null", "stores.local.store", "stores.memory"),
+        *(
+            "stores.s3.store",
+            "stores.s3.account",
+            "stores.s3.botocore",
+            "stores.s3.checksum_negotiation",
+        ),
+        *("stores.s3.upload_lock", "stores.s3.copy", "stores.s3.errors", "stores.s3.multipart"),
+        *("stores.s3.headers", "stores.s3.hedging", "stores.s3.resume", "stores.s3.listing"),
+        *("stores.s3.client", "stores.s3.signing", "stores.s3.put", "stores.s3.xml"),
     ),
     "engine": ("_context", "_engine", "_fetch", "_front", "_joined_crc", "_moving"),
     "hub cache": (
@@ -83,8 +89,8 @@ _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("_http.aiohttp_client", "_http.aiohttp_session", "testing.*"),
     "awscrt": ("_core.checksums",),
     "isal": ("_core.checksums",),
-    "aiobotocore": ("stores.s3_botocore",),
-    "botocore": ("stores.s3_botocore",),
+    "aiobotocore": ("stores.s3.botocore",),
+    "botocore": ("stores.s3.botocore",),
     "xxhash": ("_core.digests",),
     "metaflow": (),
     "metaflow_extensions": (),
@@ -105,7 +111,7 @@ _HEAVY = (
 
 
 def _name(path: Path) -> str:
-    """`hftransfer/stores/s3.py` is `stores.s3`; the package itself is the empty string."""
+    """`hftransfer/stores/s3/store.py` is `stores.s3.store`; the package itself is the empty string."""
     parts = path.relative_to(_PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -217,7 +223,7 @@ def test_importing_the_package_is_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("destination", "other"), [("out", "stores.s3"), ("s3://bucket/out", "_within_s3")]
+    ("destination", "other"), [("out", "stores.s3."), ("s3://bucket/out", "_within_s3")]
 )
 def test_a_copy_loads_only_the_stores_that_it_touches(
     tmp_path: Path, destination: str, other: str
@@ -234,7 +240,7 @@ def test_a_copy_loads_only_the_stores_that_it_touches(
 
     loaded = _run(code, tmp_path, destination, HFTRANSFER_ATTEMPTS="1")
 
-    unneeded = ("_hub", "_snapshot", "_verify", "stores.hub", other)
+    unneeded = ("_hub", "_snapshot", "_verify", "stores.hub.", other)
     prefixes = tuple(f"hftransfer.{each}" for each in unneeded)
     assert "hftransfer._engine" in loaded
     assert [name for name in loaded if name.startswith(prefixes)] == []

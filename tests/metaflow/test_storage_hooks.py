@@ -455,7 +455,7 @@ def test_encryption_is_asked_for_with_every_object(
     """With METAFLOW_S3_SERVER_SIDE_ENCRYPTION every PUT of the engine carries that header."""
     if datastore.kind != "s3":
         pytest.skip("about S3")
-    from hftransfer.stores.s3_session import S3Session
+    from hftransfer.stores.s3.client import S3Session
     from metaflow import metaflow_config
 
     monkeypatch.setattr(metaflow_config, "S3_SERVER_SIDE_ENCRYPTION", "AES256")

@@ -1,4 +1,4 @@
-"""`hftransfer.stores.hub` against a real Hub server: what is asked, where, and how often."""
+"""`hftransfer.stores.hub.source` against a real Hub server: what is asked, where, and how often."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from hftransfer.errors import (
 from hftransfer.locations import HubLocation
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import Entry
-from hftransfer.stores.hub import HubSource
-from hftransfer.stores.hub_answers import hub_error
+from hftransfer.stores.hub.metadata import hub_error
+from hftransfer.stores.hub.source import HubSource
 from hftransfer.testing import (
     ExpireUrls,
     Fault,

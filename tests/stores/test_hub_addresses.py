@@ -1,4 +1,4 @@
-"""`hftransfer.stores.hub_addresses`: where small files will be, learnt from two of them."""
+"""`hftransfer.stores.hub.url_guess`: where small files will be, learnt from two of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hftransfer
-from hftransfer.stores.hub_addresses import CacheAddresses, address_form
+from hftransfer.stores.hub.url_guess import CacheAddresses, address_form
 from hftransfer.testing import Fault, HubServer, Status
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

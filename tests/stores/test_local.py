@@ -1,4 +1,4 @@
-"""`hftransfer.stores.local`: what is listed, what a changed file does, and what lands where."""
+"""`hftransfer.stores.local.store`: what is listed, what a changed file does, and what lands where."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hftransfer.errors import (
     SourceChangedError,
 )
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local import LocalFileSink, LocalSink, LocalSource, check_destination
+from hftransfer.stores.local.store import LocalFileSink, LocalSink, LocalSource, check_destination
 
 CHUNK = 1000
 CONTENT = bytes(index % 253 for index in range(2 * CHUNK + 345))
@@ -458,7 +458,7 @@ def without_privileges(folder: Path, program: str) -> str:
         from hftransfer._core.byte_range import Span
         from hftransfer.errors import TransferError
         from hftransfer.stores.base import Entry
-        from hftransfer.stores.local import LocalSink, LocalSource
+        from hftransfer.stores.local.store import LocalSink, LocalSource
         folder = Path({os.fspath(folder)!r})
         assert ctypes.CDLL(None).capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)) == 0
     """

@@ -1,4 +1,4 @@
-"""`hftransfer.stores.s3` on real servers, and its tables and small parts by themselves."""
+"""`hftransfer.stores.s3.store` on real servers, and its tables and small parts by themselves."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from hftransfer.errors import (
 from hftransfer.locations import S3Location
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry, FileSink, Sink, Source
-from hftransfer.stores.s3 import S3Session, S3Sink, S3Source
-from hftransfer.stores.s3_botocore import botocore_error
-from hftransfer.stores.s3_errors import response_error
-from hftransfer.stores.s3_multipart import multipart_etag
+from hftransfer.stores.s3.botocore import botocore_error
+from hftransfer.stores.s3.errors import response_error
+from hftransfer.stores.s3.multipart import multipart_etag
+from hftransfer.stores.s3.store import S3Session, S3Sink, S3Source
 from s3_front import front_of, xml_error
 
 pytestmark = pytest.mark.asyncio

@@ -13,9 +13,9 @@ import pytest
 
 from hftransfer.errors import AccessError, OptionsError, UnsupportedError
 from hftransfer.options import S3Options
-from hftransfer.stores import s3_account
-from hftransfer.stores.s3_account import Account, Place
-from hftransfer.stores.s3_signing import Credentials
+from hftransfer.stores.s3.account import Account, Place
+from hftransfer.stores.s3.signing import Credentials
+from hftransfer.stores.s3.store import account
 
 CONFIG = """
 [profile work]
@@ -184,7 +184,7 @@ async def test_variables_mean_what_botocore_makes_of_them(
         )
 
     read_here = await seen()
-    monkeypatch.setattr(s3_account, "_only_variables", lambda *_: None)
+    monkeypatch.setattr(account, "_only_variables", lambda *_: None)
 
     assert await seen() == read_here
 
@@ -194,9 +194,9 @@ def test_botocore_is_not_loaded_where_variables_say_everything(tmp_path: Path) -
     code = (
         "import sys\n"
         "from hftransfer.options import S3Options\n"
-        "from hftransfer.stores.s3_account import Account\n"
+        "from hftransfer.stores.s3.account import Account\n"
         "Account(S3Options(endpoint_url='http://a.test')).place('b')\n"
-        "assert 'hftransfer.stores.s3' not in sys.modules\n"
+        "assert 'hftransfer.stores.s3.store' not in sys.modules\n"
         "import hftransfer.stores.s3\n"
         "print(*sorted({'aiobotocore', 'aiohttp', 'botocore'} & set(sys.modules)))\n"
     )

@@ -1,4 +1,4 @@
-"""`hftransfer.stores.s3_claims`: who works on an upload, and who did."""
+"""`hftransfer.stores.s3.upload_lock`: who works on an upload, and who did."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hftransfer.stores.s3_claims import claim, is_recorded, recover
+from hftransfer.stores.s3.upload_lock import claim, is_recorded, recover
 
 UPLOAD = ("bucket", "a/key", "id")
 
@@ -52,7 +52,7 @@ def test_what_a_killed_process_had_can_be_recovered() -> None:
     """Its lock dies with it, and not before."""
     code = (
         "import sys\n"
-        "from hftransfer.stores.s3_claims import claim\n"
+        "from hftransfer.stores.s3.upload_lock import claim\n"
         f"own = claim(*{UPLOAD!r})\n"
         "print('claimed', flush=True)\n"
         "sys.stdin.read()\n"

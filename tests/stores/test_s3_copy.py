@@ -17,8 +17,8 @@ from hftransfer import AsyncClient
 from hftransfer.errors import DestinationError, SourceChangedError, UnsupportedError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry
-from hftransfer.stores.s3 import S3Session
-from hftransfer.stores.s3_copy import ServerCopy
+from hftransfer.stores.s3.copy import ServerCopy
+from hftransfer.stores.s3.store import S3Session
 from hftransfer.testing import HubServer, RandomFile
 from s3_front import front_of, xml_error
 

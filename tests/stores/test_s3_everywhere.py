@@ -18,8 +18,8 @@ from hftransfer import AsyncClient
 from hftransfer._core.checksums import COMBINABLE, offered
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
-from hftransfer.stores import s3_leftovers
-from hftransfer.stores.s3_claims import claim
+from hftransfer.stores.s3.store import resume
+from hftransfer.stores.s3.upload_lock import claim
 from s3_front import front_of
 
 pytestmark = [
@@ -211,7 +211,7 @@ async def test_an_upload_that_another_machine_has_long_left_is_gone_on_with(
     listed = backend.list_parts(**target, UploadId=upload)["Parts"][0]
     if "LastModified" not in listed:
         pytest.skip("the store does not say when a part came")
-    monkeypatch.setattr(s3_leftovers, "_ABANDONED", -3600.0)
+    monkeypatch.setattr(resume, "_ABANDONED", -3600.0)
     async with client(bucket.server.endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
 

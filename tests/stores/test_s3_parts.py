@@ -13,11 +13,11 @@ from hftransfer._core.plan import align_chunk_size, plan_chunks, stored_part_siz
 from hftransfer.errors import NetworkError, RejectedError, ServerError, UnsupportedError
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry
-from hftransfer.stores.s3_checksums import ChecksumChoice
-from hftransfer.stores.s3_headers import customer_key_headers, object_headers
-from hftransfer.stores.s3_hedge import HedgeTimer
-from hftransfer.stores.s3_leftovers import Leftover, Part, fits
-from hftransfer.stores.s3_xml import complete_body, element, parse_list, records
+from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
+from hftransfer.stores.s3.headers import customer_key_headers, object_headers
+from hftransfer.stores.s3.hedging import HedgeTimer
+from hftransfer.stores.s3.resume import Leftover, Part, fits
+from hftransfer.stores.s3.xml import complete_body, element, parse_list, records
 
 MIB = 1 << 20
 LISTING = b"""<?xml version="1.0" encoding="UTF-8"?>

@@ -12,7 +12,7 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer.stores.s3_signing import Credentials, Signer, canonical_query, encoded_path
+from hftransfer.stores.s3.signing import Credentials, Signer, canonical_query, encoded_path
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 PRINTABLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)

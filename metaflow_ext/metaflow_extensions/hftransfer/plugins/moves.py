@@ -23,8 +23,8 @@ from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
 from hftransfer.stores.base import Entry, Sink, Source
-from hftransfer.stores.discard import DiscardSink
-from hftransfer.stores.local import LocalSink, LocalSource
+from hftransfer.stores.local.store import LocalSink, LocalSource
+from hftransfer.stores.null import DiscardSink
 from hftransfer.sync import run_sync
 
 from .entry_contents import MANIFEST, is_bookkeeping, known_files
@@ -241,7 +241,7 @@ class _Connection:
     async def source(self, place: str) -> Any:
         location = parse_location(place)
         if isinstance(location, S3Location):
-            from hftransfer.stores.s3 import S3Source
+            from hftransfer.stores.s3.store import S3Source
 
             return S3Source(await self.client.s3_session(), location)
         return LocalSource(Path(place))
@@ -249,7 +249,7 @@ class _Connection:
     async def folder(self, place: str, *, keep: bool = True) -> Sink:
         location = parse_location(place)
         if isinstance(location, S3Location):
-            from hftransfer.stores.s3 import S3Sink
+            from hftransfer.stores.s3.store import S3Sink
 
             return S3Sink(await self.client.s3_session(), location)
         kind = KeepingSink if keep else LocalSink
@@ -259,7 +259,7 @@ class _Connection:
     async def file(self, place: str) -> Sink:
         location = parse_location(place)
         if isinstance(location, S3Location):
-            from hftransfer.stores.s3 import S3Sink
+            from hftransfer.stores.s3.store import S3Sink
 
             return S3Sink(await self.client.s3_session(), location, single=True)
         options = self.client.options

@@ -47,8 +47,8 @@ from hftransfer.errors import (
 from hftransfer.locations import HubLocation, safe_path
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import ByteStream, Entry
-from hftransfer.stores.hub_addresses import CacheAddresses
-from hftransfer.stores.hub_answers import described_file, hub_error, url_lifetime
+from hftransfer.stores.hub.metadata import described_file, hub_error, url_lifetime
+from hftransfer.stores.hub.url_guess import CacheAddresses
 
 __all__ = ("HubSource",)
 

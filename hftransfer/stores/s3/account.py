@@ -21,10 +21,10 @@ import anyio.to_thread
 
 from hftransfer.errors import OptionsError
 from hftransfer.options import S3Options
-from hftransfer.stores.s3_signing import Credentials, encoded_path
+from hftransfer.stores.s3.signing import Credentials, encoded_path
 
 if TYPE_CHECKING:
-    from hftransfer.stores.s3_botocore import Finder
+    from hftransfer.stores.s3.botocore import Finder
 
 __all__ = ("Account", "Place")
 
@@ -124,7 +124,7 @@ class Account:
 
     def _ready_finder(self) -> Finder:
         if self._finder is None:
-            from hftransfer.stores.s3_botocore import Finder
+            from hftransfer.stores.s3.botocore import Finder
 
             self._finder = Finder(self._options.profile)
         return self._finder

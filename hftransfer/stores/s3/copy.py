@@ -23,13 +23,13 @@ from hftransfer.errors import (
     single_error,
 )
 from hftransfer.stores.base import Entry
-from hftransfer.stores.s3_checksums import ChecksumChoice
-from hftransfer.stores.s3_errors import refusal_code, response_error
-from hftransfer.stores.s3_headers import customer_key_headers, object_headers
-from hftransfer.stores.s3_multipart import MultipartUpload
-from hftransfer.stores.s3_session import S3Session
-from hftransfer.stores.s3_signing import encoded_path
-from hftransfer.stores.s3_xml import element
+from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
+from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.errors import refusal_code, response_error
+from hftransfer.stores.s3.headers import customer_key_headers, object_headers
+from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.signing import encoded_path
+from hftransfer.stores.s3.xml import element
 
 __all__ = ("ServerCopy",)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hftransfer._io.retry import retrying
 from hftransfer.errors import AccessError, NotFoundError, Response, TransferError
 from hftransfer.locations import S3Location
-from hftransfer.stores.s3_session import S3Session
-from hftransfer.stores.s3_xml import ListedObject, Page, parse_list
+from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.xml import ListedObject, Page, parse_list
 
 __all__ = ("Found", "find", "list_page", "size_of")
 

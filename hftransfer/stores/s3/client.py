@@ -27,12 +27,12 @@ from hftransfer._io.retry import retrying
 from hftransfer.errors import Response, TransferError
 from hftransfer.options import S3Options, TransferOptions
 from hftransfer.stores.base import ByteStream
-from hftransfer.stores.s3_account import Account, Place
-from hftransfer.stores.s3_checksums import ChecksumChoice
-from hftransfer.stores.s3_errors import response_error
-from hftransfer.stores.s3_hedge import HedgeTimer
-from hftransfer.stores.s3_signing import Credentials, Signer, canonical_query, encoded_path
-from hftransfer.stores.s3_xml import element
+from hftransfer.stores.s3.account import Account, Place
+from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
+from hftransfer.stores.s3.errors import response_error
+from hftransfer.stores.s3.hedging import HedgeTimer
+from hftransfer.stores.s3.signing import Credentials, Signer, canonical_query, encoded_path
+from hftransfer.stores.s3.xml import element
 
 __all__ = ("S3Session",)
 

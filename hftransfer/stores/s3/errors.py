@@ -24,7 +24,7 @@ from hftransfer.errors import (
     TransientError,
     UnsupportedError,
 )
-from hftransfer.stores.s3_xml import element
+from hftransfer.stores.s3.xml import element
 
 __all__ = ("lacks_permission", "refusal_code", "response_error")
 

@@ -19,10 +19,10 @@ import anyio.to_thread
 from hftransfer._core.checksums import COMBINABLE
 from hftransfer._http.status import seconds_of_date
 from hftransfer.errors import TransferError, TransientError
-from hftransfer.stores.s3_claims import Claim, claim, is_recorded, recover
-from hftransfer.stores.s3_headers import customer_key_headers
-from hftransfer.stores.s3_session import S3Session
-from hftransfer.stores.s3_xml import records, text_of
+from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.headers import customer_key_headers
+from hftransfer.stores.s3.upload_lock import Claim, claim, is_recorded, recover
+from hftransfer.stores.s3.xml import records, text_of
 
 __all__ = ("Leftover", "Part", "find_leftover", "fits")
 

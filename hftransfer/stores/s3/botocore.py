@@ -24,7 +24,7 @@ from hftransfer.errors import (
     TransferError,
     UnsupportedError,
 )
-from hftransfer.stores.s3_signing import Credentials
+from hftransfer.stores.s3.signing import Credentials
 
 __all__ = ("Finder", "botocore_error")
 

@@ -31,8 +31,9 @@ from hftransfer.errors import (
 )
 from hftransfer.locations import S3Location, safe_path
 from hftransfer.stores.base import ByteStream, Entry, FileSink
-from hftransfer.stores.s3_errors import lacks_permission, refusal_code
-from hftransfer.stores.s3_headers import (
+from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.errors import lacks_permission, refusal_code
+from hftransfer.stores.s3.headers import (
     CHECKSUM_MODE,
     IDENTITY,
     customer_key_headers,
@@ -42,10 +43,9 @@ from hftransfer.stores.s3_headers import (
     md5_digest,
     pinned,
 )
-from hftransfer.stores.s3_listing import Found, find, list_page
-from hftransfer.stores.s3_multipart import MultipartUpload
-from hftransfer.stores.s3_session import S3Session
-from hftransfer.stores.s3_upload import SingleUpload, checksum_of
+from hftransfer.stores.s3.listing import Found, find, list_page
+from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.put import SingleUpload, checksum_of
 
 __all__ = ("S3Session", "S3Sink", "S3Source")
 

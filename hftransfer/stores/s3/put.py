@@ -26,10 +26,10 @@ from hftransfer.errors import (
     UnsupportedError,
 )
 from hftransfer.stores.base import Entry
-from hftransfer.stores.s3_checksums import ChecksumChoice
-from hftransfer.stores.s3_headers import customer_key_headers, object_headers
-from hftransfer.stores.s3_leftovers import Part
-from hftransfer.stores.s3_session import S3Session
+from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
+from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.headers import customer_key_headers, object_headers
+from hftransfer.stores.s3.resume import Part
 
 __all__ = ("SingleUpload", "Upload", "checksum_of", "is_precondition", "md5_of")
 

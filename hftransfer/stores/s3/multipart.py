@@ -28,15 +28,15 @@ from hftransfer.errors import (
     single_error,
 )
 from hftransfer.stores.base import Entry
-from hftransfer.stores.s3_checksums import ChecksumChoice
-from hftransfer.stores.s3_claims import Claim, claim
-from hftransfer.stores.s3_errors import refusal_code, response_error
-from hftransfer.stores.s3_headers import customer_key_headers, object_headers
-from hftransfer.stores.s3_hedge import HedgeTimer
-from hftransfer.stores.s3_leftovers import Leftover, Part, find_leftover
-from hftransfer.stores.s3_session import S3Session
-from hftransfer.stores.s3_upload import Upload, checksum_of, is_precondition, md5_of
-from hftransfer.stores.s3_xml import complete_body, element
+from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
+from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.errors import refusal_code, response_error
+from hftransfer.stores.s3.headers import customer_key_headers, object_headers
+from hftransfer.stores.s3.hedging import HedgeTimer
+from hftransfer.stores.s3.put import Upload, checksum_of, is_precondition, md5_of
+from hftransfer.stores.s3.resume import Leftover, Part, find_leftover
+from hftransfer.stores.s3.upload_lock import Claim, claim
+from hftransfer.stores.s3.xml import complete_body, element
 
 __all__ = ("MultipartUpload", "multipart_etag")
 

@@ -111,7 +111,7 @@ _HEAVY = (
 
 
 def _name(path: Path) -> str:
-    """`hftransfer/stores/s3/store.py` is `stores.s3.store`; the package itself is the empty string."""
+    """`stores/s3/store.py` is `stores.s3.store`; the package itself is the empty string."""
     parts = path.relative_to(_PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

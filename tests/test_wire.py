@@ -1,4 +1,4 @@
-"""`hftransfer._http.client`: what goes over the connection, and which error each misbehaviour is."""
+"""`_http.client`: what goes over the connection, and which error each misbehaviour is."""
 
 from __future__ import annotations
 

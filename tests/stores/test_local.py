@@ -1,4 +1,4 @@
-"""`hftransfer.stores.local.store`: what is listed, what a changed file does, and what lands where."""
+"""`stores.local.store`: what is listed, what a changed file does, and what lands where."""
 
 from __future__ import annotations
 

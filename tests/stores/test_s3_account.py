@@ -13,9 +13,9 @@ import pytest
 
 from hftransfer.errors import AccessError, OptionsError, UnsupportedError
 from hftransfer.options import S3Options
+from hftransfer.stores.s3 import account as account_module
 from hftransfer.stores.s3.account import Account, Place
 from hftransfer.stores.s3.signing import Credentials
-from hftransfer.stores.s3.store import account
 
 CONFIG = """
 [profile work]
@@ -184,7 +184,7 @@ async def test_variables_mean_what_botocore_makes_of_them(
         )
 
     read_here = await seen()
-    monkeypatch.setattr(account, "_only_variables", lambda *_: None)
+    monkeypatch.setattr(account_module, "_only_variables", lambda *_: None)
 
     assert await seen() == read_here
 

@@ -18,7 +18,7 @@ from hftransfer import AsyncClient
 from hftransfer._core.checksums import COMBINABLE, offered
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
-from hftransfer.stores.s3.store import resume
+from hftransfer.stores.s3 import resume
 from hftransfer.stores.s3.upload_lock import claim
 from s3_front import front_of
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from hftransfer._copy import check_goals, copy_to
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine import Context, transfer
+from hftransfer._engine.transfer import Context, transfer
 from hftransfer._io.rate_limit import Throttle
 from hftransfer._open_stores import OpenStores
 from hftransfer._patterns import Patterns

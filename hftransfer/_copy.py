@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from anyio import to_thread
 
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine import Context, transfer
+from hftransfer._engine.transfer import Context, transfer
 from hftransfer._open_stores import ListedSource, OpenStores
 from hftransfer._selection import Selection, with_manifest
 from hftransfer._sidecar import write_sidecar

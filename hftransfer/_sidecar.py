@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hftransfer._core.byte_range import Span
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine import Context, transfer
+from hftransfer._engine.transfer import Context, transfer
 from hftransfer._open_stores import ListedSource, OpenStores
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
 from hftransfer.locations import (

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine import Context, transfer
+from hftransfer._engine.transfer import Context, transfer
 from hftransfer._open_stores import OpenStores
 from hftransfer._selection import Selection
 from hftransfer._sidecar import SIDECAR, read_sidecar

@@ -9,7 +9,7 @@ import anyio
 
 from hftransfer._core.events import FileFinished, FileStarted, Moved, TransferStarted, emit
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine import Context
+from hftransfer._engine.transfer import Context
 from hftransfer.errors import UnsupportedError, single_error
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry, Sink, Source

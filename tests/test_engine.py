@@ -18,7 +18,7 @@ from hftransfer._core.digests import Digest, chunk_digest
 from hftransfer._core.events import Event, FileFinished, Moved, Retrying, TransferStarted
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
-from hftransfer._engine import Context, transfer
+from hftransfer._engine.transfer import Context, transfer
 from hftransfer._io.file_range import FileRegion
 from hftransfer.errors import (
     AccessError,

@@ -1,4 +1,4 @@
-"""`hftransfer._fetch`: chunks over as many connections as pay, and a short tail."""
+"""`hftransfer._engine.scheduler`: chunks over as many connections as pay, and a short tail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from hftransfer._core.byte_range import Span
-from hftransfer._fetch import Fetcher, Reading, pick_split, pick_stuck
+from hftransfer._engine.scheduler import Fetcher, Reading, pick_split, pick_stuck
 from hftransfer._io.rate_limit import Throttle
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy

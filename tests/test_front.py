@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from hftransfer._core.digests import INLINE, Digest
-from hftransfer._front import Front
+from hftransfer._engine.file_digest import Front
 from hftransfer.errors import IntegrityError
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""`hftransfer._goodput`: the number of connections follows what they bring."""
+"""`hftransfer._engine.concurrency`: the number of connections follows what they bring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._goodput import Controller
+from hftransfer._engine.concurrency import Controller
 
 MB = 1_000_000
 

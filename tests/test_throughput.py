@@ -11,8 +11,8 @@ import pytest
 
 import hftransfer
 from hftransfer import AsyncClient, Client, HubOptions, Report, TransferOptions
-from hftransfer._context import Context
-from hftransfer._engine import transfer
+from hftransfer._engine.context import Context
+from hftransfer._engine.transfer import transfer
 from hftransfer.stores.memory import MemoryStore
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall, Status
 

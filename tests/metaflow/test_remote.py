@@ -70,5 +70,5 @@ def test_the_engine_is_packaged_for_flows_that_need_it(
         output, _ = process.communicate()
 
     assert process.returncode == 0, output
-    assert ("hftransfer/_engine.py" in output) is travels
+    assert ("hftransfer/_engine/transfer.py" in output) is travels
     assert "metaflow_extensions/hftransfer/plugins/storage_hooks.py" in output

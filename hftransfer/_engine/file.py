@@ -27,17 +27,17 @@ from typing import TypeAlias
 import anyio
 import anyio.to_thread
 
-from hftransfer._context import Context, Tally
 from hftransfer._core.byte_range import Span
 from hftransfer._core.digests import INLINE, Digest, chunk_digest, is_known
 from hftransfer._core.events import Moved, Retrying, emit
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
-from hftransfer._front import Front
+from hftransfer._engine.context import Context, Tally
+from hftransfer._engine.file_digest import Front
+from hftransfer._engine.joined_crc import JoinedCrc
 from hftransfer._io.buffers import Buffer
 from hftransfer._io.file_range import WINDOW, FileRegion
 from hftransfer._io.retry import retrying
-from hftransfer._joined_crc import JoinedCrc
 from hftransfer.errors import (
     IntegrityError,
     RangeNotSupportedError,

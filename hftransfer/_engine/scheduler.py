@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from hftransfer._core.byte_range import Span
-from hftransfer._goodput import Controller
+from hftransfer._engine.concurrency import Controller
 from hftransfer._io.limiter import Slots
 from hftransfer._io.rate_limit import Throttle
 from hftransfer._io.retry import retrying

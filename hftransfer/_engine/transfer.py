@@ -19,11 +19,11 @@ from functools import partial
 
 import anyio
 
-from hftransfer._context import Context, Tally
 from hftransfer._core.events import FileFinished, FileStarted, TransferStarted, emit
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import align_chunk_size, fit_chunk_size
-from hftransfer._moving import MovingFile
+from hftransfer._engine.context import Context, Tally
+from hftransfer._engine.file import MovingFile
 from hftransfer.errors import (
     IntegrityError,
     LocationError,

@@ -12,7 +12,7 @@ import anyio
 
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._fetch import Fetcher
+from hftransfer._engine.scheduler import Fetcher
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import Slots
 from hftransfer._io.rate_limit import Throttle

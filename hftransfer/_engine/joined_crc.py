@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from hftransfer._core.checksums import checksum, combine
 from hftransfer._core.digests import Digest
-from hftransfer._front import wrong_digest
+from hftransfer._engine.file_digest import wrong_digest
 
 __all__ = ("JoinedCrc",)
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hftransfer._client import AsyncClient
+    from hftransfer._client.client import AsyncClient
     from hftransfer._core.manifest import FileManifest, Manifest
     from hftransfer._hub_sync import hf_hub_download, snapshot_download
     from hftransfer.errors import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 METAFLOW_PACKAGE_POLICY = "include"
 
 _HOMES = {
-    "_client": ("AsyncClient",),
+    "_client.client": ("AsyncClient",),
     "_hub_sync": ("hf_hub_download", "snapshot_download"),
     "_core.manifest": ("FileManifest", "Manifest"),
     "errors": (

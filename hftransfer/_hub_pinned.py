@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hftransfer._client.patterns import Patterns, select_entries
 from hftransfer._hub_cache import RepoCache, is_commit, read_tree
-from hftransfer._patterns import Patterns, select_entries
 
 __all__ = ("pinned_snapshot",)
 

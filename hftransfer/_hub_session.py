@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from hftransfer._client import AsyncClient
+from hftransfer._client.client import AsyncClient
 from hftransfer._hub_cache import read_tree, write_tree
 from hftransfer._hub_cache_sink import HubCacheSink
 from hftransfer._hub_local_dir_sink import LocalDirSink

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hftransfer._client import copy
+from hftransfer._client.client import copy
 from hftransfer._snapshot import hf_hub_download, snapshot_download
 
 __all__ = ("copy", "hf_hub_download", "snapshot_download")

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from hftransfer import _client
-from hftransfer._client import AnyLocation, AsyncClient
+from hftransfer._client import client
+from hftransfer._client.client import AnyLocation, AsyncClient
+from hftransfer._client.patterns import Patterns
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._io.signals import terminable
-from hftransfer._patterns import Patterns
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry
@@ -193,4 +193,4 @@ def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
     return run
 
 
-copy = run_sync(_client.copy)
+copy = run_sync(client.copy)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer import AsyncClient, TransferOptions
-from hftransfer._patterns import select_entries
+from hftransfer._client.patterns import select_entries
 from hftransfer.errors import IntegrityError, LocationError, NotFoundError, OptionsError
 from hftransfer.stores.base import Entry
 

@@ -18,6 +18,7 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
     "values": (
+        "_client",
         "_engine",
         "_core",
         "_io",
@@ -45,7 +46,14 @@ _LAYERS: dict[str, tuple[str, ...]] = {
             "_engine.concurrency",
             "_io.journal",
         ),
-        *("_patterns", "_core.events", "_io.retry", "_io.signals", "_io.limiter", "_io.rate_limit"),
+        *(
+            "_client.patterns",
+            "_core.events",
+            "_io.retry",
+            "_io.signals",
+            "_io.limiter",
+            "_io.rate_limit",
+        ),
     ),
     "wire": (
         "_http.parser",
@@ -92,8 +100,15 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request"),
     ),
     "api": (
-        *("_open_stores", "_selection", "_sidecar", "_copy", "_verify", "_within_s3"),
-        *("_client", "_hub_session", "_hub_sync", "_snapshot", "aio", "sync"),
+        *(
+            "_client.registry",
+            "_client.selection",
+            "_client.sidecar",
+            "_client.copy",
+            "_client.verify",
+            "_client.server_side_copy",
+        ),
+        *("_client.client", "_hub_session", "_hub_sync", "_snapshot", "aio", "sync"),
     ),
     "package": ("", "cli", "__main__"),
     "testing": ("testing.*",),
@@ -239,7 +254,8 @@ def test_importing_the_package_is_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("destination", "other"), [("out", "stores.s3."), ("s3://bucket/out", "_within_s3")]
+    ("destination", "other"),
+    [("out", "stores.s3."), ("s3://bucket/out", "_client.server_side_copy")],
 )
 def test_a_copy_loads_only_the_stores_that_it_touches(
     tmp_path: Path, destination: str, other: str
@@ -256,7 +272,7 @@ def test_a_copy_loads_only_the_stores_that_it_touches(
 
     loaded = _run(code, tmp_path, destination, HFTRANSFER_ATTEMPTS="1")
 
-    unneeded = ("_hub", "_snapshot", "_verify", "stores.hub.", other)
+    unneeded = ("_hub", "_snapshot", "_client.verify", "stores.hub.", other)
     prefixes = tuple(f"hftransfer.{each}" for each in unneeded)
     assert "hftransfer._engine.transfer" in loaded
     assert [name for name in loaded if name.startswith(prefixes)] == []

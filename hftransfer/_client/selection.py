@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from hftransfer._client.patterns import Patterns, select_entries
 from hftransfer._core.manifest import Manifest
-from hftransfer._patterns import Patterns, select_entries
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry
 

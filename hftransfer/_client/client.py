@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from hftransfer._copy import check_goals, copy_to
+from hftransfer._client.copy import check_goals, copy_to
+from hftransfer._client.patterns import Patterns
+from hftransfer._client.registry import OpenStores
+from hftransfer._client.selection import Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
 from hftransfer._io.rate_limit import Throttle
-from hftransfer._open_stores import OpenStores
-from hftransfer._patterns import Patterns
-from hftransfer._selection import Selection
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
@@ -163,7 +163,7 @@ class AsyncClient:
             IntegrityError: if the manifest that lies there is damaged.
             UnsupportedError: if nobody says what the bytes should be.
         """
-        from hftransfer._verify import verify
+        from hftransfer._client.verify import verify
 
         place = parse_location(location)
         return await verify(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from anyio import to_thread
 
+from hftransfer._client.registry import ListedSource, OpenStores
+from hftransfer._client.selection import Selection, with_manifest
+from hftransfer._client.sidecar import write_sidecar
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
-from hftransfer._open_stores import ListedSource, OpenStores
-from hftransfer._selection import Selection, with_manifest
-from hftransfer._sidecar import write_sidecar
 from hftransfer.errors import LocationError, OptionsError
 from hftransfer.locations import HubLocation, LocalLocation, Location, S3Location
 from hftransfer.report import Report
@@ -53,7 +53,7 @@ async def copy_to(
     alone = [origin.single and await _takes_a_name(goal) for goal in goals]
     sinks = [await stores.sink(*each) for each in zip(goals, alone, strict=True)]
     if manifest is None and not sidecar and within_s3 and isinstance(source, S3Location):
-        from hftransfer._within_s3 import copy_within_s3
+        from hftransfer._client.server_side_copy import copy_within_s3
 
         if (report := await copy_within_s3(origin, sinks, entries, context)) is not None:
             return report

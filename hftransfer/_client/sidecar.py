@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hftransfer._client.registry import ListedSource, OpenStores
 from hftransfer._core.byte_range import Span
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
-from hftransfer._open_stores import ListedSource, OpenStores
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
 from hftransfer.locations import (
     HubLocation,

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hftransfer._client.registry import OpenStores
+from hftransfer._client.selection import Selection
+from hftransfer._client.sidecar import SIDECAR, read_sidecar
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
-from hftransfer._open_stores import OpenStores
-from hftransfer._selection import Selection
-from hftransfer._sidecar import SIDECAR, read_sidecar
 from hftransfer.errors import (
     IntegrityError,
     NotFoundError,

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hftransfer._client.client import copy
-from hftransfer._snapshot import hf_hub_download, snapshot_download
+from hftransfer._hub_compat.download import hf_hub_download, snapshot_download
 
 __all__ = ("copy", "hf_hub_download", "snapshot_download")

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.digests import Digest
-from hftransfer._hub_cache import (
+from hftransfer._hub_compat.cache import (
     RepoCache,
     content_etag,
     create_cachedir_tag,
     read_tree,
     write_tree,
 )
-from hftransfer._hub_local_dir import DownloadMetadata, LocalDir
+from hftransfer._hub_compat.local_dir import DownloadMetadata, LocalDir
 from hftransfer._io.file_lock import FileLock
 from hftransfer.errors import LocationError
 from hftransfer.stores.base import Entry

@@ -18,6 +18,7 @@ _HARNESS = Path(__file__).parents[1] / "perf"
 # in `.*` stand for every module of that package, and the package itself.
 _LAYERS: dict[str, tuple[str, ...]] = {
     "values": (
+        "_hub_compat",
         "_client",
         "_engine",
         "_core",
@@ -95,9 +96,25 @@ _LAYERS: dict[str, tuple[str, ...]] = {
         "_engine.file",
     ),
     "hub cache": (
-        *("_hub_cache", "_hub_cache_sink", "_hub_content", "_hub_dry_run", "_hub_errors"),
-        *("_hub_local_dir", "_hub_local_dir_sink", "_hub_locked_files", "_io.file_lock"),
-        *("_hub_on_disk", "_hub_pinned", "_hub_progress", "_hub_request"),
+        *(
+            "_hub_compat.cache",
+            "_hub_compat.cache_sink",
+            "_hub_compat.content",
+            "_hub_compat.dry_run",
+            "_hub_compat.errors",
+        ),
+        *(
+            "_hub_compat.local_dir",
+            "_hub_compat.local_dir_sink",
+            "_hub_compat.locked_sink",
+            "_io.file_lock",
+        ),
+        *(
+            "_hub_compat.offline",
+            "_hub_compat.pinned",
+            "_hub_compat.progress",
+            "_hub_compat.request",
+        ),
     ),
     "api": (
         *(
@@ -108,7 +125,14 @@ _LAYERS: dict[str, tuple[str, ...]] = {
             "_client.verify",
             "_client.server_side_copy",
         ),
-        *("_client.client", "_hub_session", "_hub_sync", "_snapshot", "aio", "sync"),
+        *(
+            "_client.client",
+            "_hub_compat.session",
+            "_hub_compat.sync",
+            "_hub_compat.download",
+            "aio",
+            "sync",
+        ),
     ),
     "package": ("", "cli", "__main__"),
     "testing": ("testing.*",),
@@ -272,7 +296,7 @@ def test_a_copy_loads_only_the_stores_that_it_touches(
 
     loaded = _run(code, tmp_path, destination, HFTRANSFER_ATTEMPTS="1")
 
-    unneeded = ("_hub", "_snapshot", "_client.verify", "stores.hub.", other)
+    unneeded = ("_hub", "_hub_compat.download", "_client.verify", "stores.hub.", other)
     prefixes = tuple(f"hftransfer.{each}" for each in unneeded)
     assert "hftransfer._engine.transfer" in loaded
     assert [name for name in loaded if name.startswith(prefixes)] == []

@@ -10,11 +10,11 @@ from typing import Any
 from anyio import to_thread
 
 from hftransfer._client.client import AsyncClient
-from hftransfer._hub_cache import read_tree, write_tree
-from hftransfer._hub_cache_sink import HubCacheSink
-from hftransfer._hub_local_dir_sink import LocalDirSink
-from hftransfer._hub_progress import HubProgress
-from hftransfer._hub_request import HubRequest
+from hftransfer._hub_compat.cache import read_tree, write_tree
+from hftransfer._hub_compat.cache_sink import HubCacheSink
+from hftransfer._hub_compat.local_dir_sink import LocalDirSink
+from hftransfer._hub_compat.progress import HubProgress
+from hftransfer._hub_compat.request import HubRequest
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry
 

@@ -15,9 +15,9 @@ from typing import Any
 from anyio import to_thread
 
 from hftransfer._client.patterns import Patterns, select_entries
-from hftransfer._hub_dry_run import dry_run_info
-from hftransfer._hub_errors import hub_error, raising_hub_errors
-from hftransfer._hub_on_disk import (
+from hftransfer._hub_compat.dry_run import dry_run_info
+from hftransfer._hub_compat.errors import hub_error, raising_hub_errors
+from hftransfer._hub_compat.offline import (
     Select,
     file_on_disk,
     has_file,
@@ -26,10 +26,10 @@ from hftransfer._hub_on_disk import (
     refuse_forced,
     snapshot_on_disk,
 )
-from hftransfer._hub_pinned import pinned_snapshot
-from hftransfer._hub_progress import HubProgress
-from hftransfer._hub_request import HubRequest, dropping_removed_arguments, is_offline
-from hftransfer._hub_session import HubSession
+from hftransfer._hub_compat.pinned import pinned_snapshot
+from hftransfer._hub_compat.progress import HubProgress
+from hftransfer._hub_compat.request import HubRequest, dropping_removed_arguments, is_offline
+from hftransfer._hub_compat.session import HubSession
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
 

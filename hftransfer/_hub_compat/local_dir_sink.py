@@ -17,10 +17,10 @@ from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
-from hftransfer._hub_cache import RepoCache, content_etag
-from hftransfer._hub_content import copy_verified, has_content
-from hftransfer._hub_local_dir import LocalDir
-from hftransfer._hub_locked_files import LockedFileSink, LockedSmallFileSink, storing
+from hftransfer._hub_compat.cache import RepoCache, content_etag
+from hftransfer._hub_compat.content import copy_verified, has_content
+from hftransfer._hub_compat.local_dir import LocalDir
+from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
 from hftransfer._io.direct_io import WayChooser
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftransfer._hub_cache import content_etag
-from hftransfer._hub_content import has_content
-from hftransfer._hub_request import HubRequest
+from hftransfer._hub_compat.cache import content_etag
+from hftransfer._hub_compat.content import has_content
+from hftransfer._hub_compat.request import HubRequest
 
 if TYPE_CHECKING:
     from hftransfer.stores.base import Entry

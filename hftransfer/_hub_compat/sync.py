@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
-from hftransfer import _snapshot
-from hftransfer._hub_pinned import pinned_snapshot
+from hftransfer._hub_compat import download
+from hftransfer._hub_compat.pinned import pinned_snapshot
 from hftransfer.sync import run_sync
 
 __all__ = ("hf_hub_download", "snapshot_download")
@@ -27,5 +27,5 @@ def _unless_pinned(download: Callable[P, Any]) -> Callable[P, Any]:
     return run
 
 
-snapshot_download = _unless_pinned(run_sync(_snapshot.snapshot_download))
-hf_hub_download = run_sync(_snapshot.hf_hub_download)
+snapshot_download = _unless_pinned(run_sync(download.snapshot_download))
+hf_hub_download = run_sync(download.hf_hub_download)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from hftransfer._client.patterns import Patterns, select_entries
-from hftransfer._hub_cache import RepoCache, is_commit, read_tree
+from hftransfer._hub_compat.cache import RepoCache, is_commit, read_tree
 
 __all__ = ("pinned_snapshot",)
 

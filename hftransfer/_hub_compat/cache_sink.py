@@ -15,8 +15,8 @@ from anyio import to_thread
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
-from hftransfer._hub_cache import RepoCache, content_etag, create_cachedir_tag
-from hftransfer._hub_locked_files import LockedFileSink, LockedSmallFileSink, storing
+from hftransfer._hub_compat.cache import RepoCache, content_etag, create_cachedir_tag
+from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
 from hftransfer._io.direct_io import WayChooser
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing

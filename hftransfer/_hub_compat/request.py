@@ -10,8 +10,8 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hftransfer._hub_cache import RepoCache, is_commit
-from hftransfer._hub_local_dir import LocalDir
+from hftransfer._hub_compat.cache import RepoCache, is_commit
+from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer.errors import TransferError
 from hftransfer.locations import HubLocation
 from hftransfer.options import HubOptions, Timeouts, TransferOptions

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hftransfer._hub_cache import create_cachedir_tag, write_atomically
+from hftransfer._hub_compat.cache import create_cachedir_tag, write_atomically
 from hftransfer.locations import safe_path
 
 __all__ = ("DownloadMetadata", "LocalDir")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from hftransfer._hub_cache import read_tree
-from hftransfer._hub_dry_run import make_info
-from hftransfer._hub_request import HubRequest
+from hftransfer._hub_compat.cache import read_tree
+from hftransfer._hub_compat.dry_run import make_info
+from hftransfer._hub_compat.request import HubRequest
 from hftransfer.stores.base import Entry
 
 __all__ = (

@@ -10,9 +10,8 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,10 +24,11 @@ from hftransfer.testing.s3 import (
     start_rclone,
     start_seaweedfs,
 )
+from support.s3 import Bucket, remove_bucket, s3_client
 
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
-    from wire_support import Site
+    from support.http import Site
 
 # huggingface_hub reads its environment once, when it is imported, so what must never be
 # the developer's own is set before anything can import it.
@@ -41,19 +41,6 @@ os.environ["HF_HOME"] = os.devnull  # unusable: a test that needs it gets its ow
 _S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server"}
 _CLEANED = ("AWS_", "HF_", "HUGGING_FACE_", "HFTRANSFER_", "METAFLOW_")
 _KEPT = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HFTRANSFER_MINIO")
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """An empty bucket of its own for one test."""
-
-    server: S3Server
-    name: str
-
-    @property
-    def url(self) -> str:
-        """``s3://NAME``, without a trailing slash."""
-        return f"s3://{self.name}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -202,34 +189,8 @@ def bucket(s3_server: S3Server, clean_environ: Path) -> Iterator[Bucket]:
         try:
             yield fresh
         finally:
-            _remove_bucket(client, fresh.name)
+            remove_bucket(client, fresh.name)
             client.close()
-
-
-def s3_client(server: S3Server) -> Any:
-    """Return a plain botocore client of `server`, for setting up and looking behind the scenes."""
-    import botocore.session
-
-    return botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
-
-
-def _remove_bucket(client: Any, name: str) -> None:
-    try:
-        uploads = client.list_multipart_uploads(Bucket=name).get("Uploads", [])
-    except client.exceptions.NoSuchUpload:  # how rclone says that there are none
-        uploads = []
-    for upload in uploads:
-        client.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
-        for entry in page.get("Contents", []):
-            client.delete_object(Bucket=name, Key=entry["Key"])
-    client.delete_bucket(Bucket=name)
 
 
 @pytest.fixture
@@ -244,17 +205,17 @@ def hub(clean_environ: Path) -> Iterator[HubServer]:
 @pytest.fixture(scope="session")
 def secure_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Https, with a CA of our own."""
-    import wire_support
+    from support import http
 
-    return wire_support.secure_site(tmp_path_factory.mktemp("authority"))
+    return http.secure_site(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(params=["http", "https"])
 def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
     """Http and https in turn."""
-    import wire_support
+    from support import http
 
-    return secure_site if request.param == "https" else wire_support.Site(None, None)
+    return secure_site if request.param == "https" else http.Site(None, None)
 
 
 @pytest.fixture(params=["ours", "aiohttp"])

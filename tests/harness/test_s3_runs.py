@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Bucket, s3_client
 from perf.cli import main
 from perf.documents import read_documents
+from support.s3 import Bucket, s3_client
 
 ROOT = Path(__file__).parents[2]
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)

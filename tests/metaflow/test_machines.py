@@ -25,11 +25,11 @@ import anyio.to_thread
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
-from conftest import Bucket
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from hftransfer.testing.s3 import S3Server
 from metaflow_stores import Datastore, tree
-from s3_front import front_of
+from support.s3 import Bucket
+from support.s3_proxy import front_of
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(180)]
 

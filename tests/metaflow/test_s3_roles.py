@@ -23,12 +23,12 @@ import botocore.session
 from aiohttp import ClientSession, web
 from anyio.from_thread import start_blocking_portal
 
-from conftest import Bucket
 from hftransfer.errors import AccessError
 from hftransfer.testing.s3 import S3Server, ServerNotFoundError, start_moto
 from metaflow_extensions.hftransfer.plugins import s3_storage
 from metaflow_stores import Datastore, tree
-from s3_front import front_of, xml_error
+from support.s3 import Bucket
+from support.s3_proxy import front_of, xml_error
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.s3, pytest.mark.timeout(120)]
 

@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
 
-from conftest import Bucket, s3_client
 from hftransfer._core.byte_range import Span
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
@@ -43,7 +42,8 @@ from hftransfer.stores.s3.botocore import botocore_error
 from hftransfer.stores.s3.errors import response_error
 from hftransfer.stores.s3.multipart import multipart_etag
 from hftransfer.stores.s3.store import S3Session, S3Sink, S3Source
-from s3_front import front_of, xml_error
+from support.s3 import Bucket, s3_client
+from support.s3_proxy import front_of, xml_error
 
 pytestmark = pytest.mark.asyncio
 

@@ -17,8 +17,8 @@ from hftransfer._http.rcvlowat import LowWater
 from hftransfer._io.rate_limit import Throttle
 from hftransfer.errors import StalledError
 from hftransfer.options import Timeouts
-from wire_support import MIB, open_wire, partial_head, random_bytes, raw_server, until
-from wire_support import Exchange as Served
+from support.http import MIB, open_wire, partial_head, random_bytes, raw_server, until
+from support.http import Exchange as Served
 
 SIZE = 1000
 

@@ -12,7 +12,6 @@ import anyio
 import pytest
 from aiohttp import web
 
-from conftest import Bucket, s3_client
 from hftransfer import AsyncClient
 from hftransfer.errors import DestinationError, SourceChangedError, UnsupportedError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
@@ -20,7 +19,8 @@ from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.copy import ServerCopy
 from hftransfer.stores.s3.store import S3Session
 from hftransfer.testing import HubServer, RandomFile
-from s3_front import front_of, xml_error
+from support.s3 import Bucket, s3_client
+from support.s3_proxy import front_of, xml_error
 
 pytestmark = pytest.mark.asyncio
 EVERYWHERE = pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Bucket, s3_client
 from hftransfer import AsyncClient, Client, Manifest, S3Options, TransferOptions
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
 from hftransfer.testing import HubServer, RandomFile
+from support.s3 import Bucket, s3_client
 
 KIB = 1024
 OPTIONS = TransferOptions(chunk_size=64 * KIB, connections=4)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hftransfer._core.byte_range import Span
 from hftransfer._io.rate_limit import Pause, Throttle
 from hftransfer.errors import OptionsError, Response
-from wire_support import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until
+from support.http import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until
 
 SIZE = 3 * MIB
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hftransfer._io.file_range import FileRegion, MemoryRegion, region_of
 from hftransfer.errors import AccessError, SourceChangedError, TransferError
-from wire_support import in_file, opened_file
+from support.http import in_file, opened_file
 
 CONTENT = os.urandom(100_000)
 

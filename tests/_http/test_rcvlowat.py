@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import Span
 from hftransfer._http.rcvlowat import LowWater
-from wire_support import KIB, MIB, Exchange, Site, partial_head, random_bytes, until
+from support.http import KIB, MIB, Exchange, Site, partial_head, random_bytes, until
 
 MOST = 512 * KIB
 MOST_TLS = 256 * KIB

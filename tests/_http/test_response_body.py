@@ -21,7 +21,7 @@ from hftransfer.errors import (
     StalledError,
     TransferError,
 )
-from wire_support import (
+from support.http import (
     KIB,
     LOOPS,
     MIB,

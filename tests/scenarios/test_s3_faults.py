@@ -18,7 +18,6 @@ import pytest
 import trustme
 from aiohttp import web
 
-from conftest import Bucket, s3_client
 from hftransfer import AsyncClient
 from hftransfer.errors import (
     AccessError,
@@ -33,7 +32,8 @@ from hftransfer.errors import (
     TransferError,
 )
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
-from s3_front import front_of, xml_error
+from support.s3 import Bucket, s3_client
+from support.s3_proxy import front_of, xml_error
 
 pytestmark = [
     pytest.mark.asyncio,

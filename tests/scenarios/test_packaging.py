@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-_TREE = Path(__file__).parents[1]
+_TREE = Path(__file__).parents[2]
 _CHECKPOINT = "metaflow-checkpoint"
 _SCRATCH = ("__pycache__", "*.egg-info", ".*", "build", "dist", "node_modules")
 

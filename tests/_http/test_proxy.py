@@ -9,7 +9,7 @@ import pytest
 from hftransfer._core.byte_range import Span
 from hftransfer._http.proxy import Proxy, parse_proxy
 from hftransfer.errors import NetworkError, RejectedError, TransferError
-from wire_support import (
+from support.http import (
     LOOPS,
     MIB,
     QUIET,

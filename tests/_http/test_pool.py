@@ -21,7 +21,7 @@ from hftransfer.errors import (
     SourceChangedError,
     StalledError,
 )
-from wire_support import (
+from support.http import (
     KIB,
     LOOPS,
     QUIET,

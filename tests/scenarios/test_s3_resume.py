@@ -14,9 +14,9 @@ import anyio
 import pytest
 from aiohttp import web
 
-from conftest import Bucket, s3_client
 from hftransfer.testing import HubServer, RandomFile
-from s3_front import Hook, front_of
+from support.s3 import Bucket, s3_client
+from support.s3_proxy import Hook, front_of
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 

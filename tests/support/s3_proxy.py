@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from conftest import Bucket
+from support.s3 import Bucket
 
 __all__ = ("Hook", "front_of", "xml_error")
 

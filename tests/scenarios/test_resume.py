@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Bucket, s3_client
 from hftransfer.testing import Fault, HubServer, RandomFile, Repo, Stall
+from support.s3 import Bucket, s3_client
 
 SIZE = 40 << 20
 CHUNK = 1 << 20

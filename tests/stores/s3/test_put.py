@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from conftest import Bucket, s3_client
 from hftransfer import AsyncClient
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
-from s3_front import front_of
+from support.s3 import Bucket, s3_client
+from support.s3_proxy import front_of
 
 pytestmark = pytest.mark.asyncio
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)

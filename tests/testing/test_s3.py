@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from conftest import Bucket, s3_client
 from hftransfer.testing import s3
 from hftransfer.testing.s3 import S3Server, ServerNotFoundError, ServerStartError
+from support.s3 import Bucket, s3_client
 
 _STARTERS = {"minio": s3.start_minio, "seaweedfs": s3.start_seaweedfs}
 

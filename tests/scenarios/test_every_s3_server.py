@@ -13,14 +13,14 @@ import anyio
 import pytest
 from aiohttp import web
 
-from conftest import Bucket, s3_client
 from hftransfer import AsyncClient
 from hftransfer._core.checksums import COMBINABLE, offered
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.s3 import resume
 from hftransfer.stores.s3.upload_lock import claim
-from s3_front import front_of
+from support.s3 import Bucket, s3_client
+from support.s3_proxy import front_of
 
 pytestmark = [
     pytest.mark.asyncio,

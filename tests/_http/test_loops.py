@@ -24,7 +24,7 @@ from hftransfer.errors import (
     StalledError,
 )
 from hftransfer.options import Timeouts
-from wire_support import (
+from support.http import (
     KIB,
     LOOPS,
     MIB,

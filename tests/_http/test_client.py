@@ -44,7 +44,7 @@ from hftransfer.testing import (
     Status,
     WrongRange,
 )
-from wire_support import Exchange, Reply, open_wire, raw_server
+from support.http import Exchange, Reply, open_wire, raw_server
 
 KIB = 1024
 SIZE = 300 * KIB

@@ -16,7 +16,7 @@ import pytest
 
 from hftransfer._http import request_body
 from hftransfer.errors import NetworkError, SourceChangedError, StalledError
-from wire_support import (
+from support.http import (
     KIB,
     LOOPS,
     MIB,

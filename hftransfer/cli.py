@@ -320,11 +320,11 @@ class _Progress:
             self._out.flush()
 
     def __call__(self, event: Event) -> None:
-        from hftransfer._core.events import Moved, Retrying, TransferStarted
+        from hftransfer._core.events import BytesMoved, Retrying, TransferStarted
 
         if isinstance(event, TransferStarted):
             self._total = event.bytes
-        elif isinstance(event, Moved):
+        elif isinstance(event, BytesMoved):
             self._moved += event.bytes
             self._show()
         elif isinstance(event, Retrying) and not self._quiet and not self._terminal:

@@ -221,7 +221,7 @@ def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
 @pytest.fixture(params=["ours", "aiohttp"])
 def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exchanges go by our client, and by aiohttp, as with unusual URLs and proxies."""
-    from hftransfer._http.pool import Http1Client
+    from hftransfer._http.pool import ConnectionPool
 
     if request.param == "aiohttp":
-        monkeypatch.setattr(Http1Client, "takes", lambda self, url: False)
+        monkeypatch.setattr(ConnectionPool, "takes", lambda self, url: False)

@@ -13,7 +13,7 @@ from hftransfer._client.selection import Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hftransfer.stores.hub.source import HubSource
-    from hftransfer.stores.s3.store import S3Session
+    from hftransfer.stores.s3.store import S3Client
 
 __all__ = ("AnyLocation", "AsyncClient", "copy")
 
@@ -49,7 +49,7 @@ class AsyncClient:
         self.options = TransferOptions.from_env() if options is None else options
         self._observer = observer
         self._context: Context | None = None
-        self._throttle = Throttle(self.options.bandwidth)
+        self._throttle = RateLimiter(self.options.bandwidth)
         self._stores = OpenStores(self.options, self._throttle)
 
     async def __aenter__(self) -> Self:
@@ -211,7 +211,7 @@ class AsyncClient:
         self._ready()
         return await self._stores.hub_source(location)
 
-    async def s3_session(self) -> S3Session:
+    async def s3_session(self) -> S3Client:
         """Return the connection to S3, as this client's options say, under its bandwidth cap.
 
         It is opened when it is first asked for, and closed with the client.

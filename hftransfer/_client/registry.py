@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 import anyio.to_thread
 
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import (
     HubLocation,
     LocalLocation,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from hftransfer._http.client import Wire
+    from hftransfer._http.client import HttpClient
     from hftransfer.stores.hub.source import HubSource
-    from hftransfer.stores.s3.store import S3Session
+    from hftransfer.stores.s3.store import S3Client
 
 __all__ = ("ListedSource", "OpenStores")
 
@@ -53,13 +53,13 @@ class OpenStores:
         throttle: the client's bandwidth cap.
     """
 
-    def __init__(self, options: TransferOptions, throttle: Throttle) -> None:
+    def __init__(self, options: TransferOptions, throttle: RateLimiter) -> None:
         self._options = options
         self._throttle = throttle
         self._stack = AsyncExitStack()
         self._opening = anyio.Lock()
-        self._wire: Wire | None = None
-        self._s3: S3Session | None = None
+        self._wire: HttpClient | None = None
+        self._s3: S3Client | None = None
         self._hub: tuple[str, dict[str, str]] | None = None
         self._memory: dict[str, MemoryStore] = {}
 
@@ -117,9 +117,9 @@ class OpenStores:
             if self._hub is None:
                 self._hub = await anyio.to_thread.run_sync(partial(_hub_access, self._options))
             if self._wire is None:
-                from hftransfer._http.client import Wire
+                from hftransfer._http.client import HttpClient
 
-                self._wire = Wire(
+                self._wire = HttpClient(
                     self._options.timeouts, throttle=self._throttle, loops=self._options.loops
                 )
                 self._stack.push_async_callback(self._wire.aclose)
@@ -128,13 +128,13 @@ class OpenStores:
             self._wire, location, endpoint=endpoint, headers=headers, retry=self._options.retry
         )
 
-    async def s3_session(self) -> S3Session:
+    async def s3_session(self) -> S3Client:
         """Return the connection to S3 that all buckets share."""
-        from hftransfer.stores.s3.store import S3Session
+        from hftransfer.stores.s3.store import S3Client
 
         async with self._opening:
             if self._s3 is None:
-                session = S3Session(self._options.s3, self._options, throttle=self._throttle)
+                session = S3Client(self._options.s3, self._options, throttle=self._throttle)
                 self._s3 = await self._stack.enter_async_context(session)
             return self._s3
 

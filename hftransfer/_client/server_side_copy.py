@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from hftransfer._core.events import FileFinished, FileStarted, Moved, TransferStarted, emit
+from hftransfer._core.events import BytesMoved, FileFinished, FileStarted, TransferStarted, emit
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context
 from hftransfer.errors import UnsupportedError, single_error
@@ -47,7 +47,7 @@ async def copy_within_s3(
             for sink in goals:
                 await copier.copy(source.object_of(entry), sink.object_of(entry), entry)
                 moved += entry.size
-            emit(context.observer, Moved(entry.path, entry.size))
+            emit(context.observer, BytesMoved(entry.path, entry.size))
             emit(context.observer, FileFinished(entry.path, entry.size, skipped=False))
 
     emit(context.observer, TransferStarted(len(entries), sum(entry.size for entry in entries)))

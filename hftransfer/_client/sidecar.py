@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hftransfer._client.registry import ListedSource, OpenStores
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
@@ -94,7 +94,7 @@ async def _read(source: Source, entry: Entry) -> Manifest:
         raise IntegrityError(f"{what} is too long for a manifest")
     buffer = bytearray(entry.size)
     if buffer:
-        await source.fill(entry, Span(0, memoryview(buffer)))
+        await source.fill(entry, ByteRangeBuffer(0, memoryview(buffer)))
     try:
         value = json.loads(buffer)
     except ValueError as error:

@@ -25,7 +25,7 @@ from hftransfer.errors import (
 from hftransfer.locations import Location
 from hftransfer.report import Verification
 from hftransfer.stores.base import Entry, Source
-from hftransfer.stores.null import DiscardSink
+from hftransfer.stores.null import NullSink
 
 __all__ = ("verify",)
 
@@ -140,7 +140,7 @@ async def _compare(source: Source, expectation: _Expectation, context: Context) 
             return True
         return False
 
-    report = await transfer(source, [DiscardSink()], expectation.entries, context, tolerated=note)
+    report = await transfer(source, [NullSink()], expectation.entries, context, tolerated=note)
     return Verification(
         location=source.location,
         against=expectation.against,

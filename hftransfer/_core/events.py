@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 __all__ = (
+    "BytesMoved",
     "Event",
     "FileFinished",
     "FileStarted",
-    "Moved",
     "Observer",
     "Retrying",
     "TransferStarted",
@@ -41,7 +41,7 @@ class FileStarted:
 
 
 @dataclass(frozen=True)
-class Moved:
+class BytesMoved:
     """`bytes` more of a file are verified and stored; negative after a restart of the file.
 
     `reused` is True for bytes kept from an earlier, interrupted transfer.
@@ -70,7 +70,7 @@ class Retrying:
     delay: float
 
 
-Event: TypeAlias = TransferStarted | FileStarted | Moved | FileFinished | Retrying
+Event: TypeAlias = TransferStarted | FileStarted | BytesMoved | FileFinished | Retrying
 
 
 class Observer(Protocol):

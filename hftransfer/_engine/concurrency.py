@@ -10,7 +10,7 @@ answers with a number.
 
 from __future__ import annotations
 
-__all__ = ("Controller",)
+__all__ = ("ConcurrencyController",)
 
 # A step is kept if it brought this much more.
 _GAIN = 1.08
@@ -38,7 +38,7 @@ _REST = 2.0
 _PENANCE = 10.0
 
 
-class Controller:
+class ConcurrencyController:
     """Decides on the number of connections.
 
     Args:

@@ -12,15 +12,15 @@ import anyio
 
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine.scheduler import Fetcher
+from hftransfer._engine.scheduler import DownloadScheduler
 from hftransfer._io.buffers import BufferPool
-from hftransfer._io.limiter import Slots
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.limiter import ResizableLimiter
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
 from hftransfer.stores.base import Sink
 
-__all__ = ("Context", "Tally")
+__all__ = ("Context", "TransferStats")
 
 _STAGES = ("fetch", "hash", "store")
 
@@ -37,10 +37,10 @@ class Context:
 
     options: TransferOptions
     pool: BufferPool
-    fetcher: Fetcher
-    large: Slots
+    fetcher: DownloadScheduler
+    large: ResizableLimiter
     """Chunks of large files in memory: not so many that small files find no room."""
-    lent: Slots
+    sendfile_limiter: ResizableLimiter
     """Chunks that are moved from where they lie: not so many that the first of them have left
     the page cache when they are sent."""
     windows: anyio.CapacityLimiter
@@ -48,7 +48,7 @@ class Context:
     hashing: anyio.CapacityLimiter
     """Worker threads that make digests of chunks."""
     fronts: anyio.CapacityLimiter
-    """Worker threads that make digests of files. Without a limit: `Front` has its own."""
+    """Worker threads that make digests of files. Without a limit: `OrderedHasher` has its own."""
     observer: Observer | None = None
 
     @classmethod
@@ -57,17 +57,17 @@ class Context:
         options: TransferOptions,
         observer: Observer | None = None,
         *,
-        throttle: Throttle | None = None,
+        throttle: RateLimiter | None = None,
     ) -> Context:
         budget = options.resolved_memory_budget
         chunk_slots = budget // options.chunk_size
-        throttle = throttle or Throttle(options.bandwidth)
+        throttle = throttle or RateLimiter(options.bandwidth)
         cores = max(2, os.cpu_count() or 1)
         connections = options.connections or _START_CONNECTIONS
         return cls(
             options=options,
             pool=BufferPool(budget),
-            fetcher=Fetcher(
+            fetcher=DownloadScheduler(
                 options.connections,
                 start=_START_CONNECTIONS,
                 maximum=_MAX_CONNECTIONS,
@@ -75,8 +75,8 @@ class Context:
                 retry=options.retry,
                 throttle=throttle,
             ),
-            large=Slots(max(1, chunk_slots - max(1, chunk_slots // 8))),
-            lent=Slots(_LENT_PER_CONNECTION * connections + cores),
+            large=ResizableLimiter(max(1, chunk_slots - max(1, chunk_slots // 8))),
+            sendfile_limiter=ResizableLimiter(_LENT_PER_CONNECTION * connections + cores),
             windows=anyio.CapacityLimiter(cores),
             hashing=anyio.CapacityLimiter(cores),
             fronts=anyio.CapacityLimiter(math.inf),
@@ -85,7 +85,7 @@ class Context:
 
 
 @dataclass
-class Tally:
+class TransferStats:
     """Counters of one transfer."""
 
     files: int = 0

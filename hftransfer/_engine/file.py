@@ -27,16 +27,16 @@ from typing import TypeAlias
 import anyio
 import anyio.to_thread
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import INLINE, Digest, chunk_digest, is_known
-from hftransfer._core.events import Moved, Retrying, emit
+from hftransfer._core.events import BytesMoved, Retrying, emit
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
-from hftransfer._engine.context import Context, Tally
-from hftransfer._engine.file_digest import Front
+from hftransfer._engine.context import Context, TransferStats
+from hftransfer._engine.file_digest import OrderedHasher
 from hftransfer._engine.joined_crc import JoinedCrc
 from hftransfer._io.buffers import Buffer
-from hftransfer._io.file_range import WINDOW, FileRegion
+from hftransfer._io.file_range import WINDOW, FileRange
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     IntegrityError,
@@ -45,9 +45,9 @@ from hftransfer.errors import (
     UnsupportedError,
     single_error,
 )
-from hftransfer.stores.base import Entry, FileSink, Lender, RegionSink, Source
+from hftransfer.stores.base import Entry, FileBackedSource, FileSink, SendfileSink, Source
 
-__all__ = ("MovingFile",)
+__all__ = ("FileTransfer",)
 
 _Step: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -71,7 +71,7 @@ def _checkable(entry: Entry) -> Digest | None:
     return None
 
 
-class MovingFile:
+class FileTransfer:
     """One file on its way from the source into the opened sinks.
 
     Raises:
@@ -85,7 +85,7 @@ class MovingFile:
         source: Source,
         sinks: Sequence[FileSink],
         context: Context,
-        tally: Tally,
+        tally: TransferStats,
     ) -> None:
         self._entry = entry
         self._chunk_size = chunk_size
@@ -97,12 +97,12 @@ class MovingFile:
         self._digests: list[str | None] = [None] * len(self._chunks)
         """XXH3-128 of each chunk that is verified and in every sink."""
         wanted = _checkable(entry) if context.options.verify else None
-        self._front: Front | None = None
+        self._front: OrderedHasher | None = None
         self._joined: JoinedCrc | None = None
         if wanted is not None and JoinedCrc.is_for(wanted):
             self._joined = JoinedCrc(wanted, [chunk.size for chunk in self._chunks])
         elif wanted is not None:
-            self._front = Front(wanted, entry.size, len(self._chunks))
+            self._front = OrderedHasher(wanted, entry.size, len(self._chunks))
         self._moved = 0
         self._unstarted = entry.size
 
@@ -110,7 +110,7 @@ class MovingFile:
         """Move all chunks; return what was moved once the file's digest is right."""
         try:
             sinks = self._region_sinks()
-            if sinks and isinstance(self._source, Lender):
+            if sinks and isinstance(self._source, FileBackedSource):
                 await self._move_regions(self._source, sinks)
             else:
                 with single_error():
@@ -145,10 +145,10 @@ class MovingFile:
         self._tally.unstarted += self._entry.size - self._unstarted
         self._unstarted = self._entry.size
         if self._moved:
-            emit(self._context.observer, Moved(self._entry.path, -self._moved))
+            emit(self._context.observer, BytesMoved(self._entry.path, -self._moved))
             self._moved = 0
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Note that nothing more of the file is going to be started."""
         self._tally.unstarted -= self._unstarted
         self._unstarted = 0
@@ -180,44 +180,44 @@ class MovingFile:
 
                 tasks.start_soon(run)
 
-    def _region_sinks(self) -> Sequence[RegionSink]:
+    def _region_sinks(self) -> Sequence[SendfileSink]:
         """Return the sinks, if chunks need not be in memory for any of them; else nothing."""
         if len(self._chunks) == 1 or self._front is not None or self._joined is not None:
             return ()
-        found = [sink for sink in self._sinks if isinstance(sink, RegionSink)]
-        usable = [sink for sink in found if sink.region_checksum is not None]
+        found = [sink for sink in self._sinks if isinstance(sink, SendfileSink)]
+        usable = [sink for sink in found if sink.sendfile_checksum is not None]
         return usable if len(usable) == len(self._sinks) else ()
 
-    async def _move_regions(self, lender: Lender, sinks: Sequence[RegionSink]) -> None:
-        async with lender.lend(self._entry) as whole:
+    async def _move_regions(self, lender: FileBackedSource, sinks: Sequence[SendfileSink]) -> None:
+        async with lender.open_file(self._entry) as whole:
             with single_error():
                 async with anyio.create_task_group() as tasks:
                     for chunk in self._chunks:
-                        await self._context.lent.acquire()
+                        await self._context.sendfile_limiter.acquire()
                         self._start(chunk)
                         region = whole.part(chunk.start, chunk.size)
                         tasks.start_soon(self._move_region, chunk, region, sinks)
 
     async def _move_region(
-        self, chunk: Chunk, region: FileRegion, sinks: Sequence[RegionSink]
+        self, chunk: Chunk, region: FileRange, sinks: Sequence[SendfileSink]
     ) -> None:
         try:
             digest, checksums = await self._measure(chunk, region, sinks)
             writes = [
-                partial(sink.write_region, chunk, region, digest, checksum)
+                partial(sink.write_file_range, chunk, region, digest, checksum)
                 for sink, checksum in zip(sinks, checksums, strict=True)
             ]
             await self._store(writes)
             self._note(chunk, digest)
         finally:
-            self._context.lent.release()
+            self._context.sendfile_limiter.release()
 
     async def _measure(
-        self, chunk: Chunk, region: FileRegion, sinks: Sequence[RegionSink]
+        self, chunk: Chunk, region: FileRange, sinks: Sequence[SendfileSink]
     ) -> tuple[str, Sequence[bytes]]:
         """Return the digest of a chunk, which is as expected, and the sinks' checksums."""
         context = self._context
-        wanted = ["xxhash128", *((sink.region_checksum or "").lower() for sink in sinks)]
+        wanted = ["xxhash128", *((sink.sendfile_checksum or "").lower() for sink in sinks)]
         size = min(WINDOW, chunk.size, context.pool.budget)
         digest = ""
         for _ in range(_CHUNK_TRIES):
@@ -254,7 +254,7 @@ class MovingFile:
     async def _reuse(self, chunk: Chunk, data: memoryview) -> str | None:
         """Fill `data` from a sink that kept this chunk; return its digest if it is intact."""
         for sink in self._sinks:
-            recorded = sink.held.get(chunk.index)
+            recorded = sink.resumable_chunks.get(chunk.index)
             if recorded is None:
                 continue
             await sink.read_into(chunk, data)
@@ -266,7 +266,7 @@ class MovingFile:
         """Fill `data` from the source; return its digest, which matches what is expected."""
         digest = ""
         for _ in range(_CHUNK_TRIES):
-            span = Span(chunk.start, data)
+            span = ByteRangeBuffer(chunk.start, data)
             with self._tally.timed("fetch"):
                 await self._context.fetcher.fill(self._source, self._entry, span, self._count_retry)
             self._tally.bytes += chunk.size
@@ -297,7 +297,11 @@ class MovingFile:
                 await feed()
                 feed = None
             self._check()
-        sinks = [sink for sink in self._sinks if sink.held.get(chunk.index) != digest or not reused]
+        sinks = [
+            sink
+            for sink in self._sinks
+            if sink.resumable_chunks.get(chunk.index) != digest or not reused
+        ]
         writes = [partial(sink.write, chunk, data, digest) for sink in sinks]
         await self._store(writes, feed)
         self._note(chunk, digest, reused=reused)
@@ -308,7 +312,7 @@ class MovingFile:
         self._moved += chunk.size
         if reused:
             self._tally.reused += chunk.size
-        emit(self._context.observer, Moved(self._entry.path, chunk.size, reused=reused))
+        emit(self._context.observer, BytesMoved(self._entry.path, chunk.size, reused=reused))
 
     async def _store(self, writes: Sequence[_Step], feed: _Step | None = None) -> None:
         """Run all of `writes`, each as often as it takes, and `feed`, side by side."""

@@ -8,17 +8,17 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._core.digests import INLINE, Digest, new_hasher
-from hftransfer._io.limiter import Slots
+from hftransfer._io.limiter import ResizableLimiter
 from hftransfer.errors import IntegrityError
 
-__all__ = ("Front", "wrong_digest")
+__all__ = ("OrderedHasher", "wrong_digest")
 
 # Chunks in threads: one that is being added, and others that go on where it ends. With a
 # round of the event loop between two chunks, the digest would be what a transfer waits for.
 _IN_LINE = 3
 
 
-class Front:
+class OrderedHasher:
     """The digest of a whole file, made from chunks that arrive in any order.
 
     Each chunk waits for its turn; feeding one a second time changes nothing.
@@ -36,7 +36,7 @@ class Front:
         """Chunks that are in."""
         self._chunks = chunks
         self._moved_on = threading.Condition()
-        self._line = Slots(_IN_LINE)
+        self._line = ResizableLimiter(_IN_LINE)
         self.resume()
 
     def resume(self) -> None:

@@ -1,6 +1,6 @@
 """The CRC of a whole file, joined from those of its chunks.
 
-Other digests of a whole file need its bytes in order (see `Front`). CRCs do not: each is
+Other digests of a whole file need its bytes in order (see `OrderedHasher`). CRCs do not: each is
 made together with the chunk's own digest, while the chunk is in a core's cache, and no
 chunk waits for the one before it.
 """

@@ -5,7 +5,7 @@ and memory holds fewer chunks than that. Towards the end, when no further chunk 
 idle connections take over half of what the slowest ones still have to bring, and a
 connection that brings nothing is replaced. What has arrived stays where it is.
 
-`Fetcher.steer` is the one place where this is decided, some times a second.
+`DownloadScheduler.run` is the one place where this is decided, some times a second.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
-from hftransfer._core.byte_range import Span
-from hftransfer._engine.concurrency import Controller
-from hftransfer._io.limiter import Slots
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._engine.concurrency import ConcurrencyController
+from hftransfer._io.limiter import ResizableLimiter
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
 from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry, Source
 
-__all__ = ("Fetcher", "Reading", "pick_split", "pick_stuck")
+__all__ = ("DownloadScheduler", "InFlightRead", "pick_split", "pick_stuck")
 
 # A request for less is not worth its round trip.
 _MIN_PIECE = 1 << 20
@@ -45,10 +45,10 @@ _MAX_REPLACED = 2
 
 
 @dataclass(eq=False)
-class Reading:
+class InFlightRead:
     """One span on its way over one connection."""
 
-    span: Span
+    span: ByteRangeBuffer
     split: Callable[[], bool]
     """Hands half of what is missing to another connection, if that is possible."""
     started: float
@@ -63,35 +63,35 @@ class Reading:
 
     def wait(self, now: float) -> float:
         """Seconds from its start to the beginning of the answer, as far as they have passed."""
-        answered = self.span.answered
+        answered = self.span.response_started_at
         if answered is None and self.span.filled > self.filled_at_start:
             return 0.0  # from a source without requests
         return (now if answered is None else max(answered, self.started)) - self.started
 
 
-def pick_split(readings: Sequence[Reading], now: float) -> Reading | None:
+def pick_split(readings: Sequence[InFlightRead], now: float) -> InFlightRead | None:
     """Return the reading that gains most if another connection brings half of its rest.
 
     None if none gains more than asking anew costs.
     """
-    best: Reading | None = None
+    best: InFlightRead | None = None
     longest = 2 * _TURNAROUND
     for reading in readings:
         age = now - reading.started
-        if reading.span.left < 2 * _MIN_PIECE or age < _TICK:
+        if reading.span.missing < 2 * _MIN_PIECE or age < _TICK:
             continue
         rate = reading.rate(now)
-        remaining = reading.span.left / rate if rate else float("inf")
+        remaining = reading.span.missing / rate if rate else float("inf")
         if remaining > longest:
             best, longest = reading, remaining
     return best
 
 
-def pick_stuck(readings: Sequence[Reading], now: float, typical: float) -> Reading | None:
+def pick_stuck(readings: Sequence[InFlightRead], now: float, typical: float) -> InFlightRead | None:
     """Return a reading that brings next to nothing, compared with `typical` bytes per second."""
     for reading in readings:
         old = now - reading.started >= _STUCK_AFTER and reading.replaced < _MAX_REPLACED
-        if old and reading.span.left and reading.rate(now) < typical * _STUCK_SHARE:
+        if old and reading.span.missing and reading.rate(now) < typical * _STUCK_SHARE:
             return reading
     return None
 
@@ -105,7 +105,7 @@ class _Origin:
     on_retry: Callable[[TransientError, float], None]
 
 
-class Fetcher:
+class DownloadScheduler:
     """All requests for chunks of one client.
 
     Args:
@@ -126,16 +126,18 @@ class Fetcher:
         maximum: int,
         chunk_slots: int,
         retry: RetryPolicy,
-        throttle: Throttle,
+        throttle: RateLimiter,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._controller = Controller(start=start, maximum=maximum) if connections is None else None
-        self.slots = Slots(min(start, maximum) if connections is None else connections)
+        self._controller = (
+            ConcurrencyController(start=start, maximum=maximum) if connections is None else None
+        )
+        self.slots = ResizableLimiter(min(start, maximum) if connections is None else connections)
         self._chunk_slots = max(1, chunk_slots)
         self._retry = retry
         self._throttle = throttle
         self._clock = clock
-        self._readings: list[Reading] = []
+        self._readings: list[InFlightRead] = []
         self._moved = 0
         """Bytes of readings that have ended."""
         self._typical = 0.0
@@ -145,7 +147,7 @@ class Fetcher:
         self,
         source: Source,
         entry: Entry,
-        span: Span,
+        span: ByteRangeBuffer,
         on_retry: Callable[[TransientError, float], None],
     ) -> None:
         """Fill `span` from `source`: return when all of it is there.
@@ -158,7 +160,7 @@ class Fetcher:
         """
         origin = _Origin(source, entry, on_retry)
         await self.slots.acquire()
-        if span.left < 2 * _MIN_PIECE:
+        if span.missing < 2 * _MIN_PIECE:
             await self._read_alone(origin, span)
             return
         with single_error():
@@ -167,11 +169,11 @@ class Fetcher:
                 for piece in [span, *self._pieces(span)]:
                     job.start(piece)
 
-    def _pieces(self, span: Span) -> Sequence[Span]:
+    def _pieces(self, span: ByteRangeBuffer) -> Sequence[ByteRangeBuffer]:
         """Cut pieces off `span` for idle connections, each of which gets a slot."""
         index = span.start // len(span.buffer)
         share = max(-(-self.slots.limit // self._chunk_slots), _FRONT_PIECES >> index)
-        pieces: list[Span] = []
+        pieces: list[ByteRangeBuffer] = []
         for ways in range(min(share, 1 + self.slots.idle), 1, -1):
             other = (pieces or [span])[-1].split(_MIN_PIECE, ways)
             if other is not None:
@@ -179,18 +181,18 @@ class Fetcher:
                 pieces.append(other)
         return pieces
 
-    async def steer(self, is_last: Callable[[], bool]) -> None:
+    async def run(self, draining: Callable[[], bool]) -> None:
         """Adjust and rebalance until cancelled.
 
         Args:
-            is_last: whether no further chunk comes.
+            draining: whether no further chunk comes.
         """
         while True:
             await anyio.sleep(_TICK)
             now = self._clock()
             self._adjust(now)
             # Under a cap of our own no connection is slow.
-            if self._throttle.rate is None and is_last():
+            if self._throttle.rate is None and draining():
                 self._rebalance(now)
 
     def _adjust(self, now: float) -> None:
@@ -224,7 +226,7 @@ class Fetcher:
         if self._controller is not None:
             self.slots.resize(self._controller.slow_down(self._clock()))
 
-    async def read(self, origin: _Origin, reading: Reading) -> None:
+    async def read(self, origin: _Origin, reading: InFlightRead) -> None:
         """Fill one span over one connection, whose slot is taken and given back here.
 
         It may be shared and replaced meanwhile.
@@ -243,7 +245,7 @@ class Fetcher:
             self._readings.remove(reading)
             self.slots.release()
 
-    async def _read_alone(self, origin: _Origin, span: Span) -> None:
+    async def _read_alone(self, origin: _Origin, span: ByteRangeBuffer) -> None:
         """Fill a span that is too small to be shared, with a slot that is given back here."""
         try:
             await self._request(origin, span)
@@ -251,7 +253,7 @@ class Fetcher:
             self._moved += span.filled
             self.slots.release()
 
-    async def _request(self, origin: _Origin, span: Span) -> None:
+    async def _request(self, origin: _Origin, span: ByteRangeBuffer) -> None:
         def count(error: TransientError, delay: float) -> None:
             if isinstance(error, ThrottledError):
                 self.slow_down()
@@ -264,10 +266,10 @@ class Fetcher:
             progress=lambda: span.filled,
         )
 
-    def _note(self, reading: Reading) -> None:
+    def _note(self, reading: InFlightRead) -> None:
         self._moved += max(0, reading.span.filled - reading.filled_at_start)
         reading.filled_at_start = reading.span.filled
-        reading.span.answered = None
+        reading.span.response_started_at = None
         reading.started = self._clock()
         reading.scope = anyio.CancelScope()
 
@@ -279,17 +281,17 @@ class Fetcher:
 class _Job:
     """One chunk on its way, in one or several pieces."""
 
-    def __init__(self, fetcher: Fetcher, origin: _Origin, tasks: TaskGroup) -> None:
+    def __init__(self, fetcher: DownloadScheduler, origin: _Origin, tasks: TaskGroup) -> None:
         self._fetcher = fetcher
         self._origin = origin
         self._tasks = tasks
 
-    def start(self, span: Span) -> None:
+    def start(self, span: ByteRangeBuffer) -> None:
         """Read `span` over a connection of its own, whose slot was taken."""
-        reading = Reading(span, lambda: self._split(span), started=self._fetcher.now)
+        reading = InFlightRead(span, lambda: self._split(span), started=self._fetcher.now)
         self._tasks.start_soon(self._fetcher.read, self._origin, reading)
 
-    def _split(self, span: Span) -> bool:
+    def _split(self, span: ByteRangeBuffer) -> bool:
         other = span.split(_MIN_PIECE)
         if other is None:
             return False

@@ -3,7 +3,7 @@
 ::
 
     source.list → entries ─┬→ small files, many at a time ─┐
-                           └→ large files, a few at a time ┴→ MovingFile → sinks
+                           └→ large files, a few at a time ┴→ FileTransfer → sinks
 
 Small files do not wait for large ones, since each kind has its own line; that both share
 memory and connections, first come, first served, keeps either from starving the other.
@@ -22,8 +22,8 @@ import anyio
 from hftransfer._core.events import FileFinished, FileStarted, TransferStarted, emit
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import align_chunk_size, fit_chunk_size
-from hftransfer._engine.context import Context, Tally
-from hftransfer._engine.file import MovingFile
+from hftransfer._engine.context import Context, TransferStats
+from hftransfer._engine.file import FileTransfer
 from hftransfer.errors import (
     IntegrityError,
     LocationError,
@@ -98,7 +98,7 @@ class _Files:
         self._sinks = sinks
         self._context = context
         self._tolerated = tolerated
-        self.tally = Tally()
+        self.tally = TransferStats()
         self.manifests: dict[str, FileManifest] = {}
 
     async def move(self, entries: Sequence[Entry]) -> None:
@@ -110,7 +110,7 @@ class _Files:
         small = [entry for entry in entries if entry.size <= chunk_size]
         with single_error():
             async with anyio.create_task_group() as steering:
-                steering.start_soon(self._context.fetcher.steer, lambda: self.tally.unstarted <= 0)
+                steering.start_soon(self._context.fetcher.run, lambda: self.tally.unstarted <= 0)
                 async with anyio.create_task_group() as moving:
                     moving.start_soon(self._move_in_line, large, _LARGE_FILES)
                     moving.start_soon(self._move_in_line, small, _SMALL_FILES)
@@ -154,12 +154,12 @@ def _check_paths(entries: Sequence[Entry]) -> None:
 
 
 async def _move_file(
-    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: Tally
+    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: TransferStats
 ) -> FileManifest | None:
     """Move one file; return its manifest, or None if every sink had it already."""
     for remaining in reversed(range(_FILE_TRIES)):
         try:
-            return await _try_file(entry, source, sinks, context, tally, is_last=not remaining)
+            return await _try_file(entry, source, sinks, context, tally, draining=not remaining)
         except IntegrityError:
             if not remaining:
                 raise
@@ -172,9 +172,9 @@ async def _try_file(
     source: Source,
     sinks: Sequence[Sink],
     context: Context,
-    tally: Tally,
+    tally: TransferStats,
     *,
-    is_last: bool,
+    draining: bool,
 ) -> FileManifest | None:
     opened: list[FileSink] = []
     file = None
@@ -186,7 +186,7 @@ async def _try_file(
                 opened.append(begun)
         if not opened:
             return None
-        file = MovingFile(entry, chunk_size, source, opened, context, tally)
+        file = FileTransfer(entry, chunk_size, source, opened, context, tally)
         manifest = await file.move()
         while opened:
             await opened[0].commit(manifest)
@@ -194,9 +194,9 @@ async def _try_file(
         return manifest
     except BaseException as error:
         discard = isinstance(error, IntegrityError)
-        comes_again = discard and not is_last
+        comes_again = discard and not draining
         if file is not None:
-            file.withdraw() if comes_again else file.give_up()
+            file.withdraw() if comes_again else file.abandon()
         elif not comes_again:
             tally.unstarted -= entry.size
         await _abort(opened, discard=discard)

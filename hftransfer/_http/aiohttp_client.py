@@ -1,4 +1,4 @@
-"""Requests and bodies of any size by aiohttp: what `Wire` does not do itself.
+"""Requests and bodies of any size by aiohttp: what `HttpClient` does not do itself.
 
 aiohttp replaces, once, a connection that ended before any answer.
 """
@@ -14,23 +14,23 @@ import anyio.lowlevel
 import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.aiohttp_session import Connections, SendTimeout, translated
 from hftransfer._http.errors import broke_at, cut_short, too_long
 from hftransfer._http.status import check_extent, is_redirect, status_error
-from hftransfer._io.file_range import Region
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.file_range import BodyRange
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
-__all__ = ("AiohttpWire", "Connections")
+__all__ = ("AiohttpClient", "Connections")
 
 _PIECE = 64 * 1024
 
 
-class AiohttpWire:
-    """The verbs of `Wire` by aiohttp, with the errors named there.
+class AiohttpClient:
+    """The verbs of `HttpClient` by aiohttp, with the errors named there.
 
     Args:
         timeouts: limits on waiting.
@@ -38,7 +38,7 @@ class AiohttpWire:
         throttle: paid for every byte of a body.
     """
 
-    def __init__(self, timeouts: Timeouts, connections: Connections, throttle: Throttle) -> None:
+    def __init__(self, timeouts: Timeouts, connections: Connections, throttle: RateLimiter) -> None:
         self._throttle = throttle
         self._timeouts = timeouts
         self._connections = connections
@@ -52,14 +52,14 @@ class AiohttpWire:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: Region | None,
+        body: BodyRange | None,
         *,
         limit: int,
     ) -> Response:
         """Send a request and return its answer, of whose body `limit` bytes are kept."""
         data = None
         if body is not None:
-            data = _RegionPayload(body, self._throttle, self._timeouts.read) if body else b""
+            data = _RangePayload(body, self._throttle, self._timeouts.read) if body else b""
         async with self._connections.open(method, url, headers, data) as answer:
             return _response(method, url, answer, await _read_limited(answer, limit))
 
@@ -76,7 +76,7 @@ class AiohttpWire:
         self,
         url: str,
         headers: Mapping[str, str],
-        span: Span,
+        span: ByteRangeBuffer,
         accepts: Callable[[int, Mapping[str, str]], bool],
         *,
         limit: int,
@@ -101,7 +101,7 @@ class AiohttpWire:
             return _response("GET", url, answer, b"")
 
     async def _receive(
-        self, url: str, answer: aiohttp.ClientResponse, span: Span, stop: int
+        self, url: str, answer: aiohttp.ClientResponse, span: ByteRangeBuffer, stop: int
     ) -> None:
         while True:
             with anyio.fail_after(self._timeouts.read):
@@ -112,12 +112,12 @@ class AiohttpWire:
             await anyio.lowlevel.checkpoint_if_cancelled()
             if len(data) > stop - span.position:
                 raise too_long(url)
-            span.put(data[: span.left])
-            if not span.left and span.stop < stop:
+            span.put(data[: span.missing])
+            if not span.missing and span.stop < stop:
                 answer.close()  # it was made shorter meanwhile
                 return
             await self._throttle.pay(len(data))
-        if span.left:
+        if span.missing:
             raise EOFError
 
     @asynccontextmanager
@@ -136,7 +136,7 @@ class AiohttpWire:
                 yield _Body(answer, url, size, self._throttle)
 
 
-class _RegionPayload(aiohttp.Payload):
+class _RangePayload(aiohttp.Payload):
     """A request body in memory or in a file, which must not change until it was sent.
 
     Args:
@@ -145,7 +145,7 @@ class _RegionPayload(aiohttp.Payload):
         timeout: seconds for which the server may take nothing.
     """
 
-    def __init__(self, body: Region, throttle: Throttle, timeout: float) -> None:
+    def __init__(self, body: BodyRange, throttle: RateLimiter, timeout: float) -> None:
         super().__init__(body)
         self._body = body
         self._throttle = throttle
@@ -186,7 +186,7 @@ class _Body:
     """A `ByteStream` over one open response."""
 
     def __init__(
-        self, answer: aiohttp.ClientResponse, url: str, size: int, throttle: Throttle
+        self, answer: aiohttp.ClientResponse, url: str, size: int, throttle: RateLimiter
     ) -> None:
         self._answer = answer
         self._url = url

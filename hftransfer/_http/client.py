@@ -1,13 +1,13 @@
 """HTTP: connections, requests and bodies.
 
-A `Wire` is a connection pool with four verbs: small requests, ranged bodies into a
+A `HttpClient` is a connection pool with four verbs: small requests, ranged bodies into a
 caller's memory, whole bodies as a stream, and bodies sent from memory. It follows no
 redirect (whoever knows which credentials belong to which host does that), tries nothing
 again (but replaces, once, a connection that ended before any answer, as idle ones do),
 and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they are
 given, since a re-quoted signed URL is refused.
 
-Nearly all goes by `Http1Client`. aiohttp, which is loaded when it is needed, has bodies as
+Nearly all goes by `ConnectionPool`. aiohttp, which is loaded when it is needed, has bodies as
 streams, and unusual URLs and proxies.
 """
 
@@ -20,22 +20,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
-from hftransfer._http.loops import Lanes
-from hftransfer._http.pool import Http1Client
+from hftransfer._http.loops import EventLoopPool
+from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.settings import Proxies, tls_context
 from hftransfer._http.status import check_extent, is_redirect, status_error
-from hftransfer._io.file_range import Body, region_of
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.file_range import Body, as_body_range
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import Response
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import ByteStream
 
 if TYPE_CHECKING:
-    from hftransfer._http.aiohttp_client import AiohttpWire
+    from hftransfer._http.aiohttp_client import AiohttpClient
 
-__all__ = ("Wire",)
+__all__ = ("HttpClient",)
 
 _ERROR_BODY = 64 * 1024
 _CONTROL_BODY = 64 << 20
@@ -45,7 +45,7 @@ _LANE_MINIMUM = 1 << 20
 _MOST_LOOPS = 4
 
 
-class Wire:
+class HttpClient:
     """Connections to any number of hosts.
 
     Args:
@@ -65,36 +65,36 @@ class Wire:
         timeouts: Timeouts,
         *,
         verify: bool | str | None = None,
-        throttle: Throttle | None = None,
+        throttle: RateLimiter | None = None,
         loops: int | None = 1,
     ) -> None:
-        self._throttle = throttle or Throttle()
+        self._throttle = throttle or RateLimiter()
         self._timeouts = timeouts
         self._verify = verify
         self._tls: ssl.SSLContext | None = None
         self._proxies = Proxies()
         self._http1 = self._make_http1()
-        self._lanes = Lanes(self._http1, self._make_http1, loops or _loops_for_tls())
+        self._lanes = EventLoopPool(self._http1, self._make_http1, loops or _loops_for_tls())
         self._lanes_for_all = loops is not None
-        self._aiohttp: AiohttpWire | None = None
+        self._aiohttp: AiohttpClient | None = None
 
-    def _make_http1(self) -> Http1Client:
-        return Http1Client(self._timeouts, self._ready_tls, self._throttle, self._proxies)
+    def _make_http1(self) -> ConnectionPool:
+        return ConnectionPool(self._timeouts, self._ready_tls, self._throttle, self._proxies)
 
     def _ready_tls(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = tls_context(self._verify)  # reads the system's certificates: once is enough
         return self._tls
 
-    def _ready_aiohttp(self) -> AiohttpWire:
+    def _ready_aiohttp(self) -> AiohttpClient:
         if self._aiohttp is None:
-            from hftransfer._http.aiohttp_client import AiohttpWire, Connections
+            from hftransfer._http.aiohttp_client import AiohttpClient, Connections
 
             connections = Connections(self._timeouts, self._ready_tls, self._proxies)
-            self._aiohttp = AiohttpWire(self._timeouts, connections, self._throttle)
+            self._aiohttp = AiohttpClient(self._timeouts, connections, self._throttle)
         return self._aiohttp
 
-    def _client(self, url: str) -> Http1Client | AiohttpWire:
+    def _client(self, url: str) -> ConnectionPool | AiohttpClient:
         """Return what an exchange goes by."""
         return self._http1 if self._http1.takes(url) else self._ready_aiohttp()
 
@@ -133,9 +133,9 @@ class Wire:
             SourceChangedError, TransferError: if the file of the body cannot be read.
         """
         sent = _plain(headers)
-        region = None if body is None else region_of(body)
+        region = None if body is None else as_body_range(body)
 
-        def run(client: Http1Client | AiohttpWire) -> Awaitable[Response]:
+        def run(client: ConnectionPool | AiohttpClient) -> Awaitable[Response]:
             return client.request(method, url, sent, region, limit=_CONTROL_BODY)
 
         return await self._run(run, url, 0 if region is None else len(region))
@@ -152,7 +152,7 @@ class Wire:
     async def fill(
         self,
         url: str,
-        span: Span,
+        span: ByteRangeBuffer,
         *,
         size: int,
         headers: Mapping[str, str] | None = None,
@@ -192,16 +192,16 @@ class Wire:
             if status not in (200, 206):
                 return False
             check_extent(status, found, url, start, stop, size)
-            if span.answered is None:
-                span.answered = time.monotonic()
+            if span.response_started_at is None:
+                span.response_started_at = time.monotonic()
             if heard is not None:
                 heard(found)
             return True
 
-        def run(client: Http1Client | AiohttpWire) -> Awaitable[Response]:
+        def run(client: ConnectionPool | AiohttpClient) -> Awaitable[Response]:
             return client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
 
-        answer = await self._run(run, url, span.left)
+        answer = await self._run(run, url, span.missing)
         if answer.status in (200, 206):
             return None
         if is_redirect(answer):
@@ -210,7 +210,7 @@ class Wire:
 
     async def _run(
         self,
-        operation: Callable[[Http1Client | AiohttpWire], Awaitable[Response]],
+        operation: Callable[[ConnectionPool | AiohttpClient], Awaitable[Response]],
         url: str,
         size: int,
     ) -> Response:

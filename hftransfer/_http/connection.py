@@ -9,12 +9,12 @@ from typing import cast
 
 from hftransfer._http.errors import no_http, silent
 from hftransfer._http.exchange import Exchange, Origin, StaleError, broken
-from hftransfer._http.parser import MalformedAnswerError, parse_head
-from hftransfer._http.rcvlowat import LowWater
-from hftransfer._http.request_body import Sender
-from hftransfer._http.response_body import Incoming, Progress
-from hftransfer._io.file_range import Region
-from hftransfer._io.rate_limit import Pause, Throttle
+from hftransfer._http.parser import MalformedResponseError, parse_head
+from hftransfer._http.rcvlowat import LowWaterMark
+from hftransfer._http.request_body import RequestBodySender
+from hftransfer._http.response_body import Progress, ResponseBody
+from hftransfer._io.file_range import BodyRange
+from hftransfer._io.rate_limit import Pause, RateLimiter
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
@@ -42,8 +42,8 @@ class Connection(asyncio.BufferedProtocol):
         self,
         origin: Origin,
         timeouts: Timeouts,
-        throttle: Throttle,
-        low_water: LowWater,
+        throttle: RateLimiter,
+        low_water: LowWaterMark,
         on_lost: Callable[[Connection], None],
     ) -> None:
         self.origin = origin
@@ -60,7 +60,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._resuming: asyncio.TimerHandle | None = None
         """Set in a pause, in which nothing is read."""
-        self._sender: Sender | None = None
+        self._sender: RequestBodySender | None = None
         self._exchange: Exchange | None = None
         self._last = 0.0
         """When something last moved."""
@@ -70,14 +70,14 @@ class Connection(asyncio.BufferedProtocol):
     def _reset(self) -> None:
         self._held = 0
         """Bytes in the inbox that belong to a head that is not complete."""
-        self._body: Incoming | None = None
+        self._body: ResponseBody | None = None
         """Of the answer, once its head was read."""
         self._body_at = 0.0
         """When its head was read."""
         self._paid = 0
         """Bytes of it that the throttle has counted."""
 
-    # --- for `Http1Client`
+    # --- for `ConnectionPool`
 
     def begin(self, request: bytes, exchange: Exchange) -> None:
         """Send `request`; `exchange.done` tells the answer."""
@@ -88,7 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeouts.read, self._watch)
 
-    async def send(self, body: Region) -> None:
+    async def send(self, body: BodyRange) -> None:
         """Send the body of the request that was begun; `exchange.done` tells the answer.
 
         Returns early if the answer comes before its end. When this is cancelled, `abort` must
@@ -96,7 +96,9 @@ class Connection(asyncio.BufferedProtocol):
         """
         assert self._exchange is not None
         done = self._exchange.done
-        self._sender = Sender(body, self._transport, self._throttle, done, self._note_progress)
+        self._sender = RequestBodySender(
+            body, self._transport, self._throttle, done, self._note_progress
+        )
         await self._sender.run()
 
     def _note_progress(self) -> None:
@@ -188,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._follow(nbytes, pause, body.left)
             else:
                 self._advance(exchange, self._body.take(self._inbox[:nbytes]))
-        except MalformedAnswerError as error:
+        except MalformedResponseError as error:
             self._fail(no_http(exchange.method, exchange.url, error))
         except TransferError as error:
             self._fail(error)
@@ -207,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
             rest = len(data) - end - 4
             if head.status >= 200:
                 self._body_at, self._held = self._last, 0
-                self._body = body = Incoming(exchange, head)
+                self._body = body = ResponseBody(exchange, head)
                 if exchange.head_alone and head.status < 300 and head.length != 0:
                     self._finish(cut=True)
                 else:
@@ -217,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
             self._inbox[:rest] = data
             self._held = rest
         if self._held >= _INBOX:
-            raise MalformedAnswerError("its head is too long")
+            raise MalformedResponseError("its head is too long")
 
     def _advance(self, exchange: Exchange, progress: Progress) -> None:
         """Pay for what has come of the body, and end the exchange if nothing else is to come."""
@@ -309,7 +311,7 @@ class Connection(asyncio.BufferedProtocol):
         if unsent != self._unsent:
             self._unsent, self._last = unsent, now
         limit = self._timeouts.read
-        refused = self._body is not None and self._body.is_refusal
+        refused = self._body is not None and self._body.is_error_response
         if refused and now - self._body_at >= limit:
             self._finish(cut=True)  # what there is of a refusal's words is enough
             self._transport.abort()

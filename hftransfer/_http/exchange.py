@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.errors import failed, reason_of
 from hftransfer._http.parser import Headers
 from hftransfer._http.proxy import Proxy
@@ -58,7 +58,7 @@ class Exchange:
         method: str,
         url: str,
         limit: int,
-        span: Span | None = None,
+        span: ByteRangeBuffer | None = None,
         accepts: Callable[[int, Headers], bool] | None = None,
         *,
         head_alone: bool = False,

@@ -1,7 +1,7 @@
 """Event loops in threads of their own, for more than one core's worth of receiving.
 
 Receiving and decrypting release the GIL but hold their event loop; a second loop lets a
-second core do the same. A `Lane` is one such loop. Work that is handed to it can be
+second core do the same. A `LoopThread` is one such loop. Work that is handed to it can be
 cancelled, and has then ended: the memory it wrote into is free again.
 """
 
@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-__all__ = ("Lane", "Lanes")
+__all__ = ("EventLoopPool", "LoopThread")
 
 
 class _Closable(Protocol):
@@ -28,7 +28,7 @@ T = TypeVar("T")
 C = TypeVar("C", bound=_Closable)
 
 
-class Lanes(Generic[C]):
+class EventLoopPool(Generic[C]):
     """Clients of the same kind, one in each of several event loops: the running one, and lanes.
 
     Args:
@@ -65,11 +65,11 @@ class _Remote(Generic[C]):
 
     def __init__(self, client: C) -> None:
         self._client = client
-        self._lane: Lane | None = None
+        self._lane: LoopThread | None = None
 
     async def run(self, operation: Callable[[C], Awaitable[T]]) -> T:
         if self._lane is None:
-            lane = Lane()
+            lane = LoopThread()
             lane.open()
             self._lane = lane
         return await self._lane.run(partial(operation, self._client))
@@ -85,7 +85,7 @@ class _Remote(Generic[C]):
                     await lane.aclose()
 
 
-class Lane:
+class LoopThread:
     """One event loop in a thread, of the same kind as the loop that opens it."""
 
     def __init__(self) -> None:

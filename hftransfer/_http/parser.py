@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ("ChunkedBody", "Head", "Headers", "MalformedAnswerError", "decoded", "parse_head")
+__all__ = ("ChunkedBody", "Head", "Headers", "MalformedResponseError", "decoded", "parse_head")
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: [^\r\n]*)?(?=\r\n|\Z)")
 # All lines at once: a head is read for every small file.
@@ -17,7 +17,7 @@ _LONGEST_LINE = 16 * 1024
 _WITHOUT_BODY = (204, 304)
 
 
-class MalformedAnswerError(ValueError):
+class MalformedResponseError(ValueError):
     """Raised when bytes are no answer of HTTP/1.1."""
 
 
@@ -62,14 +62,14 @@ def parse_head(data: bytes, method: str) -> Head:
         method: of the request.
 
     Raises:
-        MalformedAnswerError: if it is none, or cannot be told where its body ends.
+        MalformedResponseError: if it is none, or cannot be told where its body ends.
     """
     text = data.decode("utf-8", errors="surrogateescape")
     matched = _STATUS_LINE.match(text)
     if matched is None:
-        raise MalformedAnswerError("no status line of HTTP/1.1")
+        raise MalformedResponseError("no status line of HTTP/1.1")
     if _LINES.fullmatch(text, matched.end()) is None:
-        raise MalformedAnswerError("a line of the head is no header")
+        raise MalformedResponseError("a line of the head is no header")
     headers = Headers()
     lengths: set[str] = set()
     for line in text[matched.end() + 2 :].split("\r\n") if matched.end() < len(text) else ():
@@ -84,13 +84,13 @@ def parse_head(data: bytes, method: str) -> Head:
         return Head(status, headers, 0, chunked=False, keeps=keeps)
     if (coding := headers.get("transfer-encoding")) is not None:
         if coding.lower() != "chunked":
-            raise MalformedAnswerError("an unknown transfer coding")
+            raise MalformedResponseError("an unknown transfer coding")
         return Head(status, headers, None, chunked=True, keeps=keeps and not lengths)
     if not lengths:
         return Head(status, headers, None, chunked=False, keeps=False)
     length = lengths.pop()
     if lengths or not (length.isascii() and length.isdigit()):
-        raise MalformedAnswerError("no length of the body")
+        raise MalformedResponseError("no length of the body")
     return Head(status, headers, int(length), chunked=False, keeps=keeps)
 
 
@@ -111,7 +111,7 @@ class ChunkedBody:
         """Take further bytes.
 
         Raises:
-            MalformedAnswerError: if they are no chunks.
+            MalformedResponseError: if they are no chunks.
         """
         self._raw += data
         while self._raw and not self.ended:
@@ -135,7 +135,7 @@ class ChunkedBody:
         if len(raw) < 2:
             return False
         if raw[:2] != b"\r\n":
-            raise MalformedAnswerError("a chunk is longer than it says")
+            raise MalformedResponseError("a chunk is longer than it says")
         del raw[:2]
         self._left = 0
         return True
@@ -145,7 +145,7 @@ class ChunkedBody:
         end = raw.find(b"\r\n", 0, _LONGEST_LINE)
         if end < 0:
             if len(raw) >= _LONGEST_LINE:
-                raise MalformedAnswerError("a line of a chunked body is too long")
+                raise MalformedResponseError("a line of a chunked body is too long")
             return False
         line = bytes(raw[:end])
         del raw[: end + 2]
@@ -154,7 +154,7 @@ class ChunkedBody:
             return True
         matched = _CHUNK_SIZE.fullmatch(line)
         if matched is None:
-            raise MalformedAnswerError("a chunk has no size")
+            raise MalformedResponseError("a chunk has no size")
         size = int(matched[1], 16)
         self._in_trailer = size == 0
         self._left = size + 2 if size else 0
@@ -165,14 +165,14 @@ def decoded(content: bytearray, encoding: str, limit: int) -> bytearray:
     """Return a body without its Content-Encoding, at most `limit` bytes of it.
 
     Raises:
-        MalformedAnswerError: if it has another encoding than it says, or one that nobody
+        MalformedResponseError: if it has another encoding than it says, or one that nobody
             asked for and nobody knows.
     """
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise MalformedAnswerError("an unknown content encoding")
+        raise MalformedResponseError("an unknown content encoding")
     for window in (47, -15):  # gzip and zlib, and what some take "deflate" for
         try:
             return bytearray(zlib.decompressobj(window).decompress(bytes(content), limit))
         except zlib.error:
             continue
-    raise MalformedAnswerError("a damaged content encoding")
+    raise MalformedResponseError("a damaged content encoding")

@@ -1,7 +1,7 @@
 """HTTP/1.1: requests and their answers, with bodies straight from and into memory.
 
 What a general client does around a request costs several times the system calls that it is
-about, and what it does with a body costs a copy. This one does what `Wire` promises and
+about, and what it does with a body costs a copy. This one does what `HttpClient` promises and
 nothing else: no redirects, no cookies, one request at a time per connection. A connection
 that ended while it was idle is replaced, once.
 """
@@ -18,20 +18,20 @@ from typing import NamedTuple
 import anyio
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.connection import Connection
 from hftransfer._http.errors import reason_of, silent, unreachable, untrusted
 from hftransfer._http.exchange import Exchange, Origin, StaleError, broken
 from hftransfer._http.parser import Headers
 from hftransfer._http.proxy import Proxy, open_tunnel, parse_proxy
-from hftransfer._http.rcvlowat import LowWater
+from hftransfer._http.rcvlowat import LowWaterMark
 from hftransfer._http.settings import Proxies
-from hftransfer._io.file_range import MemoryRegion, Region
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.file_range import BodyRange, MemoryRange
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import RejectedError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("Http1Client",)
+__all__ = ("ConnectionPool",)
 
 _TARGET = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
@@ -44,12 +44,12 @@ _COPIED = 64 * 1024
 _NEXT_ADDRESS = 0.25
 # Seconds for which the addresses of a host are not asked for again, as with aiohttp.
 _ADDRESSES_HOLD = 300.0
-_NOTHING = MemoryRegion(memoryview(b""))
+_NOTHING = MemoryRange(memoryview(b""))
 # A request is made anew on a new connection only if doing it twice does no harm.
 _IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 
 
-class Http1Client:
+class ConnectionPool:
     """The connections of one event loop to any number of hosts.
 
     Args:
@@ -63,7 +63,7 @@ class Http1Client:
         self,
         timeouts: Timeouts,
         make_tls: Callable[[], ssl.SSLContext],
-        throttle: Throttle,
+        throttle: RateLimiter,
         proxies: Proxies,
     ) -> None:
         self._timeouts = timeouts
@@ -94,7 +94,7 @@ class Http1Client:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: Region | None,
+        body: BodyRange | None,
         *,
         limit: int,
     ) -> Response:
@@ -116,7 +116,7 @@ class Http1Client:
         self,
         url: str,
         headers: Mapping[str, str],
-        span: Span,
+        span: ByteRangeBuffer,
         accepts: Callable[[int, Headers], bool],
         *,
         limit: int,
@@ -135,7 +135,7 @@ class Http1Client:
     async def _run(
         self,
         headers: Mapping[str, str],
-        body: Region | None,
+        body: BodyRange | None,
         make: Callable[[], Exchange],
     ) -> Response:
         exchange = make()
@@ -160,7 +160,7 @@ class Http1Client:
             raise broken(exchange, error.__cause__) from error.__cause__
 
     async def _exchange(
-        self, connection: Connection, head: bytes, body: Region, exchange: Exchange
+        self, connection: Connection, head: bytes, body: BodyRange, exchange: Exchange
     ) -> Response:
         size = len(body)
         beside = None
@@ -226,7 +226,7 @@ class Http1Client:
                     except BaseException:
                         plain.close()
                         raise
-                low_water = LowWater(plain, secure=secure)
+                low_water = LowWaterMark(plain, secure=secure)
                 _, connection = await loop.create_connection(
                     lambda: Connection(
                         origin, self._timeouts, self._throttle, low_water, self._forget

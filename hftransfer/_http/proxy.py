@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from hftransfer._http.errors import refused_by_proxy
-from hftransfer._http.parser import MalformedAnswerError, parse_head
+from hftransfer._http.parser import MalformedResponseError, parse_head
 from hftransfer.errors import NetworkError
 
 __all__ = ("Proxy", "open_tunnel", "parse_proxy")
@@ -69,7 +69,7 @@ async def open_tunnel(connected: socket.socket, proxy: Proxy, authority: str) ->
         answer += data
     try:
         status = parse_head(answer[:end], "CONNECT").status
-    except MalformedAnswerError as error:
+    except MalformedResponseError as error:
         raise NetworkError(f"the proxy on the way to {authority} speaks no HTTP: {error}") from None
     if not 200 <= status < 300:
         raise refused_by_proxy(authority, status)

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import Protocol
 
-__all__ = ("LowWater",)
+__all__ = ("LowWaterMark",)
 
 # Half of what a core's own cache holds, which so still holds it when it is copied.
 _MOST = 512 * 1024
@@ -32,7 +32,7 @@ class _Socket(Protocol):
     def setsockopt(self, level: int, name: int, value: int, /) -> None: ...
 
 
-class LowWater:
+class LowWaterMark:
     """The mark of one connection.
 
     Args:

@@ -16,17 +16,17 @@ from typing import Any
 
 import anyio.to_thread
 
-from hftransfer._io.file_range import Region
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.file_range import BodyRange
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import TransferError
 
-__all__ = ("Sender",)
+__all__ = ("RequestBodySender",)
 
 _PIECE = 256 * 1024
 _LARGE_PIECE = 4 << 20
 
 
-class Sender:
+class RequestBodySender:
     """One body on its way out.
 
     Args:
@@ -39,9 +39,9 @@ class Sender:
 
     def __init__(
         self,
-        body: Region,
+        body: BodyRange,
         transport: asyncio.Transport,
-        throttle: Throttle,
+        throttle: RateLimiter,
         answered: asyncio.Future[Any],
         moved: Callable[[], None],
     ) -> None:

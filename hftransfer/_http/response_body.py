@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.errors import broke_at, cut_short, no_http, too_long
 from hftransfer._http.exchange import Exchange, broken
-from hftransfer._http.parser import ChunkedBody, Head, MalformedAnswerError, decoded
+from hftransfer._http.parser import ChunkedBody, Head, MalformedResponseError, decoded
 from hftransfer.errors import NetworkError
 
-__all__ = ("Incoming", "Progress")
+__all__ = ("Progress", "ResponseBody")
 
 
 class Progress(Enum):
@@ -21,7 +21,7 @@ class Progress(Enum):
     CUT = "nothing else of it is wanted"
 
 
-class Incoming:
+class ResponseBody:
     """What becomes of the body of one answer.
 
     Args:
@@ -34,7 +34,7 @@ class Incoming:
 
     def __init__(self, exchange: Exchange, head: Head) -> None:
         self.head = head
-        self.is_refusal = False
+        self.is_error_response = False
         """True if the exchange has a span, and this is not what belongs there."""
         self.is_direct = False
         """True if the body is as long as the span: the transport itself may write into it."""
@@ -47,13 +47,13 @@ class Incoming:
         self._chunks = ChunkedBody() if head.chunked else None
         self._collected = bytearray()
         self._limit = exchange.limit
-        self._target: Span | None = None
+        self._target: ByteRangeBuffer | None = None
         """Where the body belongs, if it does not belong to whoever asked."""
         self._is_encoded = head.headers.get("content-encoding", "identity").lower() != "identity"
         if exchange.accepts is None:
             return
         if exchange.span is None or not exchange.accepts(head.status, head.headers):
-            self.is_refusal = True
+            self.is_error_response = True
             return
         self._target = exchange.span
         missing = exchange.stop - exchange.span.position
@@ -76,14 +76,14 @@ class Incoming:
         """Return the memory into which the transport may write; none if nothing is wanted."""
         if not self.is_direct or self._target is None:
             return memoryview(b"")
-        return self._target.rest[: self._left]
+        return self._target.remaining[: self._left]
 
     def arrived(self, count: int) -> Progress:
         """Note that the transport has written `count` bytes, into `room` or instead of it."""
         span = self._target
         assert span is not None
         assert self._left is not None
-        if not span.left:
+        if not span.missing:
             # It was made shorter while these were on their way; they are another's.
             return Progress.CUT
         span.advance(count)
@@ -91,14 +91,14 @@ class Incoming:
         self._left -= count
         if not self._left:
             return Progress.ENDED
-        return Progress.MORE if span.left else Progress.CUT
+        return Progress.MORE if span.missing else Progress.CUT
 
     def take(self, data: memoryview) -> Progress:
         """Take bytes of the body that lie elsewhere.
 
         Raises:
             NetworkError: if more comes than belongs into the span.
-            MalformedAnswerError: if the body is none.
+            MalformedResponseError: if the body is none.
         """
         if self._left is not None:
             if len(data) > self._left:
@@ -121,13 +121,13 @@ class Incoming:
             return Progress.CUT
         return Progress.ENDED if ended else Progress.MORE
 
-    def _put(self, span: Span, data: memoryview) -> bool:
+    def _put(self, span: ByteRangeBuffer, data: memoryview) -> bool:
         """Copy into the span; return False if nothing else is wanted."""
         if len(data) > self._exchange.stop - span.position:
             raise too_long(self._exchange.url)
-        span.put(data[: span.left])
+        span.put(data[: span.missing])
         self.stored += len(data)
-        return span.left > 0 or span.stop == self._exchange.stop
+        return span.missing > 0 or span.stop == self._exchange.stop
 
     def settle(self, *, cut: bool) -> bytes:
         """Return what was collected, without its encoding; what belongs into the span is put there.
@@ -141,15 +141,15 @@ class Incoming:
         content = self._collected
         span = self._target
         if self._is_encoded and content and not cut:
-            limit = self._exchange.limit if span is None else span.left + 1
+            limit = self._exchange.limit if span is None else span.missing + 1
             content = self._decoded(content, limit)
         if span is None:
             return bytes(content[: self._exchange.limit])
         if self._is_encoded:
             if cut or len(content) > self._exchange.stop - span.position:
                 raise too_long(self._exchange.url)
-            span.put(memoryview(content)[: span.left])
-        if span.left:
+            span.put(memoryview(content)[: span.missing])
+        if span.missing:
             raise cut_short(self._exchange.url, span.position, self._exchange.stop)
         return b""
 
@@ -165,5 +165,5 @@ class Incoming:
         encoding = self.head.headers["content-encoding"].lower()
         try:
             return decoded(content, encoding, limit)
-        except MalformedAnswerError as error:
+        except MalformedResponseError as error:
             raise no_http(self._exchange.method, self._exchange.url, error) from error

@@ -17,10 +17,10 @@ from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
-from hftransfer._io.direct_io import WayChooser
+from hftransfer._io.direct_io import WritePolicy
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing
-from hftransfer._io.thread_batch import Batch
+from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local.store import LocalFileSink, check_destination, is_small
@@ -50,13 +50,13 @@ class HubCacheSink:
         self._commit = commit
         self._options = options
         self._force = force
-        self._ways: WayChooser | None = None
+        self._ways: WritePolicy | None = None
         # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
         self._leading: set[str] = set()
         self._absent: set[str] = set()
         """Etags of blobs that are to be fetched whatever others do meanwhile."""
-        self._batch = Batch(quick=not options.fsync)
+        self._batch = ThreadBatch(quick=not options.fsync)
 
     @property
     def location(self) -> str:
@@ -91,7 +91,7 @@ class HubCacheSink:
         if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
             blobs = self._repo.blobs
             check_destination(blobs, needed)
-            self._ways = WayChooser(self._options.direct_io, needed, cache_room())
+            self._ways = WritePolicy(self._options.direct_io, needed, cache_room())
             with writing(blobs):
                 blobs.mkdir(parents=True, exist_ok=True)
             create_cachedir_tag(self._repo.root)

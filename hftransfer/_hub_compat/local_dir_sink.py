@@ -21,10 +21,10 @@ from hftransfer._hub_compat.cache import RepoCache, content_etag
 from hftransfer._hub_compat.content import copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
-from hftransfer._io.direct_io import WayChooser
+from hftransfer._io.direct_io import WritePolicy
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing
-from hftransfer._io.thread_batch import Batch
+from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
@@ -58,11 +58,11 @@ class LocalDirSink:
         self._commit = commit
         self._options = options
         self._force = force
-        self._ways: WayChooser | None = None
+        self._ways: WritePolicy | None = None
         self._missing: dict[str, Path] = {}
         self._absent: set[str] = set()
         """Paths of which there is no copy that could be used, here or in the cache."""
-        self._batch = Batch(quick=not options.fsync)
+        self._batch = ThreadBatch(quick=not options.fsync)
 
     @property
     def location(self) -> str:
@@ -97,7 +97,7 @@ class LocalDirSink:
                 self._absent.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
-            self._ways = WayChooser(self._options.direct_io, needed, cache_room())
+            self._ways = WritePolicy(self._options.direct_io, needed, cache_room())
             with writing(self._local_dir.root):
                 self._local_dir.create()
 

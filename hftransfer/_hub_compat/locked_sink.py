@@ -18,7 +18,7 @@ from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.partial_file import writing
-from hftransfer._io.thread_batch import Batch
+from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.stores.local.store import LocalFileSink, SmallFileSink
 
 __all__ = ("LockedFileSink", "LockedSmallFileSink", "storing")
@@ -52,8 +52,8 @@ class LockedFileSink:
         self._target = target
 
     @property
-    def held(self) -> Mapping[int, str]:
-        return self._inner.held
+    def resumable_chunks(self) -> Mapping[int, str]:
+        return self._inner.resumable_chunks
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         await self._inner.read_into(chunk, buffer)
@@ -88,7 +88,11 @@ class LockedSmallFileSink:
     """
 
     def __init__(
-        self, publish: Callable[[memoryview], None], lock: FileLock, batch: Batch, target: Path
+        self,
+        publish: Callable[[memoryview], None],
+        lock: FileLock,
+        batch: ThreadBatch,
+        target: Path,
     ) -> None:
         self._lock = lock
         self._locked_publish = publish
@@ -96,8 +100,8 @@ class LockedSmallFileSink:
         self._inner = SmallFileSink(self._publish, batch)
 
     @property
-    def held(self) -> Mapping[int, str]:
-        return self._inner.held
+    def resumable_chunks(self) -> Mapping[int, str]:
+        return self._inner.resumable_chunks
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         await self._inner.read_into(chunk, buffer)

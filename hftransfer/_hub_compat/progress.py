@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hftransfer._core.events import Event, FileFinished, FileStarted, Moved, TransferStarted
+from hftransfer._core.events import BytesMoved, Event, FileFinished, FileStarted, TransferStarted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,7 +70,7 @@ class HubProgress:
             self._start(event.files)
         elif isinstance(event, FileStarted):
             self._grow(event.size)
-        elif isinstance(event, Moved):
+        elif isinstance(event, BytesMoved):
             self._bytes.update(event.bytes)
         elif isinstance(event, FileFinished):
             if event.skipped:

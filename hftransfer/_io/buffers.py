@@ -23,7 +23,7 @@ import anyio
 
 from hftransfer.errors import OptionsError
 
-__all__ = ("Arena", "Buffer", "BufferPool")
+__all__ = ("Allocator", "Buffer", "BufferPool")
 
 _GRAIN = 64 * 1024
 # Faults of less are taken sooner than a thread would have been started…
@@ -34,7 +34,7 @@ _WARMED_AT_ONCE = 2 << 20
 _MADV_POPULATE_WRITE = 23  # Linux 5.14, see madvise(2); Python does not name it
 
 
-class Arena:
+class Allocator:
     """Which stretches of ``[0, size)`` are free: lowest first, neighbours joined."""
 
     def __init__(self, size: int) -> None:
@@ -89,7 +89,7 @@ class BufferPool:
             raise OptionsError("the memory budget must be positive")
         self.budget = max(budget - budget % _GRAIN, _GRAIN)
         self.in_use = 0
-        self._arena = Arena(self.budget)
+        self._arena = Allocator(self.budget)
         self._memory: mmap.mmap | None = None
         self._warmer: _Warmer | None = None
         self._waiting: deque[tuple[int, anyio.Event]] = deque()

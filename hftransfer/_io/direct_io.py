@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-__all__ = ("DirectIO", "DirectWriter", "Turns", "WayChooser")
+__all__ = ("DirectIO", "DirectWriter", "SharedExclusiveLock", "WritePolicy")
 
 DirectIO: TypeAlias = Literal["auto", "on", "off"]
 
@@ -41,7 +41,7 @@ _DEAR = 0.5e-3 / (1 << 20)
 _UNSUITABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-class WayChooser:
+class WritePolicy:
     """Decides, write by write, whether to go past the page cache.
 
     ``on`` and ``off`` decide at once, and so does ``auto`` for a transfer that the page cache
@@ -56,8 +56,8 @@ class WayChooser:
       much longer than a copy should; while the disk could take all that arrives.
 
     From then on writes go past the page cache as long as the disk keeps up: one now and then
-    through it would hold up those beside it (see `Turns`) and cost what is to be saved. The
-    disk is tried from time to time, which costs nothing of the kind.
+    through it would hold up those beside it (see `SharedExclusiveLock`) and cost what is to be
+    saved. The disk is tried from time to time, which costs nothing of the kind.
 
     Used by the writers of all files of one sink, from several threads.
 
@@ -156,7 +156,7 @@ def _mean(known: float, new: float) -> float:
     return (1 - _FRESH) * known + _FRESH * new
 
 
-class Turns:
+class SharedExclusiveLock:
     """Lets direct writes of a file go side by side, and every other write alone.
 
     The kernel's lock of an inode would see to that, too, but it burns a core meanwhile:

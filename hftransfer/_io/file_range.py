@@ -22,13 +22,13 @@ __all__ = (
     "UNABLE",
     "WINDOW",
     "Body",
-    "FileRegion",
-    "MemoryRegion",
-    "Region",
+    "BodyRange",
+    "FileRange",
+    "MemoryRange",
+    "as_body_range",
     "changed",
     "read_fully",
     "reading",
-    "region_of",
 )
 
 # preadv2(2) can be told not to wait for the disk.
@@ -93,7 +93,7 @@ def read_fully(fd: int, buffer: memoryview, offset: int, *, wait: bool = True) -
     return filled
 
 
-class MemoryRegion:
+class MemoryRange:
     """Bytes in memory, which must not change while this is in use."""
 
     __slots__ = ("_view",)
@@ -134,7 +134,7 @@ class _Version(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns)
 
 
-class FileRegion:
+class FileRange:
     """Bytes of an open file, which must not change while this is in use.
 
     Args:
@@ -155,7 +155,7 @@ class FileRegion:
         self._version = version
 
     @classmethod
-    def whole(cls, fd: int, path: str) -> FileRegion:
+    def whole(cls, fd: int, path: str) -> FileRange:
         """Return all bytes that an open file has now."""
         version = _Version.of(fd)
         return cls(fd, 0, version.size, path, version)
@@ -163,9 +163,9 @@ class FileRegion:
     def __len__(self) -> int:
         return self._size
 
-    def part(self, start: int, size: int) -> FileRegion:
+    def part(self, start: int, size: int) -> FileRange:
         """Return a stretch of it."""
-        return FileRegion(self._fd, self._start + start, size, self._path, self._version)
+        return FileRange(self._fd, self._start + start, size, self._path, self._version)
 
     def check(self) -> None:
         """Check that nobody has written into the file since `whole`.
@@ -252,11 +252,11 @@ class FileRegion:
         return [hashers[name].hexdigest() for name in algorithms]
 
 
-Region: TypeAlias = MemoryRegion | FileRegion
-Body: TypeAlias = bytes | memoryview | FileRegion
+BodyRange: TypeAlias = MemoryRange | FileRange
+Body: TypeAlias = bytes | memoryview | FileRange
 """What can be the body of a request."""
 
 
-def region_of(body: Body) -> Region:
+def as_body_range(body: Body) -> BodyRange:
     """Return a body as a region of bytes, whatever the items of its view are."""
-    return body if isinstance(body, FileRegion) else MemoryRegion(memoryview(body).cast("B"))
+    return body if isinstance(body, FileRange) else MemoryRange(memoryview(body).cast("B"))

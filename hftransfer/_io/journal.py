@@ -49,14 +49,14 @@ class Journal:
             text = path.read_text("ascii", errors="replace")
         except FileNotFoundError:
             text = ""
-        self.held = parse_journal(text, header)
-        self.is_empty = not self.held
+        self.resumable_chunks = parse_journal(text, header)
+        self.is_empty = not self.resumable_chunks
         """True as long as no chunk is recorded."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        if not self.held:
+        if not self.resumable_chunks:
             flags |= os.O_TRUNC
         self._fd = os.open(path, flags, 0o666)
-        if not self.held:
+        if not self.resumable_chunks:
             os.write(self._fd, header.encode() + b"\n")
         elif not text.endswith("\n"):
             os.write(self._fd, b"\n")

@@ -7,14 +7,14 @@ from types import TracebackType
 
 import anyio
 
-__all__ = ("Slots",)
+__all__ = ("ResizableLimiter",)
 
 # Between the end of one request and the next, with some of them always on their way to a sink,
 # all slots are rarely taken at once: so much of them is enough.
 _BUSY = 7 / 8
 
 
-class Slots:
+class ResizableLimiter:
     """A counted limit, first come, first served. Also an async context manager.
 
     Args:
@@ -29,7 +29,7 @@ class Slots:
 
     @property
     def idle(self) -> int:
-        """Slots that nobody wants now."""
+        """Free slots."""
         return 0 if self._waiting else max(0, self.limit - self.in_use)
 
     @property

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hftransfer._io.direct_io import DirectWriter, Turns, WayChooser
+from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
 from hftransfer._io.journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError, TransferError
 
@@ -98,12 +98,12 @@ class PartialFile:
         identity: str,
         size: int,
         chunk_size: int,
-        ways: WayChooser | None = None,
+        ways: WritePolicy | None = None,
     ) -> None:
         self.size = size
         self._ways = ways if ways is not None and ways.is_possible else None
         self._direct: DirectWriter | None = None
-        self._turns = Turns()
+        self._turns = SharedExclusiveLock()
         with writing(folder):
             self.path, self._fd = _claim(folder, stem)
         try:
@@ -122,9 +122,9 @@ class PartialFile:
             raise
 
     @property
-    def held(self) -> dict[int, str]:
+    def resumable_chunks(self) -> dict[int, str]:
         """Chunks that were there when it was opened: index to XXH3-128, unverified."""
-        return self.journal.held
+        return self.journal.resumable_chunks
 
     def write(self, index: int, start: int, data: memoryview, digest: str) -> None:
         """Write `data` at `start` and record it as chunk `index`.

@@ -11,7 +11,7 @@ import anyio
 
 from hftransfer.errors import OptionsError
 
-__all__ = ("Pause", "Throttle")
+__all__ = ("Pause", "RateLimiter")
 
 # What may pass at once after a silence, seconds of the rate: enough to hide a timer's slack.
 _BURST = 0.05
@@ -21,7 +21,7 @@ _SMALLEST_PIECE = 16 * 1024
 _NOTICE = 0.1
 
 
-class Throttle:
+class RateLimiter:
     """Says how long to pause after bytes have moved, so that their rate stays below a cap.
 
     It is asked after the fact, because only then it is known how much the network gave:
@@ -110,7 +110,7 @@ class Pause:
     __slots__ = ("_changes", "_clock", "_throttle", "_until")
 
     def __init__(
-        self, throttle: Throttle, clock: Callable[[], float], changes: int, seconds: float
+        self, throttle: RateLimiter, clock: Callable[[], float], changes: int, seconds: float
     ) -> None:
         self._throttle = throttle
         self._clock = clock

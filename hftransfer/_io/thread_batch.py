@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import anyio
 import anyio.to_thread
 
-__all__ = ("Batch",)
+__all__ = ("ThreadBatch",)
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class _Item:
         self.finished = True
 
 
-class Batch:
+class ThreadBatch:
     """Runs calls one after another, never two at a time.
 
     Args:

@@ -14,19 +14,19 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
-from hftransfer._io.file_range import FileRegion
+from hftransfer._io.file_range import FileRange
 
 __all__ = (
     "ByteStream",
     "Entry",
+    "FileBackedSource",
     "FileSink",
     "FillStream",
-    "Lender",
-    "RegionSink",
+    "SendfileSink",
     "Sink",
     "Source",
 )
@@ -80,7 +80,7 @@ class FillStream:
         self._position = 0
 
     async def readinto(self, buffer: memoryview) -> None:
-        await self._source.fill(self._entry, Span(self._position, buffer))
+        await self._source.fill(self._entry, ByteRangeBuffer(self._position, buffer))
         self._position += len(buffer)
 
 
@@ -103,7 +103,7 @@ class Source(Protocol):
             AccessError: if it may not be read.
         """
 
-    async def fill(self, entry: Entry, span: Span) -> None:
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
         """Fill what is missing of `span` with the bytes of `entry`: all of it, or raise.
 
         What has arrived before an error stays in the span, and the next call goes on there.
@@ -119,10 +119,10 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Lender(Protocol):
+class FileBackedSource(Protocol):
     """A source whose files need not be read into memory, since they lie on this machine."""
 
-    def lend(self, entry: Entry) -> AbstractAsyncContextManager[FileRegion]:
+    def open_file(self, entry: Entry) -> AbstractAsyncContextManager[FileRange]:
         """Open `entry`, for its bytes to be read and sent from there.
 
         Raises:
@@ -136,7 +136,7 @@ class FileSink(Protocol):
     """One file on its way into a sink."""
 
     @property
-    def held(self) -> Mapping[int, str]:
+    def resumable_chunks(self) -> Mapping[int, str]:
         """Chunks kept from an interrupted transfer: index to XXH3-128. Not yet verified."""
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
@@ -156,7 +156,7 @@ class FileSink(Protocol):
 
 
 @runtime_checkable
-class RegionSink(Protocol):
+class SendfileSink(Protocol):
     """A file sink that can take chunks from where they lie in a file.
 
     The bytes that it reads may be others than those that were hashed, if somebody writes
@@ -165,11 +165,11 @@ class RegionSink(Protocol):
     """
 
     @property
-    def region_checksum(self) -> str | None:
+    def sendfile_checksum(self) -> str | None:
         """Name of that checksum (see `_core.checksums`), or None if chunks must come in memory."""
 
-    async def write_region(
-        self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes
+    async def write_file_range(
+        self, chunk: Chunk, region: FileRange, digest: str, checksum: bytes
     ) -> None:
         """Store `region`, whose XXH3-128 is `digest`, as `FileSink.write` does."""
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest, chunk_digest, new_hasher
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
@@ -53,7 +53,7 @@ class MemoryStore:
         """(path, start, stop) of every read, in order, failed ones included."""
         self.open_files = 0
         """Files begun as a sink and neither committed nor aborted."""
-        self.held: dict[str, dict[int, bytes]] = {}
+        self.resumable_chunks: dict[str, dict[int, bytes]] = {}
         """Chunks kept by aborted files, by path and chunk index."""
         self.damaged: set[tuple[str, int]] = set()
         self._digests = digests
@@ -117,10 +117,10 @@ class MemoryStore:
         digest = Digest("sha256", sha256) if self._digests else None
         return Entry(path=path, size=len(content), digest=digest, etag=sha256)
 
-    async def fill(self, entry: Entry, span: Span) -> None:
-        if not self._ranges and (span.start, span.wanted) != (0, entry.size):
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
+        if not self._ranges and (span.start, span.limit) != (0, entry.size):
             raise RangeNotSupportedError(f"{self.location}{entry.path}: no ranges here")
-        rest = span.rest
+        rest = span.remaining
         await self._read(entry, span.position, rest)
         span.advance(len(rest))
 
@@ -166,8 +166,8 @@ class _MemoryFileSink:
     def __init__(self, store: MemoryStore, entry: Entry) -> None:
         self._store = store
         self._entry = entry
-        self._chunks = store.held.pop(entry.path, {})
-        self.held = {
+        self._chunks = store.resumable_chunks.pop(entry.path, {})
+        self.resumable_chunks = {
             index: chunk_digest(memoryview(content)) for index, content in self._chunks.items()
         }
 
@@ -193,4 +193,4 @@ class _MemoryFileSink:
         await anyio.lowlevel.checkpoint()
         self._store.open_files -= 1
         if self._chunks and not discard:
-            self._store.held[self._entry.path] = self._chunks
+            self._store.resumable_chunks[self._entry.path] = self._chunks

@@ -9,10 +9,10 @@ from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.errors import UnsupportedError
 from hftransfer.stores.base import Entry, FileSink
 
-__all__ = ("DiscardSink",)
+__all__ = ("NullSink",)
 
 
-class DiscardSink:
+class NullSink:
     """Takes every file and forgets it."""
 
     limits = PartLimits()
@@ -30,7 +30,7 @@ class DiscardSink:
 
 class _Discarded:
     def __init__(self) -> None:
-        self.held: Mapping[int, str] = {}
+        self.resumable_chunks: Mapping[int, str] = {}
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         raise UnsupportedError(f"chunk {chunk.index} was discarded")

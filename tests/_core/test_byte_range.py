@@ -7,31 +7,31 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 
 
 def test_what_has_arrived_is_not_asked_for_again() -> None:
     """After a part has arrived, position, rest and left are about what is missing."""
     buffer = memoryview(bytearray(10))
-    span = Span(100, buffer)
+    span = ByteRangeBuffer(100, buffer)
 
     span.put(b"abc")
 
-    assert (span.position, span.stop, span.left) == (103, 110, 7)
-    span.rest[:] = b"defghij"
+    assert (span.position, span.stop, span.missing) == (103, 110, 7)
+    span.remaining[:] = b"defghij"
     span.advance(7)
-    assert span.left == 0
+    assert span.missing == 0
     assert bytes(buffer) == b"abcdefghij"
 
 
 def test_a_restarted_span_misses_everything() -> None:
     """`restart` is for sources that only begin at the beginning."""
-    span = Span(0, memoryview(bytearray(4)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(4)))
     span.put(b"ab")
 
     span.restart()
 
-    assert (span.position, span.left) == (0, 4)
+    assert (span.position, span.missing) == (0, 4)
 
 
 @given(
@@ -47,15 +47,15 @@ def test_spans_that_were_split_cover_every_byte_once(
     """However spans are filled and split meanwhile, together they are the whole stretch."""
     content = bytes(index % 251 for index in range(size))
     buffer = memoryview(bytearray(size))
-    spans = [Span(1000, buffer)]
+    spans = [ByteRangeBuffer(1000, buffer)]
     for which, count, ways in steps:
         span = spans[which % len(spans)]
-        arrived = min(count, span.left)
+        arrived = min(count, span.missing)
         span.put(content[span.position - 1000 : span.position - 1000 + arrived])
         other = span.split(minimum, ways)
         if other is not None:
-            assert span.left >= minimum
-            assert other.left // (ways - 1) <= span.left < other.left // (ways - 1) + ways
+            assert span.missing >= minimum
+            assert other.missing // (ways - 1) <= span.missing < other.missing // (ways - 1) + ways
             spans.append(other)
 
     ends = sorted((span.start, span.stop) for span in spans)

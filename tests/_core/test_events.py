@@ -8,10 +8,10 @@ import logging
 import pytest
 
 from hftransfer._core.events import (
+    BytesMoved,
     Event,
     FileFinished,
     FileStarted,
-    Moved,
     Retrying,
     TransferStarted,
     emit,
@@ -20,9 +20,9 @@ from hftransfer._core.events import (
 EVENTS: list[Event] = [
     TransferStarted(files=1, bytes=10),
     FileStarted("a", 10),
-    Moved("a", 4, reused=True),
+    BytesMoved("a", 4, reused=True),
     Retrying("a", ValueError("x"), 0.5),
-    Moved("a", -4),
+    BytesMoved("a", -4),
     FileFinished("a", 10),
 ]
 

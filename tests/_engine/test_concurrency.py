@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._engine.concurrency import Controller
+from hftransfer._engine.concurrency import ConcurrencyController
 
 MB = 1_000_000
 
 
 def _run(
-    controller: Controller,
+    controller: ConcurrencyController,
     network: Callable[[int], float],
     *,
     seconds: float,
@@ -36,7 +36,7 @@ def test_it_fills_a_network_that_holds_each_connection_back(
     per_connection: int, capacity: int
 ) -> None:
     """Most of what can be had is had within some seconds, with no crowd of idle connections."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
 
     def network(connections: int) -> float:
         return MB * min(connections * per_connection, capacity)
@@ -95,7 +95,7 @@ def test_a_far_network_is_not_judged_before_it_is_at_full_speed(
 
     Neither does the silence between two requests of all of them pass for a collapse.
     """
-    controller = Controller(start=16, maximum=64)
+    controller = ConcurrencyController(start=16, maximum=64)
     connections: list[FarConnection] = []
     moved = 0.0
     for tick in range(1, 1001):
@@ -113,7 +113,7 @@ def test_a_far_network_is_not_judged_before_it_is_at_full_speed(
 
 def test_halving_is_taken_back_where_it_makes_things_worse() -> None:
     """Where every connection became slower, fewer of them are not what was wanted."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
     now, moved = _run(controller, lambda connections: 50 * MB * connections, seconds=3.0)
     assert controller.limit == 64
 
@@ -124,7 +124,7 @@ def test_halving_is_taken_back_where_it_makes_things_worse() -> None:
 
 def test_it_starts_modest_and_doubles_quickly() -> None:
     """From 8 to 64 in less than a second where that pays."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
     assert controller.limit == 8
 
     _run(controller, lambda connections: 50 * MB * connections, seconds=0.9)
@@ -134,7 +134,7 @@ def test_it_starts_modest_and_doubles_quickly() -> None:
 
 def test_it_stays_where_more_bring_nothing() -> None:
     """A network that one connection fills sees hardly more than the first ones."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
 
     _run(controller, lambda connections: 1000 * MB, seconds=10.0)
 
@@ -143,7 +143,7 @@ def test_it_stays_where_more_bring_nothing() -> None:
 
 def test_it_takes_back_a_step_that_costs() -> None:
     """Some stores collapse beyond a number of connections: it goes back below that number."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
 
     def network(connections: int) -> float:
         return 50 * MB * connections if connections <= 20 else 10 * MB
@@ -155,7 +155,7 @@ def test_it_takes_back_a_step_that_costs() -> None:
 
 def test_it_tries_fewer_when_goodput_collapses() -> None:
     """A limit that appears in the middle of a transfer is found."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
     now, moved = _run(controller, lambda connections: 50 * MB * connections, seconds=3.0)
     assert controller.limit == 64
 
@@ -169,7 +169,7 @@ def test_it_tries_fewer_when_goodput_collapses() -> None:
 
 def test_a_slow_network_is_not_taken_for_a_crowded_one() -> None:
     """Where everything became ten times slower, few connections are not enough for long."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
     now, moved = _run(controller, lambda connections: 50 * MB * connections, seconds=3.0)
 
     _run(controller, lambda connections: 5 * MB * connections, seconds=60.0, start=now, moved=moved)
@@ -179,7 +179,7 @@ def test_a_slow_network_is_not_taken_for_a_crowded_one() -> None:
 
 def test_one_complaint_halves_once() -> None:
     """All connections hear the same refusal at once; growing waits some seconds."""
-    controller = Controller(start=32, maximum=64)
+    controller = ConcurrencyController(start=32, maximum=64)
 
     limits = [controller.slow_down(1.0) for _ in range(5)]
 
@@ -192,7 +192,7 @@ def test_one_complaint_halves_once() -> None:
 
 def test_a_later_complaint_halves_again() -> None:
     """If half as many are still too many, a quarter is next, and at least one remains."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
     now = 0.0
     for expected in (4, 2, 1, 1):
         assert controller.slow_down(now) == expected
@@ -201,7 +201,7 @@ def test_a_later_complaint_halves_again() -> None:
 
 def test_what_is_not_used_says_nothing() -> None:
     """While there is too little work for all connections the number stays."""
-    controller = Controller(start=8, maximum=64)
+    controller = ConcurrencyController(start=8, maximum=64)
 
     _run(controller, lambda connections: 50 * MB * connections, seconds=5.0, saturated=False)
 
@@ -211,7 +211,7 @@ def test_what_is_not_used_says_nothing() -> None:
 @pytest.mark.parametrize("start", [1, 100])
 def test_the_maximum_holds(start: int) -> None:
     """Never more than the maximum, wherever it starts."""
-    controller = Controller(start=start, maximum=20)
+    controller = ConcurrencyController(start=start, maximum=20)
 
     _run(controller, lambda connections: 50 * MB * connections, seconds=30.0)
 

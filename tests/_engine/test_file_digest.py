@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from hftransfer._core.digests import INLINE, Digest
-from hftransfer._engine.file_digest import Front
+from hftransfer._engine.file_digest import OrderedHasher
 from hftransfer.errors import IntegrityError
 
 pytestmark = pytest.mark.anyio
@@ -48,9 +48,11 @@ def threads() -> anyio.CapacityLimiter:
     return anyio.CapacityLimiter(math.inf)
 
 
-def _front(chunks: list[bytes] = CHUNKS) -> Front:
+def _front(chunks: list[bytes] = CHUNKS) -> OrderedHasher:
     whole = b"".join(chunks)
-    return Front(Digest("sha256", hashlib.sha256(whole).hexdigest()), len(whole), len(chunks))
+    return OrderedHasher(
+        Digest("sha256", hashlib.sha256(whole).hexdigest()), len(whole), len(chunks)
+    )
 
 
 async def _pass_by() -> None:
@@ -130,7 +132,7 @@ async def test_a_cancelled_chunk_can_be_fed_again(threads: anyio.CapacityLimiter
 
 async def test_other_bytes_have_another_digest(threads: anyio.CapacityLimiter) -> None:
     """What is wrong is told with both digests."""
-    front = Front(Digest("sha256", "0" * 64), LONG, 1)
+    front = OrderedHasher(Digest("sha256", "0" * 64), LONG, 1)
 
     await front.feed(0, memoryview(CHUNKS[0]), threads)
 

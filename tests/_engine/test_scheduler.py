@@ -10,9 +10,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from hftransfer._core.byte_range import Span
-from hftransfer._engine.scheduler import Fetcher, Reading, pick_split, pick_stuck
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._engine.scheduler import DownloadScheduler, InFlightRead, pick_split, pick_stuck
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import ByteStream, Entry
@@ -49,7 +49,7 @@ class _Scripted:
     location = "scripted"
     commit: str | None = None
 
-    def __init__(self, *scripts: Callable[[Span], AsyncIterator[None]]) -> None:
+    def __init__(self, *scripts: Callable[[ByteRangeBuffer], AsyncIterator[None]]) -> None:
         self.asked: list[tuple[int, int]] = []
         self.at_a_time = 0
         self.most_at_a_time = 0
@@ -58,7 +58,7 @@ class _Scripted:
     async def list(self) -> Sequence[Entry]:
         return [ENTRY]
 
-    async def fill(self, entry: Entry, span: Span) -> None:
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
         self.asked.append((span.position - self.base, span.stop - self.base))
         self.at_a_time += 1
         self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
@@ -77,17 +77,17 @@ class _Scripted:
 
 
 def _fetcher(
-    connections: int | None = 8, *, chunk_slots: int = 16, throttle: Throttle | None = None
-) -> Fetcher:
+    connections: int | None = 8, *, chunk_slots: int = 16, throttle: RateLimiter | None = None
+) -> DownloadScheduler:
     """A fetcher whose clock shows one second more each time that it is read."""
     seconds = itertools.count()
-    return Fetcher(
+    return DownloadScheduler(
         connections,
         start=8,
         maximum=64,
         chunk_slots=chunk_slots,
         retry=RETRY,
-        throttle=throttle or Throttle(),
+        throttle=throttle or RateLimiter(),
         clock=lambda: float(next(seconds)),
     )
 
@@ -96,13 +96,15 @@ def _ignore(error: TransientError, delay: float) -> None:
     pass
 
 
-async def _fill(fetcher: Fetcher, source: _Scripted, *, is_last: bool = True) -> bytes:
+async def _fill(fetcher: DownloadScheduler, source: _Scripted, *, draining: bool = True) -> bytes:
     """Fill one chunk, the only one of the file, while the fetcher is steered."""
     buffer = bytearray(SIZE)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(fetcher.steer, lambda: is_last)
+        tasks.start_soon(fetcher.run, lambda: draining)
         with anyio.fail_after(30):
-            await fetcher.fill(source, ENTRY, Span(source.base, memoryview(buffer)), _ignore)
+            await fetcher.fill(
+                source, ENTRY, ByteRangeBuffer(source.base, memoryview(buffer)), _ignore
+            )
         tasks.cancel_scope.cancel()
     assert fetcher.slots.in_use == 0
     return bytes(buffer)
@@ -112,7 +114,7 @@ async def test_a_chunk_is_one_request_where_memory_holds_enough_chunks() -> None
     """With no more connections than chunks, cutting would only cost requests."""
     source = _Scripted()
 
-    assert await _fill(_fetcher(8, chunk_slots=16), source, is_last=False) == _content(0, SIZE)
+    assert await _fill(_fetcher(8, chunk_slots=16), source, draining=False) == _content(0, SIZE)
 
     assert source.asked == [(0, SIZE)]
 
@@ -145,7 +147,7 @@ async def test_the_front_of_a_file_is_shared_by_idle_connections(index: int, pie
     source = _Scripted()
     source.base = index * SIZE
 
-    assert await _fill(_fetcher(16), source, is_last=False) == _content(0, SIZE)
+    assert await _fill(_fetcher(16), source, draining=False) == _content(0, SIZE)
 
     assert len(source.asked) == source.most_at_a_time == pieces
 
@@ -162,7 +164,7 @@ async def test_pieces_are_not_smaller_than_a_mebibyte() -> None:
 async def test_what_arrived_before_an_error_is_not_asked_for_again() -> None:
     """The next try asks for the rest alone."""
 
-    async def cut(span: Span) -> AsyncIterator[None]:
+    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.put(_content(0, 3 * MIB))
         yield
         raise NetworkError("cut")
@@ -177,14 +179,14 @@ async def test_what_arrived_before_an_error_is_not_asked_for_again() -> None:
 async def test_a_connection_that_is_cut_again_and_again_still_gets_there() -> None:
     """Failures count only as long as nothing arrives in between: 7 cuts, 4 attempts."""
 
-    async def cut(span: Span) -> AsyncIterator[None]:
+    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.put(_content(span.filled, span.filled + MIB))
         yield
         raise NetworkError("cut")
 
     source = _Scripted(*[cut] * 7)
 
-    assert await _fill(_fetcher(), source, is_last=False) == _content(0, SIZE)
+    assert await _fill(_fetcher(), source, draining=False) == _content(0, SIZE)
 
     assert source.asked == [(index * MIB, SIZE) for index in range(8)]
 
@@ -192,7 +194,7 @@ async def test_a_connection_that_is_cut_again_and_again_still_gets_there() -> No
 async def test_who_gets_no_further_gives_up() -> None:
     """The same byte for the fourth time, and the last error is raised."""
 
-    async def cut(span: Span) -> AsyncIterator[None]:
+    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.put(_content(0, MIB - span.filled))
         yield
         raise NetworkError("cut")
@@ -201,7 +203,9 @@ async def test_who_gets_no_further_gives_up() -> None:
     fetcher = _fetcher()
 
     with pytest.raises(NetworkError, match="gave up after 4 tries"):
-        await fetcher.fill(source, ENTRY, Span(source.base, memoryview(bytearray(SIZE))), _ignore)
+        await fetcher.fill(
+            source, ENTRY, ByteRangeBuffer(source.base, memoryview(bytearray(SIZE))), _ignore
+        )
 
     assert fetcher.slots.in_use == 0
 
@@ -210,12 +214,12 @@ async def test_at_the_end_idle_connections_take_over_half() -> None:
     """The rest of a slow connection is halved until it is not worth it."""
     released = anyio.Event()
 
-    async def slow(span: Span) -> AsyncIterator[None]:
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.put(_content(0, MIB))
         await released.wait()
         yield
 
-    async def release_when_taken(span: Span) -> AsyncIterator[None]:
+    async def release_when_taken(span: ByteRangeBuffer) -> AsyncIterator[None]:
         released.set()
         yield
 
@@ -236,7 +240,7 @@ async def test_before_the_end_nobody_takes_over() -> None:
     """As long as further chunks come, idle connections wait for those."""
     turns = 0
 
-    async def slow(span: Span) -> AsyncIterator[None]:
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
         nonlocal turns
         for _ in range(6):  # as many ticks, in which nothing happens
             await anyio.sleep(0.05)
@@ -245,7 +249,7 @@ async def test_before_the_end_nobody_takes_over() -> None:
 
     source = _Scripted(slow)
 
-    await _fill(_fetcher(), source, is_last=False)
+    await _fill(_fetcher(), source, draining=False)
 
     assert turns == 6
     assert source.asked == [(0, SIZE)]
@@ -254,7 +258,7 @@ async def test_before_the_end_nobody_takes_over() -> None:
 async def test_a_connection_that_brings_nothing_is_replaced() -> None:
     """Hung for ever, it is given up as soon as another one has shown what is possible."""
 
-    async def hang(span: Span) -> AsyncIterator[None]:
+    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.put(_content(0, 7 * MIB))  # too little is left to be shared
         await anyio.sleep_forever()
         yield
@@ -271,14 +275,14 @@ async def test_a_connection_that_brings_nothing_is_replaced() -> None:
 async def test_under_a_bandwidth_cap_nobody_is_slow() -> None:
     """What we hold back ourselves is neither shared nor replaced."""
 
-    async def slow(span: Span) -> AsyncIterator[None]:
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
         for _ in range(6):
             await anyio.sleep(0.05)
             yield
 
     source = _Scripted(slow)
 
-    await _fill(_fetcher(throttle=Throttle(1e6)), source)
+    await _fill(_fetcher(throttle=RateLimiter(1e6)), source)
 
     assert source.asked == [(0, SIZE)]
 
@@ -286,14 +290,14 @@ async def test_under_a_bandwidth_cap_nobody_is_slow() -> None:
 async def test_a_server_that_asks_for_less_gets_less() -> None:
     """A throttled request halves the number of connections; a given number stays."""
 
-    async def refuse(span: Span) -> AsyncIterator[None]:
+    async def refuse(span: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ThrottledError("slow down", response=None, retry_after=0.0)
 
     adaptive, fixed = _fetcher(None), _fetcher(6)
 
-    await _fill(adaptive, _Scripted(refuse), is_last=False)
-    await _fill(fixed, _Scripted(refuse), is_last=False)
+    await _fill(adaptive, _Scripted(refuse), draining=False)
+    await _fill(fixed, _Scripted(refuse), draining=False)
 
     assert adaptive.slots.limit == 4
     assert fixed.slots.limit == 6
@@ -302,33 +306,33 @@ async def test_a_server_that_asks_for_less_gets_less() -> None:
 async def test_an_error_ends_all_pieces() -> None:
     """One piece that fails for good fails the chunk, as one error, and frees every slot."""
 
-    async def fail(span: Span) -> AsyncIterator[None]:
+    async def fail(span: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ValueError("no")
 
-    async def hang(span: Span) -> AsyncIterator[None]:
+    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
         await anyio.sleep_forever()
         yield
 
     fetcher = _fetcher(32, chunk_slots=8)
     with pytest.raises(ValueError, match="no"):
         await fetcher.fill(
-            _Scripted(hang, fail), ENTRY, Span(0, memoryview(bytearray(SIZE))), _ignore
+            _Scripted(hang, fail), ENTRY, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), _ignore
         )
 
     assert fetcher.slots.in_use == 0
 
 
-def _reading(left: int, *, filled: int, started: float) -> Reading:
-    span = Span(0, memoryview(bytearray(filled + left)))
+def _reading(left: int, *, filled: int, started: float) -> InFlightRead:
+    span = ByteRangeBuffer(0, memoryview(bytearray(filled + left)))
     span.advance(filled)
-    return Reading(span, lambda: True, started=started)
+    return InFlightRead(span, lambda: True, started=started)
 
 
 async def test_a_reading_waits_from_its_start_until_it_is_answered() -> None:
     """What is on its way counts as far as it goes; a source without requests never waits."""
     silent, answered, local = (_reading(MIB, filled=0, started=5.0) for _ in range(3))
-    answered.span.answered = 5.2
+    answered.span.response_started_at = 5.2
     answered.span.advance(100)
     local.span.advance(100)
 

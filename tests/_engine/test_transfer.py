@@ -13,13 +13,13 @@ import anyio.lowlevel
 import pytest
 
 from hftransfer._core import checksums
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest, chunk_digest
-from hftransfer._core.events import Event, FileFinished, Moved, Retrying, TransferStarted
+from hftransfer._core.events import BytesMoved, Event, FileFinished, Retrying, TransferStarted
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._engine.transfer import Context, transfer
-from hftransfer._io.file_range import FileRegion
+from hftransfer._io.file_range import FileRange
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -214,7 +214,7 @@ class _Corrupting(MemoryStore):
         super().__init__(FILES)
         self.times = times
 
-    async def fill(self, entry: Entry, span: Span) -> None:
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
         await super().fill(entry, span)
         if entry.path == "folder/large" and span.start == 0 and self.times:
             self.times -= 1
@@ -229,8 +229,8 @@ async def test_a_file_with_wrong_bytes_is_fetched_once_more() -> None:
     await _move(source, sink, context=Context.make(OPTIONS, events.append))
 
     assert sink.files == FILES
-    assert sink.held == {}
-    moved = sum(event.bytes for event in events if isinstance(event, Moved))
+    assert sink.resumable_chunks == {}
+    moved = sum(event.bytes for event in events if isinstance(event, BytesMoved))
     assert sum(map(len, FILES.values())) == moved
 
 
@@ -242,7 +242,7 @@ async def test_a_file_whose_bytes_stay_wrong_is_never_published() -> None:
         await _move(_Corrupting(times=2), sink)
 
     assert "folder/large" not in sink.files
-    assert sink.held == {}
+    assert sink.resumable_chunks == {}
     assert sink.open_files == 0
 
 
@@ -252,7 +252,7 @@ async def test_an_interrupted_file_goes_on_with_its_missing_chunks() -> None:
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
         await _move(source, sink)
-    kept = set(sink.held["folder/large"])
+    kept = set(sink.resumable_chunks["folder/large"])
     source.reads.clear()
 
     report = await _move(source, sink)
@@ -269,7 +269,7 @@ async def test_a_damaged_kept_chunk_is_fetched_again() -> None:
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
         await _move(source, sink)
-    sink.damage_held("folder/large", min(sink.held["folder/large"]))
+    sink.damage_held("folder/large", min(sink.resumable_chunks["folder/large"]))
 
     await _move(source, sink)
 
@@ -282,7 +282,7 @@ async def test_one_kept_chunk_feeds_the_sinks_that_lack_it() -> None:
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
         await _move(source, first)
-    kept = set(first.held["folder/large"])
+    kept = set(first.resumable_chunks["folder/large"])
     source.reads.clear()
     second = MemoryStore()
 
@@ -337,7 +337,7 @@ async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None
 
     assert sink.files == {}
     assert 0 == sink.open_files == context.pool.in_use
-    assert sink.held["file"]
+    assert sink.resumable_chunks["file"]
 
 
 async def test_observers_see_all_bytes_once() -> None:
@@ -354,7 +354,7 @@ async def test_observers_see_all_bytes_once() -> None:
 
     size = sum(map(len, FILES.values()))
     assert TransferStarted(4, size) == events[0]
-    assert size == sum(event.bytes for event in events if isinstance(event, Moved))
+    assert size == sum(event.bytes for event in events if isinstance(event, BytesMoved))
     assert sum(isinstance(event, FileFinished) for event in events) == 4
 
 
@@ -367,7 +367,7 @@ async def test_progress_of_a_file_that_is_given_up_stays() -> None:
     with pytest.raises(AccessError):
         await _move(source, sink, context=Context.make(OPTIONS, events.append))
 
-    moved = [event.bytes for event in events if isinstance(event, Moved)]
+    moved = [event.bytes for event in events if isinstance(event, BytesMoved)]
     assert moved
     assert min(moved) > 0
 
@@ -389,10 +389,10 @@ async def test_the_end_is_known_although_a_file_failed(
     context = Context.make(OPTIONS)
     last: list[Callable[[], bool]] = []
 
-    async def steer(is_last: Callable[[], bool]) -> None:
-        last.append(is_last)
+    async def run(draining: Callable[[], bool]) -> None:
+        last.append(draining)
 
-    monkeypatch.setattr(context.fetcher, "steer", steer)
+    monkeypatch.setattr(context.fetcher, "run", run)
     source = _Corrupting(times=9) if failing == "digest" else MemoryStore(FILES)
     sink = _Begun() if failing == "begin" else MemoryStore()
     if failing == "read":
@@ -475,13 +475,13 @@ class _ReadingFile:
         self._store = store
         self._entry = entry
         self._inner = inner
-        self.held = inner.held
-        self.region_checksum = store.checksum
+        self.resumable_chunks = inner.resumable_chunks
+        self.sendfile_checksum = store.checksum
         self.read_into, self.write = inner.read_into, inner.write
         self.commit, self.abort = inner.commit, inner.abort
 
-    async def write_region(
-        self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes
+    async def write_file_range(
+        self, chunk: Chunk, region: FileRange, digest: str, checksum: bytes
     ) -> None:
         data = region.get(0, len(region))
         assert chunk_digest(data) == digest
@@ -577,4 +577,8 @@ async def test_a_lent_file_that_is_written_to_is_a_changed_source(folder: Path) 
     assert "folder/large" not in sink.files
     assert sink.open_files == 0
     assert set(os.listdir("/proc/self/fd")) <= before
-    assert (context.lent.in_use, context.windows.borrowed_tokens, context.pool.in_use) == (0, 0, 0)
+    assert (
+        context.sendfile_limiter.in_use,
+        context.windows.borrowed_tokens,
+        context.pool.in_use,
+    ) == (0, 0, 0)

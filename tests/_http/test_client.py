@@ -14,8 +14,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.byte_range import Span
-from hftransfer._http.client import Wire
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._http.client import HttpClient
 from hftransfer._http.status import is_redirect, retry_after, status_error
 from hftransfer.errors import (
     AccessError,
@@ -78,7 +78,7 @@ async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> N
     url, content = served_file(hub)
     buffer = bytearray(1000)
     async with open_wire() as wire:
-        answer = await wire.fill(url, Span(70_000, memoryview(buffer)), size=SIZE)
+        answer = await wire.fill(url, ByteRangeBuffer(70_000, memoryview(buffer)), size=SIZE)
 
     assert answer is None
     assert bytes(buffer) == content[70_000:71_000]
@@ -92,17 +92,17 @@ async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> N
 async def test_a_span_knows_when_it_was_first_answered(hub: HubServer) -> None:
     """By the clock of `time.monotonic`, and only by an answer that brings what was asked for."""
     url, _ = served_file(hub)
-    span = Span(0, memoryview(bytearray(1000)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(1000)))
     hub.add_fault(Fault(action=Status(503)))
     async with open_wire() as wire:
         with pytest.raises(TransferError):
             await wire.fill(url, span, size=SIZE)
-        refused = span.answered
+        refused = span.response_started_at
         began = time.monotonic()
         await wire.fill(url, span, size=SIZE)
         assert refused is None
-        assert span.answered is not None
-        assert began <= span.answered <= time.monotonic()
+        assert span.response_started_at is not None
+        assert began <= span.response_started_at <= time.monotonic()
 
 
 @pytest.mark.asyncio
@@ -111,7 +111,7 @@ async def test_fill_of_a_whole_body_needs_no_range(hub: HubServer) -> None:
     url, content = served_file(hub)
     buffer = bytearray(SIZE)
     async with open_wire() as wire:
-        await wire.fill(url, Span(0, memoryview(buffer)), size=SIZE, ranged=False)
+        await wire.fill(url, ByteRangeBuffer(0, memoryview(buffer)), size=SIZE, ranged=False)
 
     assert bytes(buffer) == content
     assert [(request.range, request.status) for request in hub.requests] == [(None, 200)]
@@ -124,7 +124,7 @@ async def test_the_whole_body_in_place_of_a_range_is_range_not_supported(hub: Hu
     hub.add_fault(Fault(action=IgnoreRange()))
     async with open_wire() as wire:
         with pytest.raises(RangeNotSupportedError, match="ignores ranges") as caught:
-            await wire.fill(url, Span(10, memoryview(bytearray(20))), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(10, memoryview(bytearray(20))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -136,7 +136,7 @@ async def test_another_range_than_asked_for_is_a_network_error(hub: HubServer) -
     hub.add_fault(Fault(action=WrongRange(shift=64)))
     async with open_wire() as wire:
         with pytest.raises(NetworkError, match=r"bytes 10-29 were asked for, 'bytes 74-93/"):
-            await wire.fill(url, Span(10, memoryview(bytearray(20))), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(10, memoryview(bytearray(20))), size=SIZE)
 
 
 @pytest.mark.asyncio
@@ -191,7 +191,7 @@ async def test_an_answer_that_contradicts_the_request_is_refused(
     ):
         with pytest.raises(kind, match=message) as caught:
             await wire.fill(
-                f"{server.base}/f?{SECRET}", Span(4, memoryview(bytearray(4))), size=100
+                f"{server.base}/f?{SECRET}", ByteRangeBuffer(4, memoryview(bytearray(4))), size=100
             )
 
     assert "do-not-show" not in str(caught.value)
@@ -203,7 +203,7 @@ async def test_a_range_under_the_wrong_status_is_accepted() -> None:
     reply = answering("200 OK", "Content-Range: bytes 4-7/100", "Content-Length: 4", body=b"abcd")
     buffer = bytearray(4)
     async with raw_server(reply) as server, open_wire() as wire:
-        await wire.fill(f"{server.base}/x", Span(4, memoryview(buffer)), size=100)
+        await wire.fill(f"{server.base}/x", ByteRangeBuffer(4, memoryview(buffer)), size=100)
 
     assert buffer == b"abcd"
 
@@ -216,7 +216,7 @@ async def test_an_unknown_total_is_accepted() -> None:
     )
     buffer = bytearray(4)
     async with raw_server(reply) as server, open_wire() as wire:
-        await wire.fill(f"{server.base}/f", Span(4, memoryview(buffer)), size=100)
+        await wire.fill(f"{server.base}/f", ByteRangeBuffer(4, memoryview(buffer)), size=100)
 
     assert bytes(buffer) == b"abcd"
 
@@ -228,7 +228,7 @@ async def test_a_cut_body_names_how_far_it_came(hub: HubServer) -> None:
     hub.add_fault(Fault(action=CutBody(70_000)))
     async with open_wire() as wire:
         with pytest.raises(NetworkError, match="the body ended at byte 70100 of 200100") as caught:
-            await wire.fill(url, Span(100, memoryview(bytearray(200_000))), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(100, memoryview(bytearray(200_000))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -241,7 +241,7 @@ async def test_a_reset_is_a_network_error(hub: HubServer, after_bytes: int) -> N
     hub.add_fault(Fault(action=ResetConnection(after_bytes), times=1 if after_bytes else 2))
     async with open_wire() as wire:
         with pytest.raises(NetworkError) as caught:
-            await wire.fill(url, Span(0, memoryview(bytearray(SIZE))), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -254,7 +254,7 @@ async def test_silence_is_a_stall(hub: HubServer, after_bytes: int) -> None:
     hub.add_fault(Fault(action=Stall(after_bytes)))
     async with open_wire(read=0.2) as wire:
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing") as caught:
-            await wire.fill(url, Span(0, memoryview(bytearray(SIZE))), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -290,7 +290,7 @@ async def test_a_redirect_is_returned_and_not_followed(hub: HubServer) -> None:
     elsewhere = f"{hub.cdn_endpoint}/elsewhere?{SECRET}"
     hub.add_fault(Fault(action=Redirect(elsewhere), times=None))
     async with open_wire() as wire:
-        filled = await wire.fill(url, Span(0, memoryview(bytearray(9))), size=SIZE)
+        filled = await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(9))), size=SIZE)
         located = await wire.locate(url)
         requested = await wire.request("GET", url)
         async with wire.stream(url, size=SIZE) as streamed:
@@ -441,7 +441,7 @@ async def test_requests_share_a_connection_until_the_wire_is_closed(hub: HubServ
     url, _ = served_file(hub)
     async with open_wire() as wire:
         for start in (0, 100, 200):
-            await wire.fill(url, Span(start, memoryview(bytearray(100))), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(start, memoryview(bytearray(100))), size=SIZE)
     async with open_wire() as wire:
         await wire.request("GET", url)
 
@@ -458,7 +458,7 @@ async def test_aclose_closes_idle_connections() -> None:
         await exchange.reader.read()
         ended.set()
 
-    wire = Wire(Timeouts())
+    wire = HttpClient(Timeouts())
     async with raw_server(reply) as server:
         await wire.request("GET", f"{server.base}/")
         assert not ended.is_set()
@@ -521,8 +521,8 @@ async def test_a_ca_bundle_makes_a_private_server_trusted(
     buffer = bytearray(1000)
     with tls_hub as hub:
         url, content = served_file(hub)
-        wire = Wire(Timeouts(), verify=verify)
-        await wire.fill(url, Span(5, memoryview(buffer)), size=SIZE)
+        wire = HttpClient(Timeouts(), verify=verify)
+        await wire.fill(url, ByteRangeBuffer(5, memoryview(buffer)), size=SIZE)
         await wire.aclose()
 
     assert bytes(buffer) == content[5:1005]
@@ -569,9 +569,9 @@ async def test_a_refusal_carries_the_servers_words_and_wait(hub: HubServer) -> N
     buffer = memoryview(bytearray(9))
     async with open_wire() as wire:
         with pytest.raises(ThrottledError, match=r"answered 429: slow down$") as throttled:
-            await wire.fill(url, Span(0, buffer), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(0, buffer), size=SIZE)
         with pytest.raises(ServerError, match=r"answered 503$") as broken:
-            await wire.fill(url, Span(0, buffer), size=SIZE)
+            await wire.fill(url, ByteRangeBuffer(0, buffer), size=SIZE)
 
     assert throttled.value.retry_after == 3.0
     assert broken.value.retry_after is None

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.connection import Connection
 from hftransfer._http.exchange import Exchange, Origin
-from hftransfer._http.rcvlowat import LowWater
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._http.rcvlowat import LowWaterMark
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import StalledError
 from hftransfer.options import Timeouts
 from support.http import MIB, open_wire, partial_head, random_bytes, raw_server, until
@@ -73,9 +73,9 @@ class MarkedSocket:
 class Case:
     """A connection over which the head of a body of `SIZE` bytes has come."""
 
-    def __init__(self, throttle: Throttle, read: float = 30.0) -> None:
+    def __init__(self, throttle: RateLimiter, read: float = 30.0) -> None:
         self.memory = bytearray(SIZE)
-        self.span = Span(0, memoryview(self.memory))
+        self.span = ByteRangeBuffer(0, memoryview(self.memory))
         self.transport = Transport()
         self.losses: list[Connection] = []
         self.socket = MarkedSocket()
@@ -83,7 +83,7 @@ class Case:
             Origin("http", "h", 80),
             Timeouts(read=read),
             throttle,
-            LowWater(self.socket, secure=False),
+            LowWaterMark(self.socket, secure=False),
             self.losses.append,
         )
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
@@ -104,7 +104,7 @@ async def play(events: list[tuple[str, int]]) -> None:
     """Let events come in this order, in one round of the loop, and check what must hold."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
-    case = Case(Throttle())
+    case = Case(RateLimiter())
     connection, exchange, span = case.connection, case.exchange, case.span
     sent = 0
     for event, number in events:
@@ -126,14 +126,14 @@ async def play(events: list[tuple[str, int]]) -> None:
             span.split(1)
 
     assert len(case.losses) <= 1
-    filled = min(span.filled, span.wanted)
+    filled = min(span.filled, span.limit)
     assert case.memory[:filled] == b"\xff" * filled
     if connection.is_usable:
         assert sent == SIZE
         assert not case.transport.closing
     done = exchange.done
     if done.done() and not done.cancelled() and done.exception() is None:
-        assert span.left == 0
+        assert span.missing == 0
     connection.abort()
 
 
@@ -159,7 +159,7 @@ def test_a_trickle_is_not_a_stall_and_silence_is_one() -> None:
     """Twenty bytes, each just before time is up, are fine; then the time limit passes."""
     loop = JumpingLoop()
     content = random_bytes(MIB)
-    span = Span(0, memoryview(bytearray(MIB)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(MIB)))
 
     async def reply(exchange: Served) -> None:
         await partial_head(exchange, 0, MIB, MIB)
@@ -188,7 +188,7 @@ def test_a_pause_for_the_cap_is_not_a_stall() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, JumpingLoop)
-        throttle = Throttle(1.0, clock=loop.time)
+        throttle = RateLimiter(1.0, clock=loop.time)
         case = Case(throttle, read=5.0)
         case.receive(bytes(100))  # owes 100 seconds
         for _ in range(19):
@@ -221,7 +221,7 @@ def test_bytes_that_come_in_a_pause_lengthen_it() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, JumpingLoop)
-        case = Case(Throttle(100.0, clock=loop.time))
+        case = Case(RateLimiter(100.0, clock=loop.time))
         start = loop.time()
         for _ in range(3):
             case.receive(bytes(100))
@@ -238,7 +238,7 @@ def test_the_last_bytes_leave_a_connection_that_reads() -> None:
     """What they cost is waited for by whoever asked, so that a closed connection is noticed."""
 
     async def main() -> None:
-        case = Case(Throttle(100.0))
+        case = Case(RateLimiter(100.0))
         for _ in range(2):
             case.receive(bytes(SIZE // 2))
         assert case.exchange.done.done()

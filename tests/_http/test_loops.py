@@ -12,10 +12,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer._core.byte_range import Span
-from hftransfer._http.client import Wire
-from hftransfer._http.loops import Lane
-from hftransfer._http.pool import Http1Client
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._http.client import HttpClient
+from hftransfer._http.loops import LoopThread
+from hftransfer._http.pool import ConnectionPool
 from hftransfer.errors import (
     AccessError,
     NetworkError,
@@ -79,19 +79,19 @@ def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
 
 def watched(monkeypatch: pytest.MonkeyPatch, verb: str) -> list[threading.Thread]:
     used: list[threading.Thread] = []
-    real = getattr(Http1Client, verb)
+    real = getattr(ConnectionPool, verb)
 
     async def watch(*args: Any, **options: Any) -> Response:
         used.append(threading.current_thread())
         response: Response = await real(*args, **options)
         return response
 
-    monkeypatch.setattr(Http1Client, verb, watch)
+    monkeypatch.setattr(ConnectionPool, verb, watch)
     return used
 
 
 async def fill_at_once(
-    wire: Wire, url: str, buffer: bytearray, *, every: int, length: int | None = None
+    wire: HttpClient, url: str, buffer: bytearray, *, every: int, length: int | None = None
 ) -> None:
     """Fill `buffer` from the file at `url`, as long as it, by requests side by side.
 
@@ -102,7 +102,9 @@ async def fill_at_once(
 
     async def fill(start: int) -> None:
         stop = start + (every if length is None else length)
-        await wire.fill(url, Span(start, memoryview(buffer)[start:stop]), size=len(buffer))
+        await wire.fill(
+            url, ByteRangeBuffer(start, memoryview(buffer)[start:stop]), size=len(buffer)
+        )
 
     async with anyio.create_task_group() as tasks:
         for start in range(0, len(buffer), every):
@@ -226,9 +228,9 @@ async def test_errors_keep_their_type_between_threads(
         if reply is stall:
             wait_for_bodies(wire, 0.3)
         with pytest.raises(kind):
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
         wait_for_bodies(wire, 30.0)
-        await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
         assert wire._lanes.under_way == [10, 0]
 
     assert buffer == content
@@ -257,7 +259,7 @@ async def test_a_cancelled_body_in_a_lane_is_written_no_more(
             hung_up.set()
 
     buffer = bytearray(len(content))
-    span = Span(0, memoryview(buffer))
+    span = ByteRangeBuffer(0, memoryview(buffer))
     async with site.opened(reply, loops=2) as (server, wire):
         wire._lanes.under_way[0] = 10
         url = f"{server.base}/f"
@@ -273,7 +275,7 @@ async def test_a_cancelled_body_in_a_lane_is_written_no_more(
         assert span.filled == filled
 
         other = bytearray(BODY)
-        await wire.fill(url, Span(5, memoryview(other)), size=len(content))
+        await wire.fill(url, ByteRangeBuffer(5, memoryview(other)), size=len(content))
         assert other == content[:BODY]
 
     assert lanes_since(threads) == []
@@ -286,7 +288,9 @@ async def test_a_wire_closed_under_cancellation_leaves_no_thread(
     with anyio.CancelScope() as scope:
         async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, wire):
             wire._lanes.under_way[0] = 10
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(BODY))), size=BODY)
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY
+            )
             assert len(lanes_since(threads)) == 1
             scope.cancel()
 
@@ -302,7 +306,7 @@ async def test_a_wire_may_be_used_again_after_it_was_closed(
         wire._lanes.under_way[0] = 10
         for _ in range(2):
             buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
             assert buffer == content
             await wire.aclose()
             await wire.aclose()
@@ -326,7 +330,7 @@ async def test_one_cap_holds_for_all_loops(site: Site) -> None:
 
 async def test_a_lane_runs_the_same_kind_of_loop() -> None:
     """uvloop beside uvloop, asyncio beside asyncio, in another thread."""
-    lane = Lane()
+    lane = LoopThread()
     lane.open()
 
     async def where() -> tuple[type, int]:
@@ -344,7 +348,7 @@ async def test_a_lane_runs_the_same_kind_of_loop() -> None:
 @pytest.mark.parametrize("cancellations", [1, 5])
 async def test_a_cancelled_call_waits_until_its_work_has_ended(cancellations: int) -> None:
     """However often asyncio cancels the caller, it comes back only after the work."""
-    lane = Lane()
+    lane = LoopThread()
     lane.open()
     started, ended = threading.Event(), threading.Event()
     may_end = threading.Event()
@@ -378,7 +382,7 @@ async def test_a_cancelled_call_waits_until_its_work_has_ended(cancellations: in
 
 async def test_a_call_that_is_cancelled_at_once_neither_hangs_nor_leaks() -> None:
     """A cancellation may come before the lane has begun with the work."""
-    lane = Lane()
+    lane = LoopThread()
     lane.open()
     running: list[str] = []
 
@@ -401,7 +405,7 @@ async def test_a_call_that_is_cancelled_at_once_neither_hangs_nor_leaks() -> Non
 
 async def test_connections_of_a_wire_that_was_never_used_close(threads: set[Any]) -> None:
     """No thread is started for closing."""
-    wire = Wire(Timeouts(), loops=4)
+    wire = HttpClient(Timeouts(), loops=4)
     await wire.aclose()
 
     assert lanes_since(threads) == []

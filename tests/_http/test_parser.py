@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hftransfer._http.parser import (
     ChunkedBody,
     Headers,
-    MalformedAnswerError,
+    MalformedResponseError,
     decoded,
     parse_head,
 )
@@ -70,7 +70,7 @@ def test_where_a_body_ends(
 )
 def test_what_is_no_head_is_refused(head: bytes) -> None:
     """Rather than guessed at: a wrong guess hands out wrong bytes."""
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         parse_head(head, "GET")
 
 
@@ -79,7 +79,7 @@ def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
     """Nothing that a server sends raises another error."""
     try:
         parse_head(data, "GET")
-    except MalformedAnswerError:
+    except MalformedResponseError:
         pass
 
 
@@ -122,7 +122,7 @@ def test_bytes_behind_the_last_chunk_are_noticed() -> None:
 @pytest.mark.parametrize("raw", [b"x\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"\r\n", b"a" * 20_000])
 def test_what_are_no_chunks_is_refused(raw: bytes) -> None:
     """A body whose extent is not known is not handed out."""
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         ChunkedBody().feed(raw)
 
 
@@ -143,5 +143,5 @@ def test_an_encoded_body_is_decoded_up_to_a_limit(encoding: str, encoded: bytes)
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 def test_an_encoding_that_is_unknown_or_damaged_is_refused(encoding: str) -> None:
     """Its bytes are not taken for the content."""
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         decoded(bytearray(b"\x1f\x8bjunk"), encoding, 100)

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http import client, connection
 from hftransfer.errors import (
     NetworkError,
@@ -49,10 +49,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def without_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where an exchange of this module's tests would go by aiohttp."""
 
-    def unexpected(self: client.Wire) -> None:
+    def unexpected(self: client.HttpClient) -> None:
         raise AssertionError("aiohttp was asked")
 
-    monkeypatch.setattr(client.Wire, "_ready_aiohttp", unexpected)
+    monkeypatch.setattr(client.HttpClient, "_ready_aiohttp", unexpected)
 
 
 def words(status: str, *headers: str, body: bytes = b"", closes: bool = False) -> Reply:
@@ -84,10 +84,10 @@ async def test_a_small_body_lands_in_the_callers_memory(site: Site, size: int) -
     async with site.opened(ranged(CONTENT)) as (server, wire):
         for _ in range(3):
             memory = bytearray(b"#" * (size + 2))
-            span = Span(0, memoryview(memory)[1:-1])
+            span = ByteRangeBuffer(0, memoryview(memory)[1:-1])
             assert await wire.fill(f"{server.base}/f", span, size=len(CONTENT)) is None
             assert memory == b"#" + CONTENT[:size] + b"#"
-            assert span.left == 0
+            assert span.missing == 0
 
     assert server.connections == 1
 
@@ -104,7 +104,9 @@ async def test_a_head_may_arrive_in_any_number_of_pieces(site: Site) -> None:
 
     memory = bytearray(5)
     async with site.opened(reply) as (server, wire):
-        await wire.fill(f"{server.base}/f", Span(0, memoryview(memory)), size=5, ranged=False)
+        await wire.fill(
+            f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=5, ranged=False
+        )
 
     assert memory == b"hello"
 
@@ -129,7 +131,7 @@ async def test_a_body_of_unknown_length_is_the_same(
     async with site.opened(words("200 OK", *headers, body=body, closes=closes)) as (server, wire):
         for _ in range(2):
             memory = bytearray(5)
-            span = Span(0, memoryview(memory))
+            span = ByteRangeBuffer(0, memoryview(memory))
             await wire.fill(f"{server.base}/f", span, size=5, ranged=False)
             assert memory == b"hello"
             answer = await wire.request("GET", f"{server.base}/f")
@@ -148,7 +150,7 @@ async def test_a_cut_body_keeps_what_has_arrived(site: Site) -> None:
         exchange.writer.close()
 
     memory = bytearray(100_000)
-    span = Span(0, memoryview(memory))
+    span = ByteRangeBuffer(0, memoryview(memory))
     async with site.opened(reply) as (server, wire):
         with pytest.raises(NetworkError, match="ended at byte 1000 of 100000"):
             await wire.fill(f"{server.base}/f", span, size=len(CONTENT))
@@ -166,7 +168,9 @@ async def test_more_than_was_announced_is_an_error(site: Site) -> None:
     reply = words("200 OK", "Content-Length: 5", body=b"hello, world")
     async with site.opened(reply) as (server, wire):
         with pytest.raises(NetworkError, match="more bytes arrived"):
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(5))), size=5)
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(5))), size=5
+            )
 
 
 async def test_an_answer_about_another_file_costs_its_connection(site: Site) -> None:
@@ -175,7 +179,9 @@ async def test_an_answer_about_another_file_costs_its_connection(site: Site) -> 
     async with site.opened(reply) as (server, wire):
         for _ in range(2):
             with pytest.raises(SourceChangedError):
-                await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(5))), size=5)
+                await wire.fill(
+                    f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(5))), size=5
+                )
 
     assert server.connections == 2
 
@@ -199,7 +205,7 @@ async def test_requests_at_once_have_connections_of_their_own(site: Site) -> Non
         for _ in range(3):
             async with anyio.create_task_group() as tasks:
                 for _ in range(5):
-                    span = Span(0, memoryview(bytearray(1000)))
+                    span = ByteRangeBuffer(0, memoryview(bytearray(1000)))
                     tasks.start_soon(
                         lambda s=span: wire.fill(f"{server.base}/f", s, size=len(CONTENT))  # type: ignore[misc]
                     )
@@ -274,14 +280,18 @@ async def test_a_cancelled_request_costs_its_connection(site: Site) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(
                     lambda: wire.fill(
-                        f"{server.base}/f", Span(0, memoryview(memory)), size=len(CONTENT)
+                        f"{server.base}/f",
+                        ByteRangeBuffer(0, memoryview(memory)),
+                        size=len(CONTENT),
                     )
                 )
                 await asked.wait()
                 scope.cancel()
         go_on.set()
         other = bytearray(1000)
-        await wire.fill(f"{server.base}/f", Span(0, memoryview(other)), size=len(CONTENT))
+        await wire.fill(
+            f"{server.base}/f", ByteRangeBuffer(0, memoryview(other)), size=len(CONTENT)
+        )
 
     assert other == CONTENT[:1000]
     assert memory == bytes(1000)
@@ -358,7 +368,9 @@ async def test_the_words_of_a_refusal_are_not_waited_for_long(site: Site) -> Non
 
     async with site.opened(reply, read=0.05) as (server, wire):
         with pytest.raises(ServerError, match=r"500: a+$"):
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
+            )
 
 
 # --- what is not HTTP

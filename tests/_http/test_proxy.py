@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.proxy import Proxy, parse_proxy
 from hftransfer.errors import NetworkError, RejectedError, TransferError
 from support.http import (
@@ -39,7 +39,7 @@ async def test_bodies_come_through_a_proxy(site: Site, monkeypatch: pytest.Monke
         monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", proxy.url)
         for _ in range(3):
             buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
             assert buffer == content
         await wire.aclose()
 
@@ -58,7 +58,7 @@ async def test_a_proxy_is_told_its_user(
         named = proxy.url.replace("//", "//some%20one:p%40ss%3Aword@")
         monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", named)
         buffer = bytearray(1000)
-        await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=1000)
+        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=1000)
         await wire.aclose()
 
     assert buffer == content
@@ -121,7 +121,9 @@ async def test_a_proxy_that_refuses_a_tunnel_is_named(
         secret = proxy.url.replace("//", "//user:do-not-show@")
         monkeypatch.setenv("HTTPS_PROXY", secret)
         with pytest.raises(kind, match=f"the proxy .* answered {status}") as caught:
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
+            )
 
     assert "do-not-show" not in str(caught.value)
     assert server.requests == []

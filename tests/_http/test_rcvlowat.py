@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.byte_range import Span
-from hftransfer._http.rcvlowat import LowWater
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._http.rcvlowat import LowWaterMark
 from support.http import KIB, MIB, Exchange, Site, partial_head, random_bytes, until
 
 MOST = 512 * KIB
@@ -39,7 +39,7 @@ def test_a_mark_is_never_above_what_is_still_to_come(
 ) -> None:
     """Else the end of a body would lie in the socket and nobody be told."""
     marks = Marks()
-    water = LowWater(marks, secure=secure)
+    water = LowWaterMark(marks, secure=secure)
     for arrived, seconds, left in events:
         before = water.is_raised
         began = water.follow(arrived, seconds, left)
@@ -61,14 +61,14 @@ def test_bytes_lie_there_for_ten_milliseconds(rate: int, mark: int) -> None:
     """Whatever the size of the pieces; on a slow connection each piece is told of."""
     for seconds in (0.001, 0.01, 0.1):
         marks = Marks()
-        LowWater(marks, secure=False).follow(int(rate * seconds), seconds, 100 * MIB)
+        LowWaterMark(marks, secure=False).follow(int(rate * seconds), seconds, 100 * MIB)
         assert marks.all[-1] == mark
 
 
 def test_a_steady_connection_costs_no_system_calls() -> None:
     """The mark follows the order of magnitude, not each measurement."""
     marks = Marks()
-    water = LowWater(marks, secure=False)
+    water = LowWaterMark(marks, secure=False)
     for piece in (600, 700, 650, 900, 612, 520):
         water.follow(piece * KIB, 0.005, 100 * MIB)
     assert marks.all == [1, MOST]
@@ -78,7 +78,7 @@ def test_a_closed_socket_is_no_error() -> None:
     """Its connection finds that out by itself."""
     closed = socket.socket()
     closed.close()
-    LowWater(closed, secure=False).follow(MIB, 0.001, 2 * MIB)
+    LowWaterMark(closed, secure=False).follow(MIB, 0.001, 2 * MIB)
 
 
 @pytest.mark.anyio
@@ -87,7 +87,7 @@ async def test_what_comes_slowly_after_much_is_told_of(site: Site) -> None:
     """A byte behind megabytes is taken although no other one follows, and then the next one."""
     size = 9 * MIB
     content = random_bytes(size)
-    span = Span(0, memoryview(bytearray(size)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(size)))
     position = 8 * MIB
 
     async def reply(exchange: Exchange) -> None:

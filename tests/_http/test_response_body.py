@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http import connection, response_body
 from hftransfer.errors import (
     AccessError,
@@ -52,14 +52,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail if more of a body is copied than may come together with its head."""
-    copied: Counter[response_body.Incoming] = Counter()
-    real = response_body.Incoming._put
+    copied: Counter[response_body.ResponseBody] = Counter()
+    real = response_body.ResponseBody._put
 
-    def put(self: response_body.Incoming, span: Span, data: memoryview) -> bool:
+    def put(self: response_body.ResponseBody, span: ByteRangeBuffer, data: memoryview) -> bool:
         copied[self] += len(data)
         return real(self, span, data)
 
-    monkeypatch.setattr(response_body.Incoming, "_put", put)
+    monkeypatch.setattr(response_body.ResponseBody, "_put", put)
     yield
     assert max(copied.values()) <= 64 * KIB
 
@@ -73,10 +73,10 @@ async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: No
     with mapped(LARGE + 2 * KIB) as memory:
         async with site.opened(ranged(content)) as (server, wire):
             url = f"{server.base}/f"
-            await wire.fill(url, Span(0, memory[:MIB]), size=LARGE)  # connect first
+            await wire.fill(url, ByteRangeBuffer(0, memory[:MIB]), size=LARGE)  # connect first
             tracemalloc.start()
             try:
-                await wire.fill(url, Span(0, memory[KIB : KIB + LARGE]), size=LARGE)
+                await wire.fill(url, ByteRangeBuffer(0, memory[KIB : KIB + LARGE]), size=LARGE)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -92,7 +92,7 @@ async def test_one_connection_serves_many_bodies(site: Site, in_place: None) -> 
     buffer = bytearray(len(content))
     async with site.opened(ranged(content)) as (server, wire):
         for start in range(0, len(content), MIB):
-            span = Span(start, memoryview(buffer)[start : start + MIB])
+            span = ByteRangeBuffer(start, memoryview(buffer)[start : start + MIB])
             assert await wire.fill(f"{server.base}/f", span, size=len(content)) is None
 
     assert buffer == content
@@ -106,7 +106,9 @@ async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None
     async with site.opened(ranged(content)) as (server, wire):
         for size in sizes:
             buffer = bytearray(size)
-            await wire.fill(f"{server.base}/f", Span(7, memoryview(buffer)), size=len(content))
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(7, memoryview(buffer)), size=len(content)
+            )
             assert buffer == content[7 : 7 + size]
 
     assert server.connections == 1
@@ -125,7 +127,9 @@ async def test_a_body_may_come_together_with_its_head(site: Site, either_client:
     buffer = bytearray(1000)
     async with site.opened(reply) as (server, wire):
         for start in (0, 5000):
-            await wire.fill(f"{server.base}/f", Span(start, memoryview(buffer)), size=len(content))
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(start, memoryview(buffer)), size=len(content)
+            )
             assert buffer == content[start : start + 1000]
 
     assert server.connections == 1
@@ -135,7 +139,7 @@ async def test_a_body_may_come_together_with_its_head(site: Site, either_client:
 async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> None:
     """The head alone, or nearly everything: the rest arrives in place all the same."""
     content = random_bytes(BODY)
-    span = Span(0, memoryview(bytearray(BODY)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
@@ -178,7 +182,7 @@ async def test_a_body_without_a_length_is_the_same(
     async with site.opened(reply) as (server, wire):
         for _ in range(2):
             buffer = bytearray(BODY)
-            span = Span(0, memoryview(buffer))
+            span = ByteRangeBuffer(0, memoryview(buffer))
             await wire.fill(f"{server.base}/f", span, size=BODY, ranged=False)
             assert buffer == random_bytes(BODY)
 
@@ -188,7 +192,7 @@ async def test_a_body_without_a_length_is_the_same(
 # --- bodies that break
 
 
-def broken_once(content: bytes, at: int, how: str, span: Span) -> Reply:
+def broken_once(content: bytes, at: int, how: str, span: ByteRangeBuffer) -> Reply:
     """Return a reply that breaks its first body after `at` bytes of it have arrived."""
     whole = ranged(content)
     breaks = iter([True])
@@ -216,7 +220,7 @@ async def test_a_broken_body_keeps_what_arrived(
     """The error says where; the next try asks for the rest, on another connection."""
     content = random_bytes(BODY)
     buffer = bytearray(BODY - 5)
-    span = Span(5, memoryview(buffer))
+    span = ByteRangeBuffer(5, memoryview(buffer))
     arrived = 2 * MIB
     async with site.opened(broken_once(content, arrived, how, span)) as (server, wire):
         url = f"{server.base}/f?secret"
@@ -246,7 +250,7 @@ async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place
     async with site.opened(reply) as (server, wire):
         for _ in range(3):
             buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=BODY)
+            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
             assert buffer == content
 
     assert server.connections == 3
@@ -264,7 +268,7 @@ async def test_bytes_behind_a_body_cost_the_connection(
         "as much again": content,
     }[surplus]
 
-    span = Span(0, memoryview(bytearray()))
+    span = ByteRangeBuffer(0, memoryview(bytearray()))
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
@@ -276,7 +280,7 @@ async def test_bytes_behind_a_body_cost_the_connection(
     async with site.opened(reply) as (server, wire):
         for _ in range(3):
             buffer = bytearray(BODY + 100)
-            span = Span(0, memoryview(buffer)[:BODY])
+            span = ByteRangeBuffer(0, memoryview(buffer)[:BODY])
             await wire.fill(f"{server.base}/f", span, size=BODY)
             assert buffer[:BODY] == content
             assert buffer[BODY:] == bytes(100)
@@ -303,14 +307,16 @@ async def test_a_length_that_contradicts_the_range_is_found_out(
 
     async with site.opened(reply) as (server, wire):
         with pytest.raises(NetworkError, match=message):
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(BODY))), size=BODY)
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY
+            )
 
 
 async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: None) -> None:
     """After the call was cancelled its memory is the caller's, and the pool is as before."""
     content = b"\xff" * LARGE
     with mapped(LARGE) as memory:
-        span = Span(0, memory)
+        span = ByteRangeBuffer(0, memory)
         cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
         async def reply(exchange: Exchange) -> None:
@@ -342,7 +348,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
             await hung_up.wait()
             assert memory == before
 
-            await wire.fill(url, Span(9, memory[:MIB]), size=LARGE)
+            await wire.fill(url, ByteRangeBuffer(9, memory[:MIB]), size=LARGE)
 
         assert [request.connection for request in server.requests] == [1, 2]
 
@@ -363,12 +369,12 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
         url = f"{server.base}/f"
         with monkeypatch.context() as patch:
             patch.setattr(connection.Connection, "_finish", finish)
-            span = Span(0, memoryview(bytearray(BODY)))
+            span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
             with scope:
                 await wire.fill(url, span, size=BODY)
         assert scope.cancelled_caught
         assert span.buffer == content
-        await wire.fill(url, Span(0, memoryview(bytearray(BODY))), size=BODY)
+        await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY)
 
     assert server.connections == 2
 
@@ -376,7 +382,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
 async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> None:
     """Silence inside a body is noticed; what arrived stays, the connection does not."""
     content = random_bytes(BODY)
-    span = Span(0, memoryview(bytearray(BODY)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     whole = ranged(content)
 
     async def reply(exchange: Exchange) -> None:
@@ -404,7 +410,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
     """The half that was given away is another's: this one's connection is closed at its end."""
     content = random_bytes(BODY)
     buffer = bytearray(BODY)
-    span = Span(0, memoryview(buffer))
+    span = ByteRangeBuffer(0, memoryview(buffer))
     split, ended = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
@@ -427,7 +433,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
             other = span.split(1)
             split.set()
         assert other is not None
-        assert span.left == 0
+        assert span.missing == 0
         await wire.fill(url, other, size=BODY)
 
     assert buffer == content
@@ -438,7 +444,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
 async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: None) -> None:
     """What is copied, too, leaves off where its span ends now."""
     content = random_bytes(BODY)
-    span = Span(0, memoryview(bytearray(BODY)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     split = asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
@@ -454,8 +460,8 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
         span.split(1)
         split.set()
 
-    assert span.left == 0
-    assert span.buffer[: span.wanted] == content[: span.wanted]
+    assert span.missing == 0
+    assert span.buffer[: span.limit] == content[: span.limit]
 
 
 # --- answers that are no body
@@ -474,7 +480,7 @@ async def test_a_refusal_keeps_the_connection(
         await exchange.head(f"{status} -", "Location: /elsewhere", "Content-Length: 5")
         await exchange.send(b"sorry")
 
-    span = Span(0, memoryview(bytearray(BODY)))
+    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     async with site.opened(reply) as (server, wire):
         for _ in range(3):
             if kind is None:
@@ -500,4 +506,6 @@ async def test_a_refusal_whose_words_never_end_is_still_a_refusal(
     async with site.opened(reply) as (server, wire):
         wait_for_bodies(wire, 0.2)
         with pytest.raises(AccessError, match="answered 403: because"):
-            await wire.fill(f"{server.base}/f", Span(0, memoryview(bytearray(9))), size=9)
+            await wire.fill(
+                f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
+            )

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hftransfer._io import buffers
-from hftransfer._io.buffers import Arena, Buffer, BufferPool
+from hftransfer._io.buffers import Allocator, Buffer, BufferPool
 from hftransfer.errors import OptionsError
 
 UNIT = 64 * 1024  # the smallest capacity, so that sizes below are exact
@@ -32,7 +32,7 @@ async def _settle() -> None:
 @given(st.lists(st.integers(1, 8) | st.none(), max_size=60))
 def test_an_arena_lends_each_stretch_once(steps: list[int | None]) -> None:
     """What is taken never overlaps, and what is given back can be taken again as one."""
-    arena = Arena(16)
+    arena = Allocator(16)
     taken: list[tuple[int, int]] = []
     for size in steps:
         if size is None:

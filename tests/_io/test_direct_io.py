@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.memory import cache_room, memory_limit
-from hftransfer._io.direct_io import DirectWriter, Turns, WayChooser
+from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
 from hftransfer._io.partial_file import PartialFile
 
 PAGE = 4096
@@ -25,19 +25,19 @@ def _aligned(data: bytes) -> memoryview:
     return memoryview(memory)[: len(data)]
 
 
-ALWAYS = WayChooser("on", 0, 0)
+ALWAYS = WritePolicy("on", 0, 0)
 
 
 def test_the_mode_decides_and_auto_looks_at_the_room() -> None:
     """On and off are obeyed; auto spares a page cache that the transfer would flood."""
-    assert WayChooser("on", 1, 1 << 40).choose()
-    assert not WayChooser("off", 1 << 40, 1).choose()
-    assert not WayChooser("off", 1 << 40, 1).is_possible
-    assert WayChooser("auto", 51, 100).choose()
-    assert not WayChooser("auto", 50, 100).choose()
+    assert WritePolicy("on", 1, 1 << 40).choose()
+    assert not WritePolicy("off", 1 << 40, 1).choose()
+    assert not WritePolicy("off", 1 << 40, 1).is_possible
+    assert WritePolicy("auto", 51, 100).choose()
+    assert not WritePolicy("auto", 50, 100).choose()
 
 
-def note(ways: WayChooser, direct: bool, seconds: float, *, waiting: float = 0.0) -> None:
+def note(ways: WritePolicy, direct: bool, seconds: float, *, waiting: float = 0.0) -> None:
     """Note a write of 8 MiB that waited for a share of its time."""
     ways.note(direct, 8 << 20, seconds, seconds * (1 - waiting))
 
@@ -52,7 +52,7 @@ class Writing:
     def __init__(self, arrives: float = 0.0) -> None:
         self._now = 0.0
         self._arrives = arrives
-        self._ways = WayChooser("auto", 1, 1 << 40, clock=lambda: self._now)
+        self._ways = WritePolicy("auto", 1, 1 << 40, clock=lambda: self._now)
 
     def go_on(self, count: int, *, through: float, past: float, waiting: float = 0.0) -> list[bool]:
         """Write `count` chunks, and return which went past the page cache.
@@ -120,7 +120,7 @@ def test_the_way_past_is_not_left_for_a_quicker_one_while_the_disk_keeps_up() ->
 
 def test_short_writes_tell_nothing() -> None:
     """A tail of some bytes is written in no time, whatever the way."""
-    ways = WayChooser("auto", 1, 1 << 40)
+    ways = WritePolicy("auto", 1, 1 << 40)
     ways.note(False, 100, 1e-9, 1e-9)
 
     assert not ways.choose()
@@ -143,7 +143,7 @@ def test_where_cores_are_scarce_the_disk_takes_what_it_can(
 
 def test_direct_writes_are_judged_by_what_goes_at_once() -> None:
     """Four that take 8 ms side by side are quicker than four of 4 ms one after another."""
-    ways = WayChooser("auto", 1, 1 << 40)
+    ways = WritePolicy("auto", 1, 1 << 40)
     assert not ways.choose()
     note(ways, False, 0.004)
     assert [ways.choose() for _ in range(4)] == [True] * 4
@@ -154,7 +154,7 @@ def test_direct_writes_are_judged_by_what_goes_at_once() -> None:
 
 def test_the_first_try_is_not_the_last() -> None:
     """One direct write that took long, as a file's first may, decides nothing."""
-    ways = WayChooser("auto", 1, 1 << 40, clock=lambda: 0.0)
+    ways = WritePolicy("auto", 1, 1 << 40, clock=lambda: 0.0)
     for direct, seconds in ((False, 0.010), (True, 0.020), (True, 0.002), (True, 0.002)):
         assert ways.choose() is direct
         note(ways, direct, seconds)
@@ -297,7 +297,7 @@ def test_room_is_what_is_free_or_cached(limit: int, used: int, cached: int) -> N
 
 def test_one_write_is_alone_and_others_go_side_by_side() -> None:
     """From many threads: never two alone, never one beside others, and none waits for ever."""
-    turns = Turns()
+    turns = SharedExclusiveLock()
     under_way: list[bool] = []
     seen: list[tuple[int, int]] = []
 
@@ -321,7 +321,7 @@ def test_one_write_is_alone_and_others_go_side_by_side() -> None:
 
 def test_two_writes_are_beside_each_other() -> None:
     """A second direct write does not wait for the first one."""
-    turns = Turns()
+    turns = SharedExclusiveLock()
     both = threading.Barrier(2, timeout=30)
 
     def write() -> None:

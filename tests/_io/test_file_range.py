@@ -17,7 +17,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._io.file_range import FileRegion, MemoryRegion, region_of
+from hftransfer._io.file_range import FileRange, MemoryRange, as_body_range
 from hftransfer.errors import AccessError, SourceChangedError, TransferError
 from support.http import in_file, opened_file
 
@@ -25,7 +25,7 @@ CONTENT = os.urandom(100_000)
 
 
 @contextmanager
-def file_of(content: bytes) -> Iterator[FileRegion]:
+def file_of(content: bytes) -> Iterator[FileRange]:
     with (
         tempfile.TemporaryDirectory() as folder,
         in_file(Path(folder) / "f", content) as region,
@@ -51,7 +51,7 @@ def test_a_part_is_a_slice(content: bytes, data: st.DataObject) -> None:
             whole, expected = whole.part(start, size), expected[start : start + size]
         start = data.draw(st.integers(0, len(expected)))
         size = data.draw(st.integers(0, len(expected) - start))
-        for region in (whole, region_of(expected)):
+        for region in (whole, as_body_range(expected)):
             assert len(region) == len(expected)
             assert region.get(start, size) == expected[start : start + size]
             assert region.get_now(start, size) in (None, expected[start : start + size])
@@ -71,7 +71,7 @@ def test_digests_do_not_depend_on_the_window(content: bytes, window: int, start:
     assert found == [xxhash.xxh3_128_hexdigest(rest), crc, md5, crc]
 
 
-def receive(region: FileRegion | MemoryRegion) -> bytes:
+def receive(region: FileRange | MemoryRange) -> bytes:
     """Return what arrives when all of a region is sent through a socket, in small pieces."""
     here, there = socket.socketpair()
     received = bytearray()
@@ -113,7 +113,7 @@ def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
                 whole.send(here, 0, len(whole))
 
 
-READERS: dict[str, Callable[[FileRegion], object]] = {
+READERS: dict[str, Callable[[FileRange], object]] = {
     "get": lambda region: region.get(0, len(region)),
     "get_now": lambda region: region.get_now(0, len(region)),
     "digests": lambda region: region.digests(["md5"], memoryview(bytearray(1000))),

@@ -83,7 +83,7 @@ def test_what_was_appended_is_held_by_the_next_journal(tmp_path: Path) -> None:
 
     second = Journal(path, HEADER)
 
-    assert second.held == {3: _digest(1), 0: _digest(2)}
+    assert second.resumable_chunks == {3: _digest(1), 0: _digest(2)}
     assert [*emptiness, second.is_empty] == [True, False, False]
     first.close()
     second.close()
@@ -101,7 +101,7 @@ def test_appending_after_a_torn_record_keeps_both_sides_apart(tmp_path: Path, cu
     again = Journal(path, HEADER)
 
     torn = {2: _digest(2)} if cut == 1 else {}  # only its newline was missing
-    assert again.held == {1: _digest(1), 7: _digest(7), **torn}
+    assert again.resumable_chunks == {1: _digest(1), 7: _digest(7), **torn}
     again.close()
 
 
@@ -113,7 +113,7 @@ def test_a_journal_of_other_content_is_begun_anew(tmp_path: Path) -> None:
     old.close()
 
     new = Journal(path, OTHERS[0])
-    assert new.held == {}
+    assert new.resumable_chunks == {}
     new.close()
 
     assert path.read_text() == f"{OTHERS[0]}\n"
@@ -125,7 +125,7 @@ def test_binary_rubbish_is_an_empty_journal(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(256)))
     journal = Journal(path, HEADER)
 
-    assert journal.held == {}
+    assert journal.resumable_chunks == {}
     journal.append(0, _digest(5))
     journal.close()
     assert path.read_text() == _text([(0, _digest(5))])

@@ -8,7 +8,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hftransfer._io.limiter import Slots
+from hftransfer._io.limiter import ResizableLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ async def test_no_slot_is_lost_or_lent_twice(
     jobs: list[tuple[int, int, bool]], limits: list[int]
 ) -> None:
     """Whoever is cancelled or resized meanwhile: at the end every slot is free again."""
-    slots = Slots(2)
+    slots = ResizableLimiter(2)
     highest = 2
     held = 0
 
@@ -68,7 +68,7 @@ async def test_no_slot_is_lost_or_lent_twice(
 
 async def test_first_come_first_served() -> None:
     """Nobody overtakes who waits, not even with `try_acquire`."""
-    slots = Slots(1)
+    slots = ResizableLimiter(1)
     served: list[int] = []
     await slots.acquire()
 
@@ -90,7 +90,7 @@ async def test_first_come_first_served() -> None:
 
 async def test_a_higher_limit_serves_those_who_wait() -> None:
     """Growing needs no release; shrinking takes nothing from who has a slot."""
-    slots = Slots(1)
+    slots = ResizableLimiter(1)
     await slots.acquire()
     got = anyio.Event()
 
@@ -115,7 +115,7 @@ async def test_a_higher_limit_serves_those_who_wait() -> None:
 @pytest.mark.parametrize(("taken", "is_saturated"), [(13, False), (14, True), (16, True)])
 async def test_a_limit_counts_as_reached_a_little_before(taken: int, is_saturated: bool) -> None:
     """One request ends before the next begins: waiting for the moment without a gap is vain."""
-    slots = Slots(16)
+    slots = ResizableLimiter(16)
     for _ in range(taken):
         await slots.acquire()
 

@@ -73,7 +73,7 @@ def test_two_processes_never_share_a_partial_file(tmp_path: Path) -> None:
 
         assert held_name == f"{STEM}.0.incomplete"
         assert partial.path.name == f"{STEM}.1.incomplete"
-        assert partial.held == {}
+        assert partial.resumable_chunks == {}
         partial.remove()
         assert _names(tmp_path) == [held_name, f"{STEM}.0.journal.incomplete"]
 
@@ -87,7 +87,7 @@ def test_what_a_killed_process_left_is_resumed(tmp_path: Path) -> None:
     partial = _open(tmp_path)
 
     assert partial.path.name == held_name
-    assert partial.held == {1: chunk_digest(DATA[4:8])}
+    assert partial.resumable_chunks == {1: chunk_digest(DATA[4:8])}
     buffer = memoryview(bytearray(4))
     assert partial.read_into(4, buffer) == 4
     assert bytes(buffer) == b"BBBB"
@@ -106,7 +106,7 @@ def test_other_content_is_not_resumed(tmp_path: Path, identity: str, size: int) 
     again = _open(tmp_path, identity=identity, size=size)
 
     assert again.path == first.path
-    assert again.held == {}
+    assert again.resumable_chunks == {}
     again.close()
 
 
@@ -135,7 +135,7 @@ def test_publish_into_a_missing_folder_is_a_destination_error(tmp_path: Path) ->
 
     partial.close()
     again = _open(tmp_path)
-    assert sorted(again.held) == [0, 1, 2]
+    assert sorted(again.resumable_chunks) == [0, 1, 2]
     again.remove()
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.byte_range import Span
-from hftransfer._io.rate_limit import Pause, Throttle
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._io.rate_limit import Pause, RateLimiter
 from hftransfer.errors import OptionsError, Response
 from support.http import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until
 
@@ -47,7 +47,7 @@ def test_no_more_passes_than_the_cap_and_a_small_burst(
 ) -> None:
     """Whoever pauses as told moves at most the rate times the time, and a twentieth second's."""
     clock = Clock()
-    throttle = Throttle(rate, clock=clock)
+    throttle = RateLimiter(rate, clock=clock)
     start, moved = clock.now, 0
     for count, idle in moves:
         clock.now += idle
@@ -63,7 +63,7 @@ def test_no_more_passes_than_the_cap_and_a_small_burst(
 def test_the_cap_is_used_up(rate: float, counts: list[int]) -> None:
     """Without a silence of its own, a transfer takes no longer than the cap demands."""
     clock = Clock()
-    throttle = Throttle(rate, clock=clock)
+    throttle = RateLimiter(rate, clock=clock)
     start = clock.now
     for count in counts:
         clock.now += throttle.take(count)
@@ -75,7 +75,7 @@ def test_the_cap_is_used_up(rate: float, counts: list[int]) -> None:
 def test_a_new_cap_forgives_what_was_owed(rates: list[float | None]) -> None:
     """After each setting the first bytes cost what the new cap says, whatever came before."""
     clock = Clock()
-    throttle = Throttle(1.0, clock=clock)
+    throttle = RateLimiter(1.0, clock=clock)
     throttle.take(10**9)
     for rate in rates:
         throttle.rate = rate
@@ -88,7 +88,7 @@ def test_a_new_cap_forgives_what_was_owed(rates: list[float | None]) -> None:
 @given(rate=st.none() | st.floats(1e-3, 1e300))
 def test_pieces_are_neither_tiny_nor_large(rate: float | None) -> None:
     """A capped transfer moves in pieces that are worth a system call and a short pause."""
-    piece = Throttle(rate).piece
+    piece = RateLimiter(rate).piece
 
     assert piece is None if rate is None else 16 * KIB <= piece <= 256 * KIB  # type: ignore[operator]
 
@@ -97,8 +97,8 @@ def test_pieces_are_neither_tiny_nor_large(rate: float | None) -> None:
 def test_an_impossible_cap_is_refused(rate: float) -> None:
     """What is no positive, finite number is refused at once, and changes nothing."""
     with pytest.raises(OptionsError, match="must be positive"):
-        Throttle(rate)
-    throttle = Throttle(5.0)
+        RateLimiter(rate)
+    throttle = RateLimiter(5.0)
     with pytest.raises(OptionsError, match="must be positive"):
         throttle.rate = rate
 
@@ -108,7 +108,7 @@ def test_an_impossible_cap_is_refused(rate: float) -> None:
 def test_a_pause_is_taken_in_steps_that_notice_a_new_cap() -> None:
     """An hour that is owed ends within a step of the cap being set, to whatever."""
     clock = Clock()
-    throttle = Throttle(1.0, clock=clock)
+    throttle = RateLimiter(1.0, clock=clock)
     pause = throttle.owe(3600)
 
     for _ in range(5):
@@ -122,7 +122,7 @@ def test_a_pause_is_taken_in_steps_that_notice_a_new_cap() -> None:
 def test_a_late_timer_does_not_lengthen_a_pause(lags: list[float]) -> None:
     """Steps that take longer than they should are not made up for."""
     clock = Clock()
-    pause = Throttle(1.0, clock=clock).owe(5)
+    pause = RateLimiter(1.0, clock=clock).owe(5)
     for lag in lags:
         if not (step := pause.step()):
             break
@@ -134,7 +134,7 @@ def test_a_late_timer_does_not_lengthen_a_pause(lags: list[float]) -> None:
 # --- on the wire
 
 
-class Recording(Throttle):
+class Recording(RateLimiter):
     """A cap that keeps what it was asked, and hands out pauses without length."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class Counted(Pause):
 
     __slots__ = ("left",)
 
-    def __init__(self, throttle: Throttle) -> None:
+    def __init__(self, throttle: RateLimiter) -> None:
         super().__init__(throttle, Clock(), 0, 0.0)
         self.left = 3
 
@@ -182,7 +182,7 @@ async def test_every_received_byte_is_paid_for(site: Site, how: str) -> None:
     reply = chunked if how == "chunked" else ranged(random_bytes(SIZE))
     buffer = bytearray(SIZE)
     async with site.opened(reply, throttle=throttle) as (server, wire):
-        span = Span(0, memoryview(buffer))
+        span = ByteRangeBuffer(0, memoryview(buffer))
         await wire.fill(f"{server.base}/f", span, size=SIZE, ranged=how == "direct")
 
     assert buffer == random_bytes(SIZE)
@@ -203,7 +203,7 @@ async def test_a_small_body_is_paid_for_before_the_next_one(site: Site, size: in
     throttle = Recording()
     async with site.opened(ranged(random_bytes(SIZE)), throttle=throttle) as (server, wire):
         for _ in range(3):
-            span = Span(0, memoryview(bytearray(size)))
+            span = ByteRangeBuffer(0, memoryview(bytearray(size)))
             await wire.fill(f"{server.base}/f", span, size=SIZE)
             assert throttle.pauses[-1].left == 0
 
@@ -237,7 +237,7 @@ async def test_streams_and_sent_bodies_are_paid_for(site: Site) -> None:
 async def test_a_raised_cap_ends_pauses_under_way(site: Site, direction: str) -> None:
     """A transfer that owes hours goes on at once when the cap is lifted."""
     content = random_bytes(SIZE)
-    throttle = Throttle(1.0)
+    throttle = RateLimiter(1.0)
     got: list[bytes] = []
 
     async def reply(exchange: Exchange) -> None:
@@ -248,7 +248,7 @@ async def test_a_raised_cap_ends_pauses_under_way(site: Site, direction: str) ->
             await (ranged(content) if direction == "down" else chunked)(exchange)
 
     buffer = bytearray(SIZE)
-    span = Span(0, memoryview(buffer))
+    span = ByteRangeBuffer(0, memoryview(buffer))
     async with site.opened(reply, throttle=throttle, reads_body=False) as (server, wire):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
@@ -273,10 +273,10 @@ async def test_a_pause_longer_than_the_time_limit_is_no_stall(site: Site) -> Non
     """The time limit is the server's, the pauses are ours."""
     content = random_bytes(256 * KIB)
     size = len(content)
-    throttle = Throttle(320 * KIB)  # 16 KiB in 50 ms
+    throttle = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
     buffer = bytearray(size)
     async with site.opened(ranged(content), throttle=throttle, read=0.6) as (server, wire):
         throttle.take(320 * KIB)  # another transfer has used up the next second
-        await wire.fill(f"{server.base}/f", Span(0, memoryview(buffer)), size=size)
+        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
 
     assert buffer == content

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hftransfer._io import thread_batch
-from hftransfer._io.thread_batch import Batch
+from hftransfer._io.thread_batch import ThreadBatch
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_each_call_gets_its_own_result_or_error() -> None:
     """Results and errors come back to who asked, from a worker thread."""
-    batch = Batch()
+    batch = ThreadBatch()
     results: dict[int, object] = {}
 
     def compute(number: int) -> int:
@@ -45,7 +45,7 @@ async def test_each_call_gets_its_own_result_or_error() -> None:
 
 async def test_calls_that_pile_up_go_together() -> None:
     """While one call runs, the others wait; then one thread runs them one after another."""
-    batch = Batch()
+    batch = ThreadBatch()
     release = threading.Event()
     threads: list[int] = []
 
@@ -64,7 +64,7 @@ async def test_calls_that_pile_up_go_together() -> None:
 
 async def test_a_cancelled_caller_waits_for_a_call_that_runs() -> None:
     """Memory that the call reads is in use until then."""
-    batch = Batch()
+    batch = ThreadBatch()
     running, release = threading.Event(), threading.Event()
     ended: list[str] = []
 
@@ -100,7 +100,7 @@ async def test_a_cancelled_caller_waits_for_a_call_that_runs() -> None:
 )
 async def test_whoever_is_cancelled_the_others_are_served(calls: list[tuple[bool, int]]) -> None:
     """A call runs once, or not at all if its caller was cancelled; nobody waits for ever."""
-    batch = Batch()
+    batch = ThreadBatch()
     ran: list[int] = []
     returned: list[int] = []
 
@@ -134,7 +134,7 @@ async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.Monk
     """No thread is woken, and errors come back as from one."""
     monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
     monkeypatch.setattr(thread_batch, "_sleeps", lambda: 0)
-    batch = Batch(quick=True)
+    batch = ThreadBatch(quick=True)
 
     for _ in range(3):
         assert await batch.run(threading.current_thread) is threading.current_thread()
@@ -149,7 +149,7 @@ async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
     """The kernel tells that it slept; later one call is tried here again."""
     monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
     monkeypatch.setattr(thread_batch, "_CAUTION", 3)
-    batch = Batch(quick=True)
+    batch = ThreadBatch(quick=True)
     reading, writing = os.pipe()
     timer = threading.Timer(0.05, os.write, (writing, b"x"))
     timer.start()
@@ -166,7 +166,7 @@ async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
 
 async def test_a_quick_call_waits_for_its_turn() -> None:
     """Never two at a time, also where one would be run here and another runs in a thread."""
-    batch = Batch(quick=True)
+    batch = ThreadBatch(quick=True)
     batch._caution = 1
     release = threading.Event()
     order: list[str] = []

@@ -16,7 +16,7 @@ pytest.importorskip("metaflow.decorators")
 
 from metaflow.cards import Markdown
 
-from hftransfer._core.events import FileFinished, Moved, TransferStarted
+from hftransfer._core.events import BytesMoved, FileFinished, TransferStarted
 from metaflow_extensions.hftransfer.plugins.hub_card import HubCard, rows_of, throughput_chart
 from metaflow_extensions.hftransfer.plugins.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.repo_cache import Access
@@ -48,7 +48,7 @@ def a_transfer(*, finished: bool) -> TransferProgress:
     progress(TransferStarted(2, 10_000_000))
     for second in range(1, 6):
         now[0] = float(second)
-        progress(Moved("a", 2_000_000))
+        progress(BytesMoved("a", 2_000_000))
     progress(FileFinished("a", 10_000_000))
     if finished:
         progress.finish()
@@ -175,7 +175,7 @@ def test_lines_are_spaced_and_get_rarer() -> None:
     progress(TransferStarted(1, 1000_000_000))
     for second in range(1, 301):
         now[0] = float(second)
-        progress(Moved("a", 1_000_000))
+        progress(BytesMoved("a", 1_000_000))
     progress.finish()
 
     assert lines[0] == ("org/model: 10.0 MB of 1.0 GB (1%), 0 of 1 files, 1.0 MB/s, 16:30 min left")

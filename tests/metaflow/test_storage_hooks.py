@@ -400,17 +400,17 @@ def test_the_bandwidth_cap_holds_for_the_datastore(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every byte to and from S3 counts for HFTRANSFER_BANDWIDTH; the local disk has no cap."""
-    from hftransfer._io.rate_limit import Throttle
+    from hftransfer._io.rate_limit import RateLimiter
 
     monkeypatch.setenv("HFTRANSFER_BANDWIDTH", "100GB")
     taken: list[int] = []
-    take = Throttle.take
+    take = RateLimiter.take
 
-    def counted(self: Throttle, count: int) -> float:
+    def counted(self: RateLimiter, count: int) -> float:
         taken.append(count)
         return take(self, count)
 
-    monkeypatch.setattr(Throttle, "take", counted)
+    monkeypatch.setattr(RateLimiter, "take", counted)
     store = datastore.storage()
     size = sum(len(data) for data in tree(folder).values())
     for save_or_load, place in (("save", folder), ("load", tmp_path / "loaded")):
@@ -455,15 +455,15 @@ def test_encryption_is_asked_for_with_every_object(
     """With METAFLOW_S3_SERVER_SIDE_ENCRYPTION every PUT of the engine carries that header."""
     if datastore.kind != "s3":
         pytest.skip("about S3")
-    from hftransfer.stores.s3.client import S3Session
+    from hftransfer.stores.s3.client import S3Client
     from metaflow import metaflow_config
 
     monkeypatch.setattr(metaflow_config, "S3_SERVER_SIDE_ENCRYPTION", "AES256")
     header = "x-amz-server-side-encryption"
     seen: list[str | None] = []
-    send = S3Session.send
+    send = S3Client.send
 
-    async def without(self: S3Session, method: str, *args: str, **kwargs: Any) -> Any:
+    async def without(self: S3Client, method: str, *args: str, **kwargs: Any) -> Any:
         """MinIO has no keys to encrypt with, so that it is asked in vain is not shown to it."""
         headers = dict(kwargs.pop("headers", None) or {})
         asked = headers.pop(header, None)
@@ -474,7 +474,7 @@ def test_encryption_is_asked_for_with_every_object(
             seen.append(asked)
         return await send(self, method, *args, headers=headers, **kwargs)
 
-    monkeypatch.setattr(S3Session, "send", without)
+    monkeypatch.setattr(S3Client, "send", without)
     # Under a key of its own: what another test has stored would not be sent again.
     datastore.storage()._save_objects("encrypted", str(folder))
 

@@ -7,7 +7,7 @@ import hashlib
 import anyio
 import pytest
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import PartLimits, plan_chunks
@@ -29,7 +29,7 @@ MANIFEST = FileManifest(
 
 async def read(store: MemoryStore, entry: Entry, start: int, stop: int) -> bytes:
     buffer = bytearray(stop - start)
-    await store.fill(entry, Span(start, memoryview(buffer)))
+    await store.fill(entry, ByteRangeBuffer(start, memoryview(buffer)))
     return bytes(buffer)
 
 
@@ -146,7 +146,7 @@ async def test_an_aborted_file_keeps_its_chunks_unless_discarded(discard: bool) 
     assert second is not None
 
     assert store.files == {}
-    assert dict(second.held) == ({} if discard else {1: MANIFEST.chunks[1]})
+    assert dict(second.resumable_chunks) == ({} if discard else {1: MANIFEST.chunks[1]})
     if not discard:
         buffer = bytearray(CHUNK)
         await second.read_into(CHUNKS[1], memoryview(buffer))

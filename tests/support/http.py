@@ -27,9 +27,9 @@ import anyio
 import pytest
 import trustme
 
-from hftransfer._http.client import Wire
-from hftransfer._io.file_range import FileRegion
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._http.client import HttpClient
+from hftransfer._io.file_range import FileRange
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.options import Timeouts
 
 KIB = 1024
@@ -58,7 +58,7 @@ QUIET = (
 
 
 @contextmanager
-def in_file(path: Path, content: bytes) -> Iterator[FileRegion]:
+def in_file(path: Path, content: bytes) -> Iterator[FileRange]:
     """Write `content` to `path`, and open it as what the body of a request can be."""
     path.write_bytes(content)
     with opened_file(path) as region:
@@ -66,11 +66,11 @@ def in_file(path: Path, content: bytes) -> Iterator[FileRegion]:
 
 
 @contextmanager
-def opened_file(path: Path) -> Iterator[FileRegion]:
+def opened_file(path: Path) -> Iterator[FileRange]:
     """Open all bytes of a file."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        yield FileRegion.whole(fd, str(path))
+        yield FileRange.whole(fd, str(path))
     finally:
         os.close(fd)
 
@@ -341,21 +341,21 @@ async def _relay_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def open_wire(
     *,
     verify: str | None = None,
-    throttle: Throttle | None = None,
+    throttle: RateLimiter | None = None,
     loops: int | None = 1,
     **timeouts: float,
-) -> AsyncIterator[Wire]:
-    """A `Wire`, closed in the end."""
-    wire = Wire(Timeouts(**timeouts), verify=verify, throttle=throttle, loops=loops)
+) -> AsyncIterator[HttpClient]:
+    """A `HttpClient`, closed in the end."""
+    wire = HttpClient(Timeouts(**timeouts), verify=verify, throttle=throttle, loops=loops)
     try:
         yield wire
     finally:
         await wire.aclose()
 
 
-def counting_throttle() -> tuple[Throttle, list[int]]:
+def counting_throttle() -> tuple[RateLimiter, list[int]]:
     """A cap that holds nothing back, and the bytes that it was told of, call by call."""
-    throttle = Throttle(1e12)
+    throttle = RateLimiter(1e12)
     taken: list[int] = []
     real = throttle.take
 
@@ -367,7 +367,7 @@ def counting_throttle() -> tuple[Throttle, list[int]]:
     return throttle, taken
 
 
-def wait_for_bodies(wire: Wire, seconds: float) -> None:
+def wait_for_bodies(wire: HttpClient, seconds: float) -> None:
     """From now on let a server be silent for `seconds`."""
     large = wire._ready_aiohttp()
     large._timeouts = replace(large._timeouts, read=seconds)
@@ -383,7 +383,9 @@ class Site:
     verify: str | None
 
     @asynccontextmanager
-    async def opened(self, reply: Reply, **options: Any) -> AsyncIterator[tuple[RawServer, Wire]]:
+    async def opened(
+        self, reply: Reply, **options: Any
+    ) -> AsyncIterator[tuple[RawServer, HttpClient]]:
         """A server that answers by `reply`, and a wire that trusts it."""
         served = {key: options.pop(key) for key in ("reads_body",) if key in options}
         async with (

@@ -27,9 +27,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest
-from hftransfer._http.client import Wire
+from hftransfer._http.client import HttpClient
 from hftransfer._http.status import is_redirect, status_error
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
@@ -82,7 +82,7 @@ class HubSource:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: HttpClient,
         location: HubLocation,
         *,
         endpoint: str,
@@ -190,8 +190,8 @@ class HubSource:
         self.commit, entry = await retrying(ask, self._retry)
         return entry
 
-    async def fill(self, entry: Entry, span: Span) -> None:
-        if span.wanted == entry.size and not span.filled:
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
+        if span.limit == entry.size and not span.filled:
             await self._read_whole(entry, span)
             return
         place = self._place(entry)
@@ -206,7 +206,7 @@ class HubSource:
             raise self._refused(entry, place, url, _unexpected(redirect))
         place.refusals = 0
 
-    async def _read_whole(self, entry: Entry, span: Span) -> None:
+    async def _read_whole(self, entry: Entry, span: ByteRangeBuffer) -> None:
         """Read a small file without a Range, from where it is or along the Hub's redirects."""
         if await self._read_guessed(entry, span):
             return
@@ -225,7 +225,7 @@ class HubSource:
             path = entry.properties.get("repo-path", entry.path)
             self._addresses.observe(found, path, entry.digest.value)
 
-    async def _read_guessed(self, entry: Entry, span: Span) -> bool:
+    async def _read_guessed(self, entry: Entry, span: ByteRangeBuffer) -> bool:
         """Read a file from where others have shown it to be; return whether that worked."""
         path = entry.properties.get("repo-path", entry.path)
         # Asked for again, it was not what it should have been.
@@ -238,13 +238,13 @@ class HubSource:
         try:
             redirect = await self._fill_whole(url, entry, span)
         except (AccessError, NotFoundError, RejectedError, SourceChangedError):
-            self._addresses.give_up()
+            self._addresses.abandon()
             return False
         if redirect is not None:
-            self._addresses.give_up()
+            self._addresses.abandon()
         return redirect is None
 
-    async def _fill_whole(self, url: str, entry: Entry, span: Span) -> Response | None:
+    async def _fill_whole(self, url: str, entry: Entry, span: ByteRangeBuffer) -> Response | None:
         headers = self._headers_for(url)
         return await self._wire.fill(url, span, size=entry.size, headers=headers, ranged=False)
 

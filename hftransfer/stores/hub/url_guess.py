@@ -54,7 +54,7 @@ class CacheAddresses:
         self._seen.add(path)
         form = address_form(url, path, blob_id)
         if form is None or self._form not in (None, form):
-            self.give_up()
+            self.abandon()
         else:
             self._is_confirmed = self._form is not None
             self._form = form
@@ -69,7 +69,7 @@ class CacheAddresses:
             .replace(_ID, blob_id)
         )
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Guess no more."""
         self._is_given_up = True
         self._is_confirmed = False

@@ -17,13 +17,13 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import Chunk, PartLimits
-from hftransfer._io.direct_io import DirectIO, WayChooser
-from hftransfer._io.file_range import UNABLE, FileRegion, changed, read_fully, reading
+from hftransfer._io.direct_io import DirectIO, WritePolicy
+from hftransfer._io.file_range import UNABLE, FileRange, changed, read_fully, reading
 from hftransfer._io.partial_file import (
     PartialFile,
     is_partial_name,
@@ -31,7 +31,7 @@ from hftransfer._io.partial_file import (
     write_whole,
     writing,
 )
-from hftransfer._io.thread_batch import Batch
+from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -100,8 +100,8 @@ class LocalSource:
         except PermissionError as error:
             raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
 
-    async def fill(self, entry: Entry, span: Span) -> None:
-        rest = span.rest
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
+        rest = span.remaining
         at_once = self._reads_at_once and len(rest) <= _AT_ONCE
         if not (at_once and self._read_into(entry, span.position, rest, wait=False)):
             await anyio.to_thread.run_sync(self._read_into, entry, span.position, rest)
@@ -134,12 +134,12 @@ class LocalSource:
         return True
 
     @asynccontextmanager
-    async def lend(self, entry: Entry) -> AsyncIterator[FileRegion]:
+    async def open_file(self, entry: Entry) -> AsyncIterator[FileRange]:
         path = self._path_of(entry)
         with reading(path):
             fd = await anyio.to_thread.run_sync(_open, path)
         try:
-            whole = FileRegion.whole(fd, path)
+            whole = FileRange.whole(fd, path)
             if _is_changed(fd, entry):
                 raise changed(path)
             try:
@@ -252,7 +252,7 @@ class LocalFileSink:
         partial_folder: Path | None = None,
         stem: str | None = None,
         fsync: bool = False,
-        ways: WayChooser | None = None,
+        ways: WritePolicy | None = None,
         on_publish: Callable[[FileManifest], None] | None = None,
     ) -> LocalFileSink:
         """Make the folders of `target` and its partial file, resuming one that is there.
@@ -293,8 +293,8 @@ class LocalFileSink:
         return cls(target, partial_file, fsync=fsync, on_publish=on_publish)
 
     @property
-    def held(self) -> Mapping[int, str]:
-        return self._partial.held
+    def resumable_chunks(self) -> Mapping[int, str]:
+        return self._partial.resumable_chunks
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         read = partial(self._partial.read_into, chunk.start, buffer)
@@ -315,13 +315,13 @@ class LocalFileSink:
 
     async def abort(self, *, discard: bool) -> None:
         # A partial file without a single journalled chunk has nothing to resume.
-        def give_up() -> None:
+        def abandon() -> None:
             if discard or self._partial.journal.is_empty:
                 self._partial.remove()
             else:
                 self._partial.close()
 
-        await anyio.to_thread.run_sync(give_up)
+        await anyio.to_thread.run_sync(abandon)
 
 
 def is_small(entry: Entry, chunk_size: int) -> bool:
@@ -337,8 +337,8 @@ class SmallFileSink:
         batch: shared by the small files of one sink.
     """
 
-    def __init__(self, publish: Callable[[memoryview], None], batch: Batch) -> None:
-        self.held: Mapping[int, str] = {}
+    def __init__(self, publish: Callable[[memoryview], None], batch: ThreadBatch) -> None:
+        self.resumable_chunks: Mapping[int, str] = {}
         self._publish = publish
         self._batch = batch
         self._is_published = False
@@ -382,8 +382,8 @@ class LocalSink:
         self._single = single
         self._fsync = fsync
         self._direct_io = direct_io
-        self._ways: WayChooser | None = None
-        self._batch = Batch(quick=not fsync)
+        self._ways: WritePolicy | None = None
+        self._batch = ThreadBatch(quick=not fsync)
 
     @property
     def location(self) -> str:
@@ -396,7 +396,7 @@ class LocalSink:
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
         await anyio.to_thread.run_sync(check_destination, folder, size)
-        self._ways = WayChooser(self._direct_io, size, cache_room())
+        self._ways = WritePolicy(self._direct_io, size, cache_room())
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)

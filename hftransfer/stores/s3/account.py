@@ -24,9 +24,9 @@ from hftransfer.options import S3Options
 from hftransfer.stores.s3.signing import Credentials, encoded_path
 
 if TYPE_CHECKING:
-    from hftransfer.stores.s3.botocore import Finder
+    from hftransfer.stores.s3.botocore import CredentialResolver
 
-__all__ = ("Account", "Place")
+__all__ = ("Account", "BucketEndpoint")
 
 _DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
@@ -42,7 +42,7 @@ _FILES = (
 
 
 @dataclass(frozen=True)
-class Place:
+class BucketEndpoint:
     """Where the requests for one bucket go."""
 
     origin: str
@@ -106,8 +106,8 @@ class Account:
             OptionsError: if a profile, region or endpoint cannot be used.
         """
         self._options = options
-        self._finder: Finder | None = None
-        found: _Variables | Finder | None = _only_variables(options, os.environ)
+        self._finder: CredentialResolver | None = None
+        found: _Variables | CredentialResolver | None = _only_variables(options, os.environ)
         self._s3: Mapping[str, Any] = {}
         if found is None:
             found = self._ready_finder()
@@ -122,11 +122,11 @@ class Account:
         self._current: Credentials | None = None
         self._lock = anyio.Lock()
 
-    def _ready_finder(self) -> Finder:
+    def _ready_finder(self) -> CredentialResolver:
         if self._finder is None:
-            from hftransfer.stores.s3.botocore import Finder
+            from hftransfer.stores.s3.botocore import CredentialResolver
 
-            self._finder = Finder(self._options.profile)
+            self._finder = CredentialResolver(self._options.profile)
         return self._finder
 
     @property
@@ -175,7 +175,7 @@ class Account:
         finder = await anyio.to_thread.run_sync(self._ready_finder)
         return await finder.credentials()
 
-    def place(self, bucket: str, region: str | None = None) -> Place:
+    def place(self, bucket: str, region: str | None = None) -> BucketEndpoint:
         """Return where requests for `bucket` go. Reads files once where the endpoint is AWS's.
 
         Args:
@@ -200,11 +200,11 @@ class Account:
         return _place(f"{parts.scheme}://{netloc}{base}/{encoded_path(bucket)}", region)
 
 
-def _place(url: str, region: str) -> Place:
+def _place(url: str, region: str) -> BucketEndpoint:
     parts = urlsplit(url)
     host = parts.netloc.lower()
     own_port = {"http": ":80", "https": ":443"}[parts.scheme]
-    return Place(
+    return BucketEndpoint(
         origin=f"{parts.scheme}://{parts.netloc}",
         host=host.removesuffix(own_port),
         prefix=parts.path.rstrip("/"),

@@ -1,6 +1,6 @@
 """What aiobotocore finds in the environment, in files and on the network.
 
-The one module that uses aiobotocore and botocore. Making a `Finder` reads files and
+The one module that uses aiobotocore and botocore. Making a `CredentialResolver` reads files and
 belongs into a worker thread. Credentials are fetched and renewed on the event loop, from
 wherever botocore knows to look for them: variables, profiles, containers, instance
 metadata, web identity, SSO, processes.
@@ -26,7 +26,7 @@ from hftransfer.errors import (
 )
 from hftransfer.stores.s3.signing import Credentials
 
-__all__ = ("Finder", "botocore_error")
+__all__ = ("CredentialResolver", "botocore_error")
 
 # One sentence per family; the first that fits, so the narrower class comes first.
 _FAMILIES: tuple[tuple[tuple[type[Exception], ...], type[TransferError], str], ...] = (
@@ -69,7 +69,7 @@ def botocore_error(error: Exception, what: str) -> TransferError:
     return OptionsError(f"{what}: {error}")
 
 
-class Finder:
+class CredentialResolver:
     """Configuration, credentials and endpoints, as botocore finds them.
 
     Args:

@@ -43,7 +43,7 @@ class ChecksumChoice:
         if name is not None and name == self.name:
             self._confirmed = True
 
-    def turn_down(self, name: str) -> None:
+    def reject(self, name: str) -> None:
         """Note that `name` was refused or ignored, unless it was confirmed before."""
         if name == self.name and not self._confirmed:
             self._left.pop(0)

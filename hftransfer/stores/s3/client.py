@@ -1,4 +1,4 @@
-"""The connection to one S3 account: every request, signed and sent over `Wire`.
+"""The connection to one S3 account: every request, signed and sent over `HttpClient`.
 
 `Account` says where requests go and as whom, `Signer` signs each of them (some tens of
 microseconds), and this module sends them, once. A refusal that says what was wrong with
@@ -16,25 +16,25 @@ from types import TracebackType
 import anyio
 import anyio.to_thread
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import COMBINABLE, offered
-from hftransfer._http.client import Wire
+from hftransfer._http.client import HttpClient
 from hftransfer._http.status import seconds_of_date
 from hftransfer._io.file_range import Body
-from hftransfer._io.limiter import Slots
-from hftransfer._io.rate_limit import Throttle
+from hftransfer._io.limiter import ResizableLimiter
+from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
 from hftransfer.errors import Response, TransferError
 from hftransfer.options import S3Options, TransferOptions
 from hftransfer.stores.base import ByteStream
-from hftransfer.stores.s3.account import Account, Place
+from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
 from hftransfer.stores.s3.errors import response_error
 from hftransfer.stores.s3.hedging import HedgeTimer
 from hftransfer.stores.s3.signing import Credentials, Signer, canonical_query, encoded_path
 from hftransfer.stores.s3.xml import element
 
-__all__ = ("S3Session",)
+__all__ = ("S3Client",)
 
 # Uploads spend more of their time waiting for the store than downloads do, so that twice as
 # many are under way; this is the number where that of the connections is not given.
@@ -44,8 +44,8 @@ _STALE = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "Requ
 _SKEWED = ("RequestTimeTooSkewed", "RequestInTheFuture")
 
 
-class S3Session:
-    """One account and one `Wire`, open inside ``async with``.
+class S3Client:
+    """One account and one `HttpClient`, open inside ``async with``.
 
     Args:
         s3: which S3, and as whom.
@@ -58,7 +58,7 @@ class S3Session:
         s3: S3Options,
         options: TransferOptions,
         *,
-        throttle: Throttle | None = None,
+        throttle: RateLimiter | None = None,
     ) -> None:
         self.s3 = s3
         self.options = options
@@ -69,25 +69,25 @@ class S3Session:
         given = options.connections
         uploads = _UPLOADS if given is None else _UPLOADS_PER_DOWNLOAD * given
         self.hedge = HedgeTimer(uploads)
-        self.uploads = Slots(uploads)
+        self.uploads = ResizableLimiter(uploads)
         """Bodies on their way to the store at the same time."""
         self._throttle = throttle
         self._stack = AsyncExitStack()
         self._account: Account | None = None
-        self._wire: Wire | None = None
-        self._places: dict[str, Place] = {}
+        self._wire: HttpClient | None = None
+        self._places: dict[str, BucketEndpoint] = {}
         self._signers: dict[str, Signer] = {}
         self._ahead = 0.0
         """Seconds by which the store's clock is ahead of ours."""
 
-    async def __aenter__(self) -> S3Session:
+    async def __aenter__(self) -> S3Client:
         """Open the session; nothing is sent yet.
 
         Raises:
             OptionsError: if a profile, region or endpoint cannot be used.
         """
         self._account = await anyio.to_thread.run_sync(Account, self.s3)
-        self._wire = Wire(
+        self._wire = HttpClient(
             self.options.timeouts,
             verify=self._account.verify,
             throttle=self._throttle,
@@ -106,12 +106,12 @@ class S3Session:
 
     @property
     def account(self) -> Account:
-        assert self._account is not None, "S3Session is not open"
+        assert self._account is not None, "S3Client is not open"
         return self._account
 
     @property
-    def wire(self) -> Wire:
-        assert self._wire is not None, "S3Session is not open"
+    def wire(self) -> HttpClient:
+        assert self._wire is not None, "S3Client is not open"
         return self._wire
 
     def describe(self, bucket: str, key: str = "") -> str:
@@ -176,7 +176,7 @@ class S3Session:
         self,
         bucket: str,
         key: str,
-        span: Span,
+        span: ByteRangeBuffer,
         *,
         size: int,
         headers: Mapping[str, str],
@@ -187,9 +187,9 @@ class S3Session:
         What is the whole object is asked for without a Range.
 
         Raises:
-            TransferError: as `Wire.fill`, refusals as the table of `s3_errors` says.
+            TransferError: as `HttpClient.fill`, refusals as the table of `s3_errors` says.
         """
-        whole = span.filled == 0 and span.start == 0 and span.wanted == size
+        whole = span.filled == 0 and span.start == 0 and span.limit == size
         for remaining in (1, 0):
             url, signed, identity = await self._signed("GET", bucket, key, {}, headers)
             refusal: Response | None

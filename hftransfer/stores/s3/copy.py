@@ -24,7 +24,7 @@ from hftransfer.errors import (
 )
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
-from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.errors import refusal_code, response_error
 from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.multipart import MultipartUpload
@@ -49,7 +49,7 @@ class ServerCopy:
         part: bytes per request above that. Default 64 MiB.
     """
 
-    def __init__(self, session: S3Session, *, single: int = _SINGLE, part: int = _PART) -> None:
+    def __init__(self, session: S3Client, *, single: int = _SINGLE, part: int = _PART) -> None:
         self._session = session
         self._single = single
         self._part = part

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hftransfer._io.retry import retrying
 from hftransfer.errors import AccessError, NotFoundError, Response, TransferError
 from hftransfer.locations import S3Location
-from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.xml import ListedObject, Page, parse_list
 
 __all__ = ("Found", "find", "list_page", "size_of")
@@ -25,7 +25,7 @@ class Found:
     """True if the location is the key of one object."""
 
 
-async def find(session: S3Session, location: S3Location) -> Found:
+async def find(session: S3Client, location: S3Location) -> Found:
     """Return the object whose key the location is, else the objects below it.
 
     One request tells as a rule: an object sorts before everything below it, and what lies
@@ -63,14 +63,14 @@ async def find(session: S3Session, location: S3Location) -> Found:
 
 
 async def _following(
-    session: S3Session, bucket: str, prefix: str, page: Page
+    session: S3Client, bucket: str, prefix: str, page: Page
 ) -> AsyncIterator[Page]:
     while page.next_token is not None:
         page = await list_page(session, bucket, prefix, page.next_token)
         yield page
 
 
-async def list_page(session: S3Session, bucket: str, prefix: str, token: str | None = None) -> Page:
+async def list_page(session: S3Client, bucket: str, prefix: str, token: str | None = None) -> Page:
     """Return one page of what begins with `prefix`, the first or that of `token`.
 
     Raises:
@@ -88,7 +88,7 @@ async def list_page(session: S3Session, bucket: str, prefix: str, token: str | N
     return await retrying(ask, session.options.retry)
 
 
-async def _stat(session: S3Session, bucket: str, key: str) -> ListedObject | None:
+async def _stat(session: S3Client, bucket: str, key: str) -> ListedObject | None:
     try:
         head = await session.call("HEAD", bucket, key)
     except TransferError:

@@ -18,7 +18,7 @@ import anyio.to_thread
 from hftransfer._core.checksums import combine, encode, field_name, header_name
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
-from hftransfer._io.file_range import FileRegion
+from hftransfer._io.file_range import FileRange
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     IntegrityError,
@@ -29,13 +29,13 @@ from hftransfer.errors import (
 )
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
-from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.errors import refusal_code, response_error
 from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.hedging import HedgeTimer
 from hftransfer.stores.s3.put import Upload, checksum_of, is_precondition, md5_of
-from hftransfer.stores.s3.resume import Leftover, Part, find_leftover
-from hftransfer.stores.s3.upload_lock import Claim, claim
+from hftransfer.stores.s3.resume import OrphanedUpload, Part, find_orphaned_upload
+from hftransfer.stores.s3.upload_lock import UploadLock, claim
 from hftransfer.stores.s3.xml import complete_body, element
 
 __all__ = ("MultipartUpload", "multipart_etag")
@@ -54,16 +54,16 @@ class MultipartUpload(Upload):
     """
 
     def __init__(
-        self, session: S3Session, bucket: str, key: str, entry: Entry, chunk_size: int
+        self, session: S3Client, bucket: str, key: str, entry: Entry, chunk_size: int
     ) -> None:
         super().__init__(session, bucket, key, entry)
         self._sizes = [chunk.size for chunk in plan_chunks(entry.size, chunk_size)]
         self._upload_id: str | None = None
-        self._claim: Claim | None = None
+        self._claim: UploadLock | None = None
         self._checksum: str | None = None
         self._echoed = False
         """True if the store has repeated, and so verified, the checksum of every part so far."""
-        self._leftover: Leftover | None = None
+        self._leftover: OrphanedUpload | None = None
         self._etags: dict[int, str] = {}
         self._sums: dict[int, bytes] = {}
 
@@ -86,7 +86,7 @@ class MultipartUpload(Upload):
             raise
 
     async def _look_back(self) -> None:
-        found = await find_leftover(self._session, *self._target, self._sizes)
+        found = await find_orphaned_upload(self._session, *self._target, self._sizes)
         if found is not None:
             self._leftover, self._claim = found, found.claim
             self._upload_id = found.upload_id
@@ -100,16 +100,16 @@ class MultipartUpload(Upload):
         await self._put(chunk, data, value)
 
     @property
-    def region_checksum(self) -> str | None:
+    def sendfile_checksum(self) -> str | None:
         return self._checksum
 
-    async def write_region(
-        self, chunk: Chunk, region: FileRegion, digest: str, checksum: bytes
+    async def write_file_range(
+        self, chunk: Chunk, region: FileRange, digest: str, checksum: bytes
     ) -> None:
         await self._put(chunk, region, checksum)
 
     async def _put(
-        self, chunk: Chunk, body: memoryview | FileRegion, checksum: bytes | None
+        self, chunk: Chunk, body: memoryview | FileRange, checksum: bytes | None
     ) -> None:
         if checksum is not None:
             self._sums[chunk.index] = checksum
@@ -141,7 +141,7 @@ class MultipartUpload(Upload):
             except TransferError as error:
                 if name is None or not choice.may_be_about(error):
                     raise
-                choice.turn_down(name)
+                choice.reject(name)
                 continue
             break
         self._upload_id = element(answer.body.decode(errors="replace"), "UploadId")
@@ -151,7 +151,7 @@ class MultipartUpload(Upload):
         self._checksum, self._echoed = name, name is not None
         self._claim = await anyio.to_thread.run_sync(claim, *self._target, self._upload_id)
 
-    async def _stored(self, chunk: Chunk, body: memoryview | FileRegion) -> str | None:
+    async def _stored(self, chunk: Chunk, body: memoryview | FileRange) -> str | None:
         """Return the ETag of a part that holds `body` already.
 
         Raises:
@@ -165,7 +165,7 @@ class MultipartUpload(Upload):
         # Parts of two contents must not meet: the engine begins anew, without this upload.
         raise IntegrityError(f"{self._what}: an interrupted upload of other content was in the way")
 
-    async def _send(self, chunk: Chunk, body: memoryview | FileRegion, value: bytes | None) -> str:
+    async def _send(self, chunk: Chunk, body: memoryview | FileRange, value: bytes | None) -> str:
         headers = dict(customer_key_headers(self._session.s3))
         if value is not None and self._checksum is not None:
             headers[header_name(self._checksum)] = encode(value)
@@ -190,7 +190,7 @@ class MultipartUpload(Upload):
                 self._session.part_checksums.confirm(self._checksum)
             else:
                 self._echoed = False
-                self._session.part_checksums.turn_down(self._checksum)
+                self._session.part_checksums.reject(self._checksum)
         return etag
 
     def _ended(self, error: TransferError) -> TransferError:

@@ -16,7 +16,7 @@ from hftransfer._core.checksums import checksum, encode, header_name
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk
-from hftransfer._io.file_range import WINDOW, FileRegion
+from hftransfer._io.file_range import WINDOW, FileRange
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -27,7 +27,7 @@ from hftransfer.errors import (
 )
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
-from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.resume import Part
 
@@ -44,9 +44,9 @@ async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
     return await anyio.to_thread.run_sync(checksum, name, data, digest or chunk_digest(data))
 
 
-def md5_of(body: memoryview | FileRegion) -> str:
+def md5_of(body: memoryview | FileRange) -> str:
     """Return the MD5 of `body` in hex."""
-    if isinstance(body, FileRegion):
+    if isinstance(body, FileRange):
         return body.digests(["md5"], memoryview(bytearray(WINDOW)))[0]
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
@@ -61,8 +61,8 @@ class Upload:
         entry: what is to be stored.
     """
 
-    def __init__(self, session: S3Session, bucket: str, key: str, entry: Entry) -> None:
-        self.held: Mapping[int, str] = {}
+    def __init__(self, session: S3Client, bucket: str, key: str, entry: Entry) -> None:
+        self.resumable_chunks: Mapping[int, str] = {}
         self._session = session
         self._target = (bucket, key)
         self._entry = entry
@@ -126,12 +126,12 @@ class SingleUpload(Upload):
                     return await self._check_twin(data)
                 if name is None or not choice.may_be_about(error):
                     raise
-                choice.turn_down(name)
+                choice.reject(name)
                 continue
             if name is None or answer.headers.get(header_name(name)) == value:
                 choice.confirm(name)
                 return None
-            choice.turn_down(name)
+            choice.reject(name)
             if self._guard or choice.name is None:
                 return None
 

@@ -19,12 +19,12 @@ import anyio.to_thread
 from hftransfer._core.checksums import COMBINABLE
 from hftransfer._http.status import seconds_of_date
 from hftransfer.errors import TransferError, TransientError
-from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.headers import customer_key_headers
-from hftransfer.stores.s3.upload_lock import Claim, claim, is_recorded, recover
+from hftransfer.stores.s3.upload_lock import UploadLock, claim, is_recorded, recover
 from hftransfer.stores.s3.xml import records, text_of
 
-__all__ = ("Leftover", "Part", "find_leftover", "fits")
+__all__ = ("OrphanedUpload", "Part", "find_orphaned_upload", "fits")
 
 # Of another machine nothing is known but when its last part came. Whoever still works on an
 # upload adds parts all the time, or has given up trying much sooner: seconds.
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Leftover:
+class OrphanedUpload:
     """An upload that nobody completed."""
 
     upload_id: str
@@ -57,11 +57,11 @@ class Leftover:
     """By number, from 1 on."""
     idle: float | None = None
     """Seconds since the last part came, by the store's clock; None if it does not say."""
-    claim: Claim | None = field(default=None, compare=False)
+    claim: UploadLock | None = field(default=None, compare=False)
     """What tells others that it is ours now."""
 
 
-def fits(leftover: Leftover, sizes: Sequence[int]) -> bool:
+def fits(leftover: OrphanedUpload, sizes: Sequence[int]) -> bool:
     """Return True if the parts can be those of a file whose chunks have `sizes`.
 
     One without parts is nobody's: another program may have begun it a moment ago.
@@ -72,9 +72,9 @@ def fits(leftover: Leftover, sizes: Sequence[int]) -> bool:
     )
 
 
-async def find_leftover(
-    session: S3Session, bucket: str, key: str, sizes: Sequence[int]
-) -> Leftover | None:
+async def find_orphaned_upload(
+    session: S3Client, bucket: str, key: str, sizes: Sequence[int]
+) -> OrphanedUpload | None:
     """Return the fullest upload of `key` that fits and is nobody's any more, or None.
 
     It is claimed for this process.
@@ -96,7 +96,9 @@ async def find_leftover(
     return await anyio.to_thread.run_sync(_first_free, bucket, key, fitting)
 
 
-def _first_free(bucket: str, key: str, candidates: Sequence[Leftover]) -> Leftover | None:
+def _first_free(
+    bucket: str, key: str, candidates: Sequence[OrphanedUpload]
+) -> OrphanedUpload | None:
     for each in candidates:
         taken = recover(bucket, key, each.upload_id)
         if taken is not None:
@@ -107,7 +109,9 @@ def _first_free(bucket: str, key: str, candidates: Sequence[Leftover]) -> Leftov
     return None
 
 
-async def _leftover(session: S3Session, bucket: str, key: str, upload_id: str) -> Leftover | None:
+async def _leftover(
+    session: S3Client, bucket: str, key: str, upload_id: str
+) -> OrphanedUpload | None:
     """Return an upload with its parts, or None if it was made in a way that is not ours."""
     parts: dict[int, Part] = {}
     last = ""
@@ -131,7 +135,9 @@ async def _leftover(session: S3Session, bucket: str, key: str, upload_id: str) -
     kind = text_of(answer.body, "ChecksumType")
     if name is not None and (name not in COMBINABLE or kind not in ("", "FULL_OBJECT")):
         return None
-    return Leftover(upload_id, name, parts, _seconds_since(last, answer.headers.get("Date", "")))
+    return OrphanedUpload(
+        upload_id, name, parts, _seconds_since(last, answer.headers.get("Date", ""))
+    )
 
 
 def _seconds_since(moment: str, now: str) -> float | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import anyio
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import header_name
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import Manifest
@@ -31,7 +31,7 @@ from hftransfer.errors import (
 )
 from hftransfer.locations import S3Location, safe_path
 from hftransfer.stores.base import ByteStream, Entry, FileSink
-from hftransfer.stores.s3.client import S3Session
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.errors import lacks_permission, refusal_code
 from hftransfer.stores.s3.headers import (
     CHECKSUM_MODE,
@@ -47,7 +47,7 @@ from hftransfer.stores.s3.listing import Found, find, list_page
 from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload, checksum_of
 
-__all__ = ("S3Session", "S3Sink", "S3Source")
+__all__ = ("S3Client", "S3Sink", "S3Source")
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
@@ -71,7 +71,7 @@ class S3Source:
 
     commit: str | None = None
 
-    def __init__(self, session: S3Session, location: S3Location) -> None:
+    def __init__(self, session: S3Client, location: S3Location) -> None:
         self._session = session
         self._location = location
         self._root = ""
@@ -179,16 +179,16 @@ class S3Source:
         return results
 
     @property
-    def session(self) -> S3Session:
+    def session(self) -> S3Client:
         return self._session
 
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key of `entry`."""
         return self._location.bucket, self._root + entry.path
 
-    async def fill(self, entry: Entry, span: Span) -> None:
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
         headers = dict(self._read_headers(entry))
-        whole = span.start == 0 and span.wanted == entry.size and span.filled == 0
+        whole = span.start == 0 and span.limit == entry.size and span.filled == 0
         # The chunks of a manifest, and a digest of the whole file, are checked by the engine.
         known = entry.digest is not None or entry.manifest is not None
         verify = whole and self._session.options.verify and not known
@@ -215,7 +215,7 @@ class S3Source:
             f"{error.message}; it was deleted during its transfer", response=error.response
         )
 
-    async def _check(self, entry: Entry, span: Span, answer: Mapping[str, str]) -> None:
+    async def _check(self, entry: Entry, span: ByteRangeBuffer, answer: Mapping[str, str]) -> None:
         """Compare a whole object with the checksum that came with it."""
         expected = _whole_digest(entry, answer)
         if expected is None:
@@ -261,7 +261,7 @@ class S3Sink:
 
     limits = _LIMITS
 
-    def __init__(self, session: S3Session, location: S3Location, *, single: bool = False) -> None:
+    def __init__(self, session: S3Client, location: S3Location, *, single: bool = False) -> None:
         key = location.key
         if single and (not key or key.endswith("/")):
             raise LocationError(f"{location} is not the key of an object")

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from hftransfer._core.digests import chunk_digest
 
-__all__ = ("Claim", "claim", "is_recorded", "recover")
+__all__ = ("UploadLock", "claim", "is_recorded", "recover")
 
 _SUFFIX = ".upload"
 # Stores and their lifecycle rules have forgotten an upload long before.
 _FORGOTTEN = 90 * 24 * 3600.0
 
 
-class Claim:
+class UploadLock:
     """An upload that this process works on; `release` or `drop` ends it."""
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -43,7 +43,7 @@ class Claim:
             self._fd = -1
 
 
-def claim(bucket: str, key: str, upload_id: str) -> Claim | None:
+def claim(bucket: str, key: str, upload_id: str) -> UploadLock | None:
     """Record an upload of this process; None if that is not possible, or another has done it."""
     path = _record(bucket, key, upload_id)
     try:
@@ -54,7 +54,7 @@ def claim(bucket: str, key: str, upload_id: str) -> Claim | None:
         return None
 
 
-def recover(bucket: str, key: str, upload_id: str) -> Claim | None:
+def recover(bucket: str, key: str, upload_id: str) -> UploadLock | None:
     """Take over an upload that was recorded here by a process that is gone, else None."""
     try:
         return _lock(_record(bucket, key, upload_id), os.O_RDWR | os.O_CLOEXEC)
@@ -73,7 +73,7 @@ def _record(bucket: str, key: str, upload_id: str) -> Path:
     return Path(base, "hftransfer", "uploads", f"{name}{_SUFFIX}")
 
 
-def _lock(path: Path, flags: int) -> Claim:
+def _lock(path: Path, flags: int) -> UploadLock:
     fd = os.open(path, flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +83,7 @@ def _lock(path: Path, flags: int) -> Claim:
     except BaseException:
         os.close(fd)
         raise
-    return Claim(path, fd)
+    return UploadLock(path, fd)
 
 
 def _sweep(folder: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from huggingface_hub.utils import build_hf_headers
 
 from hftransfer import AsyncClient, HubOptions, RetryPolicy, TransferOptions
-from hftransfer._core.byte_range import Span
-from hftransfer._http.client import Wire
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._http.client import HttpClient
 from hftransfer.errors import (
     AccessError,
     ExpiredError,
@@ -56,7 +56,7 @@ async def open_source(
     hub: HubServer, location: HubLocation, *, token: str | None = None
 ) -> AsyncIterator[HubSource]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    wire = Wire(Timeouts())
+    wire = HttpClient(Timeouts())
     try:
         yield HubSource(wire, location, endpoint=hub.endpoint, headers=headers, retry=NO_WAITING)
     finally:
@@ -65,7 +65,7 @@ async def open_source(
 
 async def read(source: HubSource, entry: Entry, start: int, stop: int) -> bytes:
     buffer = bytearray(stop - start)
-    await source.fill(entry, Span(start, memoryview(buffer)))
+    await source.fill(entry, ByteRangeBuffer(start, memoryview(buffer)))
     return bytes(buffer)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import plan_chunks
@@ -64,7 +64,7 @@ async def put(sink: LocalSink, path: str, content: bytes = CONTENT, etag: str = 
 
 async def read(source: LocalSource, entry: Entry, start: int = 0, stop: int | None = None) -> bytes:
     buffer = bytearray((entry.size if stop is None else stop) - start)
-    await source.fill(entry, Span(start, memoryview(buffer)))
+    await source.fill(entry, ByteRangeBuffer(start, memoryview(buffer)))
     return bytes(buffer)
 
 
@@ -228,7 +228,7 @@ async def test_a_small_file_is_read_by_a_thread_where_the_disk_is_to_be_waited_f
     monkeypatch.setattr(os, "preadv", preadv)
     for _ in range(2):
         memory = bytearray(len(data))
-        await source.fill(entry, Span(0, memoryview(memory)))
+        await source.fill(entry, ByteRangeBuffer(0, memoryview(memory)))
         assert memory == data
 
     at_once = (os.RWF_NOWAIT, True)
@@ -319,14 +319,14 @@ async def test_an_aborted_file_is_resumed_by_the_next_sink(tmp_path: Path) -> No
     buffer = bytearray(CHUNK)
 
     changed = await begin(LocalSink(tmp_path), entry_of("model.bin", etag="v2"))
-    assert dict(changed.held) == {}
+    assert dict(changed.resumable_chunks) == {}
     await changed.abort(discard=False)
 
     second = await begin(LocalSink(tmp_path), entry_of("model.bin"))
-    assert set(second.held) == {0, 1}
+    assert set(second.resumable_chunks) == {0, 1}
     await second.read_into(chunks[1], memoryview(buffer))
     assert bytes(buffer) == CONTENT[CHUNK : 2 * CHUNK]
-    assert second.held[1] == chunk_digest(memoryview(buffer))
+    assert second.resumable_chunks[1] == chunk_digest(memoryview(buffer))
     tail = memoryview(CONTENT)[chunks[2].start :]
     await second.write(chunks[2], tail, chunk_digest(tail))
     await second.commit(manifest_of(CONTENT))
@@ -455,7 +455,7 @@ def without_privileges(folder: Path, program: str) -> str:
         from pathlib import Path
         import anyio
         from hftransfer._core.plan import Chunk
-        from hftransfer._core.byte_range import Span
+        from hftransfer._core.byte_range import ByteRangeBuffer
         from hftransfer.errors import TransferError
         from hftransfer.stores.base import Entry
         from hftransfer.stores.local.store import LocalSink, LocalSource
@@ -488,7 +488,7 @@ def test_a_file_that_may_not_be_read_is_an_access_error(tmp_path: Path) -> None:
             source = LocalSource(folder / "closed.bin")
             (entry,) = await source.list()
             try:
-                await source.fill(entry, Span(0, memoryview(bytearray(entry.size))))
+                await source.fill(entry, ByteRangeBuffer(0, memoryview(bytearray(entry.size))))
             except TransferError as error:
                 print(type(error).__name__, error)
         anyio.run(main)

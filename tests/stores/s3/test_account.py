@@ -14,7 +14,7 @@ import pytest
 from hftransfer.errors import AccessError, OptionsError, UnsupportedError
 from hftransfer.options import S3Options
 from hftransfer.stores.s3 import account as account_module
-from hftransfer.stores.s3.account import Account, Place
+from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.signing import Credentials
 
 CONFIG = """
@@ -58,7 +58,9 @@ def test_a_profile_says_everything() -> None:
     assert account.region == "eu-north-1"
     assert account.endpoint_url == "http://s3.test:9000"
     assert account.verify == "/ca.pem"
-    assert account.place("b") == Place("http://b.s3.test:9000", "b.s3.test:9000", "", "eu-north-1")
+    assert account.place("b") == BucketEndpoint(
+        "http://b.s3.test:9000", "b.s3.test:9000", "", "eu-north-1"
+    )
 
 
 def test_variables_come_before_files_and_options_before_both(
@@ -83,15 +85,15 @@ def test_variables_come_before_files_and_options_before_both(
 @pytest.mark.parametrize(
     ("endpoint", "style", "expected"),
     [
-        ("http://h:9000/", "auto", Place("http://h:9000", "h:9000", "/b.c", "us-east-1")),
-        ("http://h:80", "path", Place("http://h:80", "h", "/b.c", "us-east-1")),
-        ("https://h:443", "path", Place("https://h:443", "h", "/b.c", "us-east-1")),
-        ("http://h/base", "auto", Place("http://h", "h", "/base/b.c", "us-east-1")),
-        ("http://h", "virtual", Place("http://b.c.h", "b.c.h", "", "us-east-1")),
-        ("http://u:p@H", "path", Place("http://H", "h", "/b.c", "us-east-1")),
+        ("http://h:9000/", "auto", BucketEndpoint("http://h:9000", "h:9000", "/b.c", "us-east-1")),
+        ("http://h:80", "path", BucketEndpoint("http://h:80", "h", "/b.c", "us-east-1")),
+        ("https://h:443", "path", BucketEndpoint("https://h:443", "h", "/b.c", "us-east-1")),
+        ("http://h/base", "auto", BucketEndpoint("http://h", "h", "/base/b.c", "us-east-1")),
+        ("http://h", "virtual", BucketEndpoint("http://b.c.h", "b.c.h", "", "us-east-1")),
+        ("http://u:p@H", "path", BucketEndpoint("http://H", "h", "/b.c", "us-east-1")),
     ],
 )
-def test_an_endpoint_of_ones_own(endpoint: str, style: str, expected: Place) -> None:
+def test_an_endpoint_of_ones_own(endpoint: str, style: str, expected: BucketEndpoint) -> None:
     """The bucket is in the path unless asked otherwise; the Host header names no usual port."""
     account = Account(S3Options(endpoint_url=endpoint, addressing_style=style))
 

@@ -17,7 +17,7 @@ from hftransfer.errors import DestinationError, SourceChangedError, UnsupportedE
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.copy import ServerCopy
-from hftransfer.stores.s3.store import S3Session
+from hftransfer.stores.s3.store import S3Client
 from hftransfer.testing import HubServer, RandomFile
 from support.s3 import Bucket, s3_client
 from support.s3_proxy import front_of, xml_error
@@ -84,7 +84,7 @@ async def test_a_large_object_is_copied_in_parts(bucket: Bucket) -> None:
     data = os.urandom(11 * MIB + 7)
     put(bucket, "big", data)
     etag = s3_client(bucket.server).head_object(Bucket=bucket.name, Key="big")["ETag"]
-    async with S3Session(S3Options(endpoint_url=bucket.server.endpoint), OPTIONS) as session:
+    async with S3Client(S3Options(endpoint_url=bucket.server.endpoint), OPTIONS) as session:
         copier = ServerCopy(session, single=5 * MIB, part=5 * MIB)
         entry = Entry(path="big", size=len(data), etag=etag)
         if bucket.server.name == "rclone":  # takes the request for an empty part
@@ -106,7 +106,7 @@ async def test_a_large_object_is_copied_in_parts(bucket: Bucket) -> None:
 async def test_a_replaced_object_is_not_copied(bucket: Bucket, single: int) -> None:
     """Each request names the listed version; nothing of another one gets a name, nor stays open."""
     put(bucket, "big", os.urandom(11 * MIB))
-    async with S3Session(S3Options(endpoint_url=bucket.server.endpoint), OPTIONS) as session:
+    async with S3Client(S3Options(endpoint_url=bucket.server.endpoint), OPTIONS) as session:
         copier = ServerCopy(session, single=single, part=5 * MIB)
         entry = Entry(path="big", size=11 * MIB, etag='"0123456789abcdef0123456789abcdef"')
         with pytest.raises(SourceChangedError, match="replaced"):

@@ -16,7 +16,7 @@ from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
 from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.hedging import HedgeTimer
-from hftransfer.stores.s3.resume import Leftover, Part, fits
+from hftransfer.stores.s3.resume import OrphanedUpload, Part, fits
 from hftransfer.stores.s3.xml import complete_body, element, parse_list, records
 
 MIB = 1 << 20
@@ -201,18 +201,18 @@ def test_what_is_turned_down_is_not_offered_again() -> None:
     """From the best to none; what was confirmed once is never given up."""
     choice = ChecksumChoice(("A", "B"))
     assert (choice.name, choice.settled) == ("A", False)
-    choice.turn_down("A")
-    choice.turn_down("A")  # another upload found out the same
+    choice.reject("A")
+    choice.reject("A")  # another upload found out the same
     assert (choice.name, choice.settled) == ("B", False)
     choice.confirm("A")  # too late to count
     assert not choice.settled
     choice.confirm("B")
-    choice.turn_down("B")
+    choice.reject("B")
     assert (choice.name, choice.settled) == ("B", True)
     assert not choice.may_be_about(RejectedError("x"))
 
     choice = ChecksumChoice(("A",))
-    choice.turn_down("A")
+    choice.reject("A")
     assert (choice.name, choice.settled) == (None, True)
 
 
@@ -227,8 +227,8 @@ def test_only_a_refusal_for_good_speaks_of_the_checksum() -> None:
 # --- leftovers
 
 
-def leftover(*parts: tuple[int, int], etag: str = f'"{"0" * 32}"') -> Leftover:
-    return Leftover("id", None, {number: Part(etag, size) for number, size in parts})
+def leftover(*parts: tuple[int, int], etag: str = f'"{"0" * 32}"') -> OrphanedUpload:
+    return OrphanedUpload("id", None, {number: Part(etag, size) for number, size in parts})
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def leftover(*parts: tuple[int, int], etag: str = f'"{"0" * 32}"') -> Leftover:
         (leftover((1, 8), etag='"of-kms"'), False),  # nothing to compare with
     ],
 )
-def test_which_uploads_can_be_gone_on_with(candidate: Leftover, expected: bool) -> None:
+def test_which_uploads_can_be_gone_on_with(candidate: OrphanedUpload, expected: bool) -> None:
     """All parts have the sizes of the plan and an MD5."""
     assert fits(candidate, [8, 8, 3]) is expected
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
 
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, plan_chunks
@@ -41,7 +41,7 @@ from hftransfer.stores.base import Entry, FileSink, Sink, Source
 from hftransfer.stores.s3.botocore import botocore_error
 from hftransfer.stores.s3.errors import response_error
 from hftransfer.stores.s3.multipart import multipart_etag
-from hftransfer.stores.s3.store import S3Session, S3Sink, S3Source
+from hftransfer.stores.s3.store import S3Client, S3Sink, S3Source
 from support.s3 import Bucket, s3_client
 from support.s3_proxy import front_of, xml_error
 
@@ -61,8 +61,8 @@ AWKWARD = [
 ]
 
 
-def session_for(bucket: Bucket, **options: Any) -> S3Session:
-    return S3Session(
+def session_for(bucket: Bucket, **options: Any) -> S3Client:
+    return S3Client(
         S3Options(endpoint_url=options.pop("endpoint", bucket.server.endpoint), **options), OPTIONS
     )
 
@@ -100,7 +100,7 @@ async def upload(sink: Sink, path: str, data: bytes, chunk_size: int = 5 * MIB) 
 
 async def read(source: Source, entry: Entry, start: int = 0, stop: int | None = None) -> bytes:
     buffer = bytearray((entry.size if stop is None else stop) - start)
-    await source.fill(entry, Span(start, memoryview(buffer)))
+    await source.fill(entry, ByteRangeBuffer(start, memoryview(buffer)))
     return bytes(buffer)
 
 
@@ -295,7 +295,7 @@ async def test_nothing_is_held_for_resuming(bucket: Bucket) -> None:
     async with session_for(bucket) as session:
         file = await open_file(S3Sink(session, S3Location(bucket.name)), "w", 8)
 
-        assert dict(file.held) == {}
+        assert dict(file.resumable_chunks) == {}
         with pytest.raises(UnsupportedError):
             await file.read_into(Chunk(0, 0, 8), memoryview(bytearray(8)))
 
@@ -378,7 +378,7 @@ async def test_wrong_keys_are_found_before_bytes_move(bucket: Bucket, wrong: str
             assert keys["secret_access_key"] not in shown
 
 
-async def prepare(session: S3Session, location: S3Location) -> None:
+async def prepare(session: S3Client, location: S3Location) -> None:
     await S3Sink(session, location).prepare([])
 
 
@@ -396,7 +396,7 @@ async def test_no_credentials_at_all(bucket: Bucket, monkeypatch: pytest.MonkeyP
 async def test_an_unknown_profile_is_an_options_error() -> None:
     """A profile that does not exist is found when the session is opened."""
     with pytest.raises(OptionsError, match="no-such-profile"):
-        async with S3Session(S3Options(profile="no-such-profile"), OPTIONS):
+        async with S3Client(S3Options(profile="no-such-profile"), OPTIONS):
             pass
 
 
@@ -413,7 +413,7 @@ async def test_an_endpoint_that_nobody_serves(bucket: Bucket) -> None:
 async def test_the_environment_gives_the_endpoint_and_the_keys(bucket: Bucket) -> None:
     """Options that are left out are botocore's to resolve."""
     put(bucket, "f/a", b"x")
-    async with S3Session(S3Options(), OPTIONS) as session:
+    async with S3Client(S3Options(), OPTIONS) as session:
         listed = await S3Source(session, S3Location(bucket.name)).list()
 
     assert [entry.path for entry in listed] == ["f/a"]

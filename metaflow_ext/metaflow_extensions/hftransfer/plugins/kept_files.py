@@ -91,7 +91,7 @@ class _KeptFile:
     """A file that is there, all of whose chunks are held."""
 
     def __init__(self, sink: KeepingSink, name: str, path: Path, chunks: Sequence[str]) -> None:
-        self.held: Mapping[int, str] = dict(enumerate(chunks))
+        self.resumable_chunks: Mapping[int, str] = dict(enumerate(chunks))
         self._sink = sink
         self._name = name
         self._path = path

@@ -24,7 +24,7 @@ from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
 from hftransfer.stores.base import Entry, Sink, Source
 from hftransfer.stores.local.store import LocalSink, LocalSource
-from hftransfer.stores.null import DiscardSink
+from hftransfer.stores.null import NullSink
 from hftransfer.sync import run_sync
 
 from .entry_contents import MANIFEST, is_bookkeeping, known_files
@@ -232,7 +232,7 @@ class _Connection:
             for entry in await origin.list()
             if entry.path in lacking
         ]
-        read = await self.client.transfer(origin, [DiscardSink()], entries=there)
+        read = await self.client.transfer(origin, [NullSink()], entries=there)
         files = {**report.manifest.files, **read.manifest.files}
         return dataclasses.replace(
             report, manifest=dataclasses.replace(report.manifest, files=files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hftransfer._core.events import Event, FileFinished, Moved, TransferStarted
+from hftransfer._core.events import BytesMoved, Event, FileFinished, TransferStarted
 
 # Lines at the first interval; after as many again it doubles.
 _LINES = 6
@@ -65,7 +65,7 @@ class TransferProgress:
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, TransferStarted):
             self.files, self.total = event.files, event.bytes
-        elif isinstance(event, Moved):
+        elif isinstance(event, BytesMoved):
             self.moved += event.bytes
             self._sample()
         elif isinstance(event, FileFinished):

@@ -28,7 +28,7 @@ import anyio
 import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest, SourceChangedError, UnsupportedError
-from hftransfer._core.byte_range import Span
+from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
 
@@ -127,8 +127,8 @@ class TarSource:
     async def list(self) -> Sequence[Entry]:
         return [Entry(path=self._name, size=self.size)]
 
-    async def fill(self, entry: Entry, span: Span) -> None:
-        rest = span.rest
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
+        rest = span.remaining
         await anyio.to_thread.run_sync(self._read_into, span.position, rest)
         span.advance(len(rest))
 
@@ -203,7 +203,7 @@ class _Unpacking:
     """One archive on its way; a thread of its own reads what `write` hands over, in order."""
 
     def __init__(self, path: Path, entry: Entry) -> None:
-        self.held: Mapping[int, str] = {}
+        self.resumable_chunks: Mapping[int, str] = {}
         self._path = path
         self._what = entry.path
         self._next = 0

@@ -1,4 +1,4 @@
-"""Which module may import which: layers as data, and what `import hftransfer` must not load."""
+"""Which folder may import which, and what `import hftransfer` must not load."""
 
 from __future__ import annotations
 
@@ -6,137 +6,34 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-_PACKAGE = Path(__file__).parents[1] / "hftransfer"
-_HARNESS = Path(__file__).parents[1] / "perf"
+from support.imports import ImportGraph
 
-# From the bottom up. A module imports from its own layer and from those below it. Names ending
-# in `.*` stand for every module of that package, and the package itself.
-_LAYERS: dict[str, tuple[str, ...]] = {
-    "values": (
-        "_hub_compat",
-        "_client",
-        "_engine",
-        "_core",
-        "_io",
-        "_http",
-        "errors",
-        "_core.memory",
-        "options",
-        "locations",
-    ),
-    "plans": (
-        "_core.plan",
-        "_core.byte_range",
-        "_core.checksums",
-        "_core.digests",
-        "_core.manifest",
-        "report",
-    ),
-    "contract": ("_io.file_range", "stores", "stores.base"),
-    "primitives": (
-        *(
-            "_io.thread_batch",
-            "_io.buffers",
-            "_io.direct_io",
-            "_io.partial_file",
-            "_engine.concurrency",
-            "_io.journal",
-        ),
-        *(
-            "_client.patterns",
-            "_core.events",
-            "_io.retry",
-            "_io.signals",
-            "_io.limiter",
-            "_io.rate_limit",
-        ),
-    ),
-    "wire": (
-        "_http.parser",
-        "_http.status",
-        "_http.client",
-        "_http.aiohttp_client",
-        "_http.aiohttp_session",
-        "_http.connection",
-        "_http.errors",
-        "_http.exchange",
-        "_http.pool",
-        "_http.response_body",
-        "_http.loops",
-        "_http.rcvlowat",
-        "_http.proxy",
-        "_http.request_body",
-        "_http.settings",
-    ),
-    "stores": (
-        *("stores.hub", "stores.hub.source", "stores.hub.url_guess", "stores.hub.metadata"),
-        *("stores.local", "stores.s3"),
-        *("stores.null", "stores.local.store", "stores.memory"),
-        *(
-            "stores.s3.store",
-            "stores.s3.account",
-            "stores.s3.botocore",
-            "stores.s3.checksum_negotiation",
-        ),
-        *("stores.s3.upload_lock", "stores.s3.copy", "stores.s3.errors", "stores.s3.multipart"),
-        *("stores.s3.headers", "stores.s3.hedging", "stores.s3.resume", "stores.s3.listing"),
-        *("stores.s3.client", "stores.s3.signing", "stores.s3.put", "stores.s3.xml"),
-    ),
-    "engine": (
-        "_engine.context",
-        "_engine.transfer",
-        "_engine.scheduler",
-        "_engine.file_digest",
-        "_engine.joined_crc",
-        "_engine.file",
-    ),
-    "hub cache": (
-        *(
-            "_hub_compat.cache",
-            "_hub_compat.cache_sink",
-            "_hub_compat.content",
-            "_hub_compat.dry_run",
-            "_hub_compat.errors",
-        ),
-        *(
-            "_hub_compat.local_dir",
-            "_hub_compat.local_dir_sink",
-            "_hub_compat.locked_sink",
-            "_io.file_lock",
-        ),
-        *(
-            "_hub_compat.offline",
-            "_hub_compat.pinned",
-            "_hub_compat.progress",
-            "_hub_compat.request",
-        ),
-    ),
-    "api": (
-        *(
-            "_client.registry",
-            "_client.selection",
-            "_client.sidecar",
-            "_client.copy",
-            "_client.verify",
-            "_client.server_side_copy",
-        ),
-        *(
-            "_client.client",
-            "_hub_compat.session",
-            "_hub_compat.sync",
-            "_hub_compat.download",
-            "aio",
-            "sync",
-        ),
-    ),
-    "package": ("", "cli", "__main__"),
-    "testing": ("testing.*",),
-}
+_ROOT = Path(__file__).parents[1]
+_HARNESS = _ROOT / "perf"
+
+# From the bottom up: folders, and the modules that stand beside them. A module imports from its
+# own layer and from those below it.
+_LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("_core",),
+    ("locations", "options", "report"),
+    ("_io",),
+    ("_http",),
+    ("stores",),
+    ("_engine",),
+    ("_client",),
+    ("sync",),
+    ("_hub_compat",),
+    ("", "aio", "cli", "__main__"),
+    ("testing",),
+)
+
+# Folders of one layer, in the same way.
+_STORES: tuple[tuple[str, ...], ...] = (("base",), ("hub", "local", "memory", "null", "s3"))
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
@@ -165,13 +62,8 @@ _HEAVY = (
 )
 
 
-def _name(path: Path) -> str:
-    """`stores/s3/store.py` is `stores.s3.store`; the package itself is the empty string."""
-    parts = path.relative_to(_PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-_MODULES = {_name(path): path for path in sorted(_PACKAGE.rglob("*.py"))}
+_GRAPH = ImportGraph(_ROOT / "hftransfer", "hftransfer")
+_STORE_MODULES = [name for name in _GRAPH.modules if name.startswith("stores.")]
 
 
 def _matches(module: str, pattern: str) -> bool:
@@ -179,55 +71,37 @@ def _matches(module: str, pattern: str) -> bool:
     return module == package or (package != pattern and module.startswith(package + "."))
 
 
-def _layer(module: str) -> int:
-    places = [
-        index
-        for index, patterns in enumerate(_LAYERS.values())
-        if any(_matches(module, pattern) for pattern in patterns)
-    ]
-    assert len(places) == 1, f"give hftransfer.{module} a place in _LAYERS"
-    return places[0]
-
-
-def _imports(module: str) -> Iterator[tuple[str, int]]:
-    """Absolute names that a module imports anywhere in its text, with the line."""
-    for node in ast.walk(ast.parse(_MODULES[module].read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{_MODULES[module]}:{node.lineno}: imports are absolute here"
-            assert node.module is not None
-            # `from hftransfer.stores import s3` imports a module, `… import BufferPool` a name.
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                is_module = full.removeprefix("hftransfer.") in _MODULES
-                yield (full if is_module else node.module), node.lineno
-
-
-def _own(name: str) -> str | None:
-    if name == "hftransfer":
-        return ""
-    return name.removeprefix("hftransfer.") if name.startswith("hftransfer.") else None
-
-
-@pytest.mark.parametrize("module", _MODULES)
+@pytest.mark.parametrize("module", _GRAPH.modules)
 def test_imports_point_down(module: str) -> None:
     """A module imports nothing of ours from a layer above its own."""
-    wrong = [
-        f"hftransfer/{_MODULES[module].relative_to(_PACKAGE)}:{line} imports {name}"
-        for name, line in _imports(module)
-        if (own := _own(name)) is not None and _layer(own) > _layer(module)
-    ]
-
-    assert wrong == []
+    assert _GRAPH.upward(_LAYERS, module) == []
 
 
-@pytest.mark.parametrize("module", _MODULES)
+@pytest.mark.parametrize("module", _STORE_MODULES)
+def test_stores_know_the_protocols_alone(module: str) -> None:
+    """`stores.base` imports no store, and no store imports another one."""
+    store = module.split(".")[1]
+    others = {name.split(".")[1] for name in _STORE_MODULES} - {store, "base"}
+
+    assert _GRAPH.upward(_STORES, module, inside="stores") == []
+    assert [
+        name
+        for name, _ in _GRAPH.imports(module)
+        if (own := _GRAPH.own(name)) and own.startswith(tuple(f"stores.{each}" for each in others))
+    ] == []
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Every module can be read after those that it imports, lazily or for type checkers, too."""
+    assert _GRAPH.cycle == []
+
+
+@pytest.mark.parametrize("module", _GRAPH.modules)
 def test_a_third_party_has_its_only_importers(module: str) -> None:
-    """Who replaces aiohttp, botocore or xxhash knows from the table which modules change."""
+    """The table names every module to change when aiohttp, botocore or xxhash is replaced."""
     wrong = [
-        f"hftransfer/{_MODULES[module].relative_to(_PACKAGE)}:{line} imports {name}"
-        for name, line in _imports(module)
+        f"{_GRAPH.modules[module]}:{line} imports {name}"
+        for name, line in _GRAPH.imports(module)
         if (allowed := _SOLE_IMPORTERS.get(name.partition(".")[0])) is not None
         and not any(_matches(module, pattern) for pattern in allowed)
     ]
@@ -236,11 +110,12 @@ def test_a_third_party_has_its_only_importers(module: str) -> None:
 
 
 def test_every_row_names_a_module_that_exists() -> None:
-    """The table describes the package as it is: a renamed module leaves no row behind."""
-    patterns = [*(p for row in _LAYERS.values() for p in row)]
-    patterns += [p for row in _SOLE_IMPORTERS.values() for p in row]
+    """The tables describe the package as it is: a renamed module leaves no row behind."""
+    tops = {module.partition(".")[0] for module in _GRAPH.modules}
+    importers = [pattern for row in _SOLE_IMPORTERS.values() for pattern in row]
 
-    assert [p for p in patterns if not any(_matches(m, p) for m in _MODULES)] == []
+    assert {name for row in _LAYERS for name in row} == tops
+    assert [p for p in importers if not any(_matches(m, p) for m in _GRAPH.modules)] == []
 
 
 @pytest.mark.parametrize("path", sorted(_HARNESS.rglob("*.py")), ids=lambda path: path.stem)
@@ -326,7 +201,7 @@ def test_type_checkers_see_what_is_exported() -> None:
     """The imports that only type checkers run and `__all__` name the same objects."""
     import hftransfer
 
-    for node in ast.parse(_MODULES[""].read_bytes()).body:
+    for node in ast.parse(_GRAPH.modules[""].read_bytes()).body:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             imports = [each for each in node.body if isinstance(each, ast.ImportFrom)]
             break
@@ -338,7 +213,7 @@ def test_type_checkers_see_what_is_exported() -> None:
 def _public_modules() -> list[str]:
     return [
         module
-        for module in _MODULES
+        for module in _GRAPH.modules
         if module and not any(part.startswith("_") for part in module.split("."))
     ]
 
@@ -346,7 +221,7 @@ def _public_modules() -> list[str]:
 @pytest.mark.parametrize("module", _public_modules())
 def test_a_public_module_declares_what_it_offers(module: str) -> None:
     """A module without a leading underscore has an `__all__`, unless it has no code."""
-    body = ast.parse(_MODULES[module].read_bytes()).body
+    body = ast.parse(_GRAPH.modules[module].read_bytes()).body
     targets = [
         target.id
         for node in body

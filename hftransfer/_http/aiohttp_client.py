@@ -15,6 +15,7 @@ import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.streams import ByteStream
 from hftransfer._http.aiohttp_session import Connections, SendTimeout, translated
 from hftransfer._http.errors import broke_at, cut_short, too_long
 from hftransfer._http.status import check_extent, is_redirect, status_error
@@ -22,7 +23,6 @@ from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
-from hftransfer.stores.base import ByteStream
 
 __all__ = ("AiohttpClient", "Connections")
 

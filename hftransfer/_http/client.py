@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
+from hftransfer._core.streams import ByteStream
 from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.settings import Proxies, tls_context
@@ -30,7 +31,6 @@ from hftransfer._io.file_range import Body, as_body_range
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import Response
 from hftransfer.options import Timeouts
-from hftransfer.stores.base import ByteStream
 
 if TYPE_CHECKING:
     from hftransfer._http.aiohttp_client import AiohttpClient

@@ -18,10 +18,10 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
+from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import FileRange
 
 __all__ = (
-    "ByteStream",
     "Entry",
     "FileBackedSource",
     "FileSink",
@@ -58,17 +58,6 @@ class Entry:
         if self.digest is not None and self.digest.is_strong:
             return str(self.digest)
         return "" if self.etag is None else f"etag:{self.etag}"
-
-
-class ByteStream(Protocol):
-    """One body from its first byte to its last."""
-
-    async def readinto(self, buffer: memoryview) -> None:
-        """Fill `buffer` completely with the bytes that follow.
-
-        Raises:
-            TransientError: if the body ends or breaks before that.
-        """
 
 
 class FillStream:

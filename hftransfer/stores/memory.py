@@ -16,8 +16,9 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest, chunk_digest, new_hasher
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
+from hftransfer._core.streams import ByteStream
 from hftransfer.errors import NotFoundError, RangeNotSupportedError
-from hftransfer.stores.base import ByteStream, Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink
 
 __all__ = ("MemoryStore",)
 

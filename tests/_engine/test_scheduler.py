@@ -11,11 +11,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.streams import ByteStream
 from hftransfer._engine.scheduler import DownloadScheduler, InFlightRead, pick_split, pick_stuck
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import ByteStream, Entry
+from hftransfer.stores.base import Entry
 
 MIB = 1 << 20
 SIZE = 8 * MIB

@@ -29,6 +29,7 @@ import anyio
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest
+from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
 from hftransfer._http.status import is_redirect, status_error
 from hftransfer._io.retry import retrying
@@ -46,7 +47,7 @@ from hftransfer.errors import (
 )
 from hftransfer.locations import HubLocation, safe_path
 from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import ByteStream, Entry
+from hftransfer.stores.base import Entry
 from hftransfer.stores.hub.metadata import described_file, hub_error, url_lifetime
 from hftransfer.stores.hub.url_guess import CacheAddresses
 

@@ -22,6 +22,7 @@ from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import Chunk, PartLimits
+from hftransfer._core.streams import ByteStream
 from hftransfer._io.direct_io import DirectIO, WritePolicy
 from hftransfer._io.file_range import UNABLE, FileRange, changed, read_fully, reading
 from hftransfer._io.partial_file import (
@@ -42,7 +43,7 @@ from hftransfer.errors import (
     UnsupportedError,
 )
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
+from hftransfer.stores.base import Entry, FileSink, FillStream
 
 __all__ = (
     "LocalFileSink",

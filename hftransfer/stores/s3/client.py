@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import COMBINABLE, offered
+from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
 from hftransfer._http.status import seconds_of_date
 from hftransfer._io.file_range import Body
@@ -26,7 +27,6 @@ from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
 from hftransfer.errors import Response, TransferError
 from hftransfer.options import S3Options, TransferOptions
-from hftransfer.stores.base import ByteStream
 from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
 from hftransfer.stores.s3.errors import response_error

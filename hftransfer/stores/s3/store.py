@@ -18,6 +18,7 @@ from hftransfer._core.checksums import header_name
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.plan import PartLimits, stored_part_size
+from hftransfer._core.streams import ByteStream
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -30,7 +31,7 @@ from hftransfer.errors import (
     single_error,
 )
 from hftransfer.locations import S3Location, safe_path
-from hftransfer.stores.base import ByteStream, Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.errors import lacks_permission, refusal_code
 from hftransfer.stores.s3.headers import (

@@ -30,7 +30,8 @@ import anyio.to_thread
 from hftransfer import FileManifest, IntegrityError, Manifest, SourceChangedError, UnsupportedError
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import Chunk, PartLimits
-from hftransfer.stores.base import ByteStream, Entry, FileSink, FillStream
+from hftransfer._core.streams import ByteStream
+from hftransfer.stores.base import Entry, FileSink, FillStream
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
 # The reader below copies what it hands on; large steps keep Python out of the way.

@@ -1,4 +1,4 @@
-"""The README's recipes for environments in which steps run."""
+"""The documented recipes for environments in which steps run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ QUICKER = {"isal"}
 
 
 def recipe(decorator: str) -> dict[str, str]:
-    """Return the packages that the README gives to `decorator`."""
+    """Return the packages that the documentation gives to `decorator`."""
     (found,) = re.findall(
-        rf"^@{decorator}\(packages=(.*)\)$", (ROOT / "README.md").read_text(), re.MULTILINE
+        rf"^@{decorator}\(packages=(.*)\)$",
+        (ROOT / "docs" / "metaflow.md").read_text(),
+        re.MULTILINE,
     )
     packages: dict[str, str] = ast.literal_eval(found)
     return packages

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hftransfer.sync import terminable
-from perf.charts import charts
-from perf.documents import Document, read_documents
 from perf.environments import install
 from perf.frame import Place, Scenario, Tool
-from perf.report import insert, latest, markdown
+from perf.report.charts import charts
+from perf.report.markdown import insert, latest, markdown
+from perf.report.results import Document, read_documents
+from perf.report.table import text_table
 from perf.runner import choose_tools, run_scenario
 from perf.scenarios import GROUPS, SCENARIOS, resolve
-from perf.table import text_table
 
 __all__ = ("main",)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from perf.documents import OURS
 from perf.frame import Job, Tool
+from perf.report.results import OURS
 from perf.tools import client, program
 
 _ours = partial(client, script="hftransfer_snapshot", distribution="hftransfer")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from perf.documents import OURS
 from perf.frame import Scenario
 from perf.mf_world import INCUMBENT, metaflow, missing_for_metaflow
 from perf.payload import FileSpec
+from perf.report.results import OURS
 from perf.tools import client
 
 __all__ = ("METAFLOW_SCENARIOS",)

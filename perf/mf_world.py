@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftransfer.testing.s3 import S3Server, find_minio, start_minio
-from perf.documents import OURS
 from perf.environments import python_of
 from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
 from perf.payload import FileSpec
 from perf.process import clean_environ
+from perf.report.results import OURS
 from perf.scratch import MANY_FILES, Scratch
 
 __all__ = ("INCUMBENT", "Mode", "metaflow", "missing_for_metaflow")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.arithmetic import rotated
-from perf.documents import Document, Run, machine
 from perf.frame import Job, Place, Scenario, Tool, World
 from perf.process import Usage, measure, tail
+from perf.report.results import Document, Run, machine
+from perf.report.stats import rotated
 
 __all__ = ("choose_tools", "run_scenario")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perf.arithmetic import paired_ratio, rotated
-from perf.svg import nice_ticks
+from perf.report.stats import paired_ratio, rotated
+from perf.report.svg import nice_ticks
 
 times = st.dictionaries(
     st.integers(0, 20), st.floats(0.01, 1000, allow_nan=False), min_size=1, max_size=9

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perf.charts import charts, rates
-from perf.documents import Document, DocumentError, Run, read_documents, summaries
-from perf.report import BEGIN, END, insert, latest, markdown
-from perf.table import text_table
+from perf.report.charts import charts, rates
+from perf.report.markdown import BEGIN, END, insert, latest, markdown
+from perf.report.results import Document, DocumentError, Run, read_documents, summaries
+from perf.report.table import text_table
 
 MACHINE = {"cores": 2, "cpu": "a <b> & c", "memory_gb": 24.0, "kernel": "6.1", "python": "3.11"}
 

@@ -19,12 +19,12 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from perf.cli import main
-from perf.documents import Document, read_documents
 from perf.frame import Place, Scenario, World
 from perf.hub_scenarios import HUB_SCENARIOS
 from perf.hub_world import HubWorld, hub
 from perf.nginx import find_nginx
 from perf.payload import FileSpec, difference, make_payload, scaled
+from perf.report.results import Document, read_documents
 from perf.runner import choose_tools, run_scenario
 from perf.scenarios import resolve
 from perf.tools import client

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perf.cli import main
-from perf.documents import read_documents
+from perf.report.results import read_documents
 from support.s3 import Bucket, s3_client
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import OURS, Document, Summary, is_limit, summaries
-from perf.table import busy_text, ratio_text
+from perf.report.results import OURS, Document, Summary, is_limit, summaries
+from perf.report.table import busy_text, ratio_text
 
 __all__ = ("BEGIN", "END", "insert", "latest", "markdown")
 

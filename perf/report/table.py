@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import OURS, Document, Summary, summaries
+from perf.report.results import OURS, Document, Summary, summaries
 
 __all__ = ("text_table",)
 

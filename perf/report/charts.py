@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.documents import LIMIT, OURS, Document, Run, Summary, is_limit, summaries
-from perf.report import is_peer
-from perf.svg import line, nice_ticks, path, picture, rectangle, text
-from perf.table import name_text
+from perf.report.markdown import is_peer
+from perf.report.results import LIMIT, OURS, Document, Run, Summary, is_limit, summaries
+from perf.report.svg import line, nice_ticks, path, picture, rectangle, text
+from perf.report.table import name_text
 
 __all__ = ("charts", "rates")
 

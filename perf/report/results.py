@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from perf.arithmetic import paired_ratio
+from perf.report.stats import paired_ratio
 
 __all__ = (
     "LIMIT",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hftransfer.sync import terminable
 from perf.environments import install
-from perf.frame import Place, Scenario, Tool
+from perf.model import Place, Scenario, Tool
 from perf.report.charts import charts
 from perf.report.markdown import insert, latest, markdown
 from perf.report.results import Document, read_documents

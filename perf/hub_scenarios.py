@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from perf.frame import Scenario, Tool
 from perf.hub_tools import (
     ARIA2C,
     CURL,
@@ -18,6 +17,7 @@ from perf.hub_tools import (
     hf_transfer,
 )
 from perf.hub_world import hub
+from perf.model import Scenario, Tool
 from perf.payload import FileSpec
 from perf.xet_world import hub_with_xet, missing_for_xet
 

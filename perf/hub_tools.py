@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from perf.frame import Job, Tool
+from perf.model import Job, Tool
 from perf.report.results import OURS
 from perf.tools import client, program
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hftransfer.testing import HubServer, Repo
-from perf.frame import Job, Place, Setup, World
 from perf.hub_front import start_front
+from perf.model import Job, Place, Setup, World
 from perf.nginx import Nginx, Tls, find_nginx, start_nginx
 from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
 from perf.scratch import Scratch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perf.frame import Scenario
 from perf.mf_world import INCUMBENT, metaflow, missing_for_metaflow
+from perf.model import Scenario
 from perf.payload import FileSpec
 from perf.report.results import OURS
 from perf.tools import client

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from hftransfer.testing.s3 import S3Server, find_minio, start_minio
 from perf.environments import python_of
-from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
+from perf.model import Job, Place, Setup, World
 from perf.payload import FileSpec
 from perf.process import clean_environ
 from perf.report.results import OURS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.frame import Job, Place, Scenario, Tool, World
+from perf.model import Job, Place, Scenario, Tool, World
 from perf.process import Usage, measure, tail
 from perf.report.results import Document, Run, machine
 from perf.report.stats import rotated

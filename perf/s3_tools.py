@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from perf.environments import python_of
-from perf.frame import Job, Tool
+from perf.model import Job, Tool
 from perf.process import Command
 from perf.report.results import OURS
 from perf.tools import client, program

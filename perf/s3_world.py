@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftransfer.testing.s3 import find_minio, start_minio
-from perf.frame import Job, Place, Setup, World
 from perf.hub_world import HubWorld, hub
+from perf.model import Job, Place, Setup, World
 from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
 from perf.report.results import is_limit
 from perf.scratch import MANY_FILES, Scratch

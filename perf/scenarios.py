@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.frame import Scenario
 from perf.hub_scenarios import HUB_SCENARIOS
 from perf.mf_scenarios import METAFLOW_SCENARIOS
+from perf.model import Scenario
 from perf.s3_scenarios import S3_SCENARIOS
 
 __all__ = ("GROUPS", "SCENARIOS", "resolve")

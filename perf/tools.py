@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from perf.environments import python_of
-from perf.frame import Job, Tool
+from perf.model import Job, Tool
 from perf.process import Command
 
 __all__ = ("client", "program")

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from perf.environments import python_of
-from perf.frame import Place, Setup
 from perf.hub_world import HubWorld, hub
+from perf.model import Place, Setup
 from perf.nginx import Nginx, find_nginx, start_nginx
 from perf.payload import FileSpec
 from perf.process import Command, serving, tail

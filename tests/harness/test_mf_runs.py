@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from perf.environments import python_of
-from perf.frame import Place
 from perf.mf_scenarios import METAFLOW_SCENARIOS
 from perf.mf_world import INCUMBENT, MetaflowWorld, metaflow
+from perf.model import Place
 from perf.payload import FileSpec
 from perf.process import measure
 from perf.report.results import OURS, read_documents

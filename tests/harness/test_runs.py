@@ -19,9 +19,9 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from perf.cli import main
-from perf.frame import Place, Scenario, World
 from perf.hub_scenarios import HUB_SCENARIOS
 from perf.hub_world import HubWorld, hub
+from perf.model import Place, Scenario, World
 from perf.nginx import find_nginx
 from perf.payload import FileSpec, difference, make_payload, scaled
 from perf.report.results import Document, read_documents

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hftransfer.sync import terminable
-from perf.environments import install
 from perf.model import Place, Scenario, Tool
 from perf.report.charts import charts
 from perf.report.markdown import insert, latest, markdown
 from perf.report.results import Document, read_documents
 from perf.report.table import text_table
-from perf.runner import choose_tools, run_scenario
+from perf.run.environments import install
+from perf.run.runner import choose_tools, run_scenario
 from perf.scenarios import GROUPS, SCENARIOS, resolve
 
 __all__ = ("main",)

@@ -18,7 +18,7 @@ from perf.hub_tools import (
 )
 from perf.hub_world import hub
 from perf.model import Scenario, Tool
-from perf.payload import FileSpec
+from perf.run.dataset import FileSpec
 from perf.xet_world import hub_with_xet, missing_for_xet
 
 __all__ = ("HUB_SCENARIOS",)

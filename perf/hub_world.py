@@ -16,8 +16,8 @@ from hftransfer.testing import HubServer, Repo
 from perf.hub_front import start_front
 from perf.model import Job, Place, Setup, World
 from perf.nginx import Nginx, Tls, find_nginx, start_nginx
-from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
-from perf.scratch import Scratch
+from perf.run.dataset import FileSpec, difference, make_payload, require_space, scaled, warm
+from perf.run.workdir import Scratch
 
 __all__ = ("HubWorld", "hub")
 

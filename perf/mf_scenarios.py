@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perf.mf_world import INCUMBENT, metaflow, missing_for_metaflow
 from perf.model import Scenario
-from perf.payload import FileSpec
 from perf.report.results import OURS
+from perf.run.dataset import FileSpec
 from perf.tools import client
 
 __all__ = ("METAFLOW_SCENARIOS",)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftransfer.testing.s3 import S3Server, find_minio, start_minio
-from perf.environments import python_of
 from perf.hub_world import HubWorld, hub
 from perf.model import Job, Place, Setup, World
-from perf.payload import FileSpec
-from perf.process import clean_environ
 from perf.report.results import OURS
-from perf.scratch import MANY_FILES, Scratch
+from perf.run.dataset import FileSpec
+from perf.run.environments import python_of
+from perf.run.process import clean_environ
+from perf.run.workdir import MANY_FILES, Scratch
 
 __all__ = ("INCUMBENT", "Mode", "metaflow", "missing_for_metaflow")
 

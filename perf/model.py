@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perf.process import Command
+from perf.run.process import Command
 
 __all__ = ("Job", "Place", "Scenario", "Setup", "Tool", "World")
 

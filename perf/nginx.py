@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from perf.process import Command, serving, tail
+from perf.run.process import Command, serving, tail
 
 __all__ = ("Nginx", "Tls", "find_nginx", "start_nginx")
 

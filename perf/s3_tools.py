@@ -9,10 +9,10 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from perf.environments import python_of
 from perf.model import Job, Tool
-from perf.process import Command
 from perf.report.results import OURS
+from perf.run.environments import python_of
+from perf.run.process import Command
 from perf.tools import client, program
 
 __all__ = ("HUB_TO_S3_TOOLS", "LIMIT_HASHED", "LIMIT_STORED", "S3_TOOLS", "S3_VARIANTS")

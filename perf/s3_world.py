@@ -19,9 +19,9 @@ from typing import Any, Literal
 from hftransfer.testing.s3 import find_minio, start_minio
 from perf.hub_world import HubWorld, hub
 from perf.model import Job, Place, Setup, World
-from perf.payload import FileSpec, difference, make_payload, require_space, scaled, warm
 from perf.report.results import is_limit
-from perf.scratch import MANY_FILES, Scratch
+from perf.run.dataset import FileSpec, difference, make_payload, require_space, scaled, warm
+from perf.run.workdir import MANY_FILES, Scratch
 
 __all__ = ("S3World", "hub_to_s3", "missing_for_s3", "s3")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from perf.environments import python_of
 from perf.model import Job, Tool
-from perf.process import Command
+from perf.run.environments import python_of
+from perf.run.process import Command
 
 __all__ = ("client", "program")
 

@@ -18,12 +18,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from perf.environments import python_of
 from perf.hub_world import HubWorld, hub
 from perf.model import Place, Setup
 from perf.nginx import Nginx, find_nginx, start_nginx
-from perf.payload import FileSpec
-from perf.process import Command, serving, tail
+from perf.run.dataset import FileSpec
+from perf.run.environments import python_of
+from perf.run.process import Command, serving, tail
 
 __all__ = ("hub_with_xet", "missing_for_xet")
 

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
-from perf.environments import python_of
 from perf.mf_scenarios import METAFLOW_SCENARIOS
 from perf.mf_world import INCUMBENT, MetaflowWorld, metaflow
 from perf.model import Place
-from perf.payload import FileSpec
-from perf.process import measure
 from perf.report.results import OURS, read_documents
+from perf.run.dataset import FileSpec
+from perf.run.environments import python_of
+from perf.run.process import measure
 from perf.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perf.process import Command, clean_environ, measure, serving
+from perf.run.process import Command, clean_environ, measure, serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ def test_nothing_survives_a_killed_harness(tmp_path: Path, pipe: Path) -> None:
 import sys, time
 from pathlib import Path
 sys.path.append({str(ROOT)!r})
-from perf.process import Command, serving
+from perf.run.process import Command, serving
 here = Path({str(tmp_path)!r})
 with serving(Command((sys.executable, "-c", {sleeper(pipe)!r})), cwd=here, log=here / "log"):
     time.sleep(600)

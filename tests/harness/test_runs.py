@@ -23,9 +23,9 @@ from perf.hub_scenarios import HUB_SCENARIOS
 from perf.hub_world import HubWorld, hub
 from perf.model import Place, Scenario, World
 from perf.nginx import find_nginx
-from perf.payload import FileSpec, difference, make_payload, scaled
 from perf.report.results import Document, read_documents
-from perf.runner import choose_tools, run_scenario
+from perf.run.dataset import FileSpec, difference, make_payload, scaled
+from perf.run.runner import choose_tools, run_scenario
 from perf.scenarios import resolve
 from perf.tools import client
 

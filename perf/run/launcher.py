@@ -1,6 +1,6 @@
 """Runs one command for the process at the other end of its pipes, and tells what it used.
 
-Started as ``python -I -S tether.py``, with one line of JSON on standard input. It imports
+Started as ``python -I -S launcher.py``, with one line of JSON on standard input. It imports
 little because the kernel counts the memory of a process until its exec into the peak of what it
 starts: a small parent keeps that floor near 10 MB. When standard input ends, the command and
 all that it started are ended; so nothing outlives the harness, however that dies.

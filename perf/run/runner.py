@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from perf.model import Job, Place, Scenario, Tool, World
-from perf.process import Usage, measure, tail
 from perf.report.results import Document, Run, machine
 from perf.report.stats import rotated
+from perf.run.process import Usage, measure, tail
 
 __all__ = ("choose_tools", "run_scenario")
 

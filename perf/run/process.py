@@ -1,4 +1,4 @@
-"""Starts commands through `tether`: measured ones, and servers that must not outlive us."""
+"""Starts commands through `launcher`: measured ones, and servers that must not outlive us."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ("Command", "Usage", "clean_environ", "measure", "serving", "tail")
 
-_TETHER = Path(__file__).with_name("tether.py")
+_LAUNCHER = Path(__file__).with_name("launcher.py")
 _FOREIGN = ("AWS_", "HF_", "HUGGING_FACE_", "METAFLOW_", "PYTHON")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -108,7 +108,7 @@ def _tethered(
     }
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_TETHER)],
+            [sys.executable, "-I", "-S", str(_LAUNCHER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -1,0 +1,1 @@
+"""Runs a scenario: processes, their working directories, data sets and environments."""

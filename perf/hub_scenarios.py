@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from perf.fixtures.hub import hub
+from perf.fixtures.xet import hub_with_xet, missing_for_xet
 from perf.hub_tools import (
     ARIA2C,
     CURL,
@@ -16,10 +18,8 @@ from perf.hub_tools import (
     VARIANTS,
     hf_transfer,
 )
-from perf.hub_world import hub
 from perf.model import Scenario, Tool
 from perf.run.dataset import FileSpec
-from perf.xet_world import hub_with_xet, missing_for_xet
 
 __all__ = ("HUB_SCENARIOS",)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perf.mf_world import INCUMBENT, metaflow, missing_for_metaflow
+from perf.fixtures.metaflow import INCUMBENT, metaflow, missing_for_metaflow
 from perf.model import Scenario
 from perf.report.results import OURS
 from perf.run.dataset import FileSpec

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
+from perf.fixtures.metaflow import INCUMBENT, MetaflowWorld, metaflow
 from perf.mf_scenarios import METAFLOW_SCENARIOS
-from perf.mf_world import INCUMBENT, MetaflowWorld, metaflow
 from perf.model import Place
 from perf.report.results import OURS, read_documents
 from perf.run.dataset import FileSpec

@@ -19,10 +19,10 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from perf.cli import main
+from perf.fixtures.hub import HubWorld, hub
+from perf.fixtures.nginx import find_nginx
 from perf.hub_scenarios import HUB_SCENARIOS
-from perf.hub_world import HubWorld, hub
 from perf.model import Place, Scenario, World
-from perf.nginx import find_nginx
 from perf.report.results import Document, read_documents
 from perf.run.dataset import FileSpec, difference, make_payload, scaled
 from perf.run.runner import choose_tools, run_scenario
@@ -239,7 +239,7 @@ def test_without_nginx_the_hub_server_serves_and_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Measuring goes on, with a line that says what the figures then mean."""
-    monkeypatch.setattr("perf.hub_world.find_nginx", lambda: None)
+    monkeypatch.setattr("perf.fixtures.hub.find_nginx", lambda: None)
     lines: list[str] = []
     place = Place(tmp_path, tmp_path, 1.0, lines.append)
     kind: Literal["random", "text"] = "random" if path.endswith("safetensors") else "text"

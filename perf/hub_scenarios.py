@@ -6,7 +6,9 @@ from importlib.util import find_spec
 
 from perf.fixtures.hub import hub
 from perf.fixtures.xet import hub_with_xet, missing_for_xet
-from perf.hub_tools import (
+from perf.model import Scenario, Tool
+from perf.run.dataset import FileSpec
+from perf.tools.hub import (
     ARIA2C,
     CURL,
     HFTRANSFER,
@@ -18,8 +20,6 @@ from perf.hub_tools import (
     VARIANTS,
     hf_transfer,
 )
-from perf.model import Scenario, Tool
-from perf.run.dataset import FileSpec
 
 __all__ = ("HUB_SCENARIOS",)
 

@@ -6,7 +6,7 @@ from perf.fixtures.metaflow import INCUMBENT, metaflow, missing_for_metaflow
 from perf.model import Scenario
 from perf.report.results import OURS
 from perf.run.dataset import FileSpec
-from perf.tools import client
+from perf.tools.base import client
 
 __all__ = ("METAFLOW_SCENARIOS",)
 

@@ -7,7 +7,7 @@ from functools import partial
 from perf.fixtures.s3 import Direction, hub_to_s3, missing_for_s3, s3
 from perf.model import Scenario, Tool
 from perf.run.dataset import FileSpec
-from perf.s3_tools import HUB_TO_S3_TOOLS, LIMIT_HASHED, LIMIT_STORED, S3_TOOLS, S3_VARIANTS
+from perf.tools.s3 import HUB_TO_S3_TOOLS, LIMIT_HASHED, LIMIT_STORED, S3_TOOLS, S3_VARIANTS
 
 __all__ = ("S3_SCENARIOS",)
 

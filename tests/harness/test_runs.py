@@ -27,7 +27,7 @@ from perf.report.results import Document, read_documents
 from perf.run.dataset import FileSpec, difference, make_payload, scaled
 from perf.run.runner import choose_tools, run_scenario
 from perf.scenarios import resolve
-from perf.tools import client
+from perf.tools.base import client
 
 ROOT = Path(__file__).parents[2]
 needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed")

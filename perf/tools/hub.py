@@ -7,7 +7,7 @@ from functools import partial
 
 from perf.model import Job, Tool
 from perf.report.results import OURS
-from perf.tools import client, program
+from perf.tools.base import client, program
 
 _ours = partial(client, script="hftransfer_snapshot", distribution="hftransfer")
 HFTRANSFER = _ours(OURS)

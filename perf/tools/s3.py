@@ -13,7 +13,7 @@ from perf.model import Job, Tool
 from perf.report.results import OURS
 from perf.run.environments import python_of
 from perf.run.process import Command
-from perf.tools import client, program
+from perf.tools.base import client, program
 
 __all__ = ("HUB_TO_S3_TOOLS", "LIMIT_HASHED", "LIMIT_STORED", "S3_TOOLS", "S3_VARIANTS")
 

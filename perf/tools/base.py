@@ -15,7 +15,7 @@ from perf.run.process import Command
 
 __all__ = ("client", "program")
 
-_CLIENTS = Path(__file__).with_name("clients")
+_CLIENTS = Path(__file__).parents[1] / "clients"
 
 
 def client(

@@ -20,7 +20,7 @@ from perf.report.results import Document, read_documents
 from perf.report.table import text_table
 from perf.run.environments import install
 from perf.run.runner import choose_tools, run_scenario
-from perf.scenarios import GROUPS, SCENARIOS, resolve
+from perf.scenarios.registry import GROUPS, SCENARIOS, resolve
 
 __all__ = ("main",)
 

@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from perf.fixtures.metaflow import INCUMBENT, MetaflowWorld, metaflow
-from perf.mf_scenarios import METAFLOW_SCENARIOS
 from perf.model import Place
 from perf.report.results import OURS, read_documents
 from perf.run.dataset import FileSpec
 from perf.run.environments import python_of
 from perf.run.process import measure
-from perf.scenarios import SCENARIOS
+from perf.scenarios.metaflow import METAFLOW_SCENARIOS
+from perf.scenarios.registry import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 FILES = (FileSpec("model.bin", 2_000_000), FileSpec("deep/config.json", 300, "text"))

@@ -21,12 +21,12 @@ import pytest
 from perf.cli import main
 from perf.fixtures.hub import HubWorld, hub
 from perf.fixtures.nginx import find_nginx
-from perf.hub_scenarios import HUB_SCENARIOS
 from perf.model import Place, Scenario, World
 from perf.report.results import Document, read_documents
 from perf.run.dataset import FileSpec, difference, make_payload, scaled
 from perf.run.runner import choose_tools, run_scenario
-from perf.scenarios import resolve
+from perf.scenarios.hub import HUB_SCENARIOS
+from perf.scenarios.registry import resolve
 from perf.tools.base import client
 
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.hub_scenarios import HUB_SCENARIOS
-from perf.mf_scenarios import METAFLOW_SCENARIOS
 from perf.model import Scenario
-from perf.s3_scenarios import S3_SCENARIOS
+from perf.scenarios.hub import HUB_SCENARIOS
+from perf.scenarios.metaflow import METAFLOW_SCENARIOS
+from perf.scenarios.s3 import S3_SCENARIOS
 
 __all__ = ("GROUPS", "SCENARIOS", "resolve")
 

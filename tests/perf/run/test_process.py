@@ -13,7 +13,7 @@ import pytest
 
 from perf.run.process import Command, clean_environ, measure, serving
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def python(code: str) -> Command:

@@ -21,7 +21,7 @@ from perf.run.process import measure
 from perf.scenarios.metaflow import METAFLOW_SCENARIOS
 from perf.scenarios.registry import SCENARIOS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = (FileSpec("model.bin", 2_000_000), FileSpec("deep/config.json", 300, "text"))
 
 pytestmark = [

@@ -13,7 +13,7 @@ from perf.cli import main
 from perf.report.results import read_documents
 from support.s3 import Bucket, s3_client
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
 
 

@@ -1,6 +1,19 @@
-"""Measures hftransfer beside its peers: `python -m perf list`, `run`, `report`, `install`.
+"""Benchmarks of hftransfer and its peers: ``python -m perf COMMAND``.
 
-A *scenario* opens a *world* (servers and their payload); every *tool* that suits it runs in
-turn as a process of its own, measured from outside and checked byte for byte. `README.md` here
-says what is measured and how to read it.
+A *scenario* opens a *testbed*: servers and the data set that they serve. Every *tool* of the
+scenario runs against it in turn, as a separate process, which is measured from outside. The
+output of each run is compared with the data set byte for byte. `perf/README.md` describes the
+method and the columns of the tables.
+
+Packages, from the bottom up; each imports only from those before it::
+
+    model      what a command, a run, a tool, a testbed and a scenario are
+    report     results as JSON, tables, Markdown and charts
+    run        processes, working directories, data sets, environments, the runner
+    fixtures   testbeds: Hub, S3, Metaflow, Xet, nginx
+    tools      how each measured program is found and started
+    scenarios  the scenarios, as data
+    cli        the command line
+
+The scripts in `clients/` run in other interpreters and import nothing from here.
 """

@@ -1,4 +1,4 @@
-"""`python -m perf`."""
+"""``python -m perf``."""
 
 from perf.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: `run`, `list`, `report`, `install`."""
+"""Measures hftransfer and its peers, and renders the results."""
 
 from __future__ import annotations
 
@@ -13,34 +13,44 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hftransfer.sync import terminable
-from perf.model import Place, Scenario, Tool
-from perf.report.charts import charts
-from perf.report.markdown import insert, latest, markdown
-from perf.report.results import Document, read_documents
+from perf.model import Scenario, Tool, Workspace
+from perf.report.charts import render_charts, render_summary_chart
+from perf.report.markdown import (
+    REPORT_BLOCK,
+    SUMMARY_BLOCK,
+    render_report,
+    render_summary,
+    replace_block,
+)
+from perf.report.results import ScenarioResult, latest_results, read_results
 from perf.report.table import text_table
 from perf.run.environments import install
-from perf.run.runner import choose_tools, run_scenario
+from perf.run.runner import run_scenario, select_tools
 from perf.scenarios.registry import GROUPS, SCENARIOS, resolve
 
 __all__ = ("main",)
 
-_RESULTS = Path(__file__).with_name("results")
+_CHECKOUT = Path(__file__).parents[1]
+_RESULTS = _CHECKOUT / "perf" / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a tool failed, 2 bad input."""
+    """Run one command and return its exit code.
+
+    0: done; 1: a run failed; 2: bad input; 130: interrupted.
+    """
     given = _parser().parse_args(arguments)
     try:
         with terminable():
             code: int = given.run(given)
-    except BrokenPipeError:  # `… | head`
+    except BrokenPipeError:  # the reader of standard output has exited, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
-        _tell(f"error: {error}")
+        _log(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _log("interrupted")
         return 130
     return code
 
@@ -48,26 +58,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="measure scenarios")
-    run.add_argument("scenarios", nargs="+", metavar="SCENARIO")
-    run.add_argument("--runs", type=_positive, default=5, help="rounds; default 5")
+    _add_run(commands.add_parser("run", help="measure scenarios and print their tables"))
+    _add_report(
+        commands.add_parser("report", help="write the tables and charts of the documentation")
+    )
+    listing = commands.add_parser("list", help="print scenarios, groups, tools and their versions")
+    listing.set_defaults(run=_list)
+    installing = commands.add_parser("install", help="install the peers in virtual environments")
+    installing.add_argument(
+        "environments", nargs="*", metavar="ENVIRONMENT", help="default: all environments"
+    )
+    installing.set_defaults(run=_install)
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="scenario or group")
     run.add_argument(
         "--json", type=Path, metavar="FILE", help="default: perf/results/SCENARIO.json"
     )
-    run.add_argument("--tool", nargs="+", action="extend", default=[], help="only these")
-    run.add_argument("--work-dir", type=Path, help="for all files; payloads in it are kept")
-    run.add_argument("--scale", type=float, default=1.0, help="factor on sizes; default 1")
-    run.add_argument("--endpoint-url", help="of an S3 of your own; needs --bucket")
-    run.add_argument("--bucket", help="in which a prefix is filled, and removed at the end")
+    run.add_argument("--tool", nargs="+", action="extend", default=[], help="run only these tools")
+    run.add_argument("--endpoint-url", help="endpoint of an existing S3 store; needs --bucket")
+    run.add_argument(
+        "--bucket", help="existing bucket; the prefix used in it is deleted at the end"
+    )
+    _add_measurement(run, runs=5)
     run.set_defaults(run=_run)
-    report = commands.add_parser("report", help="documents as Markdown and pictures")
-    report.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    report.add_argument("--svg", type=Path, metavar="DIR", help="write the pictures there")
-    report.add_argument("--readme", type=Path, help="replace what is between its markers")
+
+
+def _add_measurement(parser: argparse.ArgumentParser, *, runs: int) -> None:
+    parser.add_argument(
+        "--runs", type=_positive, default=runs, help=f"number of rounds; default: {runs}"
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, help="directory for all files; data sets in it are kept"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on sizes; default: 1")
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    report.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="default: perf/results/*.json"
+    )
+    report.add_argument(
+        "--svg",
+        type=Path,
+        default=_CHECKOUT / "perf" / "charts",
+        metavar="DIR",
+        help="directory for the charts; default: perf/charts",
+    )
+    report.add_argument(
+        "--docs",
+        type=Path,
+        default=_CHECKOUT / "docs" / "performance.md",
+        metavar="FILE",
+        help="file whose block `perf` becomes the full report; default: docs/performance.md",
+    )
+    report.add_argument(
+        "--readme",
+        type=Path,
+        default=_CHECKOUT / "README.md",
+        metavar="FILE",
+        help="file whose block `perf-summary` becomes the short table; default: README.md",
+    )
+    report.add_argument("--print", action="store_true", help="print the full report; write no file")
     report.set_defaults(run=_report)
-    commands.add_parser("list", help="show scenarios and tools").set_defaults(run=_list)
-    commands.add_parser("install", help="install the peers").set_defaults(run=_install)
-    return parser
 
 
 def _positive(text: str) -> int:
@@ -79,67 +134,74 @@ def _positive(text: str) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     scenarios = _available(resolve(given.scenarios))
-    chosen = [choose_tools(scenario, given.tool, _tell) for scenario in scenarios]
+    chosen = [select_tools(scenario, given.tool, _log) for scenario in scenarios]
+    settings = _settings(given)
     if given.json is not None:
-        given.json.write_text("")  # a path that cannot be written is refused before hours of runs
+        given.json.write_text("")  # fail now, rather than after hours of runs
     failed = False
     with _work_dir(given.work_dir) as root:
         for scenario, versions in zip(scenarios, chosen, strict=True):
-            place = Place(
-                root / scenario.name, root / "payloads", given.scale, _tell, _settings(given)
-            )
-            place.root.mkdir(exist_ok=True)
-            place.payloads.mkdir(exist_ok=True)
-            document = run_scenario(scenario, versions, place, runs=given.runs)
-            if given.work_dir is None:
-                shutil.rmtree(place.root)
-            _save(document, given.json)
-            print(text_table(document), flush=True)
-            failed = failed or not all(run.ok for run in document.runs)
+            with _workspace(given, root, scenario.name, settings) as workspace:
+                result = run_scenario(scenario, versions, workspace, runs=given.runs)
+            _save(result, given.json)
+            print(text_table(result), flush=True)
+            failed = failed or not all(run.ok for run in result.runs)
     return int(failed)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, str]:
-    """Return what the command line says of the operator's own S3.
+    """Return the settings of an existing S3 store.
 
     Raises:
-        ValueError: it names an endpoint and no bucket.
+        ValueError: there is an endpoint without a bucket.
     """
     if given.endpoint_url and not given.bucket:
-        raise ValueError("--endpoint-url needs --bucket: only there may anything be written")
-    named = {"endpoint_url": given.endpoint_url, "bucket": given.bucket}
-    return {name: value for name, value in named.items() if value}
+        raise ValueError("--endpoint-url needs --bucket, the only bucket that is written to")
+    settings = {"endpoint_url": given.endpoint_url, "bucket": given.bucket}
+    return {name: value for name, value in settings.items() if value}
 
 
 def _available(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """Return the scenarios whose servers are installed, and tell of the others.
+    """Return the scenarios whose servers are installed, and log the others.
 
     Raises:
-        ValueError: none is left.
+        ValueError: there is none.
     """
     kept = []
     for scenario in scenarios:
-        if (missing := scenario.missing()) is not None:
-            _tell(f"{scenario.name} is left out, it needs {missing}")
+        if (missing := scenario.missing_requirement()) is not None:
+            _log(f"{scenario.name} is skipped: it needs {missing}")
         else:
             kept.append(scenario)
     if not kept:
-        raise ValueError("nothing is left to run")
+        raise ValueError("no scenario can run")
     return kept
 
 
-def _save(document: Document, path: Path | None) -> None:
-    """Add to the file that was named, or replace the last document of the scenario.
+@contextmanager
+def _workspace(
+    given: argparse.Namespace, root: Path, name: str, settings: dict[str, str]
+) -> Iterator[Workspace]:
+    workspace = Workspace(root / name, root / "datasets", given.scale, _log, settings)
+    workspace.root.mkdir(exist_ok=True)
+    workspace.datasets.mkdir(exist_ok=True)
+    yield workspace
+    if given.work_dir is None:
+        shutil.rmtree(workspace.root)
 
-    Without a name, the documents of scaled-down scenarios are not kept.
+
+def _save(result: ScenarioResult, path: Path | None) -> None:
+    """Append to the named file, or else replace the stored result of the scenario.
+
+    Without a named file, results at another scale than 1 are not stored.
     """
-    text = json.dumps(document.to_json(), ensure_ascii=False) + "\n"
+    text = json.dumps(result.to_json(), ensure_ascii=False) + "\n"
     if path is not None:
         with path.open("a") as file:
             file.write(text)
-    elif document.scale == 1:
+    elif result.scale == 1:
         _RESULTS.mkdir(exist_ok=True)
-        (_RESULTS / f"{document.scenario}.json").write_text(text)
+        (_RESULTS / f"{result.scenario}.json").write_text(text)
 
 
 @contextmanager
@@ -156,13 +218,13 @@ def _list(given: argparse.Namespace) -> int:
     tools: dict[str, Tool] = {}
     print("scenarios")
     for scenario in SCENARIOS.values():
-        missing = scenario.missing()
+        missing = scenario.missing_requirement()
         print(f"  {scenario.name:14} {scenario.summary}")
         print(f"  {'':14} {_names(scenario.tools)}")
         if scenario.optional:
             print(f"  {'':14} with --tool also {_names(scenario.optional)}")
         if missing is not None:
-            print(f"  {'':14} cannot run yet, it needs {missing}")
+            print(f"  {'':14} cannot run: it needs {missing}")
         for tool in (*scenario.tools, *scenario.optional):
             tools.setdefault(tool.name, tool)
     print("groups")
@@ -171,7 +233,7 @@ def _list(given: argparse.Namespace) -> int:
     print("tools")
     for tool in tools.values():
         version = tool.find()
-        print(f"  {tool.name:20} {version or 'not installed: ' + tool.how_to_install}")
+        print(f"  {tool.name:20} {version or 'not installed: ' + tool.install_hint}")
     return 0
 
 
@@ -180,29 +242,54 @@ def _names(tools: Sequence[Tool]) -> str:
 
 
 def _report(given: argparse.Namespace) -> int:
-    documents = latest(read_documents(given.files))
-    shown = []
-    if given.svg is not None:
-        given.svg.mkdir(parents=True, exist_ok=True)
-        base = given.readme.parent if given.readme is not None else Path.cwd()
-        for name, (title, picture) in charts(documents).items():
-            (given.svg / name).write_text(picture)
-            shown.append((title, Path(os.path.relpath(given.svg / name, base)).as_posix()))
-    block = markdown(documents, shown)
-    if given.readme is None:
-        print(block)
+    results = latest_results(read_results(given.files or sorted(_RESULTS.glob("*.json"))))
+    if not results:
+        raise ValueError(f"no results in {_RESULTS}; `python -m perf run` writes them")
+    if given.print:
+        print(render_report(results))
         return 0
-    try:
-        text = insert(given.readme.read_text(), block)
-    except ValueError as error:
-        raise ValueError(f"{given.readme} {error}") from None
-    given.readme.write_text(text)
+    full, short = render_charts(results), render_summary_chart(results)
+    documents = {
+        given.docs: (REPORT_BLOCK, render_report(results, _links(full, given.svg, given.docs))),
+        given.readme: (
+            SUMMARY_BLOCK,
+            render_summary(results, _links(short, given.svg, given.readme)),
+        ),
+    }
+    texts = {path: _with_block(path, *block) for path, block in documents.items()}
+    given.svg.mkdir(parents=True, exist_ok=True)
+    for name, (_, picture) in {**full, **short}.items():
+        (given.svg / name).write_text(picture)
+    for path, text in texts.items():
+        path.write_text(text)
     return 0
 
 
+def _links(
+    charts: dict[str, tuple[str, str]], folder: Path, document: Path
+) -> list[tuple[str, str]]:
+    """Return title and address of each chart, the address relative to the document."""
+    return [
+        (title, Path(os.path.relpath(folder / name, document.parent)).as_posix())
+        for name, (title, _) in charts.items()
+    ]
+
+
+def _with_block(path: Path, name: str, block: str) -> str:
+    """Return the text of a file with another block.
+
+    Raises:
+        ValueError: the file lacks the block's markers; the message names both.
+    """
+    try:
+        return replace_block(path.read_text(), name, block)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+
+
 def _install(given: argparse.Namespace) -> int:
-    return int(install(_tell) > 0)
+    return int(install(_log, given.environments) > 0)
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""The frame: what a scenario, a world, a job and a tool are.
+"""The terms of the benchmark: command, run, tool, testbed, workspace and scenario.
 
-A family of scenarios adds a module of worlds, one of tools and one of scenarios, and a line to
-`scenarios`.
+To add a family of scenarios, add a testbed to `fixtures`, its tools to `tools`, its rows to
+`scenarios` and one line to `scenarios.registry`.
 """
 
 from __future__ import annotations
@@ -14,126 +14,161 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perf.run.process import Command
+__all__ = (
+    "LIMIT",
+    "OURS",
+    "Command",
+    "RunSpec",
+    "Scenario",
+    "Testbed",
+    "TestbedFactory",
+    "Tool",
+    "Workspace",
+    "is_limit",
+)
 
-__all__ = ("Job", "Place", "Scenario", "Setup", "Tool", "World")
+OURS = "hftransfer"
+"""Name of the tool that the others are compared with."""
+LIMIT = "limit"
+"""Name of the tool that only receives or sends bytes: a bound on speed, not a peer."""
+
+
+def is_limit(tool: str) -> bool:
+    """Return whether a tool is `LIMIT` or one of its variants, named ``limit-…``."""
+    return tool.partition("-")[0] == LIMIT
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a world may put its files, how large it is to be, and whom it tells.
+class Command:
+    """A program to start.
 
     Attributes:
-        root: directory of this world alone.
-        payloads: directory of what `payload` makes, which other worlds may use too.
-        scale: factor on sizes and counts.
-        tell: shows one line to the operator.
-        settings: of the operator's own store: ``bucket`` and ``endpoint_url``.
+        argv: arguments; the first is the absolute path of the program.
+        environ: changes to the environment. None removes a variable.
     """
 
-    root: Path
-    payloads: Path
-    scale: float
-    tell: Callable[[str], None]
-    settings: Mapping[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...]
+    environ: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of one tool.
+class RunSpec:
+    """What one run of one tool is to do.
 
     Attributes:
-        values: what clients read from their JSON file (`path`); the keys depend on the world.
-        scratch: an empty directory for files of this run.
-        environ: variables that every tool gets.
+        parameters: what the scripts in `clients/` read from JSON; the keys depend on the testbed.
+        workdir: an empty directory for the files of this run.
+        environ: environment variables for every tool. None removes a variable.
     """
 
-    values: Mapping[str, Any]
-    scratch: Path
+    parameters: Mapping[str, Any]
+    workdir: Path
     environ: Mapping[str, str | None]
 
     @property
-    def facts(self) -> Path:
-        """Where a client may leave what it measured itself, as JSON."""
-        return self.scratch / "facts.json"
+    def metrics_path(self) -> Path:
+        """File in which a client may store its own measurements, as one JSON object."""
+        return self.workdir / "metrics.json"
 
-    @property
-    def path(self) -> Path:
-        """The JSON file of this job, for the scripts in `clients/`."""
-        path = self.scratch / "job.json"
-        path.write_text(json.dumps({**self.values, "facts": str(self.facts)}))
+    def write(self) -> Path:
+        """Write the parameters and ``metrics_path`` to a JSON file and return its path."""
+        path = self.workdir / "spec.json"
+        path.write_text(json.dumps({**self.parameters, "metrics_path": str(self.metrics_path)}))
         return path
 
 
-class World(ABC):
-    """Running servers and their payload.
+@dataclass(frozen=True)
+class Workspace:
+    """Directories, scale and settings of one testbed.
 
     Attributes:
-        bytes: how many one job moves.
-        files: how many one job moves.
+        root: directory of this testbed only.
+        datasets: directory of generated data sets, shared by all testbeds.
+        scale: factor on sizes, or on the number of files where there are many.
+        log: prints one line of progress.
+        settings: ``bucket`` and ``endpoint_url`` of an existing S3 store, if one is to be used.
     """
 
+    root: Path
+    datasets: Path
+    scale: float
+    log: Callable[[str], None]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class Testbed(ABC):
+    """Running servers and the data set that they serve.
+
+    Attributes:
+        bytes: number of bytes that one run transfers.
+        files: number of files that one run transfers.
+        notes: what a reader of the results must know about the servers.
+    """
+
+    __test__ = False  # pytest would collect it, because of its name
     bytes: int
     files: int
+    notes: Sequence[str] = ()
 
     @abstractmethod
     @contextmanager
-    def job(self, tool: str) -> Iterator[Job]:
-        """Make room for one run of a tool; what the run left is removed afterwards."""
+    def prepare_run(self, tool: str) -> Iterator[RunSpec]:
+        """Prepare one run of a tool; on exit, remove what the run wrote."""
         yield NotImplemented
 
     @abstractmethod
-    def problem(self, job: Job) -> str | None:
-        """Return what is wrong with the outcome of a job, or None."""
+    def find_error(self, spec: RunSpec) -> str | None:
+        """Compare the output of a run with the data set; return the first error, or None."""
 
     @abstractmethod
     def requests(self) -> Mapping[str, int]:
-        """Return how many requests each server has received so far."""
+        """Return the number of requests that each server has received so far."""
 
 
-Setup = Callable[[Place], AbstractContextManager[World]]
-"""Opens a world."""
+TestbedFactory = Callable[[Workspace], AbstractContextManager[Testbed]]
+"""Starts the servers of a testbed, and stops them when the context exits."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """Something that does the jobs of one kind of world.
+    """A program that can be measured on one kind of testbed.
 
     Attributes:
-        name: as on the command line; one tool may have other commands in other worlds.
-        find: returns its version, or None where it is not installed.
-        command: returns what to start for a job; called only if `find` found it.
-        how_to_install: one line for who does not have it.
-        stores: whether it leaves an outcome that can be checked.
+        name: name on the command line. The same name may stand for another command on another
+            kind of testbed.
+        find: returns the installed version, or None.
+        command: returns the command for a run; called only if `find` returned a version.
+        install_hint: one line on how to install it.
+        has_output: whether it leaves files or objects that can be compared with the data set.
     """
 
     name: str
     find: Callable[[], str | None]
-    command: Callable[[Job], Command]
-    how_to_install: str = "python -m perf install"
-    stores: bool = True
+    command: Callable[[RunSpec], Command]
+    install_hint: str = "python -m perf install"
+    has_output: bool = True
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Something to be measured.
+    """A measurement: one testbed and the tools that run on it.
 
     Attributes:
-        name: as on the command line.
-        summary: one line, with the sizes.
-        open: opens its world.
-        tools: those that run unless others are named; ours is called as `documents.OURS`.
-        optional: further tools that suit it, run on request.
-        timeout: seconds for one run.
-        rehearse: run every tool once before, not measured.
-        missing: returns what must be installed before it can run, or None.
+        name: name on the command line.
+        summary: one line, with sizes.
+        open_testbed: starts the testbed.
+        tools: tools that run by default; hftransfer has the name `OURS`.
+        optional: further tools, which run if the command line names them.
+        timeout: seconds after which one run is ended.
+        warm_up: run every tool once before the measured rounds.
+        missing_requirement: returns what must be installed before the scenario can run, or None.
     """
 
     name: str
     summary: str
-    open: Setup
+    open_testbed: TestbedFactory
     tools: Sequence[Tool]
     optional: Sequence[Tool] = ()
     timeout: float = 300.0
-    rehearse: bool = False
-    missing: Callable[[], str | None] = lambda: None
+    warm_up: bool = False
+    missing_requirement: Callable[[], str | None] = lambda: None

@@ -1,6 +1,7 @@
-"""hf_transfer on the CDN's URLs: eight files at once, as huggingface_hub 0.36 used it.
+"""hf_transfer with the CDN's URLs: 8 files at a time, as huggingface_hub 0.36 used it.
 
-HFT_MAX_FILES and HFT_CHUNK_MIB set what huggingface_hub fixed at 100 and 10 MB.
+``HFT_MAX_FILES`` is the number of connections for a file and ``HFT_CHUNK_MIB`` the size of a
+range; huggingface_hub had fixed them at 100 and 10 MB.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ _WORKERS = 8
 
 
 def main() -> None:
-    """Download every file of the job."""
+    """Download every file of the run."""
     with open(sys.argv[1]) as file:
-        job: dict[str, Any] = json.load(file)
-    max_files = int(os.environ["HFT_MAX_FILES"])
+        spec: dict[str, Any] = json.load(file)
+    connections = int(os.environ["HFT_MAX_FILES"])
     chunk = int(os.environ["HFT_CHUNK_MIB"]) << 20
 
-    def fetch(file: dict[str, Any]) -> None:
-        path = os.path.join(job["destination"], file["path"])
+    def download(file: dict[str, Any]) -> None:
+        path = os.path.join(spec["destination"], file["path"])
         os.makedirs(os.path.dirname(path), exist_ok=True)
         hf_transfer.download(
             url=file["url"],
             filename=path,
-            max_files=max_files,
+            max_files=connections,
             chunk_size=chunk,
             parallel_failures=3,
             max_retries=5,
         )
 
     with ThreadPoolExecutor(_WORKERS) as pool:
-        list(pool.map(fetch, job["files"]))
+        list(pool.map(download, spec["files"]))
 
 
 if __name__ == "__main__":

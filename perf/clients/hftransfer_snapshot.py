@@ -1,7 +1,7 @@
-"""hftransfer.snapshot_download into a folder, with the bytes stored over time.
+"""hftransfer.snapshot_download into a directory, which also records the bytes stored over time.
 
-The bar that it hands over is driven by the engine's own progress events; it costs a few
-additions per chunk. With ``--uvloop`` the event loops are uvloop's.
+The timeline comes from the progress bar, which the engine updates once per chunk; that costs a
+few additions. With ``--uvloop`` the event loops are uvloop's.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _SAMPLE_SECONDS = 0.05
 
 
 class Timeline:
-    """A bar in tqdm's shape that remembers its bytes, at most one sample each 50 ms."""
+    """A progress bar with tqdm's interface that records its bytes, at most once in 50 ms."""
 
-    samples: list[tuple[float, int]] = []  # noqa: RUF012 - of the one bar that counts bytes
+    samples: list[tuple[float, int]] = []  # noqa: RUF012 - only one bar counts bytes
 
     def __init__(self, *, unit: str = "it", total: int | None = None, **_: object) -> None:
         self.total = total
@@ -35,22 +35,22 @@ class Timeline:
         self.samples.append((now, self._bytes))
 
     def close(self) -> None:
-        """Take the last sample."""
+        """Record the last sample."""
         if self._counts_bytes:
             self.samples.append((time.clock_gettime(time.CLOCK_BOOTTIME), self._bytes))
 
 
-def _started() -> float:
-    """Return when this process started, in seconds since boot."""
+def _process_start() -> float:
+    """Return when this process started, in seconds since boot; see proc_pid_stat(5)."""
     with open("/proc/self/stat", "rb") as file:
         ticks = int(file.read().rpartition(b")")[2].split()[19])
     return ticks / 100  # USER_HZ is 100 on every Linux
 
 
 def main() -> None:
-    """Download what the job names."""
+    """Download the repository of the run."""
     with open(sys.argv[1]) as file:
-        job: dict[str, Any] = json.load(file)
+        spec: dict[str, Any] = json.load(file)
     if "--uvloop" in sys.argv:
         import asyncio
 
@@ -60,14 +60,14 @@ def main() -> None:
     import hftransfer
 
     hftransfer.snapshot_download(
-        job["repo_id"],
-        local_dir=job["destination"],
-        endpoint=job["endpoint"],
+        spec["repo_id"],
+        local_dir=spec["destination"],
+        endpoint=spec["endpoint"],
         tqdm_class=Timeline,
     )
-    start = _started()
+    start = _process_start()
     timeline = [(round(now - start, 3), count) for now, count in Timeline.samples]
-    with open(job["facts"], "w") as file:
+    with open(spec["metrics_path"], "w") as file:
         json.dump({"timeline": timeline}, file)
 
 

@@ -1,4 +1,4 @@
-"""huggingface_hub.snapshot_download into a folder, with its own defaults."""
+"""huggingface_hub.snapshot_download into a directory, with its defaults."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import sys
 
 with open(sys.argv[1]) as file:
-    job = json.load(file)
+    spec = json.load(file)
 
 from huggingface_hub import snapshot_download
 
-snapshot_download(job["repo_id"], local_dir=job["destination"], endpoint=job["endpoint"])
+snapshot_download(spec["repo_id"], local_dir=spec["destination"], endpoint=spec["endpoint"])

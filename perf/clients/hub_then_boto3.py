@@ -1,4 +1,4 @@
-"""What there is today from the Hub to S3: huggingface_hub to disk, then boto3 from there."""
+"""From the Hub to S3 without hftransfer: huggingface_hub to the disk, then boto3 to S3."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import boto3
 from botocore.config import Config
 
 with open(sys.argv[1]) as file:
-    job: dict[str, Any] = json.load(file)
+    spec: dict[str, Any] = json.load(file)
 
 from huggingface_hub import snapshot_download
 
-folder = os.path.join(job["scratch"], "between")
-hub = job["hub"]
+folder = os.path.join(spec["workdir"], "between")
+hub = spec["hub"]
 snapshot_download(
     hub["repo_id"], revision=hub["revision"], local_dir=folder, endpoint=hub["endpoint"]
 )
 client = boto3.client("s3", config=Config(max_pool_connections=64))
 
 
-def send(path: str) -> None:
+def upload(path: str) -> None:
     """Upload one file."""
-    client.upload_file(os.path.join(folder, path), job["bucket"], job["prefix"] + path)
+    client.upload_file(os.path.join(folder, path), spec["bucket"], spec["prefix"] + path)
 
 
 with ThreadPoolExecutor(4) as pool:
-    list(pool.map(send, [file["path"] for file in job["files"]]))
+    list(pool.map(upload, [file["path"] for file in spec["files"]]))

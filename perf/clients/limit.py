@@ -1,8 +1,8 @@
-"""The limit: sockets in threads that receive every byte into one buffer and do nothing else.
+"""The limit of downloads: threads with blocking sockets that receive all bytes and drop them.
 
-No hash, no file, no retry. What is left of a client's time above this is its own. With
-``--store`` every range is hashed by XXH3-128 and written past the page cache, too: the system
-calls of a verified download, in loops, and nothing around them.
+It does not hash, write or retry, so the time that a client needs above this is its own. With
+``--store`` every range is also hashed by XXH3-128 and written with O_DIRECT: the system calls of
+a verified download and nothing else.
 """
 
 from __future__ import annotations
@@ -24,24 +24,29 @@ _RANGE = 8 << 20
 _BUFFER = 1 << 20
 
 
-class Sink:
-    """One thread's connections and its buffer.
+class Receiver:
+    """The connections and the buffer of one thread.
 
     Args:
-        ca: a file of authorities to trust.
-        chunk: where bodies are kept; None to drop them.
+        ca: file with the certificate authorities to trust, or None.
+        chunk: receives the bodies; None to drop them.
     """
 
     def __init__(self, ca: str | None, chunk: memoryview | None = None) -> None:
         self.received = 0
-        """Bytes of the last body."""
+        """Number of bytes of the last body."""
         self._chunk = chunk
         self._context = ssl.create_default_context(cafile=ca) if ca else None
         self._buffer = bytearray(_BUFFER)
         self._open: dict[tuple[str, int], socket.socket] = {}
 
     def fetch(self, url: str, part: tuple[int, int] | None) -> None:
-        """Receive one answer, or what its redirects lead to."""
+        """Send a GET request, follow redirects and receive the body.
+
+        Args:
+            url: of the first request.
+            part: half-open range of bytes, or None for the whole body.
+        """
         while True:
             location = self._exchange(url, part)
             if location is None:
@@ -68,7 +73,7 @@ class Sink:
         while (end := buffer.find(b"\r\n\r\n", 0, got)) < 0:
             count = connection.recv_into(memoryview(buffer)[got:])
             if not count:
-                raise ConnectionError(f"{url}: closed before the headers")
+                raise ConnectionError(f"{url}: closed before the end of the headers")
             got += count
         status, *lines = bytes(buffer[:end]).decode("latin-1").split("\r\n")
         headers = {
@@ -78,16 +83,16 @@ class Sink:
         code = int(status.split()[1])
         self.received = length = int(headers["content-length"])
         at = got - end - 4
-        kept = self._chunk if code in (200, 206) else None
-        if kept is not None:
-            kept[:at] = buffer[end + 4 : got]
+        chunk = self._chunk if code in (200, 206) else None
+        if chunk is not None:
+            chunk[:at] = buffer[end + 4 : got]
         while at < length:
-            if kept is not None:
-                count = connection.recv_into(kept[at:length])
+            if chunk is not None:
+                count = connection.recv_into(chunk[at:length])
             else:
                 count = connection.recv_into(buffer, min(length - at, _BUFFER))
             if not count:
-                raise ConnectionError(f"{url}: closed in the body")
+                raise ConnectionError(f"{url}: closed before the end of the body")
             at += count
         if code in (301, 302, 307, 308):
             return headers["location"]
@@ -105,7 +110,7 @@ class Sink:
 
 
 def store(path: str, start: int, data: memoryview) -> None:
-    """Hash a stretch of a file and write it, whole blocks past the page cache."""
+    """Hash a range of a file and write it: whole pages with O_DIRECT, the rest without."""
     xxhash.xxh3_128_digest(data)
     blocks = len(data) - len(data) % mmap.PAGESIZE
     for flags, first, last in ((os.O_DIRECT, 0, blocks), (0, blocks, len(data))):
@@ -117,13 +122,13 @@ def store(path: str, start: int, data: memoryview) -> None:
 
 
 def main() -> None:
-    """Receive every file of the job, in ranges, on as many connections as it says."""
+    """Receive every file of the run, in ranges of 8 MiB, over the given number of connections."""
     with open(sys.argv[1]) as file:
-        job: dict[str, Any] = json.load(file)
-    folder = job.get("destination") or job["folder"]
+        spec: dict[str, Any] = json.load(file)
+    folder = spec.get("destination") or spec["folder"]
     is_stored = "--store" in sys.argv[2:]
     work: queue.SimpleQueue[tuple[str, str, tuple[int, int] | None]] = queue.SimpleQueue()
-    for each in job["files"]:
+    for each in spec["files"]:
         size, path = each["size"], os.path.join(folder, each["path"])
         if is_stored:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -135,18 +140,18 @@ def main() -> None:
 
     def run() -> None:
         chunk = memoryview(mmap.mmap(-1, _RANGE)) if is_stored else None
-        sink = Sink(job["ca"], chunk)
+        receiver = Receiver(spec["ca"], chunk)
         while True:
             try:
                 path, url, part = work.get_nowait()
             except queue.Empty:
                 return
-            sink.fetch(url, part)
+            receiver.fetch(url, part)
             if chunk is not None:
-                store(path, part[0] if part else 0, chunk[: sink.received])
+                store(path, part[0] if part else 0, chunk[: receiver.received])
 
-    with ThreadPoolExecutor(job["connections"]) as pool:
-        for thread in [pool.submit(run) for _ in range(job["connections"])]:
+    with ThreadPoolExecutor(spec["connections"]) as pool:
+        for thread in [pool.submit(run) for _ in range(spec["connections"])]:
             thread.result()
 
 

@@ -1,4 +1,8 @@
-"""One step that moves a repository, a model or a checkpoint, and tells how long that took."""
+"""A flow whose first step loads a repository, loads a model or saves a checkpoint.
+
+``PERF_RUN_SPEC`` names the run's JSON file. The step records the seconds of the transfer in the
+file of the metrics.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ from typing import Any
 
 from metaflow import FlowSpec, checkpoint, current, huggingface_hub, model, step
 
-with open(os.environ["MF_JOB"]) as file:
-    JOB: dict[str, Any] = json.load(file)
+with open(os.environ["PERF_RUN_SPEC"]) as file:
+    SPEC: dict[str, Any] = json.load(file)
 
 DECORATORS = {"model": model, "checkpoint": checkpoint}
 
@@ -19,24 +23,28 @@ DECORATORS = {"model": model, "checkpoint": checkpoint}
 class PerfFlow(FlowSpec):
     """The measured step, and the end."""
 
-    @(DECORATORS[JOB["mode"]] if JOB["mode"] in DECORATORS else huggingface_hub(cache_scope="flow"))
+    @(
+        DECORATORS[SPEC["mode"]]
+        if SPEC["mode"] in DECORATORS
+        else huggingface_hub(cache_scope="flow")
+    )
     @step
     def start(self) -> None:
-        """Do what the job says."""
-        facts: dict[str, Any] = {}
-        began = time.monotonic()
-        if JOB["mode"] == "fill":
-            reference = current.huggingface_hub.snapshot_download(repo_id=JOB["repo_id"])
-            facts["reference"] = reference
-        elif JOB["mode"] == "load":
-            with current.huggingface_hub.load(repo_id=JOB["repo_id"], path=JOB["destination"]):
+        """Transfer according to the mode."""
+        metrics: dict[str, Any] = {}
+        start = time.monotonic()
+        if SPEC["mode"] == "fill":
+            reference = current.huggingface_hub.snapshot_download(repo_id=SPEC["repo_id"])
+            metrics["reference"] = reference
+        elif SPEC["mode"] == "load":
+            with current.huggingface_hub.load(repo_id=SPEC["repo_id"], path=SPEC["destination"]):
                 pass
-        elif JOB["mode"] == "model":
-            current.model.load(JOB["reference"], path=JOB["destination"])
+        elif SPEC["mode"] == "model":
+            current.model.load(SPEC["reference"], path=SPEC["destination"])
         else:
-            current.checkpoint.save(JOB["payload"])
-        facts["transfer_s"] = round(time.monotonic() - began, 3)
-        Path(JOB["facts"]).write_text(json.dumps(facts))
+            current.checkpoint.save(SPEC["dataset"])
+        metrics["transfer_s"] = round(time.monotonic() - start, 3)
+        Path(SPEC["metrics_path"]).write_text(json.dumps(metrics))
         self.next(self.end)
 
     @step

@@ -1,7 +1,7 @@
-"""Runs the flow of the Metaflow scenarios in this interpreter's environment.
+"""Runs the flow of the Metaflow scenarios with this interpreter.
 
-What it prints passes through, and tells how long the measured step took, its process's start
-and end included: ``step_s``, beside what the flow itself leaves as facts.
+Passes on the flow's output, and takes from it how long the measured step lasted, start and exit
+of its process included. Adds that as ``step_s`` to the metrics that the flow recorded.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 FLOW = Path(__file__).with_name("mf_flow.py")
-JOB = Path(sys.argv[1])
+SPEC = Path(sys.argv[1])
 
 started = ended = 0.0
 with subprocess.Popen(
     [sys.executable, str(FLOW), "run"],
-    env={**os.environ, "MF_JOB": str(JOB)},
+    env={**os.environ, "PERF_RUN_SPEC": str(SPEC)},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
 ) as flow:
@@ -31,7 +31,7 @@ with subprocess.Popen(
         elif b"/start/" in line and b"Task finished successfully." in line:
             ended = time.monotonic()
 if flow.returncode == 0:
-    facts = Path(json.loads(JOB.read_text())["facts"])
-    measured = {**json.loads(facts.read_text()), "step_s": round(ended - started, 3)}
-    facts.write_text(json.dumps(measured))
+    metrics = Path(json.loads(SPEC.read_text())["metrics_path"])
+    measured = {**json.loads(metrics.read_text()), "step_s": round(ended - started, 3)}
+    metrics.write_text(json.dumps(measured))
 sys.exit(flow.returncode)

@@ -1,4 +1,8 @@
-"""aws-crt's S3 client used directly, with path-style requests: boto3's way cannot name an IP."""
+"""The S3 client of aws-crt, used directly.
+
+Requests are path-style, because the endpoint may be an IP address; boto3's integration of
+aws-crt cannot send such requests.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,13 @@ from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
 from awscrt.s3 import S3Client, S3RequestTlsMode, S3RequestType, create_default_s3_signing_config
 
-_AT_A_TIME = 64
+_REQUESTS = 64
 
 
 def main() -> None:
-    """Do the job."""
+    """Transfer every file of the run, 64 at a time; aws-crt splits each into parts."""
     with open(sys.argv[1]) as file:
-        job: dict[str, Any] = json.load(file)
+        spec: dict[str, Any] = json.load(file)
     group = EventLoopGroup()
     region = os.environ["AWS_REGION"]
     credentials = AwsCredentialsProvider.new_static(
@@ -36,22 +40,22 @@ def main() -> None:
         part_size=8 << 20,
         throughput_target_gbps=10,
     )
-    get = job["folder"].startswith(job["scratch"])
-    host = urlsplit(job["endpoint"]).netloc
-    gate = Semaphore(_AT_A_TIME)
+    get = spec["direction"] == "get"
+    host = urlsplit(spec["endpoint"]).netloc
+    semaphore = Semaphore(_REQUESTS)
     futures = []
-    for file in job["files"]:
-        local = os.path.join(job["folder"], file["path"])
+    for file in spec["files"]:
+        local = os.path.join(spec["folder"], file["path"])
         headers = HttpHeaders([("Host", host)])
         if not get:
             headers.add("Content-Length", str(file["size"]))
             headers.add("Content-Type", "application/octet-stream")
-        target = f"/{job['bucket']}/{quote(job['prefix'] + file['path'])}"
-        gate.acquire()
+        target = f"/{spec['bucket']}/{quote(spec['prefix'] + file['path'])}"
+        semaphore.acquire()
         request = client.make_request(
             type=S3RequestType.GET_OBJECT if get else S3RequestType.PUT_OBJECT,
             request=HttpRequest("GET" if get else "PUT", target, headers),
-            on_done=lambda **_: gate.release(),
+            on_done=lambda **_: semaphore.release(),
             **{"recv_filepath" if get else "send_filepath": local},
         )
         futures.append(request.finished_future)

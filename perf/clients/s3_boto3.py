@@ -1,4 +1,4 @@
-"""boto3's transfer manager with its defaults, several files at a time."""
+"""boto3's transfer manager with its defaults: 4 files at a time, or 16 if there are many."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from botocore.config import Config
 
 
 def main() -> None:
-    """Do the job."""
+    """Transfer every file of the run."""
     with open(sys.argv[1]) as file:
-        job: dict[str, Any] = json.load(file)
+        spec: dict[str, Any] = json.load(file)
     client = boto3.client("s3", config=Config(max_pool_connections=64))
-    get = job["folder"].startswith(job["scratch"])
 
-    def move(path: str) -> None:
-        local = os.path.join(job["folder"], path)
-        if get:
-            client.download_file(job["bucket"], job["prefix"] + path, local)
+    def transfer(path: str) -> None:
+        local = os.path.join(spec["folder"], path)
+        if spec["direction"] == "get":
+            client.download_file(spec["bucket"], spec["prefix"] + path, local)
         else:
-            client.upload_file(local, job["bucket"], job["prefix"] + path)
+            client.upload_file(local, spec["bucket"], spec["prefix"] + path)
 
-    with ThreadPoolExecutor(job["connections"] if len(job["files"]) > 100 else 4) as pool:
-        list(pool.map(move, [file["path"] for file in job["files"]]))
+    with ThreadPoolExecutor(spec["connections"] if len(spec["files"]) > 100 else 4) as pool:
+        list(pool.map(transfer, [file["path"] for file in spec["files"]]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Metaflow's own S3 client: get_many, whose files are moved where they belong, and put_files."""
+"""Metaflow's own S3 client: ``put_files``, or ``get_many`` and a rename to the destination."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import sys
 from typing import Any
 
 with open(sys.argv[1]) as file:
-    job: dict[str, Any] = json.load(file)
-os.environ["METAFLOW_S3_ENDPOINT_URL"] = job["endpoint"] or ""
+    spec: dict[str, Any] = json.load(file)
+os.environ["METAFLOW_S3_ENDPOINT_URL"] = spec["endpoint"] or ""
 os.environ.setdefault("USERNAME", "perf")
 
 from metaflow import S3
 
-paths = [file["path"] for file in job["files"]]
-with S3(s3root=f"s3://{job['bucket']}/{job['prefix']}", tmproot=job["scratch"]) as s3:
-    if job["folder"].startswith(job["scratch"]):
+paths = [file["path"] for file in spec["files"]]
+with S3(s3root=f"s3://{spec['bucket']}/{spec['prefix']}", tmproot=spec["workdir"]) as s3:
+    if spec["direction"] == "get":
         for found in s3.get_many(paths):
-            os.replace(found.path, os.path.join(job["folder"], found.key))
+            os.replace(found.path, os.path.join(spec["folder"], found.key))
     else:
-        s3.put_files([(path, os.path.join(job["folder"], path)) for path in paths])
+        s3.put_files([(path, os.path.join(spec["folder"], path)) for path in paths])

@@ -1,4 +1,4 @@
-"""obstore: objects as streams into files, files by put_async with its own multipart."""
+"""obstore: one GET per object, streamed to a file; uploads by ``put_async`` in 8 MiB parts."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from typing import Any
 import obstore
 from obstore.store import S3Store
 
-_AT_A_TIME = 32
+_SMALL_FILES = 32
+"""Files at a time where there are many."""
 _CHUNK = 8 << 20
 
 
 async def main() -> None:
-    """Do the job."""
+    """Transfer every file of the run."""
     with open(sys.argv[1]) as file:
-        job: dict[str, Any] = json.load(file)
+        spec: dict[str, Any] = json.load(file)
     store = S3Store(
-        job["bucket"],
-        prefix=job["prefix"],
-        endpoint=job["endpoint"],
+        spec["bucket"],
+        prefix=spec["prefix"],
+        endpoint=spec["endpoint"],
         client_options={"allow_http": True},
     )
-    get = job["folder"].startswith(job["scratch"])
-    gate = asyncio.Semaphore(_AT_A_TIME if len(job["files"]) > 100 else 4)
+    semaphore = asyncio.Semaphore(_SMALL_FILES if len(spec["files"]) > 100 else 4)
 
-    async def move(path: str) -> None:
-        local = os.path.join(job["folder"], path)
-        async with gate:
-            if not get:
+    async def transfer(path: str) -> None:
+        local = os.path.join(spec["folder"], path)
+        async with semaphore:
+            if spec["direction"] == "put":
                 await obstore.put_async(
                     store,
                     path,
                     Path(local),
                     chunk_size=_CHUNK,
-                    max_concurrency=job["connections"],
+                    max_concurrency=spec["connections"],
                 )
                 return
-            answer = await obstore.get_async(store, path)
+            response = await obstore.get_async(store, path)
             with open(local, "wb") as file:
-                async for piece in answer.stream(min_chunk_size=_CHUNK):
+                async for piece in response.stream(min_chunk_size=_CHUNK):
                     file.write(piece)
 
-    await asyncio.gather(*(move(file["path"]) for file in job["files"]))
+    await asyncio.gather(*(transfer(file["path"]) for file in spec["files"]))
 
 
 if __name__ == "__main__":

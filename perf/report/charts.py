@@ -1,16 +1,18 @@
-"""Documents as pictures: wall and CPU time per tool, and our throughput over time."""
+"""Charts: wall and CPU time per tool, throughput over time, and the summary of the README."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.report.markdown import is_peer
-from perf.report.results import LIMIT, OURS, Document, Run, Summary, is_limit, summaries
+from perf.model import LIMIT, OURS, is_limit
+from perf.report.markdown import SUMMARY_SCENARIOS
+from perf.report.results import Run, ScenarioResult, Summary, fastest_peer, summaries
 from perf.report.svg import line, nice_ticks, path, picture, rectangle, text
 from perf.report.table import name_text
 
-__all__ = ("charts", "rates")
+__all__ = ("rates", "render_charts", "render_summary_chart")
 
+# All lengths are in pixels.
 _WIDTH = 880
 _MARGIN = 24
 _LABELS = 160
@@ -21,16 +23,16 @@ _BAR = 13
 _HEADER = 84
 _PANEL_HEADER = 34
 _PANEL_GAP = 20
-_VALUE = 56  # kept free behind the longest bar
+_VALUE = 56  # space after the longest bar, for its value
 
 
-def charts(documents: Sequence[Document]) -> dict[str, tuple[str, str]]:
-    """Return every picture by its file name: what it shows, and its SVG."""
+def render_charts(results: Sequence[ScenarioResult]) -> dict[str, tuple[str, str]]:
+    """Return title and SVG of every chart of the full report, by file name."""
     pictures = {}
-    for family in dict.fromkeys(_family(document) for document in documents):
-        members = [document for document in documents if _family(document) == family]
-        compared = [document for document in members if len(document.tools) > 1]
-        timed = [document for document in members if _timed(document)]
+    for family in dict.fromkeys(_family(result) for result in results):
+        members = [result for result in results if _family(result) == family]
+        compared = [result for result in members if len(result.tools) > 1]
+        timed = [result for result in members if _runs_with_timeline(result)]
         if compared:
             title = f"{_TITLES[family]}: wall and CPU time of every tool"
             pictures[f"{family}-times.svg"] = (title, _times(title, compared))
@@ -43,18 +45,62 @@ def charts(documents: Sequence[Document]) -> dict[str, tuple[str, str]]:
 _TITLES = {"hub": "From the Hub", "s3": "S3", "metaflow": "Metaflow", "other": "Fixed cost"}
 
 
-def _family(document: Document) -> str:
-    name = document.scenario
+def _family(result: ScenarioResult) -> str:
+    name = result.scenario
     if name.startswith("s3-") or name == "hub-to-s3":
         return "s3"
     first = name.partition("-")[0]
     return {"hub": "hub", "mf": "metaflow"}.get(first, "other")
 
 
+# --- summary
+
+_SUMMARY_LABELS = 330
+
+
+def render_summary_chart(results: Sequence[ScenarioResult]) -> dict[str, tuple[str, str]]:
+    """Return title and SVG of the README's chart by its file name; empty without results.
+
+    It has one panel for each of `SUMMARY_SCENARIOS` that succeeded, with the wall time of ours
+    and of the fastest peer.
+    """
+    by_name = {result.scenario: result for result in results}
+    panels = []
+    for name in SUMMARY_SCENARIOS:
+        rows = summaries(by_name[name]) if name in by_name else []
+        ours = next((row for row in rows if row.tool == OURS and row.good), None)
+        if ours is not None:
+            peer = fastest_peer(rows)
+            panels.append((by_name[name], [ours, *([peer] if peer is not None else [])]))
+    if not panels:
+        return {}
+    title = f"Wall time of {OURS} and of the fastest peer"
+    longest = max(row.wall_s for _, rows in panels for row in rows)
+    scale = (_WIDTH - 2 * _MARGIN - _SUMMARY_LABELS - 190) / max(longest, 1e-9)
+    body = [
+        text(_MARGIN, 34, title, "bold"),
+        text(_MARGIN, 56, "seconds, median; shorter is better", "f-soft small"),
+    ]
+    y = float(_HEADER)
+    for result, rows in panels:
+        body.append(line(_MARGIN, y - 8, _WIDTH - _MARGIN, y - 8, "s-grid"))
+        body.append(text(_MARGIN, y + 11, result.scenario, "bold"))
+        body.append(text(_MARGIN, y + 28, result.summary, "f-soft small"))
+        for row in rows:
+            x, colour = _MARGIN + _SUMMARY_LABELS, "ours" if row.tool == OURS else "peer"
+            width = max(1.0, scale * row.wall_s)
+            body.append(rectangle(x, y, width, _BAR, _FILLS[colour][0]))
+            label = f"{row.wall_s:.2f} s  {row.tool}"
+            body.append(text(x + width + 7, y + _BAR - 2, label, "small num"))
+            y += _ROW - 4
+        y += _PANEL_GAP if len(rows) > 1 else _PANEL_GAP + _ROW - 4
+    return {"summary.svg": (title, picture(_WIDTH, y, title, body))}
+
+
 # --- wall and CPU time
 
 
-def _times(title: str, documents: Sequence[Document]) -> str:
+def _times(title: str, results: Sequence[ScenarioResult]) -> str:
     wall_x = _MARGIN + _LABELS
     cpu_x = wall_x + _COLUMN + _GAP
     body = [
@@ -64,16 +110,16 @@ def _times(title: str, documents: Sequence[Document]) -> str:
         *_legend(cpu_x + _COLUMN),
     ]
     y = float(_HEADER)
-    for document in documents:
-        rows = summaries(document)
-        body += _panel(document, rows, y, wall_x, cpu_x)
+    for result in results:
+        rows = summaries(result)
+        body += _panel(result, rows, y, wall_x, cpu_x)
         y += _PANEL_HEADER + len(rows) * _ROW + _PANEL_GAP
     return picture(_WIDTH, y, title, body)
 
 
 def _legend(right: float) -> list[str]:
     drawn = []
-    entries = (("ours", OURS), ("peer", "peers"), ("limit", "limit: receives, does nothing else"))
+    entries = (("ours", OURS), ("peer", "peers"), ("limit", "limit: only receives or sends"))
     widths = [18 + 6.1 * len(label) + 16 for _, label in entries]
     x = right - sum(widths) + 16
     for (colour, label), width in zip(entries, widths, strict=True):
@@ -86,21 +132,22 @@ def _legend(right: float) -> list[str]:
 _FILLS = {
     "ours": ("f-ours", "f-ours-soft"),
     "peer": ("f-peer", "f-peer-soft"),
-    "limit": ("f-page s-peer", ""),  # an outline: no tool to compare with
+    "limit": ("f-page s-peer", ""),  # an outline, because it is not a peer
 }
 
 
 def _panel(
-    document: Document, rows: Sequence[Summary], top: float, wall_x: float, cpu_x: float
+    result: ScenarioResult, rows: Sequence[Summary], top: float, wall_x: float, cpu_x: float
 ) -> list[str]:
-    longest = {row.tool: max((run.wall_s for run in document.of(row.tool)), default=row.wall_s)
-               for row in rows}  # fmt: skip
-    wall_scale = (_COLUMN - _VALUE) / max([*longest.values(), 1e-9])
+    longest = [
+        max((run.wall_s for run in result.good_runs(row.tool)), default=row.wall_s) for row in rows
+    ]
+    wall_scale = (_COLUMN - _VALUE) / max([*longest, 1e-9])
     cpu_scale = (_COLUMN - _VALUE) / max([*(row.cpu_s for row in rows), 1e-9])
     drawn = [
         line(_MARGIN, top - 8, _WIDTH - _MARGIN, top - 8, "s-grid"),
-        text(_MARGIN, top + 14, document.scenario, "bold"),
-        text(_MARGIN + _LABELS, top + 14, document.summary, "f-soft small"),
+        text(_MARGIN, top + 14, result.scenario, "bold"),
+        text(_MARGIN + _LABELS, top + 14, result.summary, "f-soft small"),
     ]
     y = top + _PANEL_HEADER - 8
     for row in rows:
@@ -113,7 +160,7 @@ def _panel(
         if not row.good:
             drawn.append(text(wall_x, base, "failed in every run", "f-bad small"))
         else:
-            runs = [run.wall_s for run in document.of(row.tool)]
+            runs = [run.wall_s for run in result.good_runs(row.tool)]
             drawn += _wall_bar(row, runs, wall_x, y, wall_scale, colour)
             drawn += _cpu_bar(row, cpu_x, y, cpu_scale, colour)
         y += _ROW
@@ -123,7 +170,7 @@ def _panel(
 def _wall_bar(
     row: Summary, runs: Sequence[float], x: float, y: float, scale: float, colour: str
 ) -> list[str]:
-    """Draw the median as a bar and the range of all runs as a thin line."""
+    """Draw the median as a bar, and the range of all runs as a thin line."""
     middle = y + _BAR / 2
     end = x + scale * max(runs) + 7
     return [
@@ -137,7 +184,7 @@ def _wall_bar(
 def _cpu_bar(row: Summary, x: float, y: float, scale: float, colour: str) -> list[str]:
     user, system = scale * row.user_s, scale * row.sys_s
     if is_limit(row.tool):
-        user, system = user + system, 0.0  # one outline
+        user, system = user + system, 0.0  # one outline for both
     return [
         rectangle(x, y, user, _BAR, _FILLS[colour][0]),
         rectangle(x + user, y, system, _BAR, _FILLS[colour][1]),
@@ -154,14 +201,15 @@ _POINTS = 40
 
 
 def rates(timeline: Sequence[tuple[float, int]], points: int) -> list[tuple[float, float]]:
-    """Return bytes per second over time from a timeline of bytes stored.
+    """Return throughput over time, in bytes per second, from a timeline of bytes stored.
 
     Args:
-        timeline: seconds and bytes by then, both rising.
-        points: most intervals to tell apart; samples come in steps, so finer is noisier.
+        timeline: samples of seconds and total bytes, both non-decreasing.
+        points: maximum number of intervals. An interval is at least 0.1 s long, because the
+            samples have 50 ms between them and shorter intervals would only show noise.
 
     Returns:
-        The middle and the rate of each interval of equal length.
+        The middle, in seconds, and the rate of each interval; all have the same length.
     """
     if not timeline or timeline[-1][0] <= 0:
         return []
@@ -169,104 +217,104 @@ def rates(timeline: Sequence[tuple[float, int]], points: int) -> list[tuple[floa
     end = known[-1][0]
     count = max(1, min(points, int(end / 0.1)))
     edges = [end * index / count for index in range(count + 1)]
-    reached = [_at(known, edge) for edge in edges]
+    totals = [_interpolate(known, edge) for edge in edges]
     width = end / count
     return [
-        ((edges[i] + edges[i + 1]) / 2, max(0.0, (reached[i + 1] - reached[i]) / width))
+        ((edges[i] + edges[i + 1]) / 2, max(0.0, (totals[i + 1] - totals[i]) / width))
         for i in range(count)
     ]
 
 
-def _at(timeline: Sequence[tuple[float, int]], time: float) -> float:
-    """Return the bytes stored at a time, between two samples in proportion."""
+def _interpolate(timeline: Sequence[tuple[float, int]], time: float) -> float:
+    """Return the bytes stored at a time, interpolated linearly between two samples."""
     before = timeline[0]
     for sample in timeline:
         if sample[0] >= time:
-            span = sample[0] - before[0]
-            share = (time - before[0]) / span if span > 0 else 1.0
-            return before[1] + share * (sample[1] - before[1])
+            interval = sample[0] - before[0]
+            fraction = (time - before[0]) / interval if interval > 0 else 1.0
+            return before[1] + fraction * (sample[1] - before[1])
         before = sample
     return float(before[1])
 
 
-def _timed(document: Document) -> list[Run]:
-    """Return our runs that have a timeline, by wall time."""
-    runs = [run for run in document.of(OURS) if len(run.timeline) > 3]
+def _runs_with_timeline(result: ScenarioResult) -> list[Run]:
+    """Return our runs that have a timeline of more than three samples, by wall time."""
+    runs = [run for run in result.good_runs(OURS) if len(run.timeline) > 3]
     return sorted(runs, key=lambda run: run.wall_s)
 
 
-def _throughput(title: str, documents: Sequence[Document]) -> str:
+def _throughput(title: str, results: Sequence[ScenarioResult]) -> str:
     cell = (_WIDTH - 2 * _MARGIN + _GAP) / 2
     body = [
         text(_MARGIN, 34, title, "bold"),
-        text(_MARGIN, 56, "GB/s verified and stored; the median run, the others behind it",
+        text(_MARGIN, 56, "GB/s verified and stored: the median run, and the others as thin lines",
              "f-soft small"),
     ]  # fmt: skip
-    for index, document in enumerate(documents):
+    for index, result in enumerate(results):
         x = _MARGIN + (index % 2) * cell
         y = _HEADER + (index // 2) * _CELL_HEIGHT
-        body += _plot(document, x, y, cell - _GAP)
-    height = _HEADER + -(-len(documents) // 2) * _CELL_HEIGHT
+        body += _plot(result, x, y, cell - _GAP)
+    height = _HEADER + -(-len(results) // 2) * _CELL_HEIGHT
     return picture(_WIDTH, height, title, body)
 
 
-def _plot(document: Document, left: float, top: float, width: float) -> list[str]:
-    runs = _timed(document)
+def _plot(result: ScenarioResult, left: float, top: float, width: float) -> list[str]:
+    runs = _runs_with_timeline(result)
     middle = runs[len(runs) // 2]
     curves = {run.round: rates(run.timeline, _POINTS) for run in runs}
-    means = _means(document)
+    means = _mean_rates(result)
     peak = max([rate for curve in curves.values() for _, rate in curve] + list(means.values()))
     ticks = nice_ticks(max(peak, 1.0) / 1e9, 4)
     end = nice_ticks(max(run.wall_s for run in runs), 6)[-1]
     x0, y0 = left + _AXIS, top + 50 + _PLOT_HEIGHT
     plot_width = width - _AXIS
 
-    def place(time: float, rate: float) -> tuple[float, float]:
+    def position(time: float, rate: float) -> tuple[float, float]:
         return x0 + plot_width * time / end, y0 - _PLOT_HEIGHT * rate / 1e9 / ticks[-1]
 
     drawn = [
-        text(left, top + 14, document.scenario, "bold"),
-        text(left, top + 30, document.summary, "f-soft small"),
+        text(left, top + 14, result.scenario, "bold"),
+        text(left, top + 30, result.summary, "f-soft small"),
     ]
     for tick in ticks:
-        y = place(0, tick * 1e9)[1]
+        y = position(0, tick * 1e9)[1]
         drawn.append(line(x0, y, x0 + plot_width, y, "s-grid"))
         drawn.append(text(x0 - 8, y + 4, f"{tick:g}", "f-soft small end num"))
     drawn += [
-        text(place(tick, 0)[0], y0 + 16, f"{tick:g} s", "f-soft small middle num")
+        text(position(tick, 0)[0], y0 + 16, f"{tick:g} s", "f-soft small middle num")
         for tick in nice_ticks(end, 6)
     ]
     for run in runs:
         if run is not middle:
-            points = [place(*point) for point in curves[run.round]]
+            points = [position(*point) for point in curves[run.round]]
             drawn.append(path(points, "s-ours-soft", fill="none", stroke_width=1.0, opacity=0.6))
-    points = [place(*point) for point in curves[middle.round]]
+    points = [position(*point) for point in curves[middle.round]]
     closed = [(points[0][0], y0), *points, (points[-1][0], y0)]
     drawn.append(path(closed, "f-ours", fill_opacity=0.16))
     drawn.append(path(points, "s-ours", fill="none", stroke_width=2.0))
-    return drawn + _references(means, x0, plot_width, place(0, 0)[1], ticks[-1])
+    return drawn + _mean_lines(means, x0, plot_width, y0, ticks[-1])
 
 
-def _means(document: Document) -> dict[str, float]:
-    """Return bytes per second of whole runs: of the limit and of the fastest peer."""
-    rows = [row for row in summaries(document) if row.good]
-    peers = [row for row in rows if is_peer(row.tool)]
+def _mean_rates(result: ScenarioResult) -> dict[str, float]:
+    """Return mean bytes per second, process start included, of the limit and the fastest peer."""
+    rows = [row for row in summaries(result) if row.good]
     chosen = [row for row in rows if row.tool == LIMIT]
-    if peers:
-        chosen.append(min(peers, key=lambda row: row.wall_s))
-    return {row.tool: document.bytes / row.wall_s for row in chosen}
+    if (peer := fastest_peer(rows)) is not None:
+        chosen.append(peer)
+    return {row.tool: result.bytes / row.wall_s for row in chosen}
 
 
-def _references(
+def _mean_lines(
     means: dict[str, float], x0: float, width: float, y0: float, top: float
 ) -> list[str]:
+    """Draw a dashed horizontal line with a label at each mean rate."""
     drawn = []
     labels: list[float] = []
     for tool, rate in sorted(means.items(), key=lambda item: -item[1]):
         y = y0 - _PLOT_HEIGHT * rate / 1e9 / top
         label = y - 4
         while any(abs(label - other) < 12 for other in labels):
-            label += 12  # the lower rate's label goes below its line
+            label += 12  # labels would overlap: move the one of the lower rate below its line
         labels.append(label)
         drawn.append(line(x0, y, x0 + width, y, "s-soft", stroke_dasharray="4 4"))
         words = f"{tool}: {rate / 1e9:.2f} on average"

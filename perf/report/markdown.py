@@ -1,64 +1,118 @@
-"""Documents as Markdown, and the README's part that is made from them."""
+"""Results as Markdown: the full report, and the short table of the README.
+
+Each goes between two markers in a file, ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.report.results import OURS, Document, Summary, is_limit, summaries
+from perf.model import OURS
+from perf.report.results import ScenarioResult, Summary, fastest_peer, summaries
 from perf.report.table import busy_text, ratio_text
 
-__all__ = ("BEGIN", "END", "insert", "latest", "markdown")
+__all__ = (
+    "REPORT_BLOCK",
+    "SUMMARY_BLOCK",
+    "SUMMARY_SCENARIOS",
+    "markdown_table",
+    "render_report",
+    "render_summary",
+    "replace_block",
+)
 
-BEGIN = "<!-- perf:begin -->"
-END = "<!-- perf:end -->"
+REPORT_BLOCK = "perf"
+"""Name in the markers around the full report."""
+SUMMARY_BLOCK = "perf-summary"
+"""Name in the markers around the short table."""
+SUMMARY_SCENARIOS = (
+    "hub-large",
+    "hub-small",
+    "hub-to-s3",
+    "s3-get-large",
+    "s3-put-large",
+    "mf-warm",
+)
+"""The rows of the short table, in order."""
+_PEER_NAMES = {
+    "aria2c": "aria2c (no listing, verifies nothing)",
+    "curl": "curl (no listing, verifies nothing)",
+    "hf_transfer": "hf_transfer (no listing, verifies nothing)",
+    "hub-then-boto3": "huggingface_hub, then boto3",
+}
+"""What the short table must say about a peer, because it does less or is two programs."""
 
 
-def latest(documents: Sequence[Document]) -> list[Document]:
-    """Return one document per scenario, the last one read, in the order of first sight."""
-    return list({document.scenario: document for document in documents}.values())
-
-
-def is_peer(tool: str) -> bool:
-    """Return whether a tool is somebody else's and does the whole job."""
-    return not is_limit(tool) and tool.partition("-")[0] not in (OURS, "half")
-
-
-def markdown(documents: Sequence[Document], charts: Sequence[tuple[str, str]] = ()) -> str:
-    """Return the report: machine, one row per scenario, charts, and every tool below.
+def render_report(results: Sequence[ScenarioResult], charts: Sequence[tuple[str, str]] = ()) -> str:
+    """Return the full report: the machine, one row per scenario, the charts, and every tool.
 
     Args:
-        documents: one per scenario.
-        charts: alternative text and address of each picture.
+        results: one per scenario.
+        charts: alternative text and address of each chart.
     """
-    parts = [_machines(documents), _overview(documents)]
+    parts = [_machines(results), _overview(results)]
     parts += [f"![{text}]({address})" for text, address in charts]
-    details = "\n\n".join(_details(document) for document in documents)
+    details = "\n\n".join(_details(result) for result in results)
     parts.append(
         f"<details>\n<summary>Every tool in every scenario</summary>\n\n{details}\n\n</details>"
     )
     return "\n\n".join(parts)
 
 
-def insert(text: str, block: str) -> str:
-    """Return `text` with `block` between its two markers.
+def render_summary(
+    results: Sequence[ScenarioResult], charts: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return the charts and a table of the `SUMMARY_SCENARIOS` that `results` contains."""
+    head = ("scenario", OURS, "fastest peer", "its time", "ratio")
+    by_name = {result.scenario: result for result in results}
+    rows = [
+        row
+        for name in SUMMARY_SCENARIOS
+        if name in by_name and (row := _summary_row(by_name[name])) is not None
+    ]
+    parts = [f"![{text}]({address})" for text, address in charts]
+    return "\n\n".join([*parts, markdown_table(head, rows, left={0, 2})])
+
+
+def _summary_row(result: ScenarioResult) -> tuple[str, ...] | None:
+    rows = summaries(result)
+    ours = next((row for row in rows if row.tool == OURS and row.good), None)
+    if ours is None:
+        return None
+    name = f"**{result.scenario}**: {result.summary}"
+    peer = fastest_peer(rows)
+    if peer is None:
+        return (name, _seconds(ours.wall_s), "", "", "")
+    return (
+        name,
+        _seconds(ours.wall_s),
+        _PEER_NAMES.get(peer.tool, peer.tool),
+        _seconds(peer.wall_s),
+        ratio_text(peer.wall_ratio),
+    )
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """Return `text` with `block` between the markers of that name.
 
     Raises:
-        ValueError: the markers are not there once each, in order.
+        ValueError: `text` does not contain each marker once, in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise ValueError(f"needs {BEGIN} and, behind it, {END}, once each")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found_begin, remaining = text.partition(begin)
+    _, found_end, after = remaining.partition(end)
+    if not found_begin or not found_end or begin in remaining or end in before + after:
+        raise ValueError(f"must contain {begin} and, after it, {end}, once each")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
-def _machines(documents: Sequence[Document]) -> str:
-    lines = dict.fromkeys(_machine(document) for document in documents)
+def _machines(results: Sequence[ScenarioResult]) -> str:
+    lines = dict.fromkeys(_machine(result) for result in results)
     return "\n".join(lines)
 
 
-def _machine(document: Document) -> str:
-    machine = document.machine
+def _machine(result: ScenarioResult) -> str:
+    machine = result.machine
     kernel = str(machine.get("kernel", "?")).partition("-")[0]
     return (
         f"Measured on {machine.get('date', '?')} with client and servers on one machine: "
@@ -67,67 +121,66 @@ def _machine(document: Document) -> str:
     )
 
 
-def _overview(documents: Sequence[Document]) -> str:
+def _overview(results: Sequence[ScenarioResult]) -> str:
     head = (
         "scenario", f"{OURS} wall", "CPU s/GB", "peak RSS", "requests",
         "fastest peer", "wall", "our wall ÷ its", "our CPU ÷ its",
     )  # fmt: skip
-    rows = [row for document in documents if (row := _overview_row(document)) is not None]
-    text = _table(head, rows, left={0, 5})
+    rows = [row for result in results if (row := _overview_row(result)) is not None]
+    text = markdown_table(head, rows, left={0, 5})
     return (
-        f"{text}\n\nMedians of alternating runs, ratios paired within a round, the largest RSS. "
-        "Below 1, hftransfer needs less."
+        f"{text}\n\nTimes are medians over alternating runs; ratios are medians of the ratios "
+        "within a round; RSS is the largest of all runs. A ratio below 1 means that hftransfer "
+        "needs less."
     )
 
 
-def _overview_row(document: Document) -> tuple[str, ...] | None:
-    rows = {row.tool: row for row in summaries(document)}
-    ours = rows.get(OURS)
-    if ours is None or not ours.good:
+def _overview_row(result: ScenarioResult) -> tuple[str, ...] | None:
+    rows = summaries(result)
+    ours = next((row for row in rows if row.tool == OURS and row.good), None)
+    if ours is None:
         return None
-    peers = [row for row in rows.values() if is_peer(row.tool) and row.good]
-    best = min(peers, key=lambda row: row.wall_s, default=None)
+    peer = fastest_peer(rows)
     own = (
-        f"**{document.scenario}**: {document.summary}",
+        f"**{result.scenario}**: {result.summary}",
         _seconds(ours.wall_s),
-        _per_gb(ours, document),
+        _per_gb(ours, result),
         f"{ours.peak_rss_mb:.0f} MB",
         f"{ours.requests:,}",
     )
-    if best is None:
+    if peer is None:
         return (*own, "", "", "", "")
     return (
         *own,
-        best.tool,
-        _seconds(best.wall_s),
-        ratio_text(best.wall_ratio),
-        ratio_text(best.cpu_ratio),
+        peer.tool,
+        _seconds(peer.wall_s),
+        ratio_text(peer.wall_ratio),
+        ratio_text(peer.cpu_ratio),
     )
 
 
-def _details(document: Document) -> str:
+def _details(result: ScenarioResult) -> str:
     head = (
         "tool", "version", "wall", "user", "sys", "CPU s/GB", "cores busy", "peak RSS",
         "faults minor/major", "requests", "our wall ÷ its", "our CPU ÷ its",
     )  # fmt: skip
-    rows = [_details_row(row, document) for row in summaries(document)]
-    runs = max(row.runs for row in summaries(document))
-    title = f"**{document.scenario}**: {document.summary}; {runs} runs of each"
-    if document.scale != 1:
-        title += f"; sizes scaled by {document.scale:g}"
-    notes = [
+    rows = [_details_row(row, result) for row in summaries(result)]
+    runs = max(row.runs for row in summaries(result))
+    title = f"**{result.scenario}**: {result.summary}; {runs} run{'s' if runs != 1 else ''} of each"
+    if result.scale != 1:
+        title += f"; sizes scaled by {result.scale:g}"
+    notes = [f"Note: {note}." for note in result.notes]
+    notes += [
         f"{row.tool} measured itself: "
         + ", ".join(f"{name} {value:g}" for name, value in row.extra.items())
-        for row in summaries(document)
+        for row in summaries(result)
         if row.extra
     ]
-    notes += [
-        f"{row.tool} failed: `{error}`" for row in summaries(document) for error in row.errors
-    ]
-    return "\n\n".join([title, _table(head, rows, left={0, 1}), *notes])
+    notes += [f"{row.tool} failed: `{error}`" for row in summaries(result) for error in row.errors]
+    return "\n\n".join([title, markdown_table(head, rows, left={0, 1}), *notes])
 
 
-def _details_row(row: Summary, document: Document) -> tuple[str, ...]:
+def _details_row(row: Summary, result: ScenarioResult) -> tuple[str, ...]:
     name = row.tool if row.good == row.runs else f"{row.tool} ({row.good} of {row.runs} runs good)"
     return (
         name,
@@ -135,7 +188,7 @@ def _details_row(row: Summary, document: Document) -> tuple[str, ...]:
         _seconds(row.wall_s),
         _seconds(row.user_s),
         _seconds(row.sys_s),
-        _per_gb(row, document),
+        _per_gb(row, result),
         busy_text(row.busy),
         f"{row.peak_rss_mb:.0f} MB",
         f"{row.minflt:,}/{row.majflt:,}",
@@ -149,11 +202,12 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s"
 
 
-def _per_gb(row: Summary, document: Document) -> str:
-    return f"{row.cpu_s / document.bytes * 1e9:.2f}" if document.bytes > 10_000_000 else ""
+def _per_gb(row: Summary, result: ScenarioResult) -> str:
+    return f"{row.cpu_s / result.bytes * 1e9:.2f}" if result.bytes > 10_000_000 else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: set[int]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: set[int]) -> str:
+    """Return a Markdown table; columns whose index is not in `left` are aligned right."""
     rule = ["---" if index in left else "---:" for index in range(len(head))]
     return "\n".join(
         f"| {' | '.join(_cell(each) for each in row)} |" for row in (head, rule, *rows)

@@ -1,4 +1,4 @@
-"""The JSON document of one scenario's runs, and the numbers drawn from it."""
+"""The results of one scenario, their JSON form, and one summary per tool."""
 
 from __future__ import annotations
 
@@ -12,34 +12,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from perf.model import OURS, is_limit
 from perf.report.stats import paired_ratio
 
 __all__ = (
-    "LIMIT",
-    "OURS",
-    "Document",
-    "DocumentError",
+    "ResultError",
     "Run",
+    "ScenarioResult",
     "Summary",
-    "is_limit",
-    "machine",
-    "read_documents",
+    "describe_machine",
+    "fastest_peer",
+    "is_peer",
+    "latest_results",
+    "read_results",
     "summaries",
 )
 
-OURS = "hftransfer"
-"""The tool that the others are compared with."""
-LIMIT = "limit"
-"""The tool that receives and does nothing else: a bound, and no peer. So are its variants."""
 
-
-class DocumentError(ValueError):
-    """A file holds no document of `python -m perf run`."""
+class ResultError(ValueError):
+    """A file does not hold results that `python -m perf run` wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One measured process. Times are seconds, memory is MB (10^6 bytes)."""
+    """One measured process. Times are in seconds, memory is in MB (10^6 bytes)."""
 
     tool: str
     version: str
@@ -50,26 +46,26 @@ class Run:
     peak_rss_mb: float
     ok: bool
     machine_s: float | None = None
-    """Core seconds that the whole machine was at work meanwhile, servers included."""
+    """Core seconds that the whole machine was busy during the run, servers included."""
     minflt: int = 0
     majflt: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
-    """Requests that each server saw."""
+    """Number of requests by server, as the servers counted them."""
     error: str | None = None
     """Why `ok` is false."""
     timeline: Sequence[tuple[float, int]] = ()
-    """Seconds since the process started, bytes stored by then."""
+    """Samples: seconds since the process started, and bytes stored by then."""
     extra: Mapping[str, float] = field(default_factory=dict)
     """What the tool measured itself."""
 
     @property
     def cpu_s(self) -> float:
-        """User and system time together."""
+        """User time plus system time."""
         return self.user_s + self.sys_s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class ScenarioResult:
     """All runs of one scenario on one machine."""
 
     scenario: str
@@ -86,22 +82,27 @@ class Document:
         """The tools in the order of their first run."""
         return list(dict.fromkeys(run.tool for run in self.runs))
 
-    def of(self, tool: str) -> list[Run]:
-        """The good runs of one tool."""
+    def good_runs(self, tool: str) -> list[Run]:
+        """Return the runs of one tool that succeeded."""
         return [run for run in self.runs if run.tool == tool and run.ok]
 
-    def ratio(self, peer: str) -> dict[str, float | None]:
-        """Ours to the peer's: medians over the rounds in which both were good."""
-        wall = {tool: {run.round: run.wall_s for run in self.of(tool)} for tool in (OURS, peer)}
-        cpu = {tool: {run.round: run.cpu_s for run in self.of(tool)} for tool in (OURS, peer)}
-        return {
-            "wall": _rounded(paired_ratio(wall[OURS], wall[peer])),
-            "cpu": _rounded(paired_ratio(cpu[OURS], cpu[peer])),
-        }
+    def ratio(self, tool: str, base: str) -> dict[str, float | None]:
+        """Return wall and CPU time of `tool` relative to `base`.
+
+        Each is the median over the rounds in which both succeeded, with 4 significant digits;
+        None if there is no such round.
+        """
+        mine, other = self.good_runs(tool), self.good_runs(base)
+        wall = paired_ratio(
+            {run.round: run.wall_s for run in mine}, {run.round: run.wall_s for run in other}
+        )
+        cpu = paired_ratio(
+            {run.round: run.cpu_s for run in mine}, {run.round: run.cpu_s for run in other}
+        )
+        return {"wall": _rounded(wall), "cpu": _rounded(cpu)}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document as JSON values."""
-        runs = [_run_to_json(run) for run in self.runs]
+        """Return the results as JSON values; `perf/README.md` describes the keys."""
         peers = [tool for tool in self.tools if tool != OURS] if OURS in self.tools else []
         return {
             "scenario": self.scenario,
@@ -111,16 +112,16 @@ class Document:
             "scale": self.scale,
             "machine": dict(self.machine),
             "notes": list(self.notes),
-            "runs": runs,
-            "ratio": {peer: self.ratio(peer) for peer in peers},
+            "runs": [_run_to_json(run) for run in self.runs],
+            "ratio": {peer: self.ratio(OURS, peer) for peer in peers},
         }
 
     @classmethod
-    def from_json(cls, value: Any) -> Document:
-        """Return the document that `to_json` made.
+    def from_json(cls, value: Any) -> ScenarioResult:
+        """Return the results that `to_json` wrote.
 
         Raises:
-            DocumentError: it is none.
+            ResultError: `value` has another form.
         """
         try:
             return cls(
@@ -134,17 +135,17 @@ class Document:
                 notes=[str(note) for note in value.get("notes", ())],
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DocumentError(f"no document of perf: {error!r}") from error
+            raise ResultError(f"not a result of perf: {error!r}") from error
 
 
 def _run_to_json(run: Run) -> dict[str, Any]:
-    """Return a run without the fields that say nothing."""
+    """Return a run without its empty fields."""
     value = {**asdict(run), "timeline": [list(sample) for sample in run.timeline]}
     return {name: each for name, each in value.items() if each not in ([], {}, None)}
 
 
 def _run_from_json(value: Mapping[str, Any]) -> Run:
-    """Return a run, passing over fields that a later version may have added."""
+    """Return a run; unknown fields, which a later version may add, are ignored."""
     names = {each.name for each in fields(Run)}
     known = {name: each for name, each in value.items() if name in names}
     timeline = tuple((float(time), int(count)) for time, count in value.get("timeline", ()))
@@ -157,7 +158,7 @@ def _rounded(ratio: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Summary:
-    """One tool in one scenario: medians over its good runs, worst memory of all."""
+    """One tool in one scenario: medians over its good runs, and the largest RSS of all."""
 
     tool: str
     version: str
@@ -167,49 +168,57 @@ class Summary:
     user_s: float
     sys_s: float
     busy: float | None
-    """Share of the machine's cores that was at work, servers included."""
+    """Fraction of the machine's cores that was busy, servers included; None if not measured."""
     peak_rss_mb: float
     minflt: int
     majflt: int
     requests: int
     wall_ratio: float | None
+    """Wall time of `OURS` divided by this tool's."""
     cpu_ratio: float | None
+    """CPU time of `OURS` divided by this tool's."""
     extra: Mapping[str, float]
     errors: tuple[str, ...]
 
     @property
     def cpu_s(self) -> float:
-        """User and system time together."""
+        """User time plus system time."""
         return self.user_s + self.sys_s
 
 
-def is_limit(tool: str) -> bool:
-    """Return whether a tool is a bound: `LIMIT`, or a variant of it."""
-    return tool.partition("-")[0] == LIMIT
+def is_peer(tool: str) -> bool:
+    """Return whether a tool is a third party's and does the whole transfer."""
+    return not is_limit(tool) and tool.partition("-")[0] not in (OURS, "half")
 
 
-def summaries(document: Document) -> list[Summary]:
-    """Return one row per tool: ours, the others by wall time, those that failed, the limit."""
-    rows = [_summary(document, tool) for tool in document.tools]
+def summaries(result: ScenarioResult) -> list[Summary]:
+    """Return one row per tool: ours, the others by wall time, those that failed, the limits."""
+    rows = [_summary(result, tool) for tool in result.tools]
     return sorted(
         rows, key=lambda row: (row.tool != OURS, is_limit(row.tool), not row.good, row.wall_s)
     )
 
 
-def _summary(document: Document, tool: str) -> Summary:
-    every = [run for run in document.runs if run.tool == tool]
-    # Of a tool that never succeeded the times are those of its failures, marked as such.
-    runs = document.of(tool) or every
-    ratio = document.ratio(tool) if tool != OURS else {"wall": None, "cpu": None}
+def fastest_peer(rows: Iterable[Summary]) -> Summary | None:
+    """Return the peer with the least wall time among those that succeeded, or None."""
+    peers = [row for row in rows if is_peer(row.tool) and row.good]
+    return min(peers, key=lambda row: row.wall_s, default=None)
+
+
+def _summary(result: ScenarioResult, tool: str) -> Summary:
+    every = [run for run in result.runs if run.tool == tool]
+    # For a tool that never succeeded, show the times of its failures; `good` marks them.
+    runs = result.good_runs(tool) or every
+    ratio = result.ratio(OURS, tool) if tool != OURS else {"wall": None, "cpu": None}
     return Summary(
         tool=tool,
         version=every[0].version,
-        good=len(document.of(tool)),
+        good=len(result.good_runs(tool)),
         runs=len(every),
         wall_s=median(run.wall_s for run in runs),
         user_s=median(run.user_s for run in runs),
         sys_s=median(run.sys_s for run in runs),
-        busy=_busy(runs, document.machine.get("cores")),
+        busy=_busy(runs, result.machine.get("cores")),
         peak_rss_mb=max(run.peak_rss_mb for run in runs),
         minflt=round(median(run.minflt for run in runs)),
         majflt=round(median(run.majflt for run in runs)),
@@ -225,35 +234,40 @@ def _summary(document: Document, tool: str) -> Summary:
 
 
 def _busy(runs: Sequence[Run], cores: int | None) -> float | None:
-    shares = [run.machine_s / run.wall_s / cores for run in runs if run.machine_s and cores]
-    return min(1.0, median(shares)) if shares else None
+    fractions = [run.machine_s / run.wall_s / cores for run in runs if run.machine_s and cores]
+    return min(1.0, median(fractions)) if fractions else None
 
 
-def read_documents(paths: Iterable[Path]) -> list[Document]:
-    """Read the documents of files that hold one or several each.
+def read_results(paths: Iterable[Path]) -> list[ScenarioResult]:
+    """Read files that hold the results of one or more scenarios each.
 
     Raises:
-        DocumentError: a file holds something else.
+        ResultError: a file is empty or has another form.
         OSError: a file cannot be read.
     """
-    documents = []
+    results = []
     decoder = json.JSONDecoder()
     for path in paths:
-        rest = path.read_text().strip()
-        if not rest:
-            raise DocumentError(f"{path} is empty")
-        while rest:
+        remaining = path.read_text().strip()
+        if not remaining:
+            raise ResultError(f"{path} is empty")
+        while remaining:
             try:
-                value, stop = decoder.raw_decode(rest)
-                documents.append(Document.from_json(value))
+                value, stop = decoder.raw_decode(remaining)
+                results.append(ScenarioResult.from_json(value))
             except ValueError as error:
-                raise DocumentError(f"{path}: {error}") from error
-            rest = rest[stop:].lstrip()
-    return documents
+                raise ResultError(f"{path}: {error}") from error
+            remaining = remaining[stop:].lstrip()
+    return results
 
 
-def machine() -> dict[str, Any]:
-    """Return what figures depend on besides the code."""
+def latest_results(results: Sequence[ScenarioResult]) -> list[ScenarioResult]:
+    """Return the last result of each scenario, in the order of their first results."""
+    return list({result.scenario: result for result in results}.values())
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the properties of this machine that measurements depend on, and the date."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cores": len(os.sched_getaffinity(0)),

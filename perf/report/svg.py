@@ -1,4 +1,4 @@
-"""Building blocks of SVG pictures that can be read on light and on dark pages."""
+"""Elements of SVG charts with one colour scheme for light pages and one for dark pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', 
 
 
 def picture(width: float, height: float, title: str, body: Sequence[str]) -> str:
-    """Return a whole SVG document on a page of its own colour, with a margin drawn around it."""
+    """Return a complete SVG document with a background and a border."""
     style = f"""
     text {{ font: 13px {_FONT}; fill: {_LIGHT["ink"]}; }}
     .small {{ font-size: 11.5px; }} .bold {{ font-weight: 600; }} .end {{ text-anchor: end; }}
@@ -70,7 +70,7 @@ def _colours(colours: Mapping[str, str]) -> str:
 
 
 def element(name: str, classes: str, attributes: Mapping[str, object], body: str = "") -> str:
-    """Return one element; underscores in attribute names stand for dashes."""
+    """Return one element; an underscore in an attribute name becomes a dash."""
     given = "".join(
         f' {key.replace("_", "-")}="{escape(_number(value))}"' for key, value in attributes.items()
     )
@@ -83,16 +83,16 @@ def _number(value: object) -> str:
 
 
 def text(x: float, y: float, words: str, classes: str = "") -> str:
-    """Return text whose baseline begins (or, by class, ends) at a point."""
+    """Return text whose baseline starts at a point, or ends there with the class ``end``."""
     return element("text", classes, {"x": float(x), "y": float(y)}, escape(words))
 
 
 def rectangle(x: float, y: float, width: float, height: float, classes: str) -> str:
-    """Return a bar; one of no width is not drawn."""
+    """Return a rectangle, or an empty string if its width is not positive."""
     if width <= 0:
         return ""
-    place = {"x": float(x), "y": float(y), "width": float(width), "height": float(height)}
-    return element("rect", classes, place)
+    attributes = {"x": float(x), "y": float(y), "width": float(width), "height": float(height)}
+    return element("rect", classes, attributes)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, classes: str, **attributes: object) -> str:
@@ -102,19 +102,23 @@ def line(x1: float, y1: float, x2: float, y2: float, classes: str, **attributes:
 
 
 def path(points: Sequence[tuple[float, float]], classes: str, **attributes: object) -> str:
-    """Return a line through points."""
+    """Return a polyline through points."""
     drawn = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
     return element("path", classes, {"d": drawn, **attributes})
 
 
 def nice_ticks(largest: float, most: int = 5) -> list[float]:
-    """Return round values from 0 that reach `largest`, at most `most` steps.
+    """Return evenly spaced round values for an axis, from 0 to at least `largest`.
+
+    Args:
+        largest: the largest value to be shown.
+        most: maximum number of intervals.
 
     Raises:
-        ValueError: `largest` is not above 0.
+        ValueError: `largest` is not positive.
     """
     if not largest > 0:
-        raise ValueError(f"needs a largest value above 0, not {largest!r}")
+        raise ValueError(f"the largest value must be positive, not {largest!r}")
     step = 1e-9
     while True:
         for factor in (1, 2, 5):

@@ -1,12 +1,13 @@
-"""Documents as tables: for the terminal and as Markdown."""
+"""Results as a table for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.report.results import OURS, Document, Summary, summaries
+from perf.model import OURS
+from perf.report.results import ScenarioResult, Summary, summaries
 
-__all__ = ("text_table",)
+__all__ = ("busy_text", "name_text", "ratio_text", "text_table")
 
 _HEAD = (
     *("tool", "version", "wall s", "user s", "sys s", "CPU s/GB", "busy", "RSS MB"),
@@ -14,15 +15,19 @@ _HEAD = (
 )
 
 
-def text_table(document: Document) -> str:
-    """Return the table of one document, for people at a terminal."""
-    rows = [_HEAD, *(_cells(row, document) for row in summaries(document))]
+def text_table(result: ScenarioResult) -> str:
+    """Return the results of one scenario as aligned columns, with a legend and the errors."""
+    rows = [_HEAD, *(_cells(row, result) for row in summaries(result))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [f"{document.scenario}: {document.summary} ({_counts(document)})"]
+    lines = [f"{result.scenario}: {result.summary} ({_counts(result)})"]
     lines += ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-    lines.append("busy: the machine's cores, servers included")
-    lines.append(f"medians; RSS is the largest; ratios are {OURS} to the tool, medians over rounds")
-    for row in summaries(document):
+    lines.append("busy: share of all cores, servers included")
+    lines.append(
+        f"medians over the runs, RSS: the largest; ratios: {OURS} divided by the tool, "
+        "median over the rounds"
+    )
+    lines += [f"note: {note}" for note in result.notes]
+    for row in summaries(result):
         if row.extra:
             measured = (f"{name} {value:g}" for name, value in row.extra.items())
             lines.append(f"{row.tool} measured itself: {', '.join(measured)}")
@@ -30,10 +35,11 @@ def text_table(document: Document) -> str:
     return "\n".join(lines)
 
 
-def _counts(document: Document) -> str:
-    runs = max((row.runs for row in summaries(document)), default=0)
-    files = f"{document.files:,} file{'s' if document.files != 1 else ''}"
-    return f"{document.bytes:,} bytes, {files}, {runs} run{'s' if runs != 1 else ''} of each"
+def _counts(result: ScenarioResult) -> str:
+    runs = max((row.runs for row in summaries(result)), default=0)
+    files = f"{result.files:,} file{'s' if result.files != 1 else ''}"
+    text = f"{result.bytes:,} bytes, {files}, {runs} run{'s' if runs != 1 else ''} of each"
+    return text if result.scale == 1 else f"{text}, scaled by {result.scale:g}"
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -41,8 +47,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return left + [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
 
 
-def _cells(row: Summary, document: Document) -> tuple[str, ...]:
-    per_gb = row.cpu_s / (document.bytes / 1e9) if document.bytes else 0.0
+def _cells(row: Summary, result: ScenarioResult) -> tuple[str, ...]:
+    per_gb = row.cpu_s / (result.bytes / 1e9) if result.bytes else 0.0
     return (
         name_text(row),
         row.version,
@@ -61,17 +67,17 @@ def _cells(row: Summary, document: Document) -> tuple[str, ...]:
 
 
 def name_text(row: Summary) -> str:
-    """Return the name of a tool, and how many of its runs were good if not all were."""
+    """Return the name of a tool and, if some of its runs failed, how many succeeded."""
     return row.tool if row.good == row.runs else f"{row.tool} ({row.good}/{row.runs} good)"
 
 
 def busy_text(busy: float | None) -> str:
-    """Return a share of the machine's cores in per cent."""
+    """Return a fraction as a percentage; empty if None."""
     return "" if busy is None else f"{busy:.0%}"
 
 
 def ratio_text(ratio: float | None) -> str:
-    """Return a ratio with about three significant digits."""
+    """Return a ratio with 2 decimals, or 3 below 0.1; empty if None."""
     if ratio is None:
         return ""
     return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"

@@ -1,1 +1,1 @@
-"""Runs a scenario: processes, their working directories, data sets and environments."""
+"""Runs a scenario: processes, working directories, data sets and the peers' environments."""

@@ -1,4 +1,4 @@
-"""Where the peers live: virtual environments of their own, with every version pinned here."""
+"""Virtual environments for the peers, with every version pinned."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ("DEBIAN_PACKAGES", "ENVIRONMENTS", "Environment", "install", "python_of")
-
-DEBIAN_PACKAGES = ("nginx", "aria2", "curl")
+__all__ = ("ENVIRONMENTS", "Environment", "install", "python_of")
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,8 @@ class Environment:
 
     Attributes:
         requirements: what pip installs, pinned.
-        fallback: a module that, if it can be imported here, lets this interpreter stand in.
+        fallback: a module. If this interpreter can import it, it is used while the environment
+            is not installed.
     """
 
     requirements: tuple[str, ...]
@@ -55,11 +54,18 @@ ENVIRONMENTS = {
     ),
     "hf_transfer": Environment(("hf_transfer==0.1.9",), fallback="hf_transfer"),
 }
-"""By name. What conflicts with hftransfer's own requirements, or must not vary with them."""
+"""The environments by name.
+
+They are separate from hftransfer's own, because some requirements conflict with its, and because
+the versions of the peers must not change with it.
+"""
+
+_DEBIAN_PROGRAMS = {"nginx": "nginx", "aria2": "aria2c", "curl": "curl"}
+"""Program by Debian package."""
 
 
-def home() -> Path:
-    """Return the folder of the environments; HFTRANSFER_PERF_HOME moves it."""
+def _environments_dir() -> Path:
+    """Return the directory of the environments; HFTRANSFER_PERF_HOME overrides it."""
     if named := os.environ.get("HFTRANSFER_PERF_HOME"):
         return Path(named)
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -68,52 +74,70 @@ def home() -> Path:
 
 @cache
 def python_of(name: str) -> str | None:
-    """Return the interpreter of an environment, or None where it is not installed."""
+    """Return the path of an environment's interpreter, or None if it is not installed."""
     environment = ENVIRONMENTS[name]
-    folder = home() / name
+    folder = _environments_dir() / name
     python = folder / "bin" / "python"
-    if python.exists() and _stamp(folder).exists():
+    if python.exists() and _marker(folder).exists():
         return str(python)
-    if environment.fallback is not None and _imports(environment.fallback):
+    if environment.fallback is not None and _can_import(environment.fallback):
         return sys.executable
     return None
 
 
-def _imports(module: str) -> bool:
+def _can_import(module: str) -> bool:
     code = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"
     return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def _stamp(folder: Path) -> Path:
+def _marker(folder: Path) -> Path:
+    """File that lists the requirements of a completely installed environment."""
     return folder / "installed.txt"
 
 
-def install(tell: Callable[[str], None]) -> int:
-    """Make the environments that are missing or out of date; name the Debian packages.
+def install(log: Callable[[str], None], names: Sequence[str] = ()) -> int:
+    """Create the environments that are missing or outdated; log missing Debian packages.
+
+    Args:
+        log: prints one line.
+        names: of the environments; empty for all.
 
     Returns:
-        How many could not be made.
+        The number of environments that could not be installed.
+
+    Raises:
+        ValueError: there is no environment of that name.
     """
-    failed = 0
-    for name, environment in ENVIRONMENTS.items():
-        folder = home() / name
-        wanted = "\n".join(environment.requirements)
-        if _stamp(folder).exists() and _stamp(folder).read_text() == wanted:
-            tell(f"{name}: {', '.join(environment.requirements)}: installed already")
-            continue
-        tell(f"{name}: installing {', '.join(environment.requirements)}")
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--only-binary=:all:"]
-        command = [*pip, "--disable-pip-version-check", *environment.requirements]
-        if subprocess.run(command, check=False).returncode:
-            tell(f"{name}: pip failed; see above")
-            failed += 1
-            continue
-        _stamp(folder).write_text(wanted)
-    programs = {"nginx": "nginx", "aria2": "aria2c", "curl": "curl"}
+    for name in names:
+        if name not in ENVIRONMENTS:
+            raise ValueError(f"no environment {name!r}; there are {', '.join(ENVIRONMENTS)}")
+    failed = sum(not _install(name, log) for name in names or ENVIRONMENTS)
     path = os.environ.get("PATH", "") + ":/usr/sbin"
-    missing = [name for name, program in programs.items() if not shutil.which(program, path=path)]
+    missing = [
+        package
+        for package, program in _DEBIAN_PROGRAMS.items()
+        if not shutil.which(program, path=path)
+    ]
     if missing:
-        tell(f"from Debian: apt-get install --yes {' '.join(missing)}")
+        log(f"from Debian: apt-get install --yes {' '.join(missing)}")
     return failed
+
+
+def _install(name: str, log: Callable[[str], None]) -> bool:
+    """Install one environment; return whether it is installed now."""
+    folder = _environments_dir() / name
+    requirements = ENVIRONMENTS[name].requirements
+    description = "\n".join(requirements)
+    if _marker(folder).exists() and _marker(folder).read_text() == description:
+        log(f"{name}: {', '.join(requirements)}: already installed")
+        return True
+    log(f"{name}: installing {', '.join(requirements)}")
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--only-binary=:all:"]
+    command = [*pip, "--disable-pip-version-check", *requirements]
+    if subprocess.run(command, check=False).returncode:
+        log(f"{name}: pip failed; its messages are above")
+        return False
+    _marker(folder).write_text(description)
+    return True

@@ -1,9 +1,10 @@
-"""Runs one command for the process at the other end of its pipes, and tells what it used.
+"""Runs one command for the process at the other end of its pipes and reports its resource usage.
 
-Started as ``python -I -S launcher.py``, with one line of JSON on standard input. It imports
-little because the kernel counts the memory of a process until its exec into the peak of what it
-starts: a small parent keeps that floor near 10 MB. When standard input ends, the command and
-all that it started are ended; so nothing outlives the harness, however that dies.
+Started as ``python -I -S launcher.py`` with one line of JSON on standard input. It imports
+little, because the kernel counts the memory of a process before its exec in the peak RSS of the
+program that it executes: a small parent keeps that minimum near 10 MB. When standard input is
+closed, the launcher ends the command and all processes of its session, so nothing outlives the
+benchmark, even if that is killed by SIGKILL.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ import time
 _GRACE_SECONDS = 5.0
 
 
-def _read_order() -> dict[str, object]:
+def _read_request() -> dict[str, object]:
     text = b""
     while not text.endswith(b"\n"):
         piece = os.read(0, 65536)
         if not piece:
             raise SystemExit(1)
         text += piece
-    order: dict[str, object] = json.loads(text)
-    return order
+    request: dict[str, object] = json.loads(text)
+    return request
 
 
-def _end(group: int, handle: int) -> None:
-    """Ask the command to end, then make it end."""
+def _end(group: int, pidfd: int) -> None:
+    """Send SIGTERM to a process group and, if its leader does not exit in time, SIGKILL."""
     os.killpg(group, signal.SIGTERM)
-    if not select.select([handle], [], [], _GRACE_SECONDS)[0]:
+    if not select.select([pidfd], [], [], _GRACE_SECONDS)[0]:
         os.killpg(group, signal.SIGKILL)
 
 
 def _machine_seconds() -> float:
-    """Return the core seconds that the whole machine has been at work, or kept from it by its host.
+    """Return the core seconds since boot in which the machine was busy, 0 if unknown.
 
-    See proc_stat(5): user, nice and system time, interrupts, and what was stolen.
+    These are user, nice and system time, interrupts, and time stolen by the hypervisor; see
+    proc_stat(5).
     """
     try:
         with open("/proc/stat", "rb") as file:
@@ -52,7 +54,7 @@ def _machine_seconds() -> float:
 def run(
     argv: list[str], environ: dict[str, str], log: str, timeout: float | None
 ) -> dict[str, object]:
-    """Run `argv` in a session of its own and return its exit status and resource usage."""
+    """Run `argv` in a new session and return its exit status and resource usage."""
     redirect = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
@@ -61,15 +63,15 @@ def run(
     machine = _machine_seconds()
     start = time.monotonic()
     pid = os.posix_spawn(argv[0], argv, environ, file_actions=redirect, setsid=True)
-    handle = os.pidfd_open(pid)
-    ready = select.select([handle, 0], [], [], timeout)[0]
-    if handle not in ready:
-        _end(pid, handle)
+    pidfd = os.pidfd_open(pid)
+    ready = select.select([pidfd, 0], [], [], timeout)[0]
+    if pidfd not in ready:
+        _end(pid, pidfd)
     _, status, usage = os.wait4(pid, 0)
     wall = time.monotonic() - start
     machine = _machine_seconds() - machine
     try:
-        os.killpg(pid, signal.SIGKILL)  # what it left running
+        os.killpg(pid, signal.SIGKILL)  # children that the command left running
     except ProcessLookupError:
         pass
     return {
@@ -86,14 +88,14 @@ def run(
 
 
 def main() -> None:
-    """Read the order, run it, print the result as JSON."""
-    order = _read_order()
-    os.chdir(str(order["cwd"]))
-    result = run(order["argv"], order["environ"], order["log"], order["timeout"])  # type: ignore[arg-type]
+    """Read the request, run its command and print the resource usage as JSON."""
+    request = _read_request()
+    os.chdir(str(request["cwd"]))
+    result = run(request["argv"], request["environ"], request["log"], request["timeout"])  # type: ignore[arg-type]
     try:
         os.write(1, json.dumps(result).encode())
     except BrokenPipeError:
-        pass  # who asked is gone
+        pass  # the benchmark has exited
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starts commands through `launcher`: measured ones, and servers that must not outlive us."""
+"""Starts processes through `launcher`: measured commands, and servers that end with us."""
 
 from __future__ import annotations
 
@@ -8,32 +8,23 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ("Command", "Usage", "clean_environ", "measure", "serving", "tail")
+from perf.model import Command
+
+__all__ = ("Usage", "clean_environ", "measure", "run_server", "tail")
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-_FOREIGN = ("AWS_", "HF_", "HUGGING_FACE_", "METAFLOW_", "PYTHON")
+_REMOVED_PREFIXES = ("AWS_", "HF_", "HUGGING_FACE_", "METAFLOW_", "PYTHON")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 @dataclass(frozen=True)
-class Command:
-    """What to start: `argv[0]` is the full path of a program, `environ` adds to the environment.
-
-    A variable whose value is None is removed.
-    """
-
-    argv: tuple[str, ...]
-    environ: Mapping[str, str | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Usage:
-    """What a finished command used, as wait4 reports it: itself and the children it waited for.
+    """Resource usage of a finished command and the children it waited for, from wait4(2).
 
-    `machine_s` are the core seconds that the whole machine was at work meanwhile.
+    `machine_s` is the time in core seconds that the whole machine was busy during the run.
     """
 
     status: int
@@ -48,11 +39,18 @@ class Usage:
 
 
 def clean_environ(changes: Mapping[str, str | None]) -> dict[str, str]:
-    """Return this process's environment without what would make tools differ, and `changes`."""
+    """Return the environment for a measured process.
+
+    It is this process's environment without tokens, profiles, proxies and Python's settings,
+    all of which could make tools differ. ``HFTRANSFER_*`` variables are kept.
+
+    Args:
+        changes: variables to set; None removes one.
+    """
     environ = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(_FOREIGN) and name.lower() not in _PROXIES
+        if not name.startswith(_REMOVED_PREFIXES) and name.lower() not in _PROXIES
     }
     for name, value in changes.items():
         if value is None:
@@ -63,35 +61,43 @@ def clean_environ(changes: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def measure(command: Command, *, cwd: Path, log: Path, timeout: float) -> Usage:
-    """Run a command to its end and return what it used.
+    """Run a command until it exits and return its resource usage.
 
     Args:
+        command: what to run.
         cwd: its working directory.
-        log: gets its output.
-        timeout: seconds after which it is ended.
+        log: file to which its output is appended.
+        timeout: seconds after which the command and its children are ended.
 
     Raises:
         RuntimeError: it could not be started.
     """
-    with _tethered(command, cwd=cwd, log=log, timeout=timeout) as process:
+    with _launch(command, cwd=cwd, log=log, timeout=timeout) as process:
         assert process.stdout is not None
-        answer = process.stdout.read()
-    if not answer:
+        usage = process.stdout.read()
+    if not usage:
         raise RuntimeError(f"{command.argv[0]} could not be started: {tail(log)}")
-    return Usage(**json.loads(answer))
+    return Usage(**json.loads(usage))
 
 
 @contextmanager
-def serving(
+def run_server(
     command: Command, *, cwd: Path, log: Path, pass_fds: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Keep a server running for the length of a block; the yielded process ends when it does."""
-    with _tethered(command, cwd=cwd, log=log, timeout=None, pass_fds=pass_fds) as process:
+    """Run a server for the duration of the context; yields its launcher's process.
+
+    Args:
+        command: the server, which must stay in the foreground.
+        cwd: its working directory.
+        log: file to which its output is appended.
+        pass_fds: file descriptors that it inherits.
+    """
+    with _launch(command, cwd=cwd, log=log, timeout=None, pass_fds=pass_fds) as process:
         yield process
 
 
 @contextmanager
-def _tethered(
+def _launch(
     command: Command,
     *,
     cwd: Path,
@@ -99,7 +105,7 @@ def _tethered(
     timeout: float | None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    order = {
+    request = {
         "argv": command.argv,
         "environ": clean_environ(command.environ),
         "cwd": str(cwd),
@@ -112,22 +118,22 @@ def _tethered(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            start_new_session=True,  # Ctrl-C is ours alone
+            start_new_session=True,  # Ctrl-C must reach this process only
             pass_fds=pass_fds,
         )
     with process:
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             yield process
         finally:
-            process.stdin.close()  # ends the command if it still runs
+            process.stdin.close()  # the launcher ends the command if it is still running
             process.wait()
 
 
 def tail(log: Path, lines: int = 3) -> str:
-    """Return the last lines of a log as one line."""
+    """Return the last non-empty lines of a log file, joined into one line."""
     if not log.exists():
         return ""
     kept = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Runs the tools of a scenario in turn and collects what they used."""
+"""Runs the tools of a scenario in turn and collects their resource usage."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.model import Job, Place, Scenario, Tool, World
-from perf.report.results import Document, Run, machine
+from perf.model import RunSpec, Scenario, Testbed, Tool, Workspace
+from perf.report.results import Run, ScenarioResult, describe_machine
 from perf.report.stats import rotated
 from perf.run.process import Usage, measure, tail
 
-__all__ = ("choose_tools", "run_scenario")
+__all__ = ("run_scenario", "select_tools")
 
 
-def choose_tools(
-    scenario: Scenario, wanted: Sequence[str], tell: Callable[[str], None]
+def select_tools(
+    scenario: Scenario, names: Sequence[str], log: Callable[[str], None]
 ) -> dict[Tool, str]:
-    """Return the tools to run with their versions; tell of those that are not installed.
+    """Return the tools to run, with their versions; log those that are not installed.
+
+    Args:
+        scenario: whose tools.
+        names: of the tools; empty for the default ones.
+        log: prints one line.
 
     Raises:
-        ValueError: a wanted tool is unknown or does not suit the scenario, or none is left.
+        ValueError: the scenario has no tool of that name, or none is installed.
     """
-    suited = {tool.name: tool for tool in (*scenario.tools, *scenario.optional)}
-    for name in wanted:
-        if name not in suited:
-            raise ValueError(f"{scenario.name} has no tool {name!r}; it has {', '.join(suited)}")
+    known = {tool.name: tool for tool in (*scenario.tools, *scenario.optional)}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{scenario.name} has no tool {name!r}; it has {', '.join(known)}")
     versions = {}
-    for tool in [suited[name] for name in dict.fromkeys(wanted)] or scenario.tools:
+    for tool in [known[name] for name in dict.fromkeys(names)] or scenario.tools:
         version = tool.find()
         if version is None:
-            tell(f"{tool.name} is not installed and left out: {tool.how_to_install}")
+            log(f"{tool.name} is skipped: it is not installed ({tool.install_hint})")
         else:
             versions[tool] = version
     if not versions:
@@ -41,39 +46,43 @@ def choose_tools(
 
 
 def run_scenario(
-    scenario: Scenario, versions: Mapping[Tool, str], place: Place, *, runs: int
-) -> Document:
-    """Open the world of a scenario and run every tool `runs` times, in turn."""
-    place.tell(f"{scenario.name}: {scenario.summary}; preparing")
-    results: list[Run] = []
-    with scenario.open(place) as world:
-        for index in range(-1 if scenario.rehearse else 0, runs):
+    scenario: Scenario, versions: Mapping[Tool, str], workspace: Workspace, *, runs: int
+) -> ScenarioResult:
+    """Start the testbed of a scenario and run every tool once in each of `runs` rounds.
+
+    Each round starts with another tool, so that no tool always runs after the same one.
+    """
+    workspace.log(f"{scenario.name}: {scenario.summary}; preparing")
+    finished: list[Run] = []
+    with scenario.open_testbed(workspace) as testbed:
+        for index in range(-1 if scenario.warm_up else 0, runs):
             for tool in rotated(list(versions), index):
-                result = _run_once(world, tool, versions[tool], index, scenario.timeout)
+                run = _run_once(testbed, tool, versions[tool], index, scenario.timeout)
                 if index >= 0:
-                    results.append(result)
-                    place.tell(f"{scenario.name} {index + 1}/{runs} {_line(result)}")
-        return Document(
+                    finished.append(run)
+                    workspace.log(f"{scenario.name} {index + 1}/{runs} {_line(run)}")
+        return ScenarioResult(
             scenario=scenario.name,
             summary=scenario.summary,
-            bytes=world.bytes,
-            files=world.files,
-            runs=results,
-            machine=machine(),
-            scale=place.scale,
+            bytes=testbed.bytes,
+            files=testbed.files,
+            runs=finished,
+            machine=describe_machine(),
+            scale=workspace.scale,
+            notes=testbed.notes,
         )
 
 
-def _run_once(world: World, tool: Tool, version: str, index: int, timeout: float) -> Run:
-    with world.job(tool.name) as job:
-        command = tool.command(job)
-        os.sync()  # what the run before left to be written is not this one's burden
-        before = world.requests()
-        log = job.scratch / "output.log"
-        usage = measure(command, cwd=job.scratch, log=log, timeout=timeout)
-        after = world.requests()
-        problem = _problem(world, tool, job, usage, log)
-        facts = _facts(job)
+def _run_once(testbed: Testbed, tool: Tool, version: str, index: int, timeout: float) -> Run:
+    with testbed.prepare_run(tool.name) as spec:
+        command = tool.command(spec)
+        os.sync()  # the kernel must not write back the data of the previous run during this one
+        before = testbed.requests()
+        output = spec.workdir / "output.log"
+        usage = measure(command, cwd=spec.workdir, log=output, timeout=timeout)
+        after = testbed.requests()
+        error = _find_error(testbed, tool, spec, usage, output)
+        metrics = _read_metrics(spec)
     return Run(
         tool=tool.name,
         version=version,
@@ -86,27 +95,29 @@ def _run_once(world: World, tool: Tool, version: str, index: int, timeout: float
         minflt=usage.minflt,
         majflt=usage.majflt,
         requests={host: after[host] - before.get(host, 0) for host in after},
-        ok=problem is None,
-        error=problem,
-        timeline=facts.pop("timeline", ()),
-        extra=facts,
+        ok=error is None,
+        error=error,
+        timeline=metrics.pop("timeline", ()),
+        extra=metrics,
     )
 
 
-def _problem(world: World, tool: Tool, job: Job, usage: Usage, log: Path) -> str | None:
+def _find_error(
+    testbed: Testbed, tool: Tool, spec: RunSpec, usage: Usage, output: Path
+) -> str | None:
     if usage.timed_out:
-        return f"ended after {usage.wall_s:.0f} s"
+        return f"timed out after {usage.wall_s:.0f} s"
     if usage.status:
-        return f"exit status {usage.status}: {tail(log)}"
-    return world.problem(job) if tool.stores else None
+        return f"exit status {usage.status}: {tail(output)}"
+    return testbed.find_error(spec) if tool.has_output else None
 
 
-def _facts(job: Job) -> dict[str, Any]:
+def _read_metrics(spec: RunSpec) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads(job.facts.read_text())
+        metrics: dict[str, Any] = json.loads(spec.metrics_path.read_text())
     except FileNotFoundError:
         return {}
-    return facts
+    return metrics
 
 
 def _line(run: Run) -> str:

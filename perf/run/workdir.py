@@ -1,4 +1,4 @@
-"""The folders that runs write into, and when they are deleted."""
+"""The directories that runs write to, and when they are deleted."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ("MANY_FILES", "Scratch")
+__all__ = ("MANY_FILES", "Workdirs")
 
-# So many files of a run are deleted only at the end: for minutes ext4, where it has no journal,
-# looks at each inode that was freed before it takes another one, at half a millisecond for each
-# new file. The next tool would pay for that.
 MANY_FILES = 500
+"""Files of one run from which on deletion is postponed until all runs are finished.
+
+ext4 without a journal checks each recently freed inode before it uses another one, which costs
+0.5 ms per new file for some minutes. The next tool would pay for the deletion.
+"""
 
 
-class Scratch:
-    """A fresh folder for one run after another.
+class Workdirs:
+    """Provides an empty working directory for each run.
 
     Args:
-        root: of the world; nothing else in it is called ``run`` or ``done``.
-        files: how many a run writes.
+        root: directory of the testbed; must contain nothing else called ``run`` or ``done``.
+        files: number of files that a run writes.
     """
 
     def __init__(self, root: Path, files: int) -> None:
-        self._folder = root / "run"
-        self._done = root / "done"
-        self._is_kept = files >= MANY_FILES
+        self._current = root / "run"
+        self._finished = root / "done"
+        self._postpones_deletion = files >= MANY_FILES
         self.clear()
 
     def clear(self) -> None:
-        """Delete what runs have left."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        shutil.rmtree(self._done, ignore_errors=True)
+        """Delete the directories of all runs."""
+        shutil.rmtree(self._current, ignore_errors=True)
+        shutil.rmtree(self._finished, ignore_errors=True)
 
     @contextmanager
-    def fresh(self) -> Iterator[Path]:
-        """Give an empty folder; behind the block it is deleted, or put aside."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
+    def create(self) -> Iterator[Path]:
+        """Create an empty directory; on exit, delete it or, with many files, move it aside."""
+        shutil.rmtree(self._current, ignore_errors=True)
+        self._current.mkdir()
         try:
-            yield self._folder
+            yield self._current
         finally:
-            if self._is_kept:
-                self._done.mkdir(exist_ok=True)
-                self._folder.rename(self._done / str(len(list(self._done.iterdir()))))
+            if self._postpones_deletion:
+                self._finished.mkdir(exist_ok=True)
+                self._current.rename(self._finished / str(len(list(self._finished.iterdir()))))
             else:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                shutil.rmtree(self._current, ignore_errors=True)

@@ -30,9 +30,16 @@ _SHARDS = tuple(FileSpec(f"model-{i:05d}-of-00008.safetensors", 256 * _MIB) for 
 _SMALL = tuple(FileSpec(f"data/part-{i:05d}.json", 50_000, "text") for i in range(3000))
 
 
-def _tools(hf_transfer_at: tuple[int, int] = (16, 8)) -> tuple[Tool, ...]:
-    """Return every tool, with hf_transfer at this many connections and MiB."""
-    return (HFTRANSFER, HUGGINGFACE_HUB, hf_transfer(*hf_transfer_at), ARIA2C, CURL, LIMIT)
+def _tools(connections: int = 16, chunk_mib: int = 8) -> tuple[Tool, ...]:
+    """Return every tool, with the fastest setting of hf_transfer in the scenario."""
+    return (
+        HFTRANSFER,
+        HUGGINGFACE_HUB,
+        hf_transfer(connections, chunk_mib),
+        ARIA2C,
+        CURL,
+        LIMIT,
+    )
 
 
 def _missing_for_tls() -> str | None:
@@ -44,7 +51,7 @@ HUB_SCENARIOS = (
         "hub-throttled",
         "2 GiB in one file, 50 MB/s per connection",
         hub(_ONE_FILE, bytes_per_second=50_000_000, connections=64),
-        _tools((64, 4)),
+        _tools(64, 4),
         VARIANTS,
     ),
     Scenario("hub-large", "2 GiB in one file", hub(_ONE_FILE), _tools(), VARIANTS),
@@ -52,16 +59,16 @@ HUB_SCENARIOS = (
         "hub-large-tls",
         "2 GiB in one file over TLS",
         hub(_ONE_FILE, tls=True),
-        _tools((16, 4)),
+        _tools(16, 4),
         VARIANTS,
-        missing=_missing_for_tls,
+        missing_requirement=_missing_for_tls,
     ),
-    Scenario("hub-shards", "8 files of 256 MiB", hub(_SHARDS), _tools((8, 8)), VARIANTS),
+    Scenario("hub-shards", "8 files of 256 MiB", hub(_SHARDS), _tools(8, 8), VARIANTS),
     Scenario(
         "hub-small",
         "3,000 files of 50 KB, none in LFS",
-        hub(_SMALL, front=True),
-        # hf_transfer splits files; for whole small ones nobody used it.
+        hub(_SMALL, proxy=True),
+        # Without hf_transfer: it downloads one file in parallel parts, which small files lack.
         (HFTRANSFER, HUGGINGFACE_HUB, ARIA2C, CURL, LIMIT),
         VARIANTS,
     ),
@@ -71,7 +78,7 @@ HUB_SCENARIOS = (
         hub_with_xet(_ONE_FILE),
         (HFTRANSFER, HUGGINGFACE_HUB_XET, HUGGINGFACE_HUB, LIMIT),
         (hf_transfer(16, 8), ARIA2C, CURL, *VARIANTS),
-        missing=missing_for_xet,
+        missing_requirement=missing_for_xet,
     ),
     Scenario(
         "hub-rss-200m",
@@ -93,6 +100,6 @@ HUB_SCENARIOS = (
         "import, and 20 small files of a pinned commit that are in the cache",
         hub(_SMALL[:20], cached=True),
         (HFTRANSFER_HIT, HUGGINGFACE_HUB_HIT),
-        rehearse=True,
+        warm_up=True,
     ),
 )

@@ -1,10 +1,9 @@
-"""The scenarios that run Metaflow flows, with hftransfer and with metaflow-checkpoint alone."""
+"""The scenarios that run Metaflow flows, with hftransfer and with only metaflow-checkpoint."""
 
 from __future__ import annotations
 
-from perf.fixtures.metaflow import INCUMBENT, metaflow, missing_for_metaflow
-from perf.model import Scenario
-from perf.report.results import OURS
+from perf.fixtures.metaflow import METAFLOW_CHECKPOINT, metaflow, missing_for_metaflow
+from perf.model import OURS, Scenario
 from perf.run.dataset import FileSpec
 from perf.tools.base import client
 
@@ -24,7 +23,7 @@ _SMALL = tuple(FileSpec(f"data/{i % 8}/part-{i:05d}.json", 50_000, "text") for i
 _TOOLS = (
     client(OURS, "mf_run", distribution="hftransfer"),
     client(
-        INCUMBENT,
+        METAFLOW_CHECKPOINT,
         "mf_run",
         distribution="metaflow-checkpoint",
         environment="metaflow",
@@ -32,8 +31,10 @@ _TOOLS = (
 )
 
 METAFLOW_SCENARIOS = tuple(
-    Scenario(name, summary, setup, _TOOLS, timeout=300.0, missing=missing_for_metaflow)
-    for name, summary, setup in (
+    Scenario(
+        name, summary, open_testbed, _TOOLS, timeout=300.0, missing_requirement=missing_for_metaflow
+    )
+    for name, summary, open_testbed in (
         (
             "mf-cold",
             "a step loads 2 GiB in 13 files, first from the Hub",

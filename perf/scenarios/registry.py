@@ -1,4 +1,4 @@
-"""Every scenario by name, and names for several."""
+"""All scenarios by name, and names for groups of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("GROUPS", "SCENARIOS", "resolve")
 SCENARIOS = {
     scenario.name: scenario for scenario in (*HUB_SCENARIOS, *S3_SCENARIOS, *METAFLOW_SCENARIOS)
 }
-"""Every scenario by its name."""
+"""The scenarios by name."""
 
 GROUPS = {
     "hub": [s.name for s in HUB_SCENARIOS if s.name.startswith("hub-") and "-rss-" not in s.name],
@@ -25,14 +25,14 @@ GROUPS = {
     "mf": [scenario.name for scenario in METAFLOW_SCENARIOS],
     "all": list(SCENARIOS),
 }
-"""Names for several scenarios."""
+"""Names of scenarios by the name of their group."""
 
 
 def resolve(names: Sequence[str]) -> list[Scenario]:
-    """Return the scenarios that names of scenarios and groups stand for, each once.
+    """Return the scenarios that the given names of scenarios and groups stand for, each once.
 
     Raises:
-        ValueError: a name is unknown; the message lists those that are not.
+        ValueError: a name is unknown; the message lists the known ones.
     """
     found: dict[str, Scenario] = {}
     for name in names:

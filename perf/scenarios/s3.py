@@ -1,4 +1,4 @@
-"""The scenarios that move files to and from S3."""
+"""The scenarios that transfer files from S3, to S3, and from the Hub to S3."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VARIANTS: dict[Direction, tuple[Tool, ...]] = {
     "get": (*S3_VARIANTS, LIMIT_STORED),
     "put": (*S3_VARIANTS, LIMIT_HASHED),
 }
-_scenario = partial(Scenario, timeout=600.0, missing=missing_for_s3)
+_scenario = partial(Scenario, timeout=600.0, missing_requirement=missing_for_s3)
 
 S3_SCENARIOS = (
     *(

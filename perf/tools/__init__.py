@@ -1,1 +1,1 @@
-"""The programs that are measured: how each is found and started."""
+"""The measured programs: how each is found and started."""

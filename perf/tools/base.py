@@ -1,4 +1,4 @@
-"""Makes tools: Python clients in some environment's interpreter, and programs found on PATH."""
+"""Two kinds of tools: Python scripts in an environment's interpreter, and other programs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from perf.model import Job, Tool
+from perf.model import Command, RunSpec, Tool
 from perf.run.environments import python_of
-from perf.run.process import Command
 
 __all__ = ("client", "program")
 
@@ -26,18 +25,18 @@ def client(
     environment: str | None = None,
     environ: Mapping[str, str | None] | None = None,
     arguments: Sequence[str] = (),
-    stores: bool = True,
+    has_output: bool = True,
 ) -> Tool:
-    """Return a script of `clients/` as a tool; it gets the job's JSON file as first argument.
+    """Return a script of `clients/` as a tool. Its first argument is the run's JSON file.
 
     Args:
         name: of the tool.
         script: file name without its suffix.
-        distribution: whose version is the tool's.
-        environment: where it is installed; None for this interpreter.
-        environ: further variables.
-        arguments: of the script, behind the job's file.
-        stores: see `Tool`.
+        distribution: the Python distribution whose version is the tool's.
+        environment: name of the virtual environment; None for this interpreter.
+        environ: further environment variables; None removes one.
+        arguments: further arguments of the script.
+        has_output: see `Tool`.
     """
     find_python = partial(python_of, environment) if environment else _this_python
 
@@ -45,13 +44,13 @@ def client(
         python = find_python()
         return _distribution_version(python, distribution) if python else None
 
-    def command(job: Job) -> Command:
+    def command(spec: RunSpec) -> Command:
         python = find_python()
-        assert python is not None, "asked for only after `find`"
-        argv = (python, str(_CLIENTS / f"{script}.py"), str(job.path), *arguments)
-        return Command(argv, {**job.environ, **(environ or {})})
+        assert python is not None, "called only if `find` returned a version"
+        argv = (python, str(_CLIENTS / f"{script}.py"), str(spec.write()), *arguments)
+        return Command(argv, {**spec.environ, **(environ or {})})
 
-    return Tool(name, find, command, stores=stores)
+    return Tool(name, find, command, has_output=has_output)
 
 
 def _this_python() -> str:
@@ -67,10 +66,10 @@ def _distribution_version(python: str, distribution: str) -> str | None:
 
 def program(
     name: str,
-    arguments: Callable[[Job], Sequence[str]],
+    arguments: Callable[[RunSpec], Sequence[str]],
     *,
     version_word: int,
-    how_to_install: str,
+    install_hint: str,
     find: Callable[[], str | None] | None = None,
     version_argument: str = "--version",
     environ: Mapping[str, str | None] | None = None,
@@ -79,12 +78,12 @@ def program(
 
     Args:
         name: of the tool, and of the program on PATH.
-        arguments: returns the command line behind the program for a job.
-        version_word: which word of what it says of its version is the version.
-        how_to_install: see `Tool`.
-        find: returns the program's path where it is not on PATH.
-        version_argument: makes it tell its version.
-        environ: further variables.
+        arguments: returns the program's arguments for a run.
+        version_word: index of the version among the words that the program prints about it.
+        install_hint: see `Tool`.
+        find: returns the path of a program that is not on PATH, or None.
+        version_argument: argument with which the program prints its version.
+        environ: further environment variables; None removes one.
     """
     locate = find or partial(shutil.which, name)
 
@@ -92,12 +91,12 @@ def program(
         path = locate()
         return _program_version(path, version_argument, version_word) if path else None
 
-    def command(job: Job) -> Command:
+    def command(spec: RunSpec) -> Command:
         path = locate()
-        assert path is not None, "asked for only after `find`"
-        return Command((path, *arguments(job)), {**job.environ, **(environ or {})})
+        assert path is not None, "called only if `find` returned a version"
+        return Command((path, *arguments(spec)), {**spec.environ, **(environ or {})})
 
-    return Tool(name, version, command, how_to_install)
+    return Tool(name, version, command, install_hint)
 
 
 @cache

@@ -9,10 +9,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from perf.model import Job, Tool
-from perf.report.results import OURS
+from perf.model import LIMIT as LIMIT_NAME
+from perf.model import OURS, Command, RunSpec, Tool
 from perf.run.environments import python_of
-from perf.run.process import Command
 from perf.tools.base import client, program
 
 __all__ = ("HUB_TO_S3_TOOLS", "LIMIT_HASHED", "LIMIT_STORED", "S3_TOOLS", "S3_VARIANTS")
@@ -20,64 +19,71 @@ __all__ = ("HUB_TO_S3_TOOLS", "LIMIT_HASHED", "LIMIT_STORED", "S3_TOOLS", "S3_VA
 
 def _ours(
     name: str,
-    arguments: Callable[[Job], Sequence[str]],
+    arguments: Callable[[RunSpec], Sequence[str]],
     environ: Mapping[str, str] | None = None,
     *,
-    stores: bool = True,
+    has_output: bool = True,
 ) -> Tool:
-    def command(job: Job) -> Command:
-        argv = (sys.executable, "-m", "hftransfer", "cp", "--json", *arguments(job))
-        return Command(argv, {**job.environ, **(environ or {})})
+    """Return ``hftransfer cp`` as a tool; `arguments` returns its source and destination."""
 
-    return Tool(name, lambda: version("hftransfer"), command, stores=stores)
+    def command(spec: RunSpec) -> Command:
+        argv = (sys.executable, "-m", "hftransfer", "cp", "--json", *arguments(spec))
+        return Command(argv, {**spec.environ, **(environ or {})})
 
-
-def _url(job: Job) -> str:
-    return f"s3://{job.values['bucket']}/{job.values['prefix']}"
+    return Tool(name, lambda: version("hftransfer"), command, has_output=has_output)
 
 
-def _is_get(job: Job) -> bool:
-    return bool(job.values["folder"].startswith(job.values["scratch"]))
+def _s3_url(spec: RunSpec) -> str:
+    return f"s3://{spec.parameters['bucket']}/{spec.parameters['prefix']}"
 
 
-def _there(job: Job) -> list[str]:
-    """Source and destination, for our own command line."""
-    ends = [_url(job), job.values["folder"]]
-    return ends if _is_get(job) else ends[::-1]
+def _hub_url(spec: RunSpec) -> str:
+    return f"hf://{spec.parameters['hub']['repo_id']}@{spec.parameters['hub']['revision']}"
 
 
-HFTRANSFER = _ours(OURS, _there)
+def _is_download(spec: RunSpec) -> bool:
+    return bool(spec.parameters["direction"] == "get")
+
+
+def _source_and_destination(spec: RunSpec) -> list[str]:
+    download = [_s3_url(spec), spec.parameters["folder"]]
+    return download if _is_download(spec) else download[::-1]
+
+
+HFTRANSFER = _ours(OURS, _source_and_destination)
 S3_VARIANTS = (
-    _ours("hftransfer-noverify", _there, {"HFTRANSFER_VERIFY": "0"}),
-    _ours("hftransfer-direct", _there, {"HFTRANSFER_DIRECT_IO": "on"}),
-    _ours("hftransfer-2loops", _there, {"HFTRANSFER_LOOPS": "2"}),
+    _ours("hftransfer-noverify", _source_and_destination, {"HFTRANSFER_VERIFY": "0"}),
+    _ours("hftransfer-direct", _source_and_destination, {"HFTRANSFER_DIRECT_IO": "on"}),
+    _ours("hftransfer-2loops", _source_and_destination, {"HFTRANSFER_LOOPS": "2"}),
 )
-"""Ours with one setting changed each."""
+"""hftransfer with one setting changed in each."""
 LIMIT_STORED = client("limit-stored", "s3_limit", distribution="hftransfer", arguments=("--store",))
-"""The limit that hashes and stores; for downloads."""
+"""The limit that also hashes and writes; for downloads."""
 LIMIT_HASHED = client(
-    "limit-hashed", "s3_limit", distribution="hftransfer", arguments=("--hash",), stores=False
+    "limit-hashed", "s3_limit", distribution="hftransfer", arguments=("--hash",), has_output=False
 )
-"""The limit that reads and hashes; for uploads."""
+"""The limit that also reads and hashes; for uploads."""
 
 
-def _s5cmd(job: Job) -> list[str]:
+def _s5cmd(spec: RunSpec) -> list[str]:
+    parameters = spec.parameters
     argv = ["--log", "error"]
-    if job.values["endpoint"]:
-        argv += ["--endpoint-url", job.values["endpoint"]]
-    if _is_get(job):
-        return [*argv, "cp", f"{_url(job)}*", f"{job.values['folder']}/"]
-    return [*argv, "cp", f"{job.values['folder']}/", _url(job)]
+    if parameters["endpoint"]:
+        argv += ["--endpoint-url", parameters["endpoint"]]
+    if _is_download(spec):
+        return [*argv, "cp", f"{_s3_url(spec)}*", f"{parameters['folder']}/"]
+    return [*argv, "cp", f"{parameters['folder']}/", _s3_url(spec)]
 
 
-def _rclone(job: Job) -> list[str]:
+def _rclone(spec: RunSpec) -> list[str]:
+    parameters = spec.parameters
     remote = ":s3,provider=Other,env_auth=true"
-    if job.values["endpoint"]:
-        remote += f',endpoint="{job.values["endpoint"]}"'
-    ends = [f"{remote}:{job.values['bucket']}/{job.values['prefix']}", job.values["folder"]]
-    many = len(job.values["files"]) > 100
+    if parameters["endpoint"]:
+        remote += f',endpoint="{parameters["endpoint"]}"'
+    download = [f"{remote}:{parameters['bucket']}/{parameters['prefix']}", parameters["folder"]]
+    many = len(parameters["files"]) > 100
     argv = ["--config", os.devnull, "--transfers", "32" if many else "8"]
-    return ["copy", *argv, *(ends if _is_get(job) else ends[::-1])]
+    return ["copy", *argv, *(download if _is_download(spec) else download[::-1])]
 
 
 def _in_environment(command: str) -> str | None:
@@ -86,7 +92,7 @@ def _in_environment(command: str) -> str | None:
     return str(found) if found is not None and found.exists() else None
 
 
-_installed = partial(program, how_to_install="python -m perf install")
+_installed = partial(program, install_hint="python -m perf install")
 S5CMD = _installed(
     "s5cmd",
     _s5cmd,
@@ -102,23 +108,18 @@ AWSCRT = _peer("aws-crt", "s3_awscrt", distribution="awscrt")
 BOTO3 = _peer("boto3", "s3_boto3", distribution="boto3")
 AIOBOTOCORE = _peer("aiobotocore", "s3_aiobotocore", distribution="aiobotocore")
 METAFLOW = _peer("metaflow", "s3_metaflow", distribution="metaflow")
-LIMIT = client("limit", "s3_limit", distribution="hftransfer", stores=False)
+LIMIT = client(LIMIT_NAME, "s3_limit", distribution="hftransfer", has_output=False)
 
 S3_TOOLS = (HFTRANSFER, S5CMD, AWSCRT, OBSTORE, BOTO3, RCLONE, AIOBOTOCORE, METAFLOW, LIMIT)
 
-
-def _repository(job: Job) -> str:
-    return f"hf://{job.values['hub']['repo_id']}@{job.values['hub']['revision']}"
-
-
 HUB_TO_S3_TOOLS = (
-    _ours(OURS, lambda job: [_repository(job), _url(job)]),
-    # The two halves alone, for what going through memory costs above the slower of them.
+    _ours(OURS, lambda spec: [_hub_url(spec), _s3_url(spec)]),
+    # Each half alone shows what the copy through memory costs above the slower half.
     _ours(
         "half-download",
-        lambda job: [_repository(job), str(job.scratch / "half")],
-        stores=False,
+        lambda spec: [_hub_url(spec), str(spec.workdir / "half")],
+        has_output=False,
     ),
-    _ours("half-upload", _there),
+    _ours("half-upload", _source_and_destination),
     _peer("hub-then-boto3", "hub_then_boto3", distribution="boto3"),
 )

@@ -1,4 +1,7 @@
-"""Puts files into a Xet store and prints the Xet hash of each path as JSON."""
+"""Uploads files to a Xet CAS server and prints a JSON object from each path to its Xet hash.
+
+Usage: ``xet_upload.py URL PATH…``.
+"""
 
 from __future__ import annotations
 

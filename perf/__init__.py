@@ -13,6 +13,7 @@ Packages, from the bottom up; each imports only from those before it::
     fixtures   testbeds: Hub, S3, Metaflow, Xet, nginx
     tools      how each measured program is found and started
     scenarios  the scenarios, as data
+    ablation   hftransfer with one adaptive controller switched off
     cli        the command line
 
 The scripts in `clients/` run in other interpreters and import nothing from here.

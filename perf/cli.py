@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hftransfer.sync import terminable
+from perf.ablation import ABLATION_SCENARIOS, ablation_table, run_ablation
 from perf.model import Scenario, Tool, Workspace
 from perf.report.charts import render_charts, render_summary_chart
 from perf.report.markdown import (
@@ -61,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="measure scenarios and print their tables"))
     _add_report(
         commands.add_parser("report", help="write the tables and charts of the documentation")
+    )
+    _add_ablation(
+        commands.add_parser(
+            "ablation", help="measure hftransfer with one adaptive controller off at a time"
+        )
     )
     listing = commands.add_parser("list", help="print scenarios, groups, tools and their versions")
     listing.set_defaults(run=_list)
@@ -123,6 +129,20 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     )
     report.add_argument("--print", action="store_true", help="print the full report; write no file")
     report.set_defaults(run=_report)
+
+
+def _add_ablation(ablation: argparse.ArgumentParser) -> None:
+    ablation.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help=f"default: {' '.join(ABLATION_SCENARIOS)}",
+    )
+    ablation.add_argument(
+        "--without", nargs="+", action="extend", default=[], help="only these controllers"
+    )
+    _add_measurement(ablation, runs=5)
+    ablation.set_defaults(run=_ablation)
 
 
 def _positive(text: str) -> int:
@@ -285,6 +305,17 @@ def _with_block(path: Path, name: str, block: str) -> str:
         return replace_block(path.read_text(), name, block)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
+
+
+def _ablation(given: argparse.Namespace) -> int:
+    scenarios = _available(resolve(given.scenarios or ABLATION_SCENARIOS))
+    results = []
+    with _work_dir(given.work_dir) as root:
+        for scenario in scenarios:
+            with _workspace(given, root, scenario.name, {}) as workspace:
+                results.append(run_ablation(scenario, given.without, workspace, runs=given.runs))
+    print(ablation_table(results))
+    return int(not all(run.ok for result in results for run in result.runs))
 
 
 def _install(given: argparse.Namespace) -> int:

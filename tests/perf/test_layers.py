@@ -9,9 +9,10 @@ import pytest
 from support.imports import ImportGraph
 
 _GRAPH = ImportGraph(Path(__file__).parents[2] / "perf", "perf")
+_ABLATED = "clients.hftransfer_ablated"
 
 # From the bottom up. A folder imports from itself and from the rows above it in this list.
-# `clients` contains scripts for other interpreters.
+# `clients` contains scripts for other interpreters; `ablation` reads a table from one of them.
 _LAYERS = (
     ("clients",),
     ("model",),
@@ -19,6 +20,7 @@ _LAYERS = (
     ("run",),
     ("fixtures", "tools"),
     ("scenarios",),
+    ("ablation",),
     ("cli",),
     ("", "__main__"),
 )
@@ -46,3 +48,14 @@ def test_the_layers_name_all_folders() -> None:
 def test_a_client_imports_nothing_of_perf(module: str) -> None:
     """Other interpreters run the clients, and these have no `perf`."""
     assert [name for name, _ in _GRAPH.imports(module) if _GRAPH.own(name) is not None] == []
+
+
+@pytest.mark.parametrize("module", _GRAPH.modules)
+def test_only_the_ablation_names_private_modules(module: str) -> None:
+    """`perf` measures the public interface; switching off a controller needs private modules.
+
+    `tests/test_layers.py` checks the imports of all other modules.
+    """
+    names_private = "hftransfer._" in _GRAPH.modules[module].read_text()
+
+    assert names_private == (module == _ABLATED)

@@ -91,7 +91,7 @@ def _can_import(module: str) -> bool:
 
 
 def _marker(folder: Path) -> Path:
-    """File that lists the requirements of a completely installed environment."""
+    """Return the file that lists the installed requirements of an environment."""
     return folder / "installed.txt"
 
 
@@ -124,7 +124,11 @@ def install(log: Callable[[str], None], names: Sequence[str] = ()) -> int:
 
 
 def _install(name: str, log: Callable[[str], None]) -> bool:
-    """Install one environment; return whether it is installed now."""
+    """Install one environment; return whether it is complete.
+
+    If one requirement cannot be installed, for example because it has no wheel for this machine,
+    the others are installed without it.
+    """
     folder = _environments_dir() / name
     requirements = ENVIRONMENTS[name].requirements
     description = "\n".join(requirements)
@@ -134,10 +138,18 @@ def _install(name: str, log: Callable[[str], None]) -> bool:
     log(f"{name}: installing {', '.join(requirements)}")
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
+    if _pip_install(folder, *requirements):
+        _marker(folder).write_text(description)
+        return True
+    installed = [each for each in requirements if _pip_install(folder, "--retries=0", each)]
+    if installed:
+        _marker(folder).write_text("\n".join(installed))  # differs, so the next call tries again
+    missing = [each for each in requirements if each not in installed]
+    log(f"{name}: could not install {', '.join(missing)}; pip's messages are above")
+    return False
+
+
+def _pip_install(folder: Path, *arguments: str) -> bool:
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--only-binary=:all:"]
-    command = [*pip, "--disable-pip-version-check", *requirements]
-    if subprocess.run(command, check=False).returncode:
-        log(f"{name}: pip failed; its messages are above")
-        return False
-    _marker(folder).write_text(description)
-    return True
+    command = [*pip, "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, check=False).returncode == 0

@@ -48,7 +48,8 @@ def run_ablation(
             for ablation in _select(scenario, names)
         ),
     ]
-    changed = replace(scenario, tools=tools, optional=())
+    # With the warm-up, the first tool of the first round does not start on cold caches.
+    changed = replace(scenario, tools=tools, optional=(), warm_up=True)
     return run_scenario(changed, select_tools(changed, (), workspace.log), workspace, runs=runs)
 
 
@@ -94,4 +95,9 @@ def ablation_table(results: Sequence[ScenarioResult]) -> str:
             )
     order = list(effects)
     rows.sort(key=lambda row: order.index(_PREFIX + row[0].strip("`")))
-    return markdown_table(head, rows, left={0, 1, 2})
+    # Only the first row of a controller has its name and effect.
+    shown = [
+        row if index == 0 or rows[index - 1][0] != row[0] else ("", "", *row[2:])
+        for index, row in enumerate(rows)
+    ]
+    return markdown_table(head, shown, left={0, 1, 2})

@@ -39,6 +39,7 @@ _PEER_NAMES = {
     "curl": "curl (no listing, verifies nothing)",
     "hf_transfer": "hf_transfer (no listing, verifies nothing)",
     "hub-then-boto3": "huggingface_hub, then boto3",
+    "rclone": "rclone (verifies no multipart object)",
 }
 """What the short table must say about a peer, because it does less or is two programs."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hftransfer.sync import terminable
 from perf.ablation import ABLATION_SCENARIOS, ablation_table, run_ablation
+from perf.clients.hftransfer_ablated import ABLATIONS
 from perf.model import Scenario, Tool, Workspace
 from perf.report.charts import render_charts, render_summary_chart
 from perf.report.markdown import (
@@ -139,7 +140,12 @@ def _add_ablation(ablation: argparse.ArgumentParser) -> None:
         help=f"default: {' '.join(ABLATION_SCENARIOS)}",
     )
     ablation.add_argument(
-        "--without", nargs="+", action="extend", default=[], help="only these controllers"
+        "--without",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"only these controllers, of {', '.join(each.name for each in ABLATIONS)}",
     )
     _add_measurement(ablation, runs=5)
     ablation.set_defaults(run=_ablation)
@@ -239,17 +245,17 @@ def _list(given: argparse.Namespace) -> int:
     print("scenarios")
     for scenario in SCENARIOS.values():
         missing = scenario.missing_requirement()
-        print(f"  {scenario.name:14} {scenario.summary}")
-        print(f"  {'':14} {_names(scenario.tools)}")
+        print(f"  {scenario.name:20} {scenario.summary}")
+        print(f"  {'':20} {_names(scenario.tools)}")
         if scenario.optional:
-            print(f"  {'':14} with --tool also {_names(scenario.optional)}")
+            print(f"  {'':20} with --tool also {_names(scenario.optional)}")
         if missing is not None:
-            print(f"  {'':14} cannot run: it needs {missing}")
+            print(f"  {'':20} cannot run: it needs {missing}")
         for tool in (*scenario.tools, *scenario.optional):
             tools.setdefault(tool.name, tool)
     print("groups")
     for name, members in GROUPS.items():
-        print(f"  {name:14} {', '.join(members)}")
+        print(f"  {name:20} {', '.join(members)}")
     print("tools")
     for tool in tools.values():
         version = tool.find()

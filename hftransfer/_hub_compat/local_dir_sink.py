@@ -6,7 +6,6 @@ leaves alone a file whose recorded or computed digest is right.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -158,8 +157,10 @@ class LocalDirSink:
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
-        temporary = folder / f"{_partial_stem(entry)}.{os.urandom(16).hex()}.incomplete"
-        return cached.is_file() and copy_verified(cached, target, temporary, entry)
+        prefix = _partial_stem(entry)
+        return cached.is_file() and copy_verified(
+            cached, target, entry, folder=folder, prefix=prefix
+        )
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove what earlier attempts at these files left behind."""

@@ -28,6 +28,7 @@ __all__ = (
     "as_body_range",
     "changed",
     "read_fully",
+    "read_fully_nowait",
     "reading",
 )
 
@@ -67,29 +68,39 @@ def changed(path: str) -> SourceChangedError:
     return SourceChangedError(f"{path} was changed while it was being read")
 
 
-def read_fully(fd: int, buffer: memoryview, offset: int, *, wait: bool = True) -> int | None:
-    """Fill `buffer` from an open file; return how many bytes there were.
+def read_fully(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` from an open file, from `offset` on; return the number of bytes read.
 
-    Args:
-        fd: open for reading.
-        buffer: where they go.
-        offset: in the file.
-        wait: False to return None if the disk would have to be waited for.
+    It is less than the length of `buffer` only if the file ends before.
 
     Raises:
-        OSError: if the file cannot be read; one of `UNABLE` if not without waiting.
+        OSError: if the file cannot be read.
     """
-    if not wait and not _NOWAIT:
+    return _preadv(fd, buffer, offset, 0)
+
+
+def read_fully_nowait(fd: int, buffer: memoryview, offset: int) -> int | None:
+    """As `read_fully`, but return None if the bytes are not in the page cache.
+
+    Raises:
+        OSError: if the file cannot be read; with one of `UNABLE` if the kernel or the file
+            system cannot read without waiting.
+    """
+    if not _NOWAIT:
         raise OSError(errno.ENOSYS, "not on this system")
-    filled = 0
     try:
-        while filled < len(buffer):
-            count = os.preadv(fd, [buffer[filled:]], offset + filled, 0 if wait else _NOWAIT)
-            if count == 0:
-                break
-            filled += count
+        return _preadv(fd, buffer, offset, _NOWAIT)
     except BlockingIOError:
         return None
+
+
+def _preadv(fd: int, buffer: memoryview, offset: int, flags: int) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(fd, [buffer[filled:]], offset + filled, flags)
+        if count == 0:
+            break
+        filled += count
     return filled
 
 
@@ -223,7 +234,8 @@ class FileRange:
                 return None
 
     def _fill(self, buffer: memoryview, start: int, *, wait: bool = True) -> bool:
-        count = read_fully(self._fd, buffer, self._start + start, wait=wait)
+        read = read_fully if wait else read_fully_nowait
+        count = read(self._fd, buffer, self._start + start)
         if count is not None and count < len(buffer):
             raise changed(self._path)
         return count is not None

@@ -12,34 +12,39 @@ file systems without working locks every process takes a name of its own.
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from hftransfer._io.atomic_write import (
+    SUFFIX,
+    create_exclusive,
+    sync_folder,
+    temporary_name,
+    write_atomically,
+)
 from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
+from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
+from hftransfer._io.file_range import read_fully
 from hftransfer._io.journal import Journal, format_header
 from hftransfer.errors import DestinationError, DiskFullError, TransferError
 
 __all__ = (
     "PartialFile",
     "is_partial_name",
-    "mark_in_use",
     "remove_stale_partials",
     "write_whole",
     "writing",
 )
 
-SUFFIX = ".incomplete"
 _JOURNAL = ".journal"
 _PARTIAL = re.compile(
     r"(?P<stem>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
 )
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -65,12 +70,6 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise DiskFullError(f"no room left to write {path}: {reason}") from error
         raise DestinationError(f"cannot write {path}: {reason}") from error
-
-
-def mark_in_use(fd: int) -> None:
-    """Tell `remove_stale_partials` of other processes that somebody works on the file."""
-    with suppress(OSError):  # there are file systems without locks
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class PartialFile:
@@ -156,13 +155,7 @@ class PartialFile:
 
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""
-        filled = 0
-        while filled < len(buffer):
-            count = os.preadv(self._fd, [buffer[filled:]], start + filled)
-            if count == 0:
-                break
-            filled += count
-        return filled
+        return read_fully(self._fd, buffer, start)
 
     def publish(self, target: Path, *, fsync: bool) -> None:
         """Give the file its final name, atomically, replacing what was there.
@@ -176,7 +169,7 @@ class PartialFile:
                 os.fsync(self._fd)
             os.replace(self.path, target)
             if fsync:
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
         self.journal.remove()
         self.close()
 
@@ -211,61 +204,21 @@ def write_whole(target: Path, data: memoryview, *, folder: Path, stem: str, fsyn
     Raises:
         DiskFullError, DestinationError: if it cannot be written.
     """
-    temporary = f"{folder}/{stem}.{os.urandom(16).hex()}{SUFFIX}"
     with writing(target):
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            _write_and_rename(fd, temporary, target, data, fsync=fsync)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        finally:
-            os.close(fd)
-        if fsync:
-            _sync_folder(target.parent)
-
-
-def _write_and_rename(
-    fd: int, temporary: str, target: Path, data: memoryview, *, fsync: bool
-) -> None:
-    mark_in_use(fd)
-    written = 0
-    while written < len(data):
-        written += os.write(fd, data[written:])
-    if fsync:
-        os.fsync(fd)
-    try:
-        os.replace(temporary, target)
-    except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, target)
+        write_atomically(target, data, folder=folder, prefix=stem, fsync=fsync)
 
 
 def _claim(folder: Path, stem: str) -> tuple[Path, int]:
     """Open and lock the first partial file of `stem` that no living process works on."""
     for number in itertools.count():
         path = folder / f"{stem}.{number}{SUFFIX}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between open and lock its owner may have renamed or deleted it.
-            if os.fstat(fd).st_ino == _inode(path):
-                return path, fd
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(fd)
-                raise
-            os.close(fd)
-            unique = folder / f"{stem}.{os.urandom(16).hex()}{SUFFIX}"
-            return unique, os.open(unique, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        os.close(fd)
+            return path, open_locked(path, os.O_RDWR | os.O_CREAT)
+        except LockHeldError:
+            continue
+        except LocksUnsupportedError:
+            unique = folder / temporary_name(stem)
+            return unique, create_exclusive(unique)
     raise AssertionError("unreachable")
 
 
@@ -277,13 +230,6 @@ def _now() -> tuple[float, float]:
 def _since(began: tuple[float, float]) -> tuple[float, float]:
     now, had = _now()
     return now - began[0], had - began[1]
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return -1
 
 
 def _preallocate(fd: int, size: int) -> None:
@@ -309,14 +255,6 @@ def _preallocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def remove_stale_partials(folder: Path, stems: set[str]) -> None:
     """Delete partial files in `folder` of files named in `stems` that nobody works on.
 
@@ -337,17 +275,14 @@ def remove_stale_partials(folder: Path, stems: set[str]) -> None:
         if name.endswith(_JOURNAL + SUFFIX) and data.exists():
             continue  # goes with its data file
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = open_locked(path, os.O_RDWR)
         except OSError:
-            continue  # gone meanwhile, or not ours to delete
+            continue  # in use, removed, not ours to delete, or no locks here to tell
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_ino != _inode(path):
-                continue  # renamed between open and lock; the name may be in use again
             path.unlink(missing_ok=True)
             journal = path.with_name(name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
             journal.unlink(missing_ok=True)
         except OSError:
-            continue  # in use, or no locks here to tell
+            continue
         finally:
             os.close(fd)

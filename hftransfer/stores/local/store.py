@@ -24,7 +24,14 @@ from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.direct_io import DirectIO, WritePolicy
-from hftransfer._io.file_range import UNABLE, FileRange, changed, read_fully, reading
+from hftransfer._io.file_range import (
+    UNABLE,
+    FileRange,
+    changed,
+    read_fully,
+    read_fully_nowait,
+    reading,
+)
 from hftransfer._io.partial_file import (
     PartialFile,
     is_partial_name,
@@ -119,7 +126,8 @@ class LocalSource:
         with reading(path):
             fd = _open(path)
             try:
-                count = read_fully(fd, buffer, start, wait=wait)
+                read = read_fully if wait else read_fully_nowait
+                count = read(fd, buffer, start)
                 is_changed = _is_changed(fd, entry)
             except OSError as error:
                 if wait or error.errno not in UNABLE:

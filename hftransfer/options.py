@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hftransfer._core.memory import memory_limit
+from hftransfer._core.units import MIB, parse_size
 from hftransfer.errors import OptionsError
 
 __all__ = ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions")
 
-MIB = 1 << 20
 _MIN_CHUNK = 64 * 1024
 _MAX_CHUNK = 5 << 30
 _MACHINE_FRACTION = 0.25
@@ -237,25 +237,6 @@ class TransferOptions:
         if text := env.get("HFTRANSFER_ATTEMPTS"):
             values["retry"] = RetryPolicy(attempts=_parse_int("HFTRANSFER_ATTEMPTS", text))
         return cls(**values)  # type: ignore[arg-type]
-
-
-_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
-_UNITS |= {"k": 1 << 10, "m": MIB, "g": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that `text` means: ``8388608``, ``8MiB``, ``8M`` (binary) or ``8MB``.
-
-    Raises:
-        OptionsError: if `text` is not a size.
-    """
-    stripped = text.strip().lower()
-    number = stripped.rstrip("bkmgi")
-    unit = stripped[len(number) :]
-    try:
-        return int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise OptionsError(f"{text!r} is not a size such as 8388608 or 8MiB") from None
 
 
 def _parse_int(name: str, text: str) -> int:

@@ -54,17 +54,17 @@ class ByteRangeBuffer:
         """Note that `count` bytes have arrived in `remaining`."""
         self.filled += count
 
-    def put(self, data: bytes | memoryview) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Copy `data` into `remaining`, which must have room for it."""
         end = self.filled + len(data)
         self.buffer[self.filled : end] = data
         self.filled = end
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Forget what has arrived."""
         self.filled = 0
 
-    def split(self, minimum: int, ways: int = 2) -> ByteRangeBuffer | None:
+    def split_off(self, minimum: int, ways: int = 2) -> ByteRangeBuffer | None:
         """Keep one of `ways` equal parts of what is missing, and give the others away.
 
         Whoever fills this span meanwhile may still write a few bytes beyond its new end:

@@ -19,13 +19,13 @@ __all__ = (
     "COMBINABLE",
     "Crc",
     "checksum",
-    "combine",
-    "decode",
-    "encode",
-    "field_name",
+    "combine_crcs",
+    "decode_checksum",
+    "element_name",
+    "encode_checksum",
     "header_name",
-    "known",
-    "offered",
+    "supported_checksums",
+    "upload_checksums",
 )
 
 # Width in bits and reflected polynomial.
@@ -58,12 +58,12 @@ def _crcs() -> Mapping[str, Callable[[Any, int], int]]:
     return found
 
 
-def known() -> Sequence[str]:
+def supported_checksums() -> Sequence[str]:
     """Return the names of all checksums that can be made here, the strongest first."""
     return ("XXHASH128", *(name for name in _CRCS if name in _crcs()))
 
 
-def offered() -> Sequence[str]:
+def upload_checksums() -> Sequence[str]:
     """Return the names of what a store may be offered for an upload, the best first."""
     return ("XXHASH128", *(name for name in COMBINABLE if name in _crcs()))
 
@@ -72,7 +72,7 @@ def checksum(name: str, data: memoryview, digest: str) -> bytes:
     """Return the checksum `name` of `data`.
 
     Args:
-        name: one of `known`.
+        name: one of `supported_checksums`.
         data: hashed without the GIL, where it is large.
         digest: the XXH3-128 of `data` in hex.
     """
@@ -110,17 +110,17 @@ def header_name(name: str) -> str:
     return f"x-amz-checksum-{name.lower()}"
 
 
-def field_name(name: str) -> str:
+def element_name(name: str) -> str:
     """Return the XML element that carries the checksum `name`."""
     return f"Checksum{name}"
 
 
-def encode(value: bytes) -> str:
+def encode_checksum(value: bytes) -> str:
     """Return a checksum as headers and documents carry it."""
     return base64.b64encode(value).decode()
 
 
-def decode(name: str, text: str) -> bytes | None:
+def decode_checksum(name: str, text: str) -> bytes | None:
     """Return the checksum that a header carries, or None if `text` is none of that name."""
     size = 16 if name == "XXHASH128" else _CRCS[name][0] // 8
     try:
@@ -130,7 +130,7 @@ def decode(name: str, text: str) -> bytes | None:
     return value if len(value) == size else None
 
 
-def combine(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:
+def combine_crcs(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:
     """Return the CRC of a whole from (CRC, length in bytes) of its parts, in order.
 
     Appending n bytes multiplies a CRC by x to the 8n-th, modulo the polynomial: see zlib's

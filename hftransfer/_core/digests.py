@@ -14,20 +14,20 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from hftransfer._core.checksums import Crc, known
+from hftransfer._core.checksums import Crc, supported_checksums
 
 __all__ = (
-    "INLINE",
+    "INLINE_HASH_LIMIT",
     "Digest",
     "Hasher",
     "chunk_digest",
-    "is_known",
+    "is_supported",
     "new_hasher",
     "root_digest",
 )
 
 # Up to so many bytes a digest is made sooner than a thread would have been woken.
-INLINE = 64 * 1024
+INLINE_HASH_LIMIT = 64 * 1024
 # What different contents can share by accident.
 _WEAK = ("crc32", "crc32c", "crc64nvme")
 
@@ -83,9 +83,9 @@ def root_digest(chunks: Iterable[str]) -> str:
     return hasher.hexdigest()
 
 
-def is_known(algorithm: str) -> bool:
+def is_supported(algorithm: str) -> bool:
     """Return True if `new_hasher` knows `algorithm`."""
-    return algorithm in ("sha256", "git-sha1", "md5") or algorithm.upper() in known()
+    return algorithm in ("sha256", "git-sha1", "md5") or algorithm.upper() in supported_checksums()
 
 
 def new_hasher(algorithm: str, size: int) -> Hasher:

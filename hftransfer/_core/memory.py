@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ("cache_room", "memory_limit")
+__all__ = ("available_page_cache", "memory_limit")
 
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -20,7 +20,7 @@ def memory_limit(group: Path = _GROUP) -> int:
     return min(limits)
 
 
-def cache_room(group: Path = _GROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
+def available_page_cache(group: Path = _GROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
     """Return the bytes that files may take in the page cache before something must give way.
 
     Pages of the cache itself count as free: they give way without harm.

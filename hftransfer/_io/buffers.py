@@ -39,30 +39,30 @@ class Allocator:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.free = [(0, size)]
+        self.free_ranges = [(0, size)]
         """Free stretches as (start, stop), sorted; no two touch."""
 
-    def take(self, size: int) -> int | None:
+    def allocate(self, size: int) -> int | None:
         """Return the start of the lowest free stretch of `size` bytes, now taken, or None."""
-        for index, (start, stop) in enumerate(self.free):
+        for index, (start, stop) in enumerate(self.free_ranges):
             if stop - start > size:
-                self.free[index] = (start + size, stop)
+                self.free_ranges[index] = (start + size, stop)
                 return start
             if stop - start == size:
-                del self.free[index]
+                del self.free_ranges[index]
                 return start
         return None
 
-    def give(self, start: int, size: int) -> None:
+    def free(self, start: int, size: int) -> None:
         """Free a stretch that was taken."""
-        insort(self.free, (start, start + size))
+        insort(self.free_ranges, (start, start + size))
         joined: list[tuple[int, int]] = []
-        for first, last in self.free:
+        for first, last in self.free_ranges:
             if joined and joined[-1][1] == first:
                 joined[-1] = (joined[-1][0], last)
             else:
                 joined.append((first, last))
-        self.free = joined
+        self.free_ranges = joined
 
 
 class Buffer:
@@ -89,7 +89,7 @@ class BufferPool:
             raise OptionsError("the memory budget must be positive")
         self.budget = max(budget - budget % _GRAIN, _GRAIN)
         self.in_use = 0
-        self._arena = Allocator(self.budget)
+        self._allocator = Allocator(self.budget)
         self._memory: mmap.mmap | None = None
         self._warmer: _Warmer | None = None
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
@@ -140,14 +140,14 @@ class BufferPool:
     def _fits(self, capacity: int) -> bool:
         if self.in_use == 0:
             return True
-        return any(stop - start >= capacity for start, stop in self._arena.free)
+        return any(stop - start >= capacity for start, stop in self._allocator.free_ranges)
 
     def _take(self, capacity: int) -> int | None:
         """Take memory that is known to be free; None for a mapping of its own."""
-        start = self._arena.take(capacity)
+        start = self._allocator.allocate(capacity)
         if start is None:
             # Nothing else may be lent beside it.
-            self._arena.take(self.budget)
+            self._allocator.allocate(self.budget)
         self.in_use += capacity
         return start
 
@@ -168,9 +168,9 @@ class BufferPool:
 
     def _give_back(self, capacity: int, start: int | None) -> None:
         if start is None:
-            self._arena.give(0, self.budget)
+            self._allocator.free(0, self.budget)
         else:
-            self._arena.give(start, capacity)
+            self._allocator.free(start, capacity)
         self.in_use -= capacity
         self._serve()
 

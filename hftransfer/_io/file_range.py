@@ -11,61 +11,33 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from hftransfer._core.digests import new_hasher
-from hftransfer.errors import AccessError, SourceChangedError, TransferError
+from hftransfer._io.os_errors import map_read_errors, source_changed
+from hftransfer.errors import TransferError
 
 __all__ = (
-    "UNABLE",
-    "WINDOW",
+    "HASH_WINDOW_SIZE",
+    "UNSUPPORTED_ERRNOS",
     "Body",
     "BodyRange",
     "FileRange",
     "MemoryRange",
     "as_body_range",
-    "changed",
     "read_fully",
     "read_fully_nowait",
-    "reading",
 )
 
 # preadv2(2) can be told not to wait for the disk.
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 # What a file system says that cannot do this, as network file systems do.
-UNABLE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+UNSUPPORTED_ERRNOS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 # A stretch of a file passes through so much memory to be hashed: what fits a core's own cache.
-WINDOW = 1 << 20
+HASH_WINDOW_SIZE = 1 << 20
 # Bytes at a time where sendfile(2) cannot be used.
 _PIECE = 256 * 1024
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Tell a person what an ``OSError`` in the block means for the source `path`.
-
-    Raises:
-        SourceChangedError: if it is no more.
-        AccessError: if it may not be read.
-        TransferError: if it cannot be read for another reason.
-    """
-    try:
-        yield
-    except TransferError:
-        raise  # it says so already: some of ours are OSErrors, too
-    except FileNotFoundError as error:
-        raise SourceChangedError(f"{path} was removed while it was being read") from error
-    except PermissionError as error:
-        raise AccessError(f"cannot read {path}: {error.strerror}") from error
-    except OSError as error:
-        raise TransferError(f"cannot read {path}: {error.strerror}") from error
-
-
-def changed(path: str) -> SourceChangedError:
-    """Return what to raise when a source turns out not to be what was listed."""
-    return SourceChangedError(f"{path} was changed while it was being read")
 
 
 def read_fully(fd: int, buffer: memoryview, offset: int) -> int:
@@ -83,8 +55,8 @@ def read_fully_nowait(fd: int, buffer: memoryview, offset: int) -> int | None:
     """As `read_fully`, but return None if the bytes are not in the page cache.
 
     Raises:
-        OSError: if the file cannot be read; with one of `UNABLE` if the kernel or the file
-            system cannot read without waiting.
+        OSError: if the file cannot be read; with one of `UNSUPPORTED_ERRNOS` if the kernel or
+            the file system cannot read without waiting.
     """
     if not _NOWAIT:
         raise OSError(errno.ENOSYS, "not on this system")
@@ -127,9 +99,9 @@ class MemoryRange:
         """Return `size` bytes from `start` on."""
         return self._view[start : start + size]
 
-    get_now = get
+    get_nowait = get
 
-    def check(self) -> None:
+    def check_unchanged(self) -> None:
         """Memory is its owner's to keep."""
 
 
@@ -174,18 +146,18 @@ class FileRange:
     def __len__(self) -> int:
         return self._size
 
-    def part(self, start: int, size: int) -> FileRange:
+    def subrange(self, start: int, size: int) -> FileRange:
         """Return a stretch of it."""
         return FileRange(self._fd, self._start + start, size, self._path, self._version)
 
-    def check(self) -> None:
+    def check_unchanged(self) -> None:
         """Check that nobody has written into the file since `whole`.
 
         Raises:
             SourceChangedError: if somebody has.
         """
         if _Version.of(self._fd) != self._version:
-            raise changed(self._path)
+            raise source_changed(self._path)
 
     def send(self, to: socket.socket, start: int, size: int) -> int:
         """Give up to `size` bytes from `start` on to a socket; return how many it took.
@@ -201,13 +173,13 @@ class FileRange:
         try:
             count = os.sendfile(to.fileno(), self._fd, self._start + start, size)
         except OSError as error:
-            if error.errno in UNABLE:
+            if error.errno in UNSUPPORTED_ERRNOS:
                 return to.send(self.get(start, min(size, _PIECE)))
             if error.errno == errno.EIO:  # never said of a socket
                 raise TransferError(f"cannot read {self._path}: {error.strerror}") from error
             raise
         if not count:
-            raise changed(self._path)
+            raise source_changed(self._path)
         return count
 
     def get(self, start: int, size: int) -> memoryview:
@@ -218,18 +190,18 @@ class FileRange:
             TransferError: if it cannot be read.
         """
         buffer = memoryview(bytearray(size))
-        with reading(self._path):
+        with map_read_errors(self._path):
             self._fill(buffer, start)
         return buffer
 
-    def get_now(self, start: int, size: int) -> memoryview | None:
+    def get_nowait(self, start: int, size: int) -> memoryview | None:
         """As `get`, but return None if the disk would, or might, have to be waited for."""
         buffer = memoryview(bytearray(size))
-        with reading(self._path):
+        with map_read_errors(self._path):
             try:
                 return buffer if self._fill(buffer, start, wait=False) else None
             except OSError as error:
-                if error.errno not in UNABLE:
+                if error.errno not in UNSUPPORTED_ERRNOS:
                     raise
                 return None
 
@@ -237,7 +209,7 @@ class FileRange:
         read = read_fully if wait else read_fully_nowait
         count = read(self._fd, buffer, self._start + start)
         if count is not None and count < len(buffer):
-            raise changed(self._path)
+            raise source_changed(self._path)
         return count is not None
 
     def digests(self, algorithms: Sequence[str], window: memoryview) -> Sequence[str]:
@@ -245,14 +217,14 @@ class FileRange:
 
         Args:
             algorithms: as of `new_hasher`; several of the same are made once.
-            window: memory through which the bytes pass; `WINDOW` bytes are enough.
+            window: memory through which the bytes pass; `HASH_WINDOW_SIZE` bytes are enough.
 
         Raises:
             SourceChangedError: if the file has changed.
             TransferError: if it cannot be read.
         """
         hashers = {name: new_hasher(name, self._size) for name in algorithms}
-        with reading(self._path):
+        with map_read_errors(self._path):
             if hasattr(os, "posix_fadvise"):  # so the disk brings what follows meanwhile
                 os.posix_fadvise(self._fd, self._start, self._size, os.POSIX_FADV_WILLNEED)
             for start in range(0, self._size, len(window)):
@@ -260,7 +232,7 @@ class FileRange:
                 self._fill(piece, start)
                 for hasher in hashers.values():
                     hasher.update(piece)
-        self.check()
+        self.check_unchanged()
         return [hashers[name].hexdigest() for name in algorithms]
 
 

@@ -28,7 +28,7 @@ class ResizableLimiter:
         self._granted: set[anyio.Event] = set()
 
     @property
-    def idle(self) -> int:
+    def available(self) -> int:
         """Free slots."""
         return 0 if self._waiting else max(0, self.limit - self.in_use)
 
@@ -44,7 +44,7 @@ class ResizableLimiter:
 
     def try_acquire(self) -> bool:
         """Take an idle slot, if there is one."""
-        if not self.idle:
+        if not self.available:
             return False
         self.in_use += 1
         return True

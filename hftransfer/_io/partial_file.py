@@ -2,8 +2,8 @@
 
 Everything here blocks and belongs into worker threads.
 
-A partial file is named ``<stem>.<n>.incomplete`` beside its journal
-``<stem>.<n>.journal.incomplete``; the stem says which content it holds. Whoever works on
+A partial file is named ``<prefix>.<n>.incomplete`` beside its journal
+``<prefix>.<n>.journal.incomplete``; the prefix says which content it holds. Whoever works on
 it holds an exclusive ``flock``, so that the next process finds and resumes what a killed
 one left (its lock died with it), while two living processes use different numbers. On
 file systems without working locks every process takes a name of its own.
@@ -11,13 +11,10 @@ file systems without working locks every process takes a name of its own.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from hftransfer._io.atomic_write import (
@@ -25,51 +22,29 @@ from hftransfer._io.atomic_write import (
     create_exclusive,
     sync_folder,
     temporary_name,
-    write_atomically,
 )
 from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
 from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
 from hftransfer._io.file_range import read_fully
 from hftransfer._io.journal import Journal, format_header
-from hftransfer.errors import DestinationError, DiskFullError, TransferError
+from hftransfer._io.os_errors import DISK_FULL_ERRNOS, map_write_errors
+from hftransfer.errors import DestinationError
 
 __all__ = (
     "PartialFile",
-    "is_partial_name",
+    "is_partial_file_name",
     "remove_stale_partials",
-    "write_whole",
-    "writing",
 )
 
 _JOURNAL = ".journal"
 _PARTIAL = re.compile(
-    r"(?P<stem>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
+    r"(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_partial_name(name: str) -> bool:
+def is_partial_file_name(name: str) -> bool:
     """Return True if `name` is that of one of our partial files or journals."""
     return _PARTIAL.fullmatch(name) is not None
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell a person what an ``OSError`` in the block means for `path`.
-
-    Raises:
-        DiskFullError: if there is no room left.
-        DestinationError: if it cannot be written for another reason.
-    """
-    try:
-        yield
-    except TransferError:
-        raise  # it says so already: some of ours are OSErrors, too
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise DiskFullError(f"no room left to write {path}: {reason}") from error
-        raise DestinationError(f"cannot write {path}: {reason}") from error
 
 
 class PartialFile:
@@ -77,11 +52,11 @@ class PartialFile:
 
     Args:
         folder: where it lies; on the file system of its target.
-        stem: from which its name is made; must name the content (see `is_partial_name`).
+        prefix: from which its name is made; must name the content (see `is_partial_file_name`).
         identity: of the content, recorded in the journal; empty means never resume.
         size: bytes.
         chunk_size: bytes.
-        ways: decides which writes go past the page cache, where that is possible.
+        write_policy: decides which writes go past the page cache, where that is possible.
             Default: none.
 
     Raises:
@@ -92,21 +67,23 @@ class PartialFile:
     def __init__(
         self,
         folder: Path,
-        stem: str,
+        prefix: str,
         *,
         identity: str,
         size: int,
         chunk_size: int,
-        ways: WritePolicy | None = None,
+        write_policy: WritePolicy | None = None,
     ) -> None:
         self.size = size
-        self._ways = ways if ways is not None and ways.is_possible else None
+        if write_policy is not None and not write_policy.is_possible:
+            write_policy = None
+        self._write_policy = write_policy
         self._direct: DirectWriter | None = None
         self._turns = SharedExclusiveLock()
-        with writing(folder):
-            self.path, self._fd = _claim(folder, stem)
+        with map_write_errors(folder):
+            self.path, self._fd = _claim(folder, prefix)
         try:
-            with writing(self.path):
+            with map_write_errors(self.path):
                 journal_path = self.path.with_name(
                     self.path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX
                 )
@@ -114,7 +91,7 @@ class PartialFile:
                     journal_path.unlink(missing_ok=True)
                 self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
                 _preallocate(self._fd, size)
-                if self._ways is not None:
+                if self._write_policy is not None:
                     self._direct = DirectWriter(self.path)
         except DestinationError:
             self.close()
@@ -131,27 +108,31 @@ class PartialFile:
         Raises:
             DiskFullError, DestinationError: if it cannot be written.
         """
-        with writing(self.path):
+        with map_write_errors(self.path):
             self._write(start, data)
             self.journal.append(index, digest)
 
     def _write(self, start: int, data: memoryview) -> None:
         written = 0
-        if self._ways is not None and self._direct is not None and self._ways.choose():
+        if (
+            self._write_policy is not None
+            and self._direct is not None
+            and self._write_policy.choose()
+        ):
             with self._turns.beside_others():
                 began = _now()
                 try:
                     written = self._direct.write(data, start)
                 finally:
-                    self._ways.note(True, written, *_since(began))
+                    self._write_policy.note(True, written, *_since(began))
         if written < len(data):
             with self._turns.alone():
                 began = _now()
                 rest = data[written:]
                 while written < len(data):
                     written += os.pwrite(self._fd, data[written:], start + written)
-                if self._ways is not None:
-                    self._ways.note(False, len(rest), *_since(began))
+                if self._write_policy is not None:
+                    self._write_policy.note(False, len(rest), *_since(began))
 
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""
@@ -163,7 +144,7 @@ class PartialFile:
         Raises:
             DestinationError: if it cannot be renamed.
         """
-        with writing(target):
+        with map_write_errors(target):
             os.ftruncate(self._fd, self.size)
             if fsync:
                 os.fsync(self._fd)
@@ -191,33 +172,16 @@ class PartialFile:
         self.close()
 
 
-def write_whole(target: Path, data: memoryview, *, folder: Path, stem: str, fsync: bool) -> None:
-    """Give `target` the content `data`, atomically, replacing what was there.
-
-    Args:
-        target: the final name.
-        data: the whole content.
-        folder: where the file is written before it is renamed; on the same file system.
-        stem: of its name there; see `is_partial_name`.
-        fsync: flush to the disk before the rename.
-
-    Raises:
-        DiskFullError, DestinationError: if it cannot be written.
-    """
-    with writing(target):
-        write_atomically(target, data, folder=folder, prefix=stem, fsync=fsync)
-
-
-def _claim(folder: Path, stem: str) -> tuple[Path, int]:
-    """Open and lock the first partial file of `stem` that no living process works on."""
+def _claim(folder: Path, prefix: str) -> tuple[Path, int]:
+    """Open and lock the first partial file of `prefix` that no living process works on."""
     for number in itertools.count():
-        path = folder / f"{stem}.{number}{SUFFIX}"
+        path = folder / f"{prefix}.{number}{SUFFIX}"
         try:
             return path, open_locked(path, os.O_RDWR | os.O_CREAT)
         except LockHeldError:
             continue
         except LocksUnsupportedError:
-            unique = folder / temporary_name(stem)
+            unique = folder / temporary_name(prefix)
             return unique, create_exclusive(unique)
     raise AssertionError("unreachable")
 
@@ -250,17 +214,17 @@ def _preallocate(fd: int, size: int) -> None:
         wide = ctypes.c_int64
         if fallocate(ctypes.c_int(fd), ctypes.c_int(0), wide(0), wide(size)) == 0:
             return
-        if (number := ctypes.get_errno()) in _FULL:
+        if (number := ctypes.get_errno()) in DISK_FULL_ERRNOS:
             raise OSError(number, os.strerror(number))
     os.ftruncate(fd, size)
 
 
-def remove_stale_partials(folder: Path, stems: set[str]) -> None:
-    """Delete partial files in `folder` of files named in `stems` that nobody works on.
+def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:
+    """Delete partial files in `folder` of files named in `prefixes` that nobody works on.
 
     Args:
         folder: one folder, not searched deeper.
-        stems: stems without their content part, that is up to the last dot.
+        prefixes: prefixes without their content part, that is up to the last dot.
     """
     try:
         names = os.listdir(folder)
@@ -268,7 +232,7 @@ def remove_stale_partials(folder: Path, stems: set[str]) -> None:
         return  # the folder is gone, and its partial files with it
     for name in names:
         matched = _PARTIAL.fullmatch(name)
-        if matched is None or matched["stem"].rpartition(".")[0] not in stems:
+        if matched is None or matched["prefix"].rpartition(".")[0] not in prefixes:
             continue
         path = folder / name
         data = path.with_name(name.removesuffix(_JOURNAL + SUFFIX) + SUFFIX)

@@ -11,7 +11,7 @@ import anyio
 
 from hftransfer.errors import OptionsError
 
-__all__ = ("Pause", "RateLimiter")
+__all__ = ("PendingDelay", "RateLimiter")
 
 # What may pass at once after a silence, seconds of the rate: enough to hide a timer's slack.
 _BURST = 0.05
@@ -63,14 +63,14 @@ class RateLimiter:
             self._changes += 1
 
     @property
-    def piece(self) -> int | None:
-        """The most bytes to move between two calls of `take`, or None for any number."""
+    def burst_size(self) -> int | None:
+        """The most bytes to move between two calls of `charge`, or None for any number."""
         rate = self._rate
         if rate is None:
             return None
         return max(_SMALLEST_PIECE, min(_LARGEST_PIECE, int(rate * _BURST)))
 
-    def take(self, count: int) -> float:
+    def charge(self, count: int) -> float:
         """Note that `count` bytes have moved; return for how many seconds to pause."""
         rate = self._rate
         if rate is None:
@@ -83,21 +83,21 @@ class RateLimiter:
             self._paid_until = max(self._paid_until, now - _BURST) + count / rate
             return max(0.0, self._paid_until - now)
 
-    def owe(self, count: int) -> Pause:
+    def reserve(self, count: int) -> PendingDelay:
         """Note that `count` bytes have moved; return the pause, which a new cap ends early."""
         changes = self._changes  # read first: a change from now on is noticed
-        return Pause(self, self._clock, changes, self.take(count))
+        return PendingDelay(self, self._clock, changes, self.charge(count))
 
-    def is_changed(self, changes: int) -> bool:
+    def is_changed_since(self, changes: int) -> bool:
         """Return True if the rate was set since `changes` was the count of its settings."""
         return changes != self._changes
 
-    async def pay(self, count: int) -> None:
+    async def throttle(self, count: int) -> None:
         """Note that `count` bytes have moved, and pause for as long as they are owed."""
-        await self.owe(count).wait()
+        await self.reserve(count).wait()
 
 
-class Pause:
+class PendingDelay:
     """Seconds to wait, in steps between which a change of the cap is noticed.
 
     Args:
@@ -117,13 +117,13 @@ class Pause:
         self._changes = changes
         self._until = clock() + seconds if seconds else None
 
-    def step(self) -> float:
+    def next_sleep(self) -> float:
         """Return for how many seconds to wait before asking again; 0 when it is over."""
-        if self._until is None or self._throttle.is_changed(self._changes):
+        if self._until is None or self._throttle.is_changed_since(self._changes):
             return 0.0
         return max(0.0, min(self._until - self._clock(), _NOTICE))
 
     async def wait(self) -> None:
         """Wait until it is over."""
-        while step := self.step():  # noqa: ASYNC110 - time is what is waited for
+        while step := self.next_sleep():  # noqa: ASYNC110 - time is what is waited for
             await anyio.sleep(step)

@@ -57,11 +57,11 @@ class ThreadBatch:
     """Runs calls one after another, never two at a time.
 
     Args:
-        quick: run calls in the event loop as long as they are quick and do not sleep.
+        allow_inline: run calls in the event loop as long as they are allow_inline and do not sleep.
     """
 
-    def __init__(self, *, quick: bool = False) -> None:
-        self._caution = 0 if quick and _SLEEPS_ARE_COUNTED else -1
+    def __init__(self, *, allow_inline: bool = False) -> None:
+        self._caution = 0 if allow_inline and _SLEEPS_ARE_COUNTED else -1
         """Calls for a thread before one is tried here; negative for all."""
         self._waiting: list[_Item] = []
         self._is_led = False

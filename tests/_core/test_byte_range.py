@@ -15,7 +15,7 @@ def test_what_has_arrived_is_not_asked_for_again() -> None:
     buffer = memoryview(bytearray(10))
     span = ByteRangeBuffer(100, buffer)
 
-    span.put(b"abc")
+    span.append(b"abc")
 
     assert (span.position, span.stop, span.missing) == (103, 110, 7)
     span.remaining[:] = b"defghij"
@@ -27,9 +27,9 @@ def test_what_has_arrived_is_not_asked_for_again() -> None:
 def test_a_restarted_span_misses_everything() -> None:
     """`restart` is for sources that only begin at the beginning."""
     span = ByteRangeBuffer(0, memoryview(bytearray(4)))
-    span.put(b"ab")
+    span.append(b"ab")
 
-    span.restart()
+    span.reset()
 
     assert (span.position, span.missing) == (0, 4)
 
@@ -51,8 +51,8 @@ def test_spans_that_were_split_cover_every_byte_once(
     for which, count, ways in steps:
         span = spans[which % len(spans)]
         arrived = min(count, span.missing)
-        span.put(content[span.position - 1000 : span.position - 1000 + arrived])
-        other = span.split(minimum, ways)
+        span.append(content[span.position - 1000 : span.position - 1000 + arrived])
+        other = span.split_off(minimum, ways)
         if other is not None:
             assert span.missing >= minimum
             assert other.missing // (ways - 1) <= span.missing < other.missing // (ways - 1) + ways
@@ -63,5 +63,5 @@ def test_spans_that_were_split_cover_every_byte_once(
     assert ends[-1][1] == 1000 + size
     assert all(first[1] == second[0] for first, second in itertools.pairwise(ends))
     for span in spans:
-        span.put(content[span.position - 1000 : span.stop - 1000])
+        span.append(content[span.position - 1000 : span.stop - 1000])
     assert bytes(buffer) == content

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core import checksums
-from hftransfer._core.checksums import Crc, checksum, combine, decode, encode, known, offered
+from hftransfer._core.checksums import (
+    Crc,
+    checksum,
+    combine_crcs,
+    decode_checksum,
+    encode_checksum,
+    supported_checksums,
+    upload_checksums,
+)
 from hftransfer._core.digests import chunk_digest, new_hasher
 
 # The check values of the CRC catalogue (https://reveng.sourceforge.io/crc-catalogue/all.htm).
@@ -46,7 +54,7 @@ def test_parts_add_up_to_the_whole(name: str, parts: list[bytes]) -> None:
     size = checksums._CRCS[name][0] // 8
     sums = [(bitwise(name, part).to_bytes(size, "big"), len(part)) for part in parts]
 
-    assert combine(name, sums) == bitwise(name, b"".join(parts)).to_bytes(size, "big")
+    assert combine_crcs(name, sums) == bitwise(name, b"".join(parts)).to_bytes(size, "big")
 
 
 @given(parts=st.lists(st.binary(max_size=40), max_size=6))
@@ -59,14 +67,14 @@ def test_a_running_crc_takes_any_pieces(parts: list[bytes]) -> None:
     assert hasher.hexdigest() == f"{zlib.crc32(b''.join(parts)):08x}"
 
 
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("name", supported_checksums())
 def test_what_is_encoded_is_decoded(name: str) -> None:
     """Headers carry base64; what is none, or of another length, is no checksum."""
     value = checksum(name, NINE, chunk_digest(NINE))
 
-    assert decode(name, encode(value)) == value
-    assert decode(name, encode(value[:-1])) is None
-    assert decode(name, "not base64!") is None
+    assert decode_checksum(name, encode_checksum(value)) == value
+    assert decode_checksum(name, encode_checksum(value[:-1])) is None
+    assert decode_checksum(name, "not base64!") is None
     assert new_hasher(name.lower(), 0) is not None
     if name in CHECKS:
         assert value.hex() == CHECKS[name]
@@ -91,8 +99,8 @@ def test_a_crc32_is_zlibs_with_and_without_isal(monkeypatch: pytest.MonkeyPatch)
 def test_without_awscrt_there_is_still_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """CRC32 and our own XXH3-128 need no further package."""
     with without(monkeypatch, "awscrt"):
-        assert offered() == ("XXHASH128", "CRC32")
-        assert known() == ("XXHASH128", "CRC32")
+        assert upload_checksums() == ("XXHASH128", "CRC32")
+        assert supported_checksums() == ("XXHASH128", "CRC32")
 
 
 @contextmanager

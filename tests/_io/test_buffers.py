@@ -32,15 +32,15 @@ async def _settle() -> None:
 @given(st.lists(st.integers(1, 8) | st.none(), max_size=60))
 def test_an_arena_lends_each_stretch_once(steps: list[int | None]) -> None:
     """What is taken never overlaps, and what is given back can be taken again as one."""
-    arena = Allocator(16)
+    allocator = Allocator(16)
     taken: list[tuple[int, int]] = []
     for size in steps:
         if size is None:
             if taken:
-                arena.give(*taken.pop(len(taken) // 2))
+                allocator.free(*taken.pop(len(taken) // 2))
             continue
-        start = arena.take(size)
-        longest = max((stop - first for first, stop in arena.free), default=0)
+        start = allocator.allocate(size)
+        longest = max((stop - first for first, stop in allocator.free_ranges), default=0)
         if start is None:
             assert longest < size
         else:
@@ -48,13 +48,13 @@ def test_an_arena_lends_each_stretch_once(steps: list[int | None]) -> None:
         used = [unit for first, length in taken for unit in range(first, first + length)]
         assert len(used) == len(set(used))
         assert set(used) <= set(range(16))
-        free = [unit for first, stop in arena.free for unit in range(first, stop)]
+        free = [unit for first, stop in allocator.free_ranges for unit in range(first, stop)]
         assert sorted(used + free) == list(range(16))
 
     for stretch in taken:
-        arena.give(*stretch)
+        allocator.free(*stretch)
 
-    assert arena.free == [(0, 16)]
+    assert allocator.free_ranges == [(0, 16)]
 
 
 _jobs = st.lists(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.memory import cache_room, memory_limit
+from hftransfer._core.memory import available_page_cache, memory_limit
 from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
 from hftransfer._io.partial_file import PartialFile
 
@@ -37,9 +37,9 @@ def test_the_mode_decides_and_auto_looks_at_the_room() -> None:
     assert not WritePolicy("auto", 50, 100).choose()
 
 
-def note(ways: WritePolicy, direct: bool, seconds: float, *, waiting: float = 0.0) -> None:
+def note(policy: WritePolicy, direct: bool, seconds: float, *, waiting: float = 0.0) -> None:
     """Note a write of 8 MiB that waited for a share of its time."""
-    ways.note(direct, 8 << 20, seconds, seconds * (1 - waiting))
+    policy.note(direct, 8 << 20, seconds, seconds * (1 - waiting))
 
 
 class Writing:
@@ -120,10 +120,10 @@ def test_the_way_past_is_not_left_for_a_quicker_one_while_the_disk_keeps_up() ->
 
 def test_short_writes_tell_nothing() -> None:
     """A tail of some bytes is written in no time, whatever the way."""
-    ways = WritePolicy("auto", 1, 1 << 40)
-    ways.note(False, 100, 1e-9, 1e-9)
+    policy = WritePolicy("auto", 1, 1 << 40)
+    policy.note(False, 100, 1e-9, 1e-9)
 
-    assert not ways.choose()
+    assert not policy.choose()
 
 
 @pytest.mark.parametrize(
@@ -143,23 +143,23 @@ def test_where_cores_are_scarce_the_disk_takes_what_it_can(
 
 def test_direct_writes_are_judged_by_what_goes_at_once() -> None:
     """Four that take 8 ms side by side are quicker than four of 4 ms one after another."""
-    ways = WritePolicy("auto", 1, 1 << 40)
-    assert not ways.choose()
-    note(ways, False, 0.004)
-    assert [ways.choose() for _ in range(4)] == [True] * 4
+    policy = WritePolicy("auto", 1, 1 << 40)
+    assert not policy.choose()
+    note(policy, False, 0.004)
+    assert [policy.choose() for _ in range(4)] == [True] * 4
     for _ in range(3):
-        note(ways, True, 0.008)
-        assert ways.choose()  # another one takes its place
+        note(policy, True, 0.008)
+        assert policy.choose()  # another one takes its place
 
 
 def test_the_first_try_is_not_the_last() -> None:
     """One direct write that took long, as a file's first may, decides nothing."""
-    ways = WritePolicy("auto", 1, 1 << 40, clock=lambda: 0.0)
+    policy = WritePolicy("auto", 1, 1 << 40, clock=lambda: 0.0)
     for direct, seconds in ((False, 0.010), (True, 0.020), (True, 0.002), (True, 0.002)):
-        assert ways.choose() is direct
-        note(ways, direct, seconds)
+        assert policy.choose() is direct
+        note(policy, direct, seconds)
 
-    assert ways.choose()
+    assert policy.choose()
 
 
 @pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 5 * PAGE + 77])
@@ -167,7 +167,12 @@ def test_a_file_has_its_size_and_bytes_whatever_its_tail(tmp_path: Path, size: i
     """Whole blocks go directly, the rest as usual, and nothing is padded."""
     content = os.urandom(size)
     partial = PartialFile(
-        tmp_path, "f.0123456789abcdef", identity="x", size=size, chunk_size=2 * PAGE, ways=ALWAYS
+        tmp_path,
+        "f.0123456789abcdef",
+        identity="x",
+        size=size,
+        chunk_size=2 * PAGE,
+        write_policy=ALWAYS,
     )
     view = _aligned(content)
     for index, start in enumerate(range(0, size, 2 * PAGE)):
@@ -216,7 +221,7 @@ def test_memory_that_is_not_aligned_ends_direct_writing_silently(tmp_path: Path)
         identity="x",
         size=len(content),
         chunk_size=len(content),
-        ways=ALWAYS,
+        write_policy=ALWAYS,
     )
 
     partial.write(0, 0, odd, "0" * 32)
@@ -289,7 +294,7 @@ def test_room_is_what_is_free_or_cached(limit: int, used: int, cached: int) -> N
         meminfo = group / "meminfo"
         meminfo.write_text("MemTotal: 99 kB\nMemAvailable:   2000000 kB\n")
 
-        room = cache_room(group, meminfo)
+        room = available_page_cache(group, meminfo)
 
     assert 0 <= room <= min(limit, 2_000_000 * 1024)
     assert room <= max(0, limit - used + cached)

@@ -48,13 +48,13 @@ def test_a_part_is_a_slice(content: bytes, data: st.DataObject) -> None:
         for _ in range(2):
             start = data.draw(st.integers(0, len(expected)))
             size = data.draw(st.integers(0, len(expected) - start))
-            whole, expected = whole.part(start, size), expected[start : start + size]
+            whole, expected = whole.subrange(start, size), expected[start : start + size]
         start = data.draw(st.integers(0, len(expected)))
         size = data.draw(st.integers(0, len(expected) - start))
         for region in (whole, as_body_range(expected)):
             assert len(region) == len(expected)
             assert region.get(start, size) == expected[start : start + size]
-            assert region.get_now(start, size) in (None, expected[start : start + size])
+            assert region.get_nowait(start, size) in (None, expected[start : start + size])
 
 
 @given(content=st.binary(max_size=300), window=st.integers(1, 400), start=st.integers(0, 300))
@@ -62,7 +62,7 @@ def test_digests_do_not_depend_on_the_window(content: bytes, window: int, start:
     """However small the memory is through which bytes pass, and whatever else is made of them."""
     start = min(start, len(content))
     with file_of(content) as whole:
-        part = whole.part(start, len(content) - start)
+        part = whole.subrange(start, len(content) - start)
         found = part.digests(["xxhash128", "crc32", "md5", "crc32"], memoryview(bytearray(window)))
 
     rest = content[start:]
@@ -96,7 +96,7 @@ def test_a_part_is_sent_byte_for_byte(
 
         monkeypatch.setattr(os, "sendfile", sendfile)
     with opened_file(path) as whole:
-        assert receive(whole.part(1000, 50_000)) == CONTENT[1000:51_000]
+        assert receive(whole.subrange(1000, 50_000)) == CONTENT[1000:51_000]
 
 
 def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
@@ -115,7 +115,7 @@ def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
 
 READERS: dict[str, Callable[[FileRange], object]] = {
     "get": lambda region: region.get(0, len(region)),
-    "get_now": lambda region: region.get_now(0, len(region)),
+    "get_nowait": lambda region: region.get_nowait(0, len(region)),
     "digests": lambda region: region.digests(["md5"], memoryview(bytearray(1000))),
     "send": lambda region: receive(region),
 }
@@ -140,16 +140,16 @@ def _rewrite(path: Path) -> None:
 def test_what_was_written_meanwhile_is_noticed(path: Path, change: Callable[[Path], None]) -> None:
     """Digests are of the bytes that were there before, or there are none."""
     with opened_file(path) as whole:
-        part = whole.part(0, 1000)
-        part.check()
+        part = whole.subrange(0, 1000)
+        part.check_unchanged()
         change(path)
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed"):
-            part.check()
+            part.check_unchanged()
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed"):
             part.digests(["md5"], memoryview(bytearray(1000)))
 
 
-@pytest.mark.parametrize("reader", ["get", "get_now", "digests"])
+@pytest.mark.parametrize("reader", ["get", "get_nowait", "digests"])
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -197,7 +197,7 @@ def test_a_disk_that_fails_while_sending_is_named(
 def test_what_the_disk_has_to_bring_is_not_there_now(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Or a file system cannot tell: `get_now` has nothing, and `get` waits."""
+    """Or a file system cannot tell: `get_nowait` has nothing, and `get` waits."""
     real = os.preadv
 
     def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
@@ -207,5 +207,5 @@ def test_what_the_disk_has_to_bring_is_not_there_now(
 
     monkeypatch.setattr(os, "preadv", preadv)
     with opened_file(path) as whole:
-        assert whole.get_now(0, 10) is None
+        assert whole.get_nowait(0, 10) is None
         assert whole.get(0, 10) == CONTENT[:10]

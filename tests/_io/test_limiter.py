@@ -82,7 +82,7 @@ async def test_first_come_first_served() -> None:
             await anyio.wait_all_tasks_blocked()
         slots.resize(1)
         assert not slots.try_acquire()
-        assert slots.idle == 0
+        assert slots.available == 0
         slots.release()
 
     assert served == [0, 1, 2]
@@ -107,9 +107,9 @@ async def test_a_higher_limit_serves_those_who_wait() -> None:
     slots.resize(1)
     assert slots.in_use == 2
     slots.release()
-    assert slots.idle == 0
+    assert slots.available == 0
     slots.release()
-    assert slots.idle == 1
+    assert slots.available == 1
 
 
 @pytest.mark.parametrize(("taken", "is_saturated"), [(13, False), (14, True), (16, True)])

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from hftransfer._core.digests import chunk_digest
-from hftransfer._io.partial_file import PartialFile, is_partial_name, remove_stale_partials
+from hftransfer._io.partial_file import PartialFile, is_partial_file_name, remove_stale_partials
 from hftransfer.errors import DestinationError, DiskFullError
 
 CONTENT = "0123456789abcdef"
-STEM = f"model.bin.{CONTENT}"
+PREFIX = f"model.bin.{CONTENT}"
 DATA = memoryview(b"AAAABBBBCC")
 CHUNK = 4
 
@@ -28,18 +28,20 @@ import os, resource, sys
 from pathlib import Path
 from hftransfer._io.partial_file import PartialFile
 from hftransfer.errors import DiskFullError
-folder, stem = Path(sys.argv[1]), sys.argv[2]
+folder, prefix = Path(sys.argv[1]), sys.argv[2]
 """
 _HOLD = """
-partial = PartialFile(folder, stem, identity="id", size=10, chunk_size=4)
+partial = PartialFile(folder, prefix, identity="id", size=10, chunk_size=4)
 partial.write(1, 4, memoryview(b"BBBB"), sys.argv[3])
 print(partial.path.name, flush=True)
 sys.stdin.read()
 """
 
 
-def _open(folder: Path, *, stem: str = STEM, identity: str = "id", size: int = 10) -> PartialFile:
-    return PartialFile(folder, stem, identity=identity, size=size, chunk_size=CHUNK)
+def _open(
+    folder: Path, *, prefix: str = PREFIX, identity: str = "id", size: int = 10
+) -> PartialFile:
+    return PartialFile(folder, prefix, identity=identity, size=size, chunk_size=CHUNK)
 
 
 def _fill(partial: PartialFile) -> None:
@@ -51,7 +53,14 @@ def _fill(partial: PartialFile) -> None:
 @contextmanager
 def _holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a process that has written chunk 1 and holds its partial file until stdin closes."""
-    command = [sys.executable, "-c", _PREAMBLE + _HOLD, str(folder), STEM, chunk_digest(DATA[4:8])]
+    command = [
+        sys.executable,
+        "-c",
+        _PREAMBLE + _HOLD,
+        str(folder),
+        PREFIX,
+        chunk_digest(DATA[4:8]),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -71,11 +80,11 @@ def test_two_processes_never_share_a_partial_file(tmp_path: Path) -> None:
     with _holder(tmp_path) as (_, held_name):
         partial = _open(tmp_path)
 
-        assert held_name == f"{STEM}.0.incomplete"
-        assert partial.path.name == f"{STEM}.1.incomplete"
+        assert held_name == f"{PREFIX}.0.incomplete"
+        assert partial.path.name == f"{PREFIX}.1.incomplete"
         assert partial.resumable_chunks == {}
         partial.remove()
-        assert _names(tmp_path) == [held_name, f"{STEM}.0.journal.incomplete"]
+        assert _names(tmp_path) == [held_name, f"{PREFIX}.0.journal.incomplete"]
 
 
 def test_what_a_killed_process_left_is_resumed(tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_a_folder_that_is_not_there_is_a_destination_error(tmp_path: Path) -> No
 
 def _child(script: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", _PREAMBLE + script, str(folder), STEM],
+        [sys.executable, "-c", _PREAMBLE + script, str(folder), PREFIX],
         check=True,
         capture_output=True,
         text=True,
@@ -180,7 +189,7 @@ def test_a_file_over_the_size_limit_is_refused_before_any_byte(tmp_path: Path) -
     script = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    PartialFile(folder, stem, identity="id", size=1 << 20, chunk_size=65536)
+    PartialFile(folder, prefix, identity="id", size=1 << 20, chunk_size=65536)
 except DiskFullError as error:
     print(type(error).__name__, error)
 """
@@ -213,7 +222,7 @@ def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
     """A published file has the permissions that any file made by its user has."""
     script = """
 os.umask(0o027)
-partial = PartialFile(folder, stem, identity="id", size=0, chunk_size=4)
+partial = PartialFile(folder, prefix, identity="id", size=0, chunk_size=4)
 partial.publish(folder / "done", fsync=False)
 """
     _child(script, tmp_path)
@@ -223,9 +232,9 @@ partial.publish(folder / "done", fsync=False)
 
 def test_stale_partials_of_other_content_go_and_used_ones_stay(tmp_path: Path) -> None:
     """Only unlocked partial files, with their journals, of the named files are deleted."""
-    stale = _open(tmp_path, stem="model.bin.aaaaaaaaaaaaaaaa")
+    stale = _open(tmp_path, prefix="model.bin.aaaaaaaaaaaaaaaa")
     stale.close()
-    other = _open(tmp_path, stem="other.bin.aaaaaaaaaaaaaaaa")
+    other = _open(tmp_path, prefix="other.bin.aaaaaaaaaaaaaaaa")
     other.close()
     orphan = tmp_path / "model.bin.bbbbbbbbbbbbbbbb.0.journal.incomplete"
     orphan.touch()
@@ -238,7 +247,7 @@ def test_stale_partials_of_other_content_go_and_used_ones_stay(tmp_path: Path) -
         assert _names(tmp_path) == sorted(
             [
                 held_name,
-                f"{STEM}.0.journal.incomplete",
+                f"{PREFIX}.0.journal.incomplete",
                 users_own.name,
                 other.path.name,
                 other.journal.path.name,
@@ -264,16 +273,16 @@ def test_a_published_file_is_no_longer_locked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "is_ours"),
     [
-        (f"{STEM}.0.incomplete", True),
-        (f"{STEM}.12.journal.incomplete", True),
-        (f"{STEM}.{'ab' * 16}.incomplete", True),
+        (f"{PREFIX}.0.incomplete", True),
+        (f"{PREFIX}.12.journal.incomplete", True),
+        (f"{PREFIX}.{'ab' * 16}.incomplete", True),
         (f"line\nbreak.{CONTENT}.0.incomplete", True),
         ("model.bin.incomplete", False),
-        (f"{STEM}.incomplete", False),
-        (f"{STEM}.0.incomplete.bak", False),
+        (f"{PREFIX}.incomplete", False),
+        (f"{PREFIX}.0.incomplete.bak", False),
         (f"{CONTENT}.0.incomplete", False),
     ],
 )
 def test_partial_names_are_told_from_others(name: str, is_ours: bool) -> None:
     """Only names that this package makes are taken for its own."""
-    assert is_partial_name(name) is is_ours
+    assert is_partial_file_name(name) is is_ours

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._io.rate_limit import Pause, RateLimiter
+from hftransfer._io.rate_limit import PendingDelay, RateLimiter
 from hftransfer.errors import OptionsError, Response
 from support.http import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until
 
@@ -52,7 +52,7 @@ def test_no_more_passes_than_the_cap_and_a_small_burst(
     for count, idle in moves:
         clock.now += idle
         moved += count
-        clock.now += throttle.take(count)
+        clock.now += throttle.charge(count)
 
         assert moved <= rate * (clock.now - start + 0.05) * (1 + 1e-6) + 1
 
@@ -66,7 +66,7 @@ def test_the_cap_is_used_up(rate: float, counts: list[int]) -> None:
     throttle = RateLimiter(rate, clock=clock)
     start = clock.now
     for count in counts:
-        clock.now += throttle.take(count)
+        clock.now += throttle.charge(count)
 
     assert clock.now - start <= sum(counts) / rate + 1e-3
 
@@ -76,10 +76,10 @@ def test_a_new_cap_forgives_what_was_owed(rates: list[float | None]) -> None:
     """After each setting the first bytes cost what the new cap says, whatever came before."""
     clock = Clock()
     throttle = RateLimiter(1.0, clock=clock)
-    throttle.take(10**9)
+    throttle.charge(10**9)
     for rate in rates:
         throttle.rate = rate
-        pause = throttle.take(10_000)
+        pause = throttle.charge(10_000)
 
         assert throttle.rate == rate
         assert pause <= (0.0 if rate is None else 10_000 / rate + 1e-6)
@@ -88,7 +88,7 @@ def test_a_new_cap_forgives_what_was_owed(rates: list[float | None]) -> None:
 @given(rate=st.none() | st.floats(1e-3, 1e300))
 def test_pieces_are_neither_tiny_nor_large(rate: float | None) -> None:
     """A capped transfer moves in pieces that are worth a system call and a short pause."""
-    piece = RateLimiter(rate).piece
+    piece = RateLimiter(rate).burst_size
 
     assert piece is None if rate is None else 16 * KIB <= piece <= 256 * KIB  # type: ignore[operator]
 
@@ -109,22 +109,22 @@ def test_a_pause_is_taken_in_steps_that_notice_a_new_cap() -> None:
     """An hour that is owed ends within a step of the cap being set, to whatever."""
     clock = Clock()
     throttle = RateLimiter(1.0, clock=clock)
-    pause = throttle.owe(3600)
+    pause = throttle.reserve(3600)
 
     for _ in range(5):
-        assert 0 < pause.step() <= 0.1
+        assert 0 < pause.next_sleep() <= 0.1
         clock.now += 0.1
     throttle.rate = 1.0
-    assert pause.step() == 0
+    assert pause.next_sleep() == 0
 
 
 @given(lags=st.lists(st.floats(0.0, 1.0), max_size=100))
 def test_a_late_timer_does_not_lengthen_a_pause(lags: list[float]) -> None:
     """Steps that take longer than they should are not made up for."""
     clock = Clock()
-    pause = RateLimiter(1.0, clock=clock).owe(5)
+    pause = RateLimiter(1.0, clock=clock).reserve(5)
     for lag in lags:
-        if not (step := pause.step()):
+        if not (step := pause.next_sleep()):
             break
         clock.now += step + lag
 
@@ -142,17 +142,17 @@ class Recording(RateLimiter):
         self.taken: list[int] = []
         self.pauses: list[Counted] = []
 
-    def take(self, count: int) -> float:
+    def charge(self, count: int) -> float:
         self.taken.append(count)
         return 0.0
 
-    def owe(self, count: int) -> Pause:
-        self.take(count)
+    def reserve(self, count: int) -> PendingDelay:
+        self.charge(count)
         self.pauses.append(Counted(self))
         return self.pauses[-1]
 
 
-class Counted(Pause):
+class Counted(PendingDelay):
     """A pause of three steps."""
 
     __slots__ = ("left",)
@@ -161,7 +161,7 @@ class Counted(Pause):
         super().__init__(throttle, Clock(), 0, 0.0)
         self.left = 3
 
-    def step(self) -> float:
+    def next_sleep(self) -> float:
         self.left -= self.left > 0
         return 1e-9 if self.left else 0.0
 
@@ -276,7 +276,7 @@ async def test_a_pause_longer_than_the_time_limit_is_no_stall(site: Site) -> Non
     throttle = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
     buffer = bytearray(size)
     async with site.opened(ranged(content), throttle=throttle, read=0.6) as (server, wire):
-        throttle.take(320 * KIB)  # another transfer has used up the next second
+        throttle.charge(320 * KIB)  # another transfer has used up the next second
         await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
 
     assert buffer == content

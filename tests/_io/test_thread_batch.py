@@ -134,7 +134,7 @@ async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.Monk
     """No thread is woken, and errors come back as from one."""
     monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
     monkeypatch.setattr(thread_batch, "_sleeps", lambda: 0)
-    batch = ThreadBatch(quick=True)
+    batch = ThreadBatch(allow_inline=True)
 
     for _ in range(3):
         assert await batch.run(threading.current_thread) is threading.current_thread()
@@ -149,7 +149,7 @@ async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
     """The kernel tells that it slept; later one call is tried here again."""
     monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
     monkeypatch.setattr(thread_batch, "_CAUTION", 3)
-    batch = ThreadBatch(quick=True)
+    batch = ThreadBatch(allow_inline=True)
     reading, writing = os.pipe()
     timer = threading.Timer(0.05, os.write, (writing, b"x"))
     timer.start()
@@ -166,7 +166,7 @@ async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
 
 async def test_a_quick_call_waits_for_its_turn() -> None:
     """Never two at a time, also where one would be run here and another runs in a thread."""
-    batch = ThreadBatch(quick=True)
+    batch = ThreadBatch(allow_inline=True)
     batch._caution = 1
     release = threading.Event()
     order: list[str] = []

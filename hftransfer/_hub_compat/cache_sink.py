@@ -18,11 +18,11 @@ from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
 from hftransfer._io.atomic_write import write_atomically
-from hftransfer._io.direct_io import WritePolicy
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import remove_stale_partials
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local.store import LocalFileSink, check_destination, is_small

@@ -21,11 +21,11 @@ from hftransfer._hub_compat.content import copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
 from hftransfer._io.atomic_write import write_atomically
-from hftransfer._io.direct_io import WritePolicy
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import remove_stale_partials
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink

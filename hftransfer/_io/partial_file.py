@@ -1,12 +1,12 @@
 """Partial files: preallocated, written by position, resumable, renamed into place.
 
-Everything here blocks and belongs into worker threads.
+A partial file is named ``<prefix>.<n>.incomplete``, and its journal beside it
+``<prefix>.<n>.journal.incomplete``. The prefix identifies the content. The process that writes
+the file holds its exclusive lock (`file_lock`), which the kernel releases when the process dies:
+the next process finds the file unlocked and resumes it, while two running processes use
+different numbers. On a file system without locks every process uses a random name.
 
-A partial file is named ``<prefix>.<n>.incomplete`` beside its journal
-``<prefix>.<n>.journal.incomplete``; the prefix says which content it holds. Whoever works on
-it holds an exclusive ``flock``, so that the next process finds and resumes what a killed
-one left (its lock died with it), while two living processes use different numbers. On
-file systems without working locks every process takes a name of its own.
+Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
@@ -17,17 +17,13 @@ import re
 import time
 from pathlib import Path
 
-from hftransfer._io.atomic_write import (
-    SUFFIX,
-    create_exclusive,
-    sync_folder,
-    temporary_name,
-)
-from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
+from hftransfer._io.atomic_write import SUFFIX, create_exclusive, sync_folder, temporary_name
+from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock
 from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
 from hftransfer._io.file_range import read_fully
 from hftransfer._io.journal import Journal, format_header
 from hftransfer._io.os_errors import DISK_FULL_ERRNOS, map_write_errors
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 
 __all__ = (
@@ -43,25 +39,26 @@ _PARTIAL = re.compile(
 
 
 def is_partial_file_name(name: str) -> bool:
-    """Return True if `name` is that of one of our partial files or journals."""
+    """Return True if `name` is the name of a partial file or of a journal."""
     return _PARTIAL.fullmatch(name) is not None
 
 
 class PartialFile:
     """One open partial file and its journal.
 
+    `write` may be called from several threads at once, everything else from one at a time.
+
     Args:
-        folder: where it lies; on the file system of its target.
-        prefix: from which its name is made; must name the content (see `is_partial_file_name`).
+        folder: of the partial file; on the file system of its target.
+        prefix: of its name; identifies the content and ends in a dot and 16 hex digits.
         identity: of the content, recorded in the journal; empty means never resume.
-        size: bytes.
+        size: of the complete file, bytes.
         chunk_size: bytes.
-        write_policy: decides which writes go past the page cache, where that is possible.
-            Default: none.
+        write_policy: decides which writes go past the page cache. Default: no write does.
 
     Raises:
-        DestinationError: if it cannot be made.
-        DiskFullError: if there is no room for it.
+        DestinationError: if the file cannot be created.
+        DiskFullError: if the disk has no room for it.
     """
 
     def __init__(
@@ -75,18 +72,16 @@ class PartialFile:
         write_policy: WritePolicy | None = None,
     ) -> None:
         self.size = size
-        if write_policy is not None and not write_policy.is_possible:
+        if write_policy is not None and not write_policy.may_write_direct:
             write_policy = None
         self._write_policy = write_policy
         self._direct: DirectWriter | None = None
-        self._turns = SharedExclusiveLock()
+        self._write_lock = SharedExclusiveLock()
         with map_write_errors(folder):
-            self.path, self._fd = _claim(folder, prefix)
+            self.path, self._fd = _open_unused(folder, prefix)
         try:
             with map_write_errors(self.path):
-                journal_path = self.path.with_name(
-                    self.path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX
-                )
+                journal_path = _journal_of(self.path)
                 if not identity:
                     journal_path.unlink(missing_ok=True)
                 self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
@@ -99,47 +94,55 @@ class PartialFile:
 
     @property
     def resumable_chunks(self) -> dict[int, str]:
-        """Chunks that were there when it was opened: index to XXH3-128, unverified."""
+        """Chunks that an earlier process wrote: index to XXH3-128 in hex. Not verified."""
         return self.journal.resumable_chunks
 
     def write(self, index: int, start: int, data: memoryview, digest: str) -> None:
-        """Write `data` at `start` and record it as chunk `index`.
+        """Write `data` at offset `start` and record it as chunk `index`.
+
+        Args:
+            index: of the chunk.
+            start: offset in the file.
+            data: the chunk.
+            digest: its XXH3-128 in hex.
 
         Raises:
-            DiskFullError, DestinationError: if it cannot be written.
+            DiskFullError: if the disk is full.
+            DestinationError: if the file cannot be written for another reason.
         """
         with map_write_errors(self.path):
             self._write(start, data)
             self.journal.append(index, digest)
 
     def _write(self, start: int, data: memoryview) -> None:
+        policy, direct = self._write_policy, self._direct
         written = 0
-        if (
-            self._write_policy is not None
-            and self._direct is not None
-            and self._write_policy.choose()
-        ):
-            with self._turns.beside_others():
-                began = _now()
+        if policy is not None and direct is not None and policy.choose_direct():
+            with self._write_lock.shared():
+                timer = _Timer()
                 try:
-                    written = self._direct.write(data, start)
+                    written = direct.write(data, start)
                 finally:
-                    self._write_policy.note(True, written, *_since(began))
+                    timer.report(policy, direct=True, size=written)
         if written < len(data):
-            with self._turns.alone():
-                began = _now()
-                rest = data[written:]
+            with self._write_lock.exclusive():
+                timer = _Timer()
+                rest = len(data) - written
                 while written < len(data):
                     written += os.pwrite(self._fd, data[written:], start + written)
-                if self._write_policy is not None:
-                    self._write_policy.note(False, len(rest), *_since(began))
+                if policy is not None:
+                    timer.report(policy, direct=False, size=rest)
 
     def read_into(self, start: int, buffer: memoryview) -> int:
-        """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""
+        """Fill `buffer` from offset `start`; return the bytes read, fewer only at the end."""
         return read_fully(self._fd, buffer, start)
 
     def publish(self, target: Path, *, fsync: bool) -> None:
-        """Give the file its final name, atomically, replacing what was there.
+        """Rename the file to `target`, replacing a file of that name; delete the journal.
+
+        Args:
+            target: the final path.
+            fsync: flush the file to the disk before the rename, and the folder after it.
 
         Raises:
             DestinationError: if it cannot be renamed.
@@ -155,7 +158,7 @@ class PartialFile:
         self.close()
 
     def close(self) -> None:
-        """Close both files, which stay to be resumed."""
+        """Close both files and keep them, to be resumed."""
         if journal := getattr(self, "journal", None):
             journal.close()
         if self._direct is not None:
@@ -165,15 +168,30 @@ class PartialFile:
             self._fd = -1
 
     def remove(self) -> None:
-        """Close and delete both files."""
-        # While the lock is still held: nobody can have claimed the names meanwhile.
+        """Delete both files and close them."""
+        # Delete before close: the lock keeps other processes from opening the same names.
         self.path.unlink(missing_ok=True)
         self.journal.remove()
         self.close()
 
 
-def _claim(folder: Path, prefix: str) -> tuple[Path, int]:
-    """Open and lock the first partial file of `prefix` that no living process works on."""
+class _Timer:
+    """Measures the wall time and the CPU time of one write, for a `WritePolicy`."""
+
+    __slots__ = ("_cpu", "_wall")
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._cpu = time.thread_time()
+
+    def report(self, policy: WritePolicy, *, direct: bool, size: int) -> None:
+        seconds = time.perf_counter() - self._wall
+        cpu_seconds = time.thread_time() - self._cpu
+        policy.record(direct=direct, size=size, seconds=seconds, cpu_seconds=cpu_seconds)
+
+
+def _open_unused(folder: Path, prefix: str) -> tuple[Path, int]:
+    """Open and lock the first partial file of `prefix` that no running process has locked."""
     for number in itertools.count():
         path = folder / f"{prefix}.{number}{SUFFIX}"
         try:
@@ -186,50 +204,44 @@ def _claim(folder: Path, prefix: str) -> tuple[Path, int]:
     raise AssertionError("unreachable")
 
 
-def _now() -> tuple[float, float]:
-    """Return the time, and the time for which this thread has had a core: seconds."""
-    return time.perf_counter(), time.thread_time()
-
-
-def _since(began: tuple[float, float]) -> tuple[float, float]:
-    now, had = _now()
-    return now - began[0], had - began[1]
+def _journal_of(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
 
 
 def _preallocate(fd: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk is known now and extents are few.
+    """Reserve `size` bytes, so that a full disk is detected now and the file has few extents.
 
-    fallocate(2) itself is called because posix_fallocate falls back to writing a byte
-    into every block on file systems that cannot preallocate.
+    This calls fallocate(2) because posix_fallocate(3) falls back to writing a byte into every
+    block on file systems that cannot preallocate.
     """
     if os.fstat(fd).st_size > size:
         os.ftruncate(fd, size)
     if size == 0:
         return
-    import ctypes  # not needed, and slow to load, where there are only small files
+    import ctypes  # slow to load, and not needed for transfers of small files only
 
     libc = ctypes.CDLL(None, use_errno=True)
     fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
     if fallocate is not None:
-        wide = ctypes.c_int64
-        if fallocate(ctypes.c_int(fd), ctypes.c_int(0), wide(0), wide(size)) == 0:
+        int64 = ctypes.c_int64
+        if fallocate(ctypes.c_int(fd), ctypes.c_int(0), int64(0), int64(size)) == 0:
             return
-        if (number := ctypes.get_errno()) in DISK_FULL_ERRNOS:
-            raise OSError(number, os.strerror(number))
+        if (code := ctypes.get_errno()) in DISK_FULL_ERRNOS:
+            raise OSError(code, os.strerror(code))
     os.ftruncate(fd, size)
 
 
 def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:
-    """Delete partial files in `folder` of files named in `prefixes` that nobody works on.
+    """Delete the partial files and journals in `folder` that no running process has locked.
 
     Args:
-        folder: one folder, not searched deeper.
-        prefixes: prefixes without their content part, that is up to the last dot.
+        folder: one folder; its subfolders are not searched.
+        prefixes: the files to delete: their prefixes without the last dot and the 16 hex digits.
     """
     try:
         names = os.listdir(folder)
     except OSError:
-        return  # the folder is gone, and its partial files with it
+        return  # the folder was deleted, and its partial files with it
     for name in names:
         matched = _PARTIAL.fullmatch(name)
         if matched is None or matched["prefix"].rpartition(".")[0] not in prefixes:
@@ -237,15 +249,14 @@ def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:
         path = folder / name
         data = path.with_name(name.removesuffix(_JOURNAL + SUFFIX) + SUFFIX)
         if name.endswith(_JOURNAL + SUFFIX) and data.exists():
-            continue  # goes with its data file
+            continue  # deleted with its data file
         try:
             fd = open_locked(path, os.O_RDWR)
         except OSError:
-            continue  # in use, removed, not ours to delete, or no locks here to tell
+            continue  # locked, deleted, without permission, or on a file system without locks
         try:
             path.unlink(missing_ok=True)
-            journal = path.with_name(name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
-            journal.unlink(missing_ok=True)
+            _journal_of(path).unlink(missing_ok=True)
         except OSError:
             continue
         finally:

@@ -261,10 +261,10 @@ def _resident(view: memoryview) -> float:
     return sum(state & 1 for state in states) / pages
 
 
-def _warmed() -> None:
+def _wait_for_prefault() -> None:
     """Wait until no thread takes page faults."""
     for thread in threading.enumerate():
-        if thread.name == "hftransfer-warmer":
+        if thread.name == "hftransfer-prefault":
             thread.join()
 
 
@@ -272,7 +272,7 @@ async def test_what_is_lent_is_there_before_it_is_used() -> None:
     """A thread takes its page faults; what nobody has asked for costs no memory."""
     pool = BufferPool(64 * MIB)
     buffer = await pool.acquire(8 * MIB)
-    _warmed()
+    _wait_for_prefault()
     resident = _resident(buffer.view)
     if not resident:
         pytest.skip("this kernel has no MADV_POPULATE_WRITE")
@@ -280,7 +280,7 @@ async def test_what_is_lent_is_there_before_it_is_used() -> None:
     # A huge page may reach beyond what was lent.
     unused = _resident(memoryview(pool._memory)[12 * MIB :])
     more = await pool.acquire(8 * MIB)
-    _warmed()
+    _wait_for_prefault()
 
     assert (resident, unused, _resident(more.view)) == (1.0, 0.0, 1.0)
 
@@ -290,7 +290,7 @@ async def test_little_memory_is_faulted_in_by_its_use(monkeypatch: pytest.Monkey
     monkeypatch.setattr(buffers, "_populate", None)  # would end in an error
     pool = BufferPool(64 * MIB)
     async with pool.lease(MIB) as view:
-        _warmed()
+        _wait_for_prefault()
         assert _resident(view) == 0.0
         view[:] = bytes(MIB)
 
@@ -309,7 +309,7 @@ async def test_without_help_of_the_kernel_memory_is_lent_all_the_same(
     pool = BufferPool(64 * MIB)
     for _ in range(2):
         buffer = await pool.acquire(8 * MIB)
-        _warmed()
+        _wait_for_prefault()
         buffer.view[:] = bytes(8 * MIB)
 
     assert asked == [0]

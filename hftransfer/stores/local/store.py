@@ -24,7 +24,7 @@ from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.atomic_write import write_atomically
-from hftransfer._io.direct_io import DirectIO, WritePolicy
+from hftransfer._io.direct_io import DirectIO
 from hftransfer._io.file_range import (
     UNSUPPORTED_ERRNOS,
     FileRange,
@@ -38,6 +38,7 @@ from hftransfer._io.partial_file import (
     remove_stale_partials,
 )
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import (
     AccessError,
     DestinationError,

@@ -44,7 +44,7 @@ class RetryPolicy:
     The delay before retry n is random between 0 and ``min(wait_max, wait_initial * 2**(n-1))``
     seconds (exponential backoff with full jitter). A delay that the server asks for
     (``Retry-After``) replaces it. Retries end when either `attempts` or `deadline` is reached. An
-    attempt that transfers more bytes than all earlier ones starts both limits anew.
+    attempt that transfers more bytes than all earlier ones resets both limits.
     """
 
     attempts: int = 8

@@ -27,7 +27,7 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class SharedExclusiveLock:
-    """Lets the direct writes of a file run in parallel, and a cached write only alone.
+    """Allows the direct writes of a file in parallel, and a cached write only alone.
 
     The kernel's own lock of the inode would do the same, but threads that wait for it spin and
     occupy a core. Waiting exclusive holders go before new shared ones.

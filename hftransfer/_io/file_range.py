@@ -1,9 +1,11 @@
-"""Regions: bytes that are sent or hashed from where they lie, in memory or in a file.
+"""Request bodies: byte ranges in memory or in an open file.
 
-What lies in a file needs no memory of ours on its way to a store. The kernel has it in the
-page cache, from where sendfile(2) gives it to a socket, and digests pass over it through a
-window that stays in a core's own cache. So it is read twice; what holds it meanwhile, and
-who vouches that it was the same bytes both times, is said in `stores.base`.
+A range of a file needs no buffer on its way to a store. It is hashed through a small window and
+then sent by sendfile(2), which copies from the page cache to the socket in the kernel. It is
+therefore read twice; `stores.base` states what ensures that both reads see the same bytes.
+
+`digests` and `get` block and belong in worker threads; `send` and `get_nowait` are for the event
+loop.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ __all__ = (
     "read_fully_nowait",
 )
 
-# preadv2(2) can be told not to wait for the disk.
+# Flag of preadv2(2): fail instead of waiting for the disk.
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
-# What a file system says that cannot do this, as network file systems do.
+# Errors of a file system that does not support the operation; some network file systems.
 UNSUPPORTED_ERRNOS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-# A stretch of a file passes through so much memory to be hashed: what fits a core's own cache.
+# Bytes of a file that are hashed at a time: the window fits into the L2 cache of a core.
 HASH_WINDOW_SIZE = 1 << 20
-# Bytes at a time where sendfile(2) cannot be used.
-_PIECE = 256 * 1024
+# Bytes that are copied at a time if sendfile(2) is not supported.
+_COPY_SIZE = 256 * 1024
 
 
 def read_fully(fd: int, buffer: memoryview, offset: int) -> int:
@@ -59,7 +61,7 @@ def read_fully_nowait(fd: int, buffer: memoryview, offset: int) -> int | None:
             the file system cannot read without waiting.
     """
     if not _NOWAIT:
-        raise OSError(errno.ENOSYS, "not on this system")
+        raise OSError(errno.ENOSYS, "no RWF_NOWAIT on this system")
     try:
         return _preadv(fd, buffer, offset, _NOWAIT)
     except BlockingIOError:
@@ -77,7 +79,7 @@ def _preadv(fd: int, buffer: memoryview, offset: int, flags: int) -> int:
 
 
 class MemoryRange:
-    """Bytes in memory, which must not change while this is in use."""
+    """Bytes in memory, which must not change while the range is in use."""
 
     __slots__ = ("_view",)
 
@@ -88,7 +90,7 @@ class MemoryRange:
         return len(self._view)
 
     def send(self, to: socket.socket, start: int, size: int) -> int:
-        """Give up to `size` bytes from `start` on to a socket; return how many it took.
+        """Send up to `size` bytes from `start` on; return how many the socket accepted.
 
         Raises:
             OSError: as ``send(2)``.
@@ -102,11 +104,11 @@ class MemoryRange:
     get_nowait = get
 
     def check_unchanged(self) -> None:
-        """Memory is its owner's to keep."""
+        """Do nothing: only `FileRange` can detect a change."""
 
 
 class _Version(NamedTuple):
-    """What tells one content of a file from another."""
+    """Size and modification time of a file; they change when its content changes."""
 
     size: int
     modified_ns: int
@@ -118,14 +120,14 @@ class _Version(NamedTuple):
 
 
 class FileRange:
-    """Bytes of an open file, which must not change while this is in use.
+    """Bytes of an open file, which must not change while the range is in use.
 
     Args:
-        fd: open for reading while this is in use; not closed here.
+        fd: open for reading while the range is in use; the caller closes it.
         start: offset in the file of the first byte.
         size: bytes.
-        path: for messages.
-        version: of the file's content.
+        path: of the file, for messages.
+        version: of the content of the file.
     """
 
     __slots__ = ("_fd", "_path", "_size", "_start", "_version")
@@ -139,7 +141,7 @@ class FileRange:
 
     @classmethod
     def whole(cls, fd: int, path: str) -> FileRange:
-        """Return all bytes that an open file has now."""
+        """Return the range of all bytes of an open file."""
         version = _Version.of(fd)
         return cls(fd, 0, version.size, path, version)
 
@@ -147,23 +149,24 @@ class FileRange:
         return self._size
 
     def subrange(self, start: int, size: int) -> FileRange:
-        """Return a stretch of it."""
+        """Return `size` bytes from `start` on as a range."""
         return FileRange(self._fd, self._start + start, size, self._path, self._version)
 
     def check_unchanged(self) -> None:
-        """Check that nobody has written into the file since `whole`.
+        """Check that the file was not written since `whole`.
 
         Raises:
-            SourceChangedError: if somebody has.
+            SourceChangedError: if it was.
         """
         if _Version.of(self._fd) != self._version:
             raise source_changed(self._path)
 
     def send(self, to: socket.socket, start: int, size: int) -> int:
-        """Give up to `size` bytes from `start` on to a socket; return how many it took.
+        """Send up to `size` bytes from `start` on; return how many the socket accepted.
 
-        What was hashed a moment ago is still in memory, so this does not wait for the disk
-        as a rule; and where memory is short it waits no longer than any access to memory does.
+        This is called in the event loop, although sendfile(2) could wait for the disk: the bytes
+        were hashed a moment ago and are still in the page cache, unless memory is so short that
+        every memory access may wait for the disk.
 
         Raises:
             SourceChangedError: if the file has become shorter.
@@ -174,8 +177,8 @@ class FileRange:
             count = os.sendfile(to.fileno(), self._fd, self._start + start, size)
         except OSError as error:
             if error.errno in UNSUPPORTED_ERRNOS:
-                return to.send(self.get(start, min(size, _PIECE)))
-            if error.errno == errno.EIO:  # never said of a socket
+                return to.send(self.get(start, min(size, _COPY_SIZE)))
+            if error.errno == errno.EIO:  # an error of the file: sockets never report it
                 raise TransferError(f"cannot read {self._path}: {error.strerror}") from error
             raise
         if not count:
@@ -183,7 +186,7 @@ class FileRange:
         return count
 
     def get(self, start: int, size: int) -> memoryview:
-        """Return `size` bytes from `start` on, in memory of their own.
+        """Return a copy of `size` bytes from `start` on.
 
         Raises:
             SourceChangedError: if the file has become shorter.
@@ -195,7 +198,7 @@ class FileRange:
         return buffer
 
     def get_nowait(self, start: int, size: int) -> memoryview | None:
-        """As `get`, but return None if the disk would, or might, have to be waited for."""
+        """As `get`, but return None if the bytes may have to be read from the disk."""
         buffer = memoryview(bytearray(size))
         with map_read_errors(self._path):
             try:
@@ -213,11 +216,11 @@ class FileRange:
         return count is not None
 
     def digests(self, algorithms: Sequence[str], window: memoryview) -> Sequence[str]:
-        """Read all bytes, once; return their digests in hex.
+        """Read all bytes once; return their digests in hex, in the order of `algorithms`.
 
         Args:
-            algorithms: as of `new_hasher`; several of the same are made once.
-            window: memory through which the bytes pass; `HASH_WINDOW_SIZE` bytes are enough.
+            algorithms: as of `new_hasher`. A repeated algorithm is computed once.
+            window: memory for the bytes that are being hashed; `HASH_WINDOW_SIZE` bytes suffice.
 
         Raises:
             SourceChangedError: if the file has changed.
@@ -225,7 +228,7 @@ class FileRange:
         """
         hashers = {name: new_hasher(name, self._size) for name in algorithms}
         with map_read_errors(self._path):
-            if hasattr(os, "posix_fadvise"):  # so the disk brings what follows meanwhile
+            if hasattr(os, "posix_fadvise"):  # read ahead while the first bytes are hashed
                 os.posix_fadvise(self._fd, self._start, self._size, os.POSIX_FADV_WILLNEED)
             for start in range(0, self._size, len(window)):
                 piece = window[: min(len(window), self._size - start)]
@@ -238,9 +241,9 @@ class FileRange:
 
 BodyRange: TypeAlias = MemoryRange | FileRange
 Body: TypeAlias = bytes | memoryview | FileRange
-"""What can be the body of a request."""
+"""The types of a request body."""
 
 
 def as_body_range(body: Body) -> BodyRange:
-    """Return a body as a region of bytes, whatever the items of its view are."""
+    """Return `body` as a range of bytes; the items of a memoryview may have any size."""
     return body if isinstance(body, FileRange) else MemoryRange(memoryview(body).cast("B"))

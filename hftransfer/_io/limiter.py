@@ -12,8 +12,9 @@ for one of them holds none that comes later, so that tasks cannot block each oth
 5. Uploads in flight of an S3 client (`ResizableLimiter`), or writing threads of a local file
    (`anyio.CapacityLimiter`). Released when the sink has the chunk.
 
-A chunk that is sent from a file has no buffer: it takes a slot of its own limiter in place of 1,
-then a hash window (a limiter, then 1 MiB of the pool), which it returns before step 5. A source
+A chunk that is sent from a file by sendfile has no buffer: it takes a slot of a separate limiter
+instead of 1, then a hash window (a limiter, then 1 MiB of the pool), and returns the window before
+step 5. A source
 without ranges is read as one stream, whose task holds its request (3) while it waits for one
 buffer (2) after another.
 

@@ -1,4 +1,4 @@
-"""What an ``OSError`` means for a transfer: the error of this package that a user gets for it."""
+"""The exception of this package for an ``OSError`` while a file is read or written."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def map_read_errors(path: str) -> Iterator[None]:
-    """Tell a person what an ``OSError`` in the block means for the source `path`.
+    """Replace an ``OSError`` of the block, which reads the source `path`.
 
     Raises:
-        SourceChangedError: if it is no more.
-        AccessError: if it may not be read.
+        SourceChangedError: if the file does not exist any more.
+        AccessError: if its permissions do not allow it to be read.
         TransferError: if it cannot be read for another reason.
     """
     try:
         yield
     except TransferError:
-        raise  # it says so already: some of ours are OSErrors, too
+        raise  # already mapped: some subclasses are OSErrors
     except FileNotFoundError as error:
         raise SourceChangedError(f"{path} was removed while it was being read") from error
     except PermissionError as error:
@@ -42,24 +42,25 @@ def map_read_errors(path: str) -> Iterator[None]:
 
 
 def source_changed(path: str) -> SourceChangedError:
-    """Return what to raise when a source turns out not to be what was listed."""
+    """Return the error for a source file that differs from what was listed or read before."""
     return SourceChangedError(f"{path} was changed while it was being read")
 
 
 @contextmanager
 def map_write_errors(path: Path) -> Iterator[None]:
-    """Tell a person what an ``OSError`` in the block means for `path`.
+    """Replace an ``OSError`` of the block, which writes the destination `path`.
 
     Raises:
-        DiskFullError: if there is no room left.
-        DestinationError: if it cannot be written for another reason.
+        DiskFullError: if the disk or the quota is full, or the file system's largest file size is
+            exceeded.
+        DestinationError: if `path` cannot be written for another reason.
     """
     try:
         yield
     except TransferError:
-        raise  # it says so already: some of ours are OSErrors, too
+        raise  # already mapped: some subclasses are OSErrors
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in DISK_FULL_ERRNOS:
-            raise DiskFullError(f"no room left to write {path}: {reason}") from error
+            raise DiskFullError(f"no space left to write {path}: {reason}") from error
         raise DestinationError(f"cannot write {path}: {reason}") from error

@@ -46,7 +46,7 @@ def is_partial_file_name(name: str) -> bool:
 class PartialFile:
     """One open partial file and its journal.
 
-    `write` may be called from several threads at once, everything else from one at a time.
+    `write` may be called from several threads in parallel, all other methods from one at a time.
 
     Args:
         folder: of the partial file; on the file system of its target.
@@ -58,7 +58,7 @@ class PartialFile:
 
     Raises:
         DestinationError: if the file cannot be created.
-        DiskFullError: if the disk has no room for it.
+        DiskFullError: if the disk has not enough space for it.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def _is_cached(path: Path, start: int, size: int) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """A folder on a file system with O_DIRECT whose pages can be seen to be cached or not."""
+    """A folder on a file system with O_DIRECT that reports which pages are cached."""
     path = tmp_path / "probe"
     path.write_bytes(b"a" * PAGE)
     try:
@@ -49,7 +49,7 @@ def disk(tmp_path: Path) -> Path:
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if not cached_before or _is_cached(path, 0, PAGE):
-            pytest.skip("this file system does not tell cached from other pages")
+            pytest.skip("this file system does not report which pages are cached")
     except OSError:
         pytest.skip("this file system has no RWF_NOWAIT")
     finally:

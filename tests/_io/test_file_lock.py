@@ -44,7 +44,7 @@ def test_a_locked_file_cannot_be_locked_again(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_deleted_file_is_not_acquired(tmp_path: Path) -> None:
-    """It excludes nobody: the next process creates and locks a new file at the path."""
+    """It excludes no process: the next one creates and locks a new file at the path."""
     path = tmp_path / "lock"
     fd = os.open(path, _CREATE)
     path.unlink()
@@ -84,10 +84,10 @@ def test_waiting_ends_with_the_lock_of_the_file_that_is_at_the_path(tmp_path: Pa
         (errno.EIO, OSError),
     ],
 )
-def test_what_the_errors_of_flock_mean(
+def test_the_errors_of_flock_are_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: type[OSError]
 ) -> None:
-    """The three outcomes are told apart, and a failure leaves no descriptor open."""
+    """Held, unsupported and other errors are distinguished; no descriptor stays open."""
     descriptors = len(os.listdir("/proc/self/fd"))
     _break_flock(monkeypatch, code)
 
@@ -108,9 +108,7 @@ def test_the_lock_needs_no_anyio() -> None:
 
 
 @pytest.mark.anyio
-async def test_without_locks_a_file_lock_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`acquire` returns False at once, and there is nothing to release."""
     _break_flock(monkeypatch, errno.ENOLCK)
     lock = FileLock(tmp_path / "blob.lock")
@@ -121,8 +119,8 @@ async def test_without_locks_a_file_lock_goes_on(
 
 
 @pytest.mark.anyio
-async def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
-    """The second one gets the lock when the first one releases it, and not before."""
+async def test_acquire_waits_for_the_holder(tmp_path: Path) -> None:
+    """The second caller gets the lock when the first one releases it, and not before."""
     path = tmp_path / ".locks" / "blob.lock"
     first, second = FileLock(path), FileLock(path)
     order = []
@@ -143,15 +141,15 @@ async def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_filelock_and_we_exclude_each_other(tmp_path: Path) -> None:
-    """huggingface_hub's lock on the same file is the same lock."""
+async def test_filelock_takes_the_same_lock(tmp_path: Path) -> None:
+    """The library that huggingface_hub uses and `FileLock` exclude each other."""
     filelock = pytest.importorskip("filelock")
     lock = FileLock(tmp_path / "blob.lock")
-    theirs = filelock.FileLock(tmp_path / "blob.lock", timeout=0)
+    other = filelock.FileLock(tmp_path / "blob.lock", timeout=0)
 
     assert await lock.acquire()
     with pytest.raises(filelock.Timeout):
-        theirs.acquire()
+        other.acquire()
     lock.release()
 
     order = []
@@ -161,11 +159,11 @@ async def test_filelock_and_we_exclude_each_other(tmp_path: Path) -> None:
         order.append("acquired")
 
     async with anyio.create_task_group() as group:
-        theirs.acquire()
+        other.acquire()
         group.start_soon(wait)
         await anyio.wait_all_tasks_blocked()
         order.append("released")
-        theirs.release()
+        other.release()
     lock.release()
 
     assert order == ["released", "acquired"]
@@ -173,7 +171,7 @@ async def test_filelock_and_we_exclude_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
-    """Ctrl-C does not have to wait for another process's download."""
+    """Ctrl-C does not wait for the download of another process."""
     holder, waiter = FileLock(tmp_path / "blob.lock"), FileLock(tmp_path / "blob.lock")
     assert await holder.acquire()
 
@@ -189,7 +187,7 @@ async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_lock_file_is_writable_for_the_group(tmp_path: Path) -> None:
-    """Members of a group share caches, whatever the umask of the first one."""
+    """Members of a group share caches, whatever the umask of the process that created it."""
     lock = FileLock(tmp_path / "blob.lock")
     previous = os.umask(0o077)
     try:

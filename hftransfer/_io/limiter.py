@@ -12,11 +12,10 @@ for one of them holds none that comes later, so that tasks cannot block each oth
 5. Uploads in flight of an S3 client (`ResizableLimiter`), or writing threads of a local file
    (`anyio.CapacityLimiter`). Released when the sink has the chunk.
 
-A chunk that is sent from a file by sendfile has no buffer: it takes a slot of a separate limiter
+A chunk that is sent from a file by sendfile has no buffer. It takes a slot of a separate limiter
 instead of 1, then a hash window (a limiter, then 1 MiB of the pool), and returns the window before
-step 5. A source
-without ranges is read as one stream, whose task holds its request (3) while it waits for one
-buffer (2) after another.
+step 5. One exception to the order: a source without ranges is read as one stream, whose task holds
+its request (3) while it waits for one buffer (2) after another.
 
 Used by tasks of one event loop; not thread-safe.
 """

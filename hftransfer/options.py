@@ -179,11 +179,11 @@ class TransferOptions:
     """How a client transfers files. All transfers of one client share these limits."""
 
     chunk_size: int = 8 * MIB
-    """Bytes per request, 64 KiB to 5 GiB. Raised for a file if the part limits of its destination
-    require it. Default 8 MiB."""
+    """Bytes per request, 64 KiB to 5 GiB. Adjusted for a file whose destination accepts only larger
+    or smaller parts. Default 8 MiB."""
     connections: int | None = None
-    """Requests in flight per direction, 1 to 1024. Default: adapts to the measured throughput
-    (16 to 64)."""
+    """Requests in flight per direction, 1 to 1024. Default: adapts to the measured throughput, from
+    16 to 64."""
     bandwidth: float | None = None
     """Bytes per second of all network traffic of the client, both directions together. Default:
     unlimited."""
@@ -192,8 +192,9 @@ class TransferOptions:
     each other. More than one is faster if a single core cannot keep up, as with TLS at 10 Gbit/s.
     Default: one per core, at most 4, for TLS; 1 otherwise."""
     memory_budget: int | None = None
-    """Bytes of all data buffers together; at least `chunk_size`. Default: 192 MiB, or a quarter of
-    the memory of the machine or control group if that is less."""
+    """Bytes of all data buffers together, at least `chunk_size`. Never exceeded, except by a single
+    chunk that had to be made larger. Default: 192 MiB, or a quarter of the memory of the machine or
+    control group if that is less."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """Retries of failed requests."""
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from hftransfer._core.units import format_size, parse_size
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -23,7 +24,7 @@ from hftransfer.errors import (
     OptionsError,
     TransferError,
 )
-from hftransfer.options import HubOptions, S3Options, TransferOptions, parse_size
+from hftransfer.options import HubOptions, S3Options, TransferOptions
 
 if TYPE_CHECKING:
     from hftransfer._core.events import Event
@@ -241,7 +242,7 @@ def _verify(given: argparse.Namespace) -> None:
         parts += [f"{len(found.wrong)} wrong"] if found.wrong else []
         parts += [f"{len(found.missing)} missing"] if found.missing else []
         parts += [f"{len(found.unchecked)} not known"] if found.unchecked else []
-        print(f"{', '.join(parts)}, {_human(found.bytes)} read, by {found.against}")
+        print(f"{', '.join(parts)}, {format_size(found.bytes)} read, by {found.against}")
     if not found.ok:
         raise SystemExit(_WRONG_BYTES)
 
@@ -278,26 +279,18 @@ def _download(given: argparse.Namespace) -> None:
 
 def _summary(report: Report) -> str:
     moved = report.bytes + report.reused_bytes + report.server_side_bytes
-    parts = [f"{report.files} files, {_human(moved)}"]
+    parts = [f"{report.files} files, {format_size(moved)}"]
     if report.skipped:
         parts.append(f"{report.skipped} already there")
     if report.reused_bytes:
-        parts.append(f"{_human(report.reused_bytes)} resumed")
+        parts.append(f"{format_size(report.reused_bytes)} resumed")
     if report.server_side_bytes:
         parts.append("copied by the store")
     rate = moved / report.seconds if report.seconds else 0.0
-    parts.append(f"{report.seconds:.1f} s ({_human(rate)}/s)")
+    parts.append(f"{report.seconds:.1f} s ({format_size(rate)}/s)")
     if report.retries:
         parts.append(f"{report.retries} retries")
     return ", ".join(parts)
-
-
-def _human(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
 
 
 class _Progress:
@@ -337,6 +330,6 @@ class _Progress:
             return
         self._shown = self._moved
         percent = 100 * self._moved // self._total if self._total else 100
-        line = f"{percent:3d} %  {_human(self._moved)} of {_human(self._total)}"
+        line = f"{percent:3d} %  {format_size(self._moved)} of {format_size(self._total)}"
         self._out.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
         self._out.flush()

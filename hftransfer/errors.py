@@ -1,29 +1,29 @@
-"""Every error that hftransfer raises, in one tree.
+"""All exceptions that hftransfer raises, and the functions that present them to users.
 
 ::
 
     TransferError
-    ├── OptionsError (ValueError)            an option or argument is out of range
-    ├── LocationError (ValueError)           a location string cannot be understood
+    ├── OptionsError (ValueError)            an option or argument is invalid
+    ├── LocationError (ValueError)           a location string or a path in it is invalid
     ├── NotFoundError (FileNotFoundError)    no such source, bucket, repository or revision
-    ├── AccessError (PermissionError)        credentials missing, wrong or not sufficient
+    ├── AccessError (PermissionError)        credentials are missing, wrong or insufficient
     ├── DestinationError (OSError)           the destination cannot be written
-    │   └── DiskFullError                    no room for what is to be written
-    ├── UnsupportedError                     the other side, or this version, cannot do it
-    │   └── RangeNotSupportedError           a ranged request got the whole body
-    ├── SourceChangedError                   the source was replaced during its transfer
+    │   └── DiskFullError                    the disk or the quota is full
+    ├── UnsupportedError                     the server, or this version, cannot do it
+    │   └── RangeNotSupportedError           the server ignored the Range header
+    ├── SourceChangedError                   the source changed during the transfer
     ├── IntegrityError                       bytes do not match their digest or size
-    ├── RejectedError                        a request was refused for good (other 4xx)
-    └── TransientError                       may succeed when tried again
-        ├── NetworkError (ConnectionError)   connection refused, reset, cut short
-        ├── StalledError (TimeoutError)      nothing arrived for too long
-        ├── ServerError                      5xx
-        ├── ThrottledError                   429 or SlowDown
-        └── ExpiredError                     a signed URL or its credentials ran out
+    ├── RejectedError                        the server rejected the request (other 4xx)
+    └── TransientError                       a retry may succeed
+        ├── NetworkError (ConnectionError)   connection refused, reset or closed early
+        ├── StalledError (TimeoutError)      no byte arrived within the read timeout
+        ├── ServerError                      status 5xx
+        ├── ThrottledError                   status 429, or 503 SlowDown of S3
+        └── ExpiredError                     a signed URL or temporary credentials expired
 
-Built-in exceptions are mixed in where generic code expects them. An error says what
-was being moved, from where, how far it got and what to do; it never contains a
-credential or the query of a signed URL (`redact`).
+The built-in exceptions in parentheses are further base classes, for callers that catch those. A
+message states what was transferred, from where, how far it got and what the user can do. It never
+contains a credential or the query of a signed URL (see `redact`).
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ __all__ = (
 
 
 def redact(url: str) -> str:
-    """Return `url` without user, query and fragment: what may be shown to people."""
+    """Return `url` without user, password, query and fragment, for messages and logs."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # no part of it can be told from a secret
+    except ValueError:  # any part of it may be a secret
         return "(malformed URL)"
     host = parts.netloc.rpartition("@")[2]
     shown = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
@@ -72,10 +72,12 @@ def redact(url: str) -> str:
 
 @dataclass(frozen=True)
 class Response:
-    """A complete, small HTTP response: the outcome of a control request or of a refusal."""
+    """A complete HTTP response with a small body: that of a control request, or an error."""
 
     method: str
+    """Of the request."""
     url: str
+    """Of the request; it may contain a signature (see `redact`)."""
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
@@ -85,10 +87,10 @@ class Response:
 
 
 class TransferError(Exception):
-    """Base class of all errors of this package.
+    """Base class of all exceptions of this package.
 
     Args:
-        message: one or two sentences for a person.
+        message: one or two sentences for the user.
         response: the HTTP response that caused the error, if one did.
     """
 
@@ -102,11 +104,11 @@ class TransferError(Exception):
 
 
 class OptionsError(TransferError, ValueError):
-    """Raised when an option or argument is out of range or unknown."""
+    """Raised when an option or an argument has an invalid value."""
 
 
 class LocationError(TransferError, ValueError):
-    """Raised when a location string or a file path inside one cannot be used."""
+    """Raised when a location string, or a file path inside a location, is invalid."""
 
 
 class NotFoundError(TransferError, FileNotFoundError):
@@ -114,7 +116,7 @@ class NotFoundError(TransferError, FileNotFoundError):
 
 
 class AccessError(TransferError, PermissionError):
-    """Raised when credentials are missing, wrong or not sufficient."""
+    """Raised when credentials are missing, wrong or insufficient (HTTP 401, 403)."""
 
 
 class DestinationError(TransferError, OSError):
@@ -122,34 +124,36 @@ class DestinationError(TransferError, OSError):
 
 
 class DiskFullError(DestinationError):
-    """Raised when there is no room for what is to be written."""
+    """Raised when the disk or the quota has not enough space."""
 
 
 class UnsupportedError(TransferError):
-    """Raised when the other side, or this version, cannot do what was asked."""
+    """Raised when the server, or this version of hftransfer, does not support an operation."""
 
 
 class RangeNotSupportedError(UnsupportedError):
-    """Raised when a ranged request was answered with the whole body."""
+    """Raised when the server answers a Range request with the whole body."""
 
 
 class SourceChangedError(TransferError):
-    """Raised when the source was replaced while it was being moved."""
+    """Raised when the source was changed or removed during its transfer."""
 
 
 class IntegrityError(TransferError):
-    """Raised when bytes do not match their digest or size."""
+    """Raised when bytes do not match their expected digest or size."""
 
 
 class RejectedError(TransferError):
-    """Raised when a request was refused for a reason that trying again cannot change."""
+    """Raised when the server rejects a request with a status that a retry cannot change."""
 
 
 class TransientError(TransferError):
-    """Raised for a failure that may not happen again.
+    """Raised for a failure after which a retry may succeed.
 
     Args:
-        retry_after: seconds the other side asked to wait, if it did.
+        message: one or two sentences for the user.
+        response: the HTTP response that caused the error, if one did.
+        retry_after: seconds that the server asked to wait (``Retry-After``), if it did.
     """
 
     def __init__(
@@ -160,31 +164,31 @@ class TransientError(TransferError):
 
 
 class NetworkError(TransientError, ConnectionError):
-    """Raised when a connection was refused, reset or cut short."""
+    """Raised when a connection is refused, reset or closed before the end of a body."""
 
 
 class StalledError(TransientError, TimeoutError):
-    """Raised when nothing arrived for longer than the timeout."""
+    """Raised when no byte arrives within the read timeout (`Timeouts.read`)."""
 
 
 class ServerError(TransientError):
-    """Raised for a 5xx response."""
+    """Raised for a response with status 5xx."""
 
 
 class ThrottledError(TransientError):
-    """Raised for 429, 503 SlowDown and their like."""
+    """Raised when the server limits the request rate: status 429, or 503 SlowDown of S3."""
 
 
 class ExpiredError(TransientError):
-    """Raised when a signed URL, or the credentials behind it, ran out."""
+    """Raised when a signed URL, or the temporary credentials of its signature, expired."""
 
 
 def first_error(group: BaseException) -> BaseException:
-    """Return the error that a person should see out of a (nested) exception group.
+    """Return the one exception of a (nested) exception group that is shown to the user.
 
-    The first error of our own tree wins over other exceptions, and any exception over
-    a cancellation; the remaining ones are kept as notes (``__notes__``) of the winner.
-    A `group` that is no exception group is returned as it is.
+    In this order of preference: KeyboardInterrupt and SystemExit, a `TransferError`, another
+    exception, a cancellation; among equals the first. The others become notes (``__notes__``) of
+    the returned exception. A `group` that is not an exception group is returned unchanged.
     """
     leaves: list[BaseException] = []
     pending = [group]
@@ -198,7 +202,7 @@ def first_error(group: BaseException) -> BaseException:
 
     def rank(error: BaseException) -> int:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            return 0  # never hidden behind a failure
+            return 0
         if isinstance(error, TransferError):
             return 1
         return 2 if isinstance(error, Exception) else 3
@@ -207,7 +211,7 @@ def first_error(group: BaseException) -> BaseException:
     winner, *others = leaves
     for other in others:
         note = f"also failed: {type(other).__name__}: {other}"
-        # BaseException.add_note exists from Python 3.11 on; the attribute is what it sets.
+        # BaseException.add_note, new in Python 3.11, does the same.
         notes = getattr(winner, "__notes__", [])
         if note not in notes:
             winner.__notes__ = [*notes, note]  # type: ignore[attr-defined,unused-ignore]
@@ -216,7 +220,7 @@ def first_error(group: BaseException) -> BaseException:
 
 @contextmanager
 def single_error() -> Iterator[None]:
-    """Raise `first_error` of an exception group that leaves the block, in its place."""
+    """Replace an exception group that the block raises by its `first_error`."""
     try:
         yield
     except BaseException as error:

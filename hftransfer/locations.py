@@ -1,8 +1,9 @@
-"""Locations: the strings that name a source or a destination, parsed once.
+"""Locations: the strings that name a source or a destination, and their parser.
 
-``hf://[models/|datasets/|spaces/]org/name[@revision][/path]``, ``s3://bucket[/key]``,
-``memory://name[/path]`` and everything else a local path. Paths of files inside a
-location are relative, with ``/`` between segments, and checked by `safe_path`.
+The forms are ``hf://[models/|datasets/|spaces/|kernels/]org/name[@revision][/path]``,
+``s3://bucket[/key]``, ``memory://name[/path]`` and ``file:///path``; any other string is a local
+path. The path of a file inside a location is relative, has ``/`` between its segments, and is
+checked by `safe_path`.
 """
 
 from __future__ import annotations
@@ -36,38 +37,44 @@ _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/", "kernel": 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z0-9][A-Za-z0-9+.-]*)://")
-_NEARLY = re.compile(r"(?P<scheme>hf|s3|memory)(?::/?(?!/)|/{2})", re.IGNORECASE)
-# Revisions with a slash that the Hub itself makes; others must be percent-encoded.
-# Segments that are neither empty nor `.` nor `..`, without a drive letter. One match, since
-# every path of every listing passes it several times.
+# A scheme with one slash or colon too few.
+_MISTYPED = re.compile(r"(?P<scheme>hf|s3|memory)(?::/?(?!/)|/{2})", re.IGNORECASE)
+# Segments that are neither empty nor `.` nor `..`, without a drive letter. A single expression,
+# because every path of every listing is matched several times.
 _SAFE_PATH = re.compile(r"(?![A-Za-z]:)(?:(?!\.\.?(?:/|\Z))[^/\\\0]+(?:/(?!\Z)|\Z))+")
+# Revisions with a slash that the Hub itself creates; other slashes must be percent-encoded.
 _SPECIAL_REF = re.compile(r"refs/(?:convert/[^/]+|pr/\d+)")
 
 
 @dataclass(frozen=True)
 class HubLocation:
-    """A repository on the Hub, or a file or folder of it."""
+    """A repository of the Hub, or a file or folder in it."""
 
     repo_id: str
+    """``name`` or ``owner/name``."""
     repo_type: str = "model"
+    """``model``, ``dataset``, ``space`` or ``kernel``."""
     revision: str | None = None
+    """Branch, tag or commit; None for the default branch."""
     path: str = ""
+    """Of a file or folder; empty for the whole repository."""
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else "@" + quote(self.revision, safe="")
         path = f"/{self.path}" if self.path else ""
         prefix = _PREFIXES[self.repo_type]
         if not prefix and self.repo_id.partition("/")[0] in _REPO_TYPES:
-            prefix = "models/"  # else the owner would be read as a type
+            prefix = "models/"  # otherwise the owner would be parsed as a type
         return f"hf://{prefix}{self.repo_id}{revision}{path}"
 
 
 @dataclass(frozen=True)
 class S3Location:
-    """An object, or everything under a prefix, of one bucket."""
+    """An object of a bucket, or all objects under a prefix."""
 
     bucket: str
     key: str = ""
+    """Key or prefix, not percent-encoded; empty for the whole bucket."""
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
@@ -75,11 +82,11 @@ class S3Location:
 
 @dataclass(frozen=True)
 class LocalLocation:
-    """A file or folder of this machine."""
+    """A local file or folder."""
 
     path: Path
     as_folder: bool = False
-    """True when it was written with a trailing slash: a destination inside which files go."""
+    """True if the location ended in a slash: as a destination, it is a folder for the files."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -87,10 +94,12 @@ class LocalLocation:
 
 @dataclass(frozen=True)
 class MemoryLocation:
-    """Files held by a `MemoryStore` of this process."""
+    """Files in a `MemoryStore` of this process."""
 
     name: str
+    """Of the store."""
     path: str = ""
+    """Of a file or folder; empty for all files."""
 
     def __str__(self) -> str:
         return f"memory://{self.name}/{self.path}"
@@ -103,16 +112,17 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
     """Return the location that `text` names.
 
     Args:
-        text: a location string, or a path object (always local).
+        text: a location string, or a path object, which is always local. A leading ``~`` is
+            expanded in both.
 
     Raises:
-        LocationError: if `text` is empty, has an unknown scheme, or looks like a
-            mistyped ``hf://`` or ``s3://``.
+        LocationError: if `text` is empty, has an unknown scheme, is not of the form of its
+            scheme, or looks like a mistyped ``hf://``, ``s3://`` or ``memory://``.
     """
     if not isinstance(text, str):
         return LocalLocation(Path(text).expanduser())
     if not text or "\0" in text:
-        raise LocationError(f"{text!r} is not a location: give hf://…, s3://… or a path")
+        raise LocationError(f"{text!r} is not a location: use hf://…, s3://… or a path")
     if matched := _SCHEME.match(text):
         scheme, rest = matched["scheme"], text[matched.end() :]
         if scheme == "hf":
@@ -126,10 +136,10 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
             return LocalLocation(Path(unquote(rest)), as_folder=rest.endswith("/"))
         hint = f"; did you mean {scheme.lower()}://?" if scheme.lower() in ("hf", "s3") else ""
         raise LocationError(
-            f"{text!r}: unknown scheme {scheme}://; hf://, s3:// and paths are known{hint}"
+            f"{text!r}: unknown scheme {scheme}://; use hf://, s3:// or a path{hint}"
         )
-    if nearly := _NEARLY.match(text):
-        fixed = f"{nearly['scheme'].lower()}://{text[nearly.end() :].lstrip('/')}"
+    if mistyped := _MISTYPED.match(text):
+        fixed = f"{mistyped['scheme'].lower()}://{text[mistyped.end() :].lstrip('/')}"
         raise LocationError(
             f"{text!r} looks like a mistyped {fixed!r}; write ./{text} for a file of that name"
         )
@@ -147,8 +157,8 @@ def _parse_hub(text: str, rest: str) -> HubLocation:
     if repo_type is not None:
         segments = segments[1:]
     if not segments or not all(segments):
-        raise LocationError(f"{text!r} names no repository: the form is {shape}")
-    # A revision ends the repository's name, so "@" in the first segment means a bare id.
+        raise LocationError(f"{text!r} names no repository; the form is {shape}")
+    # The revision follows the name: "@" in the first segment means that there is no owner.
     count = 1 if len(segments) == 1 or "@" in segments[0] else 2
     head = "/".join(segments[:count])
     repo_id, at, revision = head.partition("@")
@@ -156,14 +166,16 @@ def _parse_hub(text: str, rest: str) -> HubLocation:
     if at and revision == "refs":
         special = _SPECIAL_REF.match("/".join([revision, *remaining]))
         if special is None:
-            raise LocationError(f"{text!r}: write a '/' inside a revision as %2F")
+            raise LocationError(f"{text!r}: a '/' inside a revision must be written as %2F")
         revision = special[0]
         remaining = remaining[2:]
     if at and not revision:
         raise LocationError(f"{text!r}: the revision after '@' is empty")
     for part in repo_id.split("/"):
         if not _NAME.fullmatch(part) or ".." in part or "--" in part:
-            raise LocationError(f"{text!r}: {repo_id!r} is not a repository id ({shape})")
+            raise LocationError(
+                f"{text!r}: {repo_id!r} is not a repository id; the form is {shape}"
+            )
     path = safe_path("/".join(remaining)) if remaining else ""
     return HubLocation(repo_id, repo_type or "model", unquote(revision) or None, path)
 
@@ -171,15 +183,15 @@ def _parse_hub(text: str, rest: str) -> HubLocation:
 def _parse_s3(text: str, rest: str) -> S3Location:
     bucket, _, key = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise LocationError(f"{text!r} names no bucket: the form is s3://bucket[/key]")
+        raise LocationError(f"{text!r} names no bucket; the form is s3://bucket[/key]")
     return S3Location(bucket, key)
 
 
 def safe_path(path: str) -> str:
-    """Return `path` if it may be joined to a folder without leaving it.
+    """Return `path` if it stays inside the folder that it is joined to, on every system.
 
-    Rejected: empty, absolute, NUL, empty or ``.`` or ``..`` segments, backslashes and
-    drive letters (a name made on one system must not escape on another).
+    Rejected are empty and absolute paths, empty, ``.`` and ``..`` segments, NUL, backslashes and
+    drive letters.
 
     Raises:
         LocationError: if `path` is rejected.

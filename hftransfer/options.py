@@ -1,8 +1,9 @@
-"""Options: small frozen keyword-only dataclasses, validated when made.
+"""Options of a client: frozen, keyword-only dataclasses, validated when they are created.
 
-`TransferOptions` is what a client takes. Every field states its unit and default;
-`dataclasses.replace` varies one; `TransferOptions.from_env` reads ``HFTRANSFER_*``.
-Nothing here reads the environment at import.
+A client takes `TransferOptions`, which contains the other classes. `dataclasses.replace` returns a
+changed copy, and `TransferOptions.from_env` reads the environment variables ``HFTRANSFER_*``. An
+invalid value raises `OptionsError`, which is a ValueError. Importing this module does not read
+the environment.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hftransfer._core.memory import memory_limit
+from hftransfer._core.units import MIB, parse_size
 from hftransfer.errors import OptionsError
 
 __all__ = ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions")
 
-MIB = 1 << 20
 _MIN_CHUNK = 64 * 1024
 _MAX_CHUNK = 5 << 30
-_MACHINE_FRACTION = 0.25
+_MEMORY_SHARE = 0.25  # of the memory of the machine or control group
 
 
-def _is_key(text: str) -> bool:
+def _is_customer_key(text: str) -> bool:
     try:
         return len(base64.b64decode(text, validate=True)) == 32
     except ValueError:
@@ -38,53 +39,66 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often and how long a failed request is tried again.
+    """How often and for how long a failed request is retried.
 
-    Delays are exponential with full jitter between `wait_initial` and `wait_max`; a
-    delay that the server asks for is obeyed instead. Both limits hold at once.
+    The delay before retry n is random between 0 and ``min(wait_max, wait_initial * 2**(n-1))``
+    seconds (exponential backoff with full jitter). A delay that the server asks for
+    (``Retry-After``) replaces it. Retries end when either `attempts` or `deadline` is reached. An
+    attempt that transfers more bytes than all earlier ones resets both limits.
     """
 
     attempts: int = 8
-    """Tries of one request in all. Default 8."""
+    """Attempts for one request, the first one included; at least 1. Default 8."""
     deadline: float = 600.0
-    """Seconds from the first failure after which no new try is started. Default 600."""
+    """Seconds after the first failure during which retries may start. Default 600."""
     wait_initial: float = 0.1
-    """Upper bound of the first delay, seconds. Default 0.1."""
+    """Longest delay before the first retry, seconds. Default 0.1."""
     wait_max: float = 15.0
-    """Upper bound of any delay of our own choice, seconds. Default 15."""
+    """Longest delay before any retry, seconds, unless the server asks for more. Default 15."""
 
     def __post_init__(self) -> None:
         _require(self.attempts >= 1, "retry.attempts must be at least 1")
         _require(self.deadline >= 0, "retry.deadline must not be negative")
-        _require(0 <= self.wait_initial <= self.wait_max, "retry waits: 0 <= initial <= max")
+        _require(
+            0 <= self.wait_initial <= self.wait_max,
+            "retry.wait_initial must be between 0 and retry.wait_max",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Limits on waiting for the network, in seconds. Time spent on disk never counts."""
+    """Limits on waiting for the network, in seconds. Time in which the disk is slow is excluded.
+
+    A request that exceeds one fails with `NetworkError` or `StalledError` and is retried.
+    """
 
     connect: float = 10.0
-    """To open a connection, name resolution and TLS included. Default 10."""
+    """To open a connection, including name resolution and the TLS handshake. Default 10."""
     read: float = 30.0
-    """Without a single byte arriving, for headers and body alike. Default 30."""
+    """Without a byte of the response headers or the body arriving. Default 30."""
 
     def __post_init__(self) -> None:
-        _require(self.connect > 0 and self.read > 0, "timeouts must be positive")
+        _require(self.connect > 0, "timeouts.connect must be positive")
+        _require(self.read > 0, "timeouts.read must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
-    """Which Hub, and as whom."""
+    """The Hugging Face Hub: its address, credentials and request headers."""
 
     endpoint: str | None = None
-    """Base URL. Default: huggingface_hub's (``HF_ENDPOINT``)."""
+    """Base URL, http or https. Default: that of huggingface_hub (``HF_ENDPOINT``)."""
     token: str | bool | None = field(default=None, repr=False)
-    """As in huggingface_hub: text, True (must be stored), False (none), None (if there is one)."""
+    """Access token, as in huggingface_hub: a string is the token, True requires the stored token,
+    False sends none, None sends the stored token if there is one. Default None."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Further headers for requests to the Hub itself; they never go to another host."""
+    """Additional headers of requests to the Hub; not sent to other hosts. Default none."""
     library_name: str | None = None
+    """Name of the calling library, for the User-Agent header. Default: hftransfer."""
     library_version: str | None = None
+    """Version of the calling library, for the User-Agent header. Default: none."""
     user_agent: Mapping[str, str] | str | None = None
+    """Additional fields of the User-Agent header. Default: none."""
 
     def __post_init__(self) -> None:
         if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
@@ -93,31 +107,45 @@ class HubOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class S3Options:
-    """Which S3, and as whom. What is None is resolved by botocore (``AWS_*``, profiles, roles)."""
+    """An S3 store: its address, credentials and the properties of new objects.
+
+    The first six fields are resolved by botocore if they are None: from the environment
+    (``AWS_*``), the configuration files and the roles of the machine.
+    """
 
     endpoint_url: str | None = None
+    """URL of the store. Default: botocore's, which is AWS."""
     region_name: str | None = None
+    """Region of the bucket. Default: botocore's."""
     profile: str | None = None
+    """Profile of the AWS configuration files. Default: botocore's."""
     access_key_id: str | None = field(default=None, repr=False)
+    """Access key; requires `secret_access_key`. Default: botocore's credentials."""
     secret_access_key: str | None = field(default=None, repr=False)
+    """Secret of `access_key_id`. Default: botocore's credentials."""
     session_token: str | None = field(default=None, repr=False)
+    """Session token of temporary credentials. Default: botocore's credentials."""
     verify: bool | str | None = None
     """TLS verification: True, False, or the path of a CA bundle. Default: botocore's."""
     addressing_style: str = "auto"
-    """``auto``, ``path`` or ``virtual``. Default auto: ``path`` at an endpoint of one's own."""
+    """Where URLs contain the bucket: ``path``, ``virtual`` (in the host name) or ``auto``. Default
+    auto: as the AWS configuration says, else ``path`` with an `endpoint_url` and botocore's choice
+    without one."""
     anonymous: bool = False
     """Send unsigned requests, for public buckets. Default False."""
     server_side_encryption: str | None = None
-    """For objects that are written: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``. Default: as the
-    bucket says."""
+    """Encryption of new objects: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``. Default: that of the
+    bucket."""
     kms_key_id: str | None = None
-    """Which key of KMS; needs one of the ``aws:kms`` encryptions. Default: the account's."""
+    """KMS key of new objects; requires an ``aws:kms`` encryption. Default: the account's key."""
     customer_key: str | None = field(default=None, repr=False)
-    """The key of SSE-C, 32 bytes in base64, for objects that are read and written. Default none."""
+    """SSE-C key, 32 bytes in base64, for all objects that are read or written. Excludes
+    `server_side_encryption`. Default: none."""
     storage_class: str | None = None
-    """For objects that are written, such as ``STANDARD_IA``. Default: the store's."""
+    """Storage class of new objects, such as ``STANDARD_IA``. Default: the store's."""
     overwrite: bool = True
-    """False refuses, at the store, to replace an object that exists. Default True."""
+    """Replace existing objects. If False, the store rejects a write to an existing key.
+    Default True."""
 
     def __post_init__(self) -> None:
         _require(
@@ -126,59 +154,67 @@ class S3Options:
         )
         _require(
             (self.access_key_id is None) == (self.secret_access_key is None),
-            "s3.access_key_id and s3.secret_access_key go together",
+            "s3.access_key_id and s3.secret_access_key must be given together",
         )
         _require(
             not self.anonymous or (self.access_key_id is None and self.profile is None),
-            "s3.anonymous excludes credentials and profiles",
+            "s3.anonymous cannot be combined with credentials or a profile",
         )
         _require(
             self.kms_key_id is None or (self.server_side_encryption or "").startswith("aws:kms"),
-            "s3.kms_key_id needs server_side_encryption aws:kms or aws:kms:dsse",
+            "s3.kms_key_id requires s3.server_side_encryption aws:kms or aws:kms:dsse",
         )
         if self.customer_key is not None:
             _require(
                 self.server_side_encryption is None,
-                "s3.customer_key and s3.server_side_encryption exclude each other",
+                "s3.customer_key cannot be combined with s3.server_side_encryption",
             )
-            _require(_is_key(self.customer_key), "s3.customer_key must be 32 bytes in base64")
+            _require(
+                _is_customer_key(self.customer_key), "s3.customer_key must be 32 bytes in base64"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferOptions:
-    """How a client moves data.
-
-    Memory used for data never exceeds `memory_budget`, whatever is moved. Connections
-    are counted per client and direction.
-    """
+    """How a client transfers files. All transfers of one client share these limits."""
 
     chunk_size: int = 8 * MIB
-    """Bytes moved by one request; raised where a store's part limits ask for it. Default 8 MiB."""
+    """Bytes per request, 64 KiB to 5 GiB. Adjusted for a file whose destination accepts only larger
+    or smaller parts. Default 8 MiB."""
     connections: int | None = None
-    """Requests in flight per direction. Default: found out, from 16 to 64, by what pays."""
+    """Requests in flight per direction, 1 to 1024. Default: adapts to the measured throughput, from
+    16 to 64."""
     bandwidth: float | None = None
-    """Bytes per second that all transfers of the client may take together. Default: no cap."""
+    """Bytes per second of all network traffic of the client, both directions together. Default:
+    unlimited."""
     loops: int | None = None
-    """Event loops for large bodies: the running one, and threads for the others. More than one
-    helps where they take more than one core, as they do with TLS at some 10 Gbit/s.
-    Default: with TLS one per core, 4 at most; without it 1."""
+    """Event loops that receive and send large bodies, 1 to 64: the running one, and one thread for
+    each other. More than one is faster if a single core cannot keep up, as with TLS at 10 Gbit/s.
+    Default: one per core, at most 4, for TLS; 1 otherwise."""
     memory_budget: int | None = None
-    """Bytes for data buffers. Default: 192 MiB, or a quarter of the machine or cgroup if less."""
+    """Bytes of all data buffers together, at least `chunk_size`. Never exceeded, except by a single
+    chunk that had to be made larger. Default: 192 MiB, or a quarter of the memory of the machine or
+    control group if that is less."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    """Retries of failed requests."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    """Limits on waiting for the network."""
     verify: bool = True
-    """Check whole files against the source's own digest (sha256, git sha1). Default True."""
+    """Verify whole files against the digest that their source states (SHA-256, git SHA-1, a
+    checksum of S3). A mismatch raises `IntegrityError`. Default True."""
     fsync: bool = False
-    """Flush files to the disk before they get their names, which protects them from a power
-    failure at the price of waiting for the disk. A killed process needs no flush. Default False."""
+    """Flush each file to the disk before it gets its final name, so that it survives a power
+    failure; transfers then wait for the disk. Files survive a killed process without it.
+    Default False."""
     direct_io: Literal["auto", "on", "off"] = "auto"
-    """Write files past the page cache (``O_DIRECT``), where the file system can: ``on``,
-    ``off``, or ``auto``: if the transfer is larger than half of the memory that could cache
-    it, or once the disk turns out to be clearly quicker, or copies into the cache to take more
-    of the cores than there is while the disk can take all that arrives; as long as it then
-    keeps up. Default auto."""
+    """Write local files past the page cache (``O_DIRECT``) if the file system supports it: ``on``,
+    ``off`` or ``auto``. ``auto`` does so for a transfer larger than half of the available page
+    cache, and while direct writes are measured to be faster or the CPU is saturated. Default
+    auto."""
     hub: HubOptions = field(default_factory=HubOptions)
+    """The Hugging Face Hub."""
     s3: S3Options = field(default_factory=S3Options)
+    """S3 stores."""
 
     def __post_init__(self) -> None:
         _require(
@@ -204,22 +240,28 @@ class TransferOptions:
 
     @property
     def resolved_memory_budget(self) -> int:
-        """Bytes that may be used for data, with the default worked out."""
+        """`memory_budget`, or its default for this machine, in bytes."""
         if self.memory_budget is not None:
             return self.memory_budget
-        share = int(memory_limit() * _MACHINE_FRACTION)
+        share = int(memory_limit() * _MEMORY_SHARE)
         return max(self.chunk_size, min(192 * MIB, share))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> TransferOptions:
-        """Read ``HFTRANSFER_`` and a field's name in capitals, and ``HFTRANSFER_ATTEMPTS``.
+        """Return the options that environment variables set; the others have their defaults.
 
-        That is CHUNK_SIZE, CONNECTIONS, MEMORY_BUDGET, BANDWIDTH, LOOPS, VERIFY, FSYNC and
-        DIRECT_IO. Sizes are bytes or carry a unit (``16MiB``), the bandwidth is such a size
-        per second. What is not set keeps its default.
+        ``HFTRANSFER_CHUNK_SIZE``, ``HFTRANSFER_MEMORY_BUDGET``: a size such as ``16MiB``.
+        ``HFTRANSFER_BANDWIDTH``: such a size per second.
+        ``HFTRANSFER_CONNECTIONS``, ``HFTRANSFER_LOOPS``: a whole number.
+        ``HFTRANSFER_ATTEMPTS``: a whole number, for `RetryPolicy.attempts`.
+        ``HFTRANSFER_VERIFY``, ``HFTRANSFER_FSYNC``: ``true`` or ``false``, ``1`` or ``0``.
+        ``HFTRANSFER_DIRECT_IO``: ``auto``, ``on`` or ``off``.
+
+        Args:
+            environ: the variables. Default: `os.environ`.
 
         Raises:
-            OptionsError: if a value cannot be understood or is out of range.
+            OptionsError: if a value cannot be parsed or is out of range.
         """
         env = os.environ if environ is None else environ
         values: dict[str, object] = {}
@@ -237,25 +279,6 @@ class TransferOptions:
         if text := env.get("HFTRANSFER_ATTEMPTS"):
             values["retry"] = RetryPolicy(attempts=_parse_int("HFTRANSFER_ATTEMPTS", text))
         return cls(**values)  # type: ignore[arg-type]
-
-
-_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
-_UNITS |= {"k": 1 << 10, "m": MIB, "g": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that `text` means: ``8388608``, ``8MiB``, ``8M`` (binary) or ``8MB``.
-
-    Raises:
-        OptionsError: if `text` is not a size.
-    """
-    stripped = text.strip().lower()
-    number = stripped.rstrip("bkmgi")
-    unit = stripped[len(number) :]
-    try:
-        return int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise OptionsError(f"{text!r} is not a size such as 8388608 or 8MiB") from None
 
 
 def _parse_int(name: str, text: str) -> int:

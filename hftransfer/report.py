@@ -1,4 +1,4 @@
-"""What transfers and verifications return."""
+"""The results of transfers (`Report`) and verifications (`Verification`)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ __all__ = ("Report", "Verification")
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one transfer did."""
+    """The result of one transfer."""
 
     source: str
+    """Location, as text."""
     destinations: tuple[str, ...]
+    """Locations, as text."""
     files: int = 0
-    """Files published by this transfer."""
+    """Files that got their final name in this transfer."""
     skipped: int = 0
-    """Files that every destination had already."""
+    """Files that every destination had before."""
     bytes: int = 0
     """Bytes read from the source."""
     reused_bytes: int = 0
-    """Bytes kept from an interrupted transfer, after checking them."""
+    """Bytes that an interrupted transfer had stored, verified and not read again."""
     seconds: float = 0.0
-    """Wall time, the listing included."""
+    """Wall time, including the listing of the source."""
     retries: int = 0
-    """Requests that were tried again."""
+    """Requests that were repeated."""
     verified: int = 0
-    """Files checked against the source's own digest or a manifest."""
+    """Files that were verified against the digest of the source or against a manifest."""
     stages: Mapping[str, float] = field(default_factory=dict)
-    """Seconds spent fetching, hashing and storing, added up over all connections."""
+    """Seconds of the stages ``fetch``, ``hash`` and ``store``, summed over all chunks."""
     manifest: Manifest = field(repr=False)
-    """Chunk digests of the published files; without those that a store copied by itself."""
+    """Digests of the chunks of the files, except those that were copied on the server."""
     server_side_bytes: int = 0
-    """Bytes that a store copied within itself; they are not among `bytes`."""
+    """Bytes that a store copied itself; not included in `bytes`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, without the manifest (see `Manifest.to_dict`)."""
+        """Return values for JSON, without the manifest (see `Manifest.to_dict`)."""
         return {
             "source": self.source,
             "destinations": list(self.destinations),
@@ -58,31 +60,32 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What one verification found."""
+    """The result of one verification."""
 
     location: str
+    """The location that was verified, as text."""
     against: str
-    """Who said what the bytes should be."""
+    """Where the expected digests come from."""
     files: int
-    """Files that are as they should be."""
+    """Files that match their expected digest."""
     bytes: int
     """Bytes read."""
     wrong: Mapping[str, str]
-    """Paths of files that differ, to what is wrong with them."""
+    """Files that do not match: path to a description of the difference."""
     missing: tuple[str, ...]
-    """Paths of files that should be there."""
+    """Paths of expected files that do not exist."""
     unchecked: tuple[str, ...]
-    """Paths of files of which nobody says what they should be."""
+    """Paths of files without an expected digest."""
     seconds: float
     """Wall time."""
 
     @property
     def ok(self) -> bool:
-        """True if nothing is wrong or missing, and something was checked."""
+        """True if no file is wrong or missing, and at least one was verified."""
         return not self.wrong and not self.missing and self.files > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return values for JSON."""
         return {
             "location": self.location,
             "against": self.against,

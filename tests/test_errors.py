@@ -1,4 +1,4 @@
-"""The error tree, what it shows to people, and the one error out of many."""
+"""`hftransfer.errors`: the tree of exceptions, their text, and the choice of one in a group."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLASSES = [
 
 
 def _drawn_tree() -> dict[str, tuple[str | None, str | None]]:
-    """Read name -> (parent, built-in mixed in) off the drawing in the module docstring."""
+    """Parse name -> (parent, built-in base) from the drawing in the module docstring."""
     assert errors.__doc__ is not None
     drawn: dict[str, tuple[str | None, str | None]] = {}
     ancestors: list[str] = []
@@ -56,18 +56,18 @@ def _drawn_tree() -> dict[str, tuple[str | None, str | None]]:
 
 def _real_tree() -> dict[str, tuple[str | None, str | None]]:
     real: dict[str, tuple[str | None, str | None]] = {}
-    for made in CLASSES:
-        ours = [base.__name__ for base in made.__bases__ if issubclass(base, TransferError)]
+    for error_class in CLASSES:
+        ours = [base.__name__ for base in error_class.__bases__ if issubclass(base, TransferError)]
         others = [
             base.__name__
-            for base in made.__bases__
+            for base in error_class.__bases__
             if base is not Exception and not issubclass(base, TransferError)
         ]
-        real[made.__name__] = (ours[0] if ours else None, others[0] if others else None)
+        real[error_class.__name__] = (ours[0] if ours else None, others[0] if others else None)
     return real
 
 
-def test_tree_is_as_drawn() -> None:
+def test_the_tree_is_as_drawn() -> None:
     """The drawing in the docstring shows every class, its parent and its built-in base."""
     assert _drawn_tree() == _real_tree()
 
@@ -75,27 +75,27 @@ def test_tree_is_as_drawn() -> None:
 def test_every_public_name_exists_and_is_listed_in_order() -> None:
     """`__all__` is sorted and names every error class."""
     assert list(errors.__all__) == sorted(errors.__all__)
-    assert {made.__name__ for made in CLASSES} <= set(errors.__all__)
+    assert {error_class.__name__ for error_class in CLASSES} <= set(errors.__all__)
     assert all(hasattr(errors, name) for name in errors.__all__)
 
 
-@pytest.mark.parametrize("made", CLASSES, ids=lambda made: str(made.__name__))
-def test_message_is_what_str_shows(made: type[TransferError]) -> None:
-    """Also where OSError, whose own `__str__` differs, is mixed in."""
-    assert str(made("the message")) == "the message"
+@pytest.mark.parametrize("error_class", CLASSES, ids=lambda each: str(each.__name__))
+def test_str_shows_the_message(error_class: type[TransferError]) -> None:
+    """Also for classes that derive from OSError, whose own `__str__` differs."""
+    assert str(error_class("the message")) == "the message"
 
 
-@pytest.mark.parametrize("made", CLASSES, ids=lambda made: str(made.__name__))
-def test_errors_survive_pickling(made: type[TransferError]) -> None:
-    """An error crosses a process boundary with its class, message and response."""
+@pytest.mark.parametrize("error_class", CLASSES, ids=lambda each: str(each.__name__))
+def test_errors_survive_pickling(error_class: type[TransferError]) -> None:
+    """Class, message and response are kept, as between processes."""
     response = Response("GET", "https://host/file", 500, {"retry-after": "1"}, b"body")
-    error = made("the message", response=response)
+    error = error_class("the message", response=response)
     if isinstance(error, TransientError):
         error.retry_after = 1.5
 
-    copied = pickle.loads(pickle.dumps(error))  # noqa: S301 - made on the line before
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301 - written by this test
 
-    assert type(copied) is made
+    assert type(copied) is error_class
     assert (str(copied), copied.response) == ("the message", response)
     assert getattr(copied, "retry_after", None) == getattr(error, "retry_after", None)
 
@@ -112,28 +112,28 @@ _word = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_.", min_size=1, max_size=
     query=_word,
     fragment=_word,
 )
-def test_redact_keeps_host_and_path_alone(
+def test_redact_keeps_only_scheme_host_and_path(
     scheme: str, user: str, password: str, host: str, path: str, query: str, fragment: str
 ) -> None:
-    """User, password, query and fragment of a URL are never shown."""
+    """User, password, query and fragment are removed."""
     url = f"{scheme}://{user}:{password}@{host}/{path}?{query}#{fragment}"
 
     assert redact(url) == f"{scheme}://{host}/{path}?…"
 
 
-def test_redact_without_secrets_changes_nothing() -> None:
-    """Nothing is added where nothing was hidden."""
+def test_redact_keeps_a_url_without_secrets() -> None:
+    """It is returned unchanged."""
     assert redact("https://host:8080/a/b") == "https://host:8080/a/b"
     assert redact("/only/a/path") == "/only/a/path"
 
 
 def test_redact_hides_a_password_that_contains_an_at_sign() -> None:
-    """Only what follows the last ``@`` of the authority is the host."""
+    """The host begins after the last ``@`` of the authority."""
     assert redact("https://me:p@ss@host/x") == "https://host/x"
 
 
 def test_response_repr_shows_no_query_headers_or_body() -> None:
-    """A response that lands in a log or traceback gives no credential away."""
+    """A response in a log or a traceback reveals no credential."""
     response = Response(
         "GET", "https://me:pw@host/x?X-Amz-Signature=abc", 403, {"authorization": "hf_s"}, b"b0dy"
     )
@@ -141,8 +141,8 @@ def test_response_repr_shows_no_query_headers_or_body() -> None:
     assert repr(response) == "<Response GET https://host/x?… 403>"
 
 
-def test_an_error_outside_a_group_is_returned_as_it_is() -> None:
-    """`first_error` of a plain exception is that exception, without notes."""
+def test_an_error_outside_a_group_is_returned_unchanged() -> None:
+    """`first_error` returns the exception itself, without notes."""
     error = ValueError("plain")
 
     assert first_error(error) is error
@@ -178,10 +178,10 @@ def _nest(errors: list[BaseException], cuts: list[int]) -> BaseException:
 
 
 @given(leaves=_leaves(), cuts=st.lists(st.integers(0, 4), max_size=3))
-def test_first_of_the_best_rank_wins_and_notes_the_others(
+def test_the_first_error_of_the_highest_rank_is_chosen(
     leaves: list[tuple[int, BaseException]], cuts: list[int]
 ) -> None:
-    """Interrupts before our errors before others before cancellations, however nested."""
+    """Interrupts, then `TransferError`, then others, then cancellations, in any nesting."""
     _, expected = min(leaves, key=lambda leaf: leaf[0])
     others = [error for _, error in leaves if error is not expected]
 
@@ -193,8 +193,8 @@ def test_first_of_the_best_rank_wins_and_notes_the_others(
     )
 
 
-def test_first_error_notes_the_same_failure_once() -> None:
-    """Sixteen connections that fail alike make one note, also when asked twice."""
+def test_equal_failures_make_one_note() -> None:
+    """Sixteen connections that fail with the same message, also in a second call."""
     first = ServerError("503 from host")
     group = Group("g", [first, *(NetworkError("reset by peer") for _ in range(15))])
 
@@ -205,8 +205,8 @@ def test_first_error_notes_the_same_failure_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_single_error_takes_the_place_of_a_task_groups_exception_group() -> None:
-    """What leaves the block is the child's own error, with its own cause."""
+async def test_single_error_replaces_the_group_of_a_task_group() -> None:
+    """The block raises the error of the child task, with its cause."""
     cause = OSError("cable")
 
     async def fail() -> None:
@@ -219,8 +219,8 @@ async def test_single_error_takes_the_place_of_a_task_groups_exception_group() -
     assert caught.value.__cause__ is cause
 
 
-def test_single_error_passes_other_errors_and_success() -> None:
-    """Without a group the block behaves as if it were not there."""
+def test_single_error_does_not_change_other_errors_or_success() -> None:
+    """Without an exception group it has no effect."""
     with single_error():
         passed = True
     assert passed

@@ -1,5 +1,5 @@
-"""Values and pure decisions: chunk plans, byte ranges, digests, manifests, progress events.
+"""Values and pure functions: chunk plans, byte ranges, digests, manifests, progress events.
 
-Nothing here opens a file, a socket or a thread. It imports `hftransfer.errors` and the standard
-library, xxhash and a CRC library.
+Nothing here opens a socket or starts a thread, and only `memory` reads files (below ``/proc`` and
+``/sys``). Imports: `hftransfer.errors`, the standard library, xxhash and CRC libraries.
 """

@@ -1,8 +1,8 @@
-"""Spans: stretches of a file on their way into memory, one per request.
+"""A range of a file on its way into memory: one request, its buffer and its progress.
 
-A `ByteRangeBuffer` is shared by whoever fills it and whoever watches: what has arrived stays valid
-when a request fails, so the next try asks only for the rest, and the rest of a slow
-span can be handed to another connection.
+The engine makes a `ByteRangeBuffer` for a request and a source fills it. The bytes that arrived
+before a failure stay valid, so that the next attempt requests only the rest, and the rest of a
+slow request can be given to another connection.
 """
 
 from __future__ import annotations
@@ -13,9 +13,22 @@ __all__ = ("ByteRangeBuffer",)
 class ByteRangeBuffer:
     """The bytes ``[start, stop)`` of one file, arriving in order into `buffer`.
 
+    Ownership: the task that makes it owns it, in the thread of the client's event loop, and gives
+    it to one `Source.fill` at a time. While `fill` runs, two threads use it without a lock:
+
+    - The receiving thread (the client's event loop, or a loop thread of the HTTP client) calls
+      `append` and `advance` and sets `response_started_at`. Only it changes `filled`.
+    - The thread of the client's event loop, in which the scheduler runs, reads the progress and
+      calls `split_off`. Only it changes `limit`.
+
+    Each attribute thus has one writer, and CPython reads and writes an attribute atomically. The
+    receiving thread may see a new `limit` late, after it has read more bytes from the socket. It
+    then writes beyond `limit`, into memory that another request fills with the same bytes of the
+    same file. Readers of the progress must therefore expect ``filled > limit``.
+
     Args:
         start: offset in the file of the first byte of `buffer`.
-        buffer: where the bytes go; its length is how many are wanted.
+        buffer: memory for the bytes; its length is the number of bytes that are requested.
     """
 
     __slots__ = ("buffer", "filled", "limit", "response_started_at", "start")
@@ -24,61 +37,59 @@ class ByteRangeBuffer:
         self.start = start
         self.buffer = buffer
         self.limit = len(buffer)
-        """Bytes that are wanted from the beginning of `buffer`; may shrink meanwhile."""
+        """Bytes of `buffer` that are still requested, from its beginning; `split_off` lowers it."""
         self.filled = 0
-        """Bytes that have arrived. Those beyond `limit` are nobody's business."""
+        """Bytes that have arrived. Those beyond `limit` belong to the range that was split off."""
         self.response_started_at: float | None = None
-        """When the first answer to a request for it began, in seconds of `time.monotonic`."""
+        """When the first response began, in seconds of `time.monotonic`; None before."""
 
     @property
     def position(self) -> int:
-        """Offset in the file of the next byte."""
+        """Offset in the file of the next byte to arrive."""
         return self.start + self.filled
 
     @property
     def stop(self) -> int:
-        """Offset in the file behind the last byte that is wanted."""
+        """Offset in the file after the last requested byte."""
         return self.start + self.limit
 
     @property
     def missing(self) -> int:
-        """Bytes that are still missing."""
+        """Number of requested bytes that have not arrived."""
         return max(0, self.limit - self.filled)
 
     @property
     def remaining(self) -> memoryview:
-        """The memory for what is missing."""
+        """The memory for the missing bytes."""
         return self.buffer[self.filled : self.limit]
 
     def advance(self, count: int) -> None:
-        """Note that `count` bytes have arrived in `remaining`."""
+        """Count bytes that were written to `remaining`. For the receiving thread."""
         self.filled += count
 
-    def put(self, data: bytes | memoryview) -> None:
-        """Copy `data` into `remaining`, which must have room for it."""
+    def append(self, data: bytes | memoryview) -> None:
+        """Copy `data`, no longer than `remaining`, to its beginning. For the receiving thread."""
         end = self.filled + len(data)
         self.buffer[self.filled : end] = data
         self.filled = end
 
-    def restart(self) -> None:
-        """Forget what has arrived."""
+    def reset(self) -> None:
+        """Discard what has arrived. For the owner or `Source.fill`, before a request is sent."""
         self.filled = 0
 
-    def split(self, minimum: int, ways: int = 2) -> ByteRangeBuffer | None:
-        """Keep one of `ways` equal parts of what is missing, and give the others away.
+    def split_off(self, minimum: int, parts: int = 2) -> ByteRangeBuffer | None:
+        """Keep one of `parts` equal parts of the missing bytes; return a range for the others.
 
-        Whoever fills this span meanwhile may still write a few bytes beyond its new end:
-        the same bytes as the other one writes there.
+        For the thread of the client's event loop, also while the range is being filled.
 
         Args:
-            minimum: bytes that each part must have; with less, None is returned.
-            ways: at least 2.
+            minimum: bytes that each part must have; with fewer, None is returned.
+            parts: at least 2. Default 2.
         """
-        part = self.missing // ways
+        part = self.missing // parts
         if part < minimum:
             return None
-        given = part * (ways - 1)
-        middle = self.limit - given
+        middle = self.limit - part * (parts - 1)
         other = ByteRangeBuffer(self.start + middle, self.buffer[middle : self.limit])
         self.limit = middle
         return other

@@ -1,10 +1,12 @@
-"""The checksums that object stores verify, made from chunks that arrive in any order. Pure.
+"""The checksums that S3 stores verify, computed from chunks that arrive in any order.
 
-``XXHASH128`` is the chunk's own digest in another notation, and free. CRCs of parts
-combine to the CRC of the whole, so that a whole object is checked without reading it
-again. CRC32 is ISA-L's where the package ``isal`` is installed (65 GB/s on a core that
-does 7 with zlib's), else zlib's; CRC32C and CRC64NVME need the package ``awscrt`` and are
-unknown without it. A checksum is bytes here, most significant first, and base64 in headers.
+``XXHASH128`` is the XXH3-128 that every chunk has anyway. The CRCs of parts combine to the CRC of
+the whole, so that an object is verified without reading it again. CRC32 comes from ISA-L if the
+package ``isal`` is installed (65 GB/s on a core that reaches 7 GB/s with zlib), else from zlib.
+CRC32C and CRC64NVME need the package ``awscrt`` and are not supported without it.
+
+A checksum is bytes here, most significant first, and base64 in headers. The functions are pure
+and release the GIL for large data.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ __all__ = (
     "COMBINABLE",
     "Crc",
     "checksum",
-    "combine",
-    "decode",
-    "encode",
-    "field_name",
+    "combine_crcs",
+    "decode_checksum",
+    "element_name",
+    "encode_checksum",
     "header_name",
-    "known",
-    "offered",
+    "supported_checksums",
+    "upload_checksums",
 )
 
 # Width in bits and reflected polynomial.
@@ -35,12 +37,12 @@ _CRCS: Mapping[str, tuple[int, int]] = {
     "CRC32C": (32, 0x82F63B78),
 }
 COMBINABLE = ("CRC64NVME", "CRC32")
-"""Those that every store which knows them takes as the checksum of a whole object."""
+"""CRCs that every store which supports them accepts as the checksum of a whole object."""
 
 
 @cache
 def _crcs() -> Mapping[str, Callable[[Any, int], int]]:
-    """Name to function of data and the CRC so far, for the CRCs that can be made here."""
+    """Return the supported CRCs: name to a function of the data and the CRC before it."""
     found: dict[str, Callable[[Any, int], int]] = {}
     try:
         from isal import isal_zlib
@@ -58,13 +60,13 @@ def _crcs() -> Mapping[str, Callable[[Any, int], int]]:
     return found
 
 
-def known() -> Sequence[str]:
-    """Return the names of all checksums that can be made here, the strongest first."""
+def supported_checksums() -> Sequence[str]:
+    """Return the names of the checksums that can be computed here, the strongest first."""
     return ("XXHASH128", *(name for name in _CRCS if name in _crcs()))
 
 
-def offered() -> Sequence[str]:
-    """Return the names of what a store may be offered for an upload, the best first."""
+def upload_checksums() -> Sequence[str]:
+    """Return the names of the checksums that may be sent with an upload, the best first."""
     return ("XXHASH128", *(name for name in COMBINABLE if name in _crcs()))
 
 
@@ -72,8 +74,8 @@ def checksum(name: str, data: memoryview, digest: str) -> bytes:
     """Return the checksum `name` of `data`.
 
     Args:
-        name: one of `known`.
-        data: hashed without the GIL, where it is large.
+        name: one of `supported_checksums`.
+        data: the bytes.
         digest: the XXH3-128 of `data` in hex.
     """
     if name == "XXHASH128":
@@ -88,12 +90,12 @@ class Crc:
         name: ``CRC32``, ``CRC32C`` or ``CRC64NVME``.
 
     Raises:
-        ValueError: if it cannot be made here.
+        ValueError: if it is not supported here.
     """
 
     def __init__(self, name: str) -> None:
         if name not in _crcs():
-            raise ValueError(f"unknown checksum {name!r}")
+            raise ValueError(f"unsupported checksum {name!r}")
         self._function = _crcs()[name]
         self._digits = _CRCS[name][0] // 4
         self._value = 0
@@ -106,22 +108,22 @@ class Crc:
 
 
 def header_name(name: str) -> str:
-    """Return the header that carries the checksum `name`."""
+    """Return the name of the HTTP header for the checksum `name`."""
     return f"x-amz-checksum-{name.lower()}"
 
 
-def field_name(name: str) -> str:
-    """Return the XML element that carries the checksum `name`."""
+def element_name(name: str) -> str:
+    """Return the name of the XML element for the checksum `name`."""
     return f"Checksum{name}"
 
 
-def encode(value: bytes) -> str:
-    """Return a checksum as headers and documents carry it."""
+def encode_checksum(value: bytes) -> str:
+    """Return a checksum in base64, as headers and XML contain it."""
     return base64.b64encode(value).decode()
 
 
-def decode(name: str, text: str) -> bytes | None:
-    """Return the checksum that a header carries, or None if `text` is none of that name."""
+def decode_checksum(name: str, text: str) -> bytes | None:
+    """Return the checksum `name` of a header in base64, or None if `text` is not one."""
     size = 16 if name == "XXHASH128" else _CRCS[name][0] // 8
     try:
         value = base64.b64decode(text, validate=True)
@@ -130,11 +132,15 @@ def decode(name: str, text: str) -> bytes | None:
     return value if len(value) == size else None
 
 
-def combine(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:
-    """Return the CRC of a whole from (CRC, length in bytes) of its parts, in order.
+def combine_crcs(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:
+    """Return the CRC of a whole from the CRCs of its parts.
 
-    Appending n bytes multiplies a CRC by x to the 8n-th, modulo the polynomial: see zlib's
+    Appending n bytes multiplies a CRC by x^(8n) modulo the polynomial, as in zlib's
     ``crc32_combine``.
+
+    Args:
+        name: ``CRC32``, ``CRC32C`` or ``CRC64NVME``.
+        parts: CRC and length in bytes of each part, in order.
     """
     width, polynomial = _CRCS[name]
     total = 0
@@ -160,6 +166,7 @@ def _multiply(a: int, b: int, width: int, polynomial: int) -> int:
 
 
 def _power_of_x(exponent: int, width: int, polynomial: int) -> int:
+    """Return x^exponent modulo `polynomial`, by repeated squaring."""
     result, square = 1 << (width - 1), 1 << (width - 2)  # 1 and x
     while exponent:
         if exponent & 1:

@@ -1,9 +1,10 @@
-"""Digests: XXH3 of chunks, and the Hub's own digests of whole files.
+"""Digests of chunks and of whole files.
 
-A `Digest` is written ``algorithm:hex``. ``xxh3-128`` guards chunks from their arrival
-on; ``sha256`` (LFS and Xet files) and ``git-sha1`` (all other files of a repository,
-the id of the git blob) are what the Hub vouches for, CRCs and ``xxhash128`` what object
-stores do. All of them release the GIL on large buffers.
+A chunk's digest is its XXH3-128; it protects the chunk from its arrival to the destination. Whole
+files have the digest that their source states: ``sha256`` (LFS and Xet files of the Hub),
+``git-sha1`` (all other files of a repository: the id of the git blob), or a CRC, ``md5`` or
+``xxhash128`` (S3). A `Digest` is written ``algorithm:hex``. All hashers release the GIL for large
+buffers.
 """
 
 from __future__ import annotations
@@ -14,33 +15,33 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from hftransfer._core.checksums import Crc, known
+from hftransfer._core.checksums import Crc, supported_checksums
 
 __all__ = (
-    "INLINE",
+    "INLINE_HASH_LIMIT",
     "Digest",
     "Hasher",
     "chunk_digest",
-    "is_known",
+    "is_supported",
     "new_hasher",
     "root_digest",
 )
 
-# Up to so many bytes a digest is made sooner than a thread would have been woken.
-INLINE = 64 * 1024
-# What different contents can share by accident.
+# Up to this size (bytes), hashing takes less time than handing the data to a thread.
+INLINE_HASH_LIMIT = 64 * 1024
+# Algorithms for which different contents can have the same digest by accident.
 _WEAK = ("crc32", "crc32c", "crc64nvme")
 
 
 class Digest(NamedTuple):
-    """A digest and the algorithm that made it."""
+    """A digest in hex and its algorithm."""
 
     algorithm: str
     value: str
 
     @property
     def is_strong(self) -> bool:
-        """True if equal digests mean equal bytes; a CRC only guards against damage."""
+        """True if equal digests mean equal bytes; a CRC only detects damage."""
         return self.algorithm not in _WEAK
 
     def __str__(self) -> str:
@@ -60,22 +61,22 @@ class Digest(NamedTuple):
 
 
 class Hasher(Protocol):
-    """The part of hashlib's interface that is used here."""
+    """The part of hashlib's interface that is used for whole files."""
 
     def update(self, data: memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
 
 
 def chunk_digest(data: memoryview) -> str:
-    """Return the XXH3-128 of `data`, 32 hex digits."""
+    """Return the XXH3-128 of `data` as 32 hex digits."""
     return xxhash.xxh3_128_hexdigest(data)
 
 
 def root_digest(chunks: Iterable[str]) -> str:
-    """Return the XXH3-128 over the chunk digests in order, as 16 bytes each.
+    """Return the XXH3-128 over the chunk digests in order (16 bytes each) as 32 hex digits.
 
-    It identifies a whole file for one chunk size, and can be made from chunks that
-    arrived in any order.
+    It identifies a whole file for one chunk size and needs only the digests of its chunks, which
+    may be computed in any order.
     """
     hasher = xxhash.xxh3_128()
     for chunk in chunks:
@@ -83,17 +84,21 @@ def root_digest(chunks: Iterable[str]) -> str:
     return hasher.hexdigest()
 
 
-def is_known(algorithm: str) -> bool:
-    """Return True if `new_hasher` knows `algorithm`."""
-    return algorithm in ("sha256", "git-sha1", "md5") or algorithm.upper() in known()
+def is_supported(algorithm: str) -> bool:
+    """Return True if `new_hasher` supports `algorithm`."""
+    return algorithm in ("sha256", "git-sha1", "md5") or algorithm.upper() in supported_checksums()
 
 
 def new_hasher(algorithm: str, size: int) -> Hasher:
-    """Return a hasher to be fed with a whole file of `size` bytes, in order.
+    """Return a hasher for a whole file of `size` bytes, which is given to it in order.
+
+    Args:
+        algorithm: ``sha256``, ``git-sha1``, ``md5``, ``xxhash128``, ``crc32``, ``crc32c`` or
+            ``crc64nvme``.
+        size: of the file; part of the hashed content for ``git-sha1``.
 
     Raises:
-        ValueError: if `algorithm` is none of ``sha256``, ``git-sha1``, ``md5``,
-            ``xxhash128``, nor a CRC that can be made here.
+        ValueError: if `algorithm` is another one, or a CRC that is not supported here.
     """
     if algorithm == "sha256":
         return hashlib.sha256()
@@ -108,4 +113,4 @@ def new_hasher(algorithm: str, size: int) -> Hasher:
         return xxhash.xxh3_128()
     if algorithm in _WEAK:
         return Crc(algorithm.upper())
-    raise ValueError(f"unknown digest algorithm {algorithm!r}")
+    raise ValueError(f"unsupported digest algorithm {algorithm!r}")

@@ -1,7 +1,7 @@
-"""Progress: small frozen events handed to an observer.
+"""Progress events, and how they reach an observer.
 
-An observer is any callable that takes an event. It runs on the event loop and must
-return quickly; what it raises is logged and never reaches the transfer.
+An observer is any callable that takes an event. It is called in the thread of the event loop and
+must return quickly. An exception that it raises is logged and does not affect the transfer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _logger = logging.getLogger("hftransfer")
 
 @dataclass(frozen=True)
 class TransferStarted:
-    """The listing is known: how many files and bytes are to be moved."""
+    """The source was listed: `files` files of together `bytes` bytes will be transferred."""
 
     files: int
     bytes: int
@@ -34,7 +34,7 @@ class TransferStarted:
 
 @dataclass(frozen=True)
 class FileStarted:
-    """Work on one file begins."""
+    """The transfer of one file of `size` bytes begins."""
 
     path: str
     size: int
@@ -42,9 +42,10 @@ class FileStarted:
 
 @dataclass(frozen=True)
 class BytesMoved:
-    """`bytes` more of a file are verified and stored; negative after a restart of the file.
+    """`bytes` more bytes of a file are verified and stored.
 
-    `reused` is True for bytes kept from an earlier, interrupted transfer.
+    Negative if the file is transferred again from its beginning: the sum over all events of a file
+    is its progress. `reused` is True for bytes that an interrupted transfer had stored.
     """
 
     path: str
@@ -54,7 +55,7 @@ class BytesMoved:
 
 @dataclass(frozen=True)
 class FileFinished:
-    """A file is published; `skipped` if it was there already."""
+    """A file has its final name; `skipped` if every destination had it before."""
 
     path: str
     size: int
@@ -63,7 +64,7 @@ class FileFinished:
 
 @dataclass(frozen=True)
 class Retrying:
-    """A request failed and is tried again after `delay` seconds."""
+    """A request for `path` failed with `error` and will be repeated after `delay` seconds."""
 
     path: str
     error: Exception
@@ -74,16 +75,16 @@ Event: TypeAlias = TransferStarted | FileStarted | BytesMoved | FileFinished | R
 
 
 class Observer(Protocol):
-    """Told what happens; see the module docstring."""
+    """A callable that receives the events of a transfer; see the module docstring."""
 
     def __call__(self, event: Event, /) -> None: ...
 
 
 def emit(observer: Observer | None, event: Event) -> None:
-    """Hand `event` to `observer`, whose failure is logged and goes no further."""
+    """Call `observer`, if there is one, with `event`; log the exception that it raises."""
     if observer is None:
         return
     try:
         observer(event)
     except Exception:
-        _logger.exception("a progress observer failed; the transfer goes on")
+        _logger.exception("the progress observer raised an exception; the transfer continues")

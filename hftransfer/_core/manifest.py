@@ -1,6 +1,6 @@
-"""The manifest: what was moved, chunk by chunk, so that it can be checked later.
+"""The manifest: the digests of all chunks of a transfer, to verify its files later.
 
-JSON form::
+The JSON form (``chunks`` are XXH3-128 digests in hex; ``xxh3`` is the XXH3-128 over them)::
 
     {"format": "hftransfer-manifest", "version": 1, "source": "hf://…", "commit": "…",
      "files": {"config.json": {"size": 570, "chunk_size": 8388608, "digest": "git-sha1:…",
@@ -23,14 +23,19 @@ _FORMAT = "hftransfer-manifest"
 
 @dataclass(frozen=True, kw_only=True)
 class FileManifest:
-    """One file: `chunks` holds the XXH3-128 (hex) of each `chunk_size` bytes, in order."""
+    """The digests of one file."""
 
     size: int
+    """Bytes."""
     chunk_size: int
+    """Bytes of each chunk but the last, which has the rest."""
     chunks: tuple[str, ...]
+    """XXH3-128 of each chunk in order, 32 hex digits."""
     digest: Digest | None = None
+    """Digest of the whole file as the source states it, if it does."""
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
         return {
             "size": self.size,
             "chunk_size": self.chunk_size,
@@ -41,30 +46,38 @@ class FileManifest:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> FileManifest:
+        """Return the file manifest of a JSON form.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is damaged.
+        """
         digest = value["digest"]
-        made = cls(
+        manifest = cls(
             size=int(value["size"]),
             chunk_size=int(value["chunk_size"]),
             chunks=tuple(value["chunks"]),
             digest=None if digest is None else Digest.parse(digest),
         )
         if (
-            made.size < 0
-            or made.chunk_size < 1
-            or len(made.chunks) != -(-made.size // made.chunk_size)
-            or root_digest(made.chunks) != value["xxh3"]
+            manifest.size < 0
+            or manifest.chunk_size < 1
+            or len(manifest.chunks) != -(-manifest.size // manifest.chunk_size)
+            or root_digest(manifest.chunks) != value["xxh3"]
         ):
-            raise ValueError("chunk digests do not add up")
-        return made
+            raise ValueError("the chunk digests do not match the size or the root digest")
+        return manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All files of one transfer, by path relative to its root."""
+    """The digests of all files of one transfer."""
 
     source: str
+    """Location of the source, as text."""
     files: Mapping[str, FileManifest] = field(default_factory=dict)
+    """By path relative to the root of the source."""
     commit: str | None = None
+    """Commit of the repository that was transferred, if the source is one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -81,7 +94,7 @@ class Manifest:
         """Return the manifest of a JSON form.
 
         Raises:
-            IntegrityError: if it is not one, or is damaged.
+            IntegrityError: if `value` is not a manifest, or is damaged.
         """
         try:
             if (value["format"], value["version"]) != (_FORMAT, 1):

@@ -1,17 +1,25 @@
-"""How much memory there is: of the machine, or of the control group that this process is in."""
+"""How much memory this process may use: that of the machine or of its control group.
+
+The files of ``/proc`` and ``/sys`` are read when a function is called, in the calling thread; this
+does not wait for a disk.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ("cache_room", "memory_limit")
+__all__ = ("available_page_cache", "memory_limit")
 
 _GROUP = Path("/sys/fs/cgroup")
 
 
 def memory_limit(group: Path = _GROUP) -> int:
-    """Return the bytes of memory of the control group (v2, then v1), or else of the machine."""
+    """Return the smallest of the memory limits of the machine and the control group, in bytes.
+
+    Args:
+        group: the folder of the control group, version 1 or 2. Default: ``/sys/fs/cgroup``.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in (group / "memory.max", group / "memory" / "memory.limit_in_bytes"):
         value = _number(path)
@@ -20,26 +28,30 @@ def memory_limit(group: Path = _GROUP) -> int:
     return min(limits)
 
 
-def cache_room(group: Path = _GROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the bytes that files may take in the page cache before something must give way.
+def available_page_cache(group: Path = _GROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the bytes of files that the page cache can take without displacing other memory.
 
-    Pages of the cache itself count as free: they give way without harm.
+    Pages of the cache count as free: the kernel reclaims them without writing them anywhere.
+
+    Args:
+        group: the folder of the control group. Default: ``/sys/fs/cgroup``.
+        meminfo: the kernel's memory statistics. Default: ``/proc/meminfo``.
     """
-    rooms = [memory_limit(group)]
+    limits = [memory_limit(group)]
     available = _field(meminfo, "MemAvailable:")
     if available is not None:
-        rooms.append(available * 1024)
+        limits.append(available * 1024)
     limit, used = _number(group / "memory.max"), _number(group / "memory.current")
     if limit is not None and used is not None:
         cached = _field(group / "memory.stat", "file") or 0
-        rooms.append(max(0, limit - used + cached))
-    return min(rooms)
+        limits.append(max(0, limit - used + cached))
+    return min(limits)
 
 
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text())
-    except (OSError, ValueError):  # no such control group version, or "max"
+    except (OSError, ValueError):  # another version of control groups, or "max"
         return None
 
 

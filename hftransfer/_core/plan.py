@@ -1,10 +1,11 @@
-"""Files to chunks: pure arithmetic and the two HTTP headers that carry it."""
+"""How files are divided into chunks, and the HTTP headers for a chunk. Pure functions."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+from hftransfer._core.units import MIB
 from hftransfer.errors import OptionsError
 
 __all__ = (
@@ -18,9 +19,8 @@ __all__ = (
     "stored_part_size",
 )
 
-_MIB = 1 << 20
 _ETAG_OF_PARTS = re.compile(r'"?[0-9a-f]{32}-(?P<count>\d{1,5})"?')
-# Part sizes in MiB that uploaders use when nobody tells them another one, the usual ones first.
+# Default part sizes of uploaders, in MiB, the most frequent first.
 _USUAL_PARTS = (8, 5, 16, 64, 10, 15, 50, 32, 100, 25, 20, 128, 256, 512, 1024)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 
@@ -35,43 +35,56 @@ class Chunk:
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartLimits:
-    """What a destination accepts as one piece. The last piece may be smaller than `minimum`."""
+    """The parts that a destination accepts for one file."""
 
     minimum: int = 1
+    """Smallest part, bytes; the last part may be smaller."""
     maximum: int = 1 << 62
+    """Largest part, bytes."""
     count: int = 1 << 62
+    """Largest number of parts."""
 
 
-def fit_chunk_size(size: int, wanted: int, limits: list[PartLimits]) -> int:
-    """Return the chunk size nearest to `wanted` that every one of `limits` accepts.
+def fit_chunk_size(size: int, preferred: int, limits: list[PartLimits]) -> int:
+    """Return the chunk size closest to `preferred` that satisfies all `limits`.
 
-    It depends on nothing else than the arguments, so that an interrupted transfer is
-    planned in the same way by the next process. A file that fits one maximum piece is
-    never too large; grown sizes are rounded up to whole MiB.
+    The result depends only on the arguments, so that the next process plans the rest of an
+    interrupted transfer in the same way. A size that is raised for a limit is rounded up to whole
+    MiB. A file that fits into one part of the maximum size is never too large.
+
+    Args:
+        size: of the file, bytes.
+        preferred: chunk size, bytes.
+        limits: of all destinations.
 
     Raises:
         OptionsError: if no chunk size fits all limits for a file of `size` bytes.
     """
-    largest = min((limit.maximum for limit in limits), default=max(wanted, size))
+    largest = min((limit.maximum for limit in limits), default=max(preferred, size))
     needed = max((-(-size // limit.count) for limit in limits), default=0)
-    chunk_size = max([min(wanted, largest), *(limit.minimum for limit in limits)])
+    chunk_size = max([min(preferred, largest), *(limit.minimum for limit in limits)])
     if needed > chunk_size:
-        chunk_size = min(-(-needed // (1 << 20)) << 20, max(needed, largest))
+        chunk_size = min(-(-needed // MIB) * MIB, max(needed, largest))
     if min(chunk_size, size) > largest:
         raise OptionsError(f"a file of {size} bytes is too large for its destination")
     return chunk_size
 
 
 def stored_part_size(size: int, etag: str) -> int | None:
-    """Return the bytes per part in which S3 keeps an object, or None where they are unsure.
+    """Return the part size of a multipart object in bytes, or None if it cannot be derived.
 
-    The ETag of a multipart object tells the number of its parts, which leaves a range of
-    part sizes; nearly all uploaders use whole MiB, and mostly the same few.
+    The ETag of a multipart object ends in the number of its parts, which leaves a range of
+    possible part sizes. Nearly all uploaders use whole MiB, and most of them a few default sizes.
+
+    Args:
+        size: of the object, bytes.
+        etag: as S3 returns it.
     """
     matched = _ETAG_OF_PARTS.fullmatch(etag)
     count = int(matched["count"]) if matched else 0
@@ -79,33 +92,38 @@ def stored_part_size(size: int, etag: str) -> int | None:
         return None
     smallest = -(-size // count)
     largest = -(-size // (count - 1)) - 1
-    low, high = -(-smallest // _MIB), largest // _MIB
+    low, high = -(-smallest // MIB), largest // MIB
     usual = [mib for mib in _USUAL_PARTS if low <= mib <= high]
     if usual:
-        return usual[0] * _MIB
-    return low * _MIB if low == high else None
+        return usual[0] * MIB
+    return low * MIB if low == high else None
 
 
-def align_chunk_size(wanted: int, part_size: int | None) -> int:
-    """Return a chunk size near `wanted` whose chunks cross no border between stored parts.
+def align_chunk_size(preferred: int, part_size: int | None) -> int:
+    """Return a chunk size near `preferred` for which no chunk crosses a boundary of stored parts.
 
-    Several whole parts, or an equal share of one; `wanted` itself where neither is near.
+    It is a multiple of the part size, or the part size divided by a whole number; `preferred`
+    itself if no such size is near.
+
+    Args:
+        preferred: chunk size, bytes.
+        part_size: of the stored object, bytes; None if it has no parts or is not known.
     """
     if part_size is None:
-        return wanted
-    if part_size <= wanted:
-        return wanted // part_size * part_size
-    shares = -(-part_size // wanted)
-    # Whole pages, and not less than half of what was wanted.
-    while shares * wanted <= 2 * part_size:
-        if part_size % (shares * 4096) == 0:
-            return part_size // shares
-        shares += 1
-    return wanted
+        return preferred
+    if part_size <= preferred:
+        return preferred // part_size * part_size
+    divisor = -(-part_size // preferred)
+    # A multiple of the page size, and at least half of `preferred`.
+    while divisor * preferred <= 2 * part_size:
+        if part_size % (divisor * 4096) == 0:
+            return part_size // divisor
+        divisor += 1
+    return preferred
 
 
 def plan_chunks(size: int, chunk_size: int) -> list[Chunk]:
-    """Cut ``[0, size)`` into chunks of `chunk_size` bytes, the last one what remains."""
+    """Divide ``[0, size)`` into chunks of `chunk_size` bytes; the last one has the rest."""
     starts = range(0, size, chunk_size)
     return [
         Chunk(index, start, min(start + chunk_size, size)) for index, start in enumerate(starts)
@@ -113,12 +131,15 @@ def plan_chunks(size: int, chunk_size: int) -> list[Chunk]:
 
 
 def range_header(start: int, stop: int) -> str:
-    """Return the Range header value for ``[start, stop)`` (RFC 9110, 14.1.2)."""
+    """Return the value of the Range header for ``[start, stop)`` (RFC 9110, section 14.1.2)."""
     return f"bytes={start}-{stop - 1}"
 
 
 def parse_content_range(value: str) -> tuple[int, int, int | None] | None:
-    """Return (start, stop, total or None) of a Content-Range value, or None if malformed."""
+    """Return (start, stop, total size or None if unknown) of a Content-Range header value.
+
+    Returns None if `value` is malformed (RFC 9110, section 14.4).
+    """
     matched = _CONTENT_RANGE.fullmatch(value.strip())
     if matched is None:
         return None

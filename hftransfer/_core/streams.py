@@ -1,4 +1,4 @@
-"""A body that can only be read in order, as the stores and the HTTP client hand it on."""
+"""A body that is read in order: the interface between HTTP client, stores and engine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class ByteStream(Protocol):
     """One body from its first byte to its last."""
 
     async def readinto(self, buffer: memoryview) -> None:
-        """Fill `buffer` completely with the bytes that follow.
+        """Fill `buffer` completely with the next bytes.
 
         Raises:
-            TransientError: if the body ends or breaks before that.
+            TransientError: if the body ends before that, or the connection fails.
         """

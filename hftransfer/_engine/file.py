@@ -28,7 +28,7 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._core.digests import INLINE, Digest, chunk_digest, is_known
+from hftransfer._core.digests import INLINE_HASH_LIMIT, Digest, chunk_digest, is_supported
 from hftransfer._core.events import BytesMoved, Retrying, emit
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
@@ -36,7 +36,7 @@ from hftransfer._engine.context import Context, TransferStats
 from hftransfer._engine.file_digest import OrderedHasher
 from hftransfer._engine.joined_crc import JoinedCrc
 from hftransfer._io.buffers import Buffer
-from hftransfer._io.file_range import WINDOW, FileRange
+from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     IntegrityError,
@@ -62,7 +62,7 @@ def _checkable(entry: Entry) -> Digest | None:
         UnsupportedError: if it cannot, and nothing else says what the bytes should be.
     """
     digest = entry.digest
-    if digest is None or is_known(digest.algorithm):
+    if digest is None or is_supported(digest.algorithm):
         return digest
     if entry.manifest is None:
         raise UnsupportedError(
@@ -195,7 +195,7 @@ class FileTransfer:
                     for chunk in self._chunks:
                         await self._context.sendfile_limiter.acquire()
                         self._start(chunk)
-                        region = whole.part(chunk.start, chunk.size)
+                        region = whole.subrange(chunk.start, chunk.size)
                         tasks.start_soon(self._move_region, chunk, region, sinks)
 
     async def _move_region(
@@ -218,7 +218,7 @@ class FileTransfer:
         """Return the digest of a chunk, which is as expected, and the sinks' checksums."""
         context = self._context
         wanted = ["xxhash128", *((sink.sendfile_checksum or "").lower() for sink in sinks)]
-        size = min(WINDOW, chunk.size, context.pool.budget)
+        size = min(HASH_WINDOW_SIZE, chunk.size, context.pool.budget)
         digest = ""
         for _ in range(_CHUNK_TRIES):
             async with context.windows, context.pool.lease(size) as window:
@@ -330,7 +330,7 @@ class FileTransfer:
             await retrying(write, self._context.options.retry, on_retry=self._count_retry)
 
     async def _hash(self, chunk: Chunk, data: memoryview) -> str:
-        if len(data) <= INLINE:
+        if len(data) <= INLINE_HASH_LIMIT:
             digest, crc = self._digests_of(data)
         else:
             with self._tally.timed("hash"):

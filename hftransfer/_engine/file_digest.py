@@ -7,7 +7,7 @@ import threading
 import anyio
 import anyio.to_thread
 
-from hftransfer._core.digests import INLINE, Digest, new_hasher
+from hftransfer._core.digests import INLINE_HASH_LIMIT, Digest, new_hasher
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer.errors import IntegrityError
 
@@ -54,7 +54,7 @@ class OrderedHasher:
             data: its bytes, which must not change meanwhile.
             threads: lets in whoever asks: a thread here may wait for another one.
         """
-        if index == self._position and len(data) <= INLINE:
+        if index == self._position and len(data) <= INLINE_HASH_LIMIT:
             self._add(index, data)
             self._call_up(index + 1)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hftransfer._core.checksums import checksum, combine
+from hftransfer._core.checksums import checksum, combine_crcs
 from hftransfer._core.digests import Digest
 from hftransfer._engine.file_digest import wrong_digest
 
@@ -50,6 +50,6 @@ class JoinedCrc:
             IntegrityError: if they differ, or a chunk is missing.
         """
         parts = [(self._values.get(index, b""), size) for index, size in enumerate(self._sizes)]
-        found = combine(self._name, parts).hex()
+        found = combine_crcs(self._name, parts).hex()
         if found != self._wanted.value:
             raise wrong_digest(path, self._wanted, found)

@@ -174,8 +174,8 @@ class DownloadScheduler:
         index = span.start // len(span.buffer)
         share = max(-(-self.slots.limit // self._chunk_slots), _FRONT_PIECES >> index)
         pieces: list[ByteRangeBuffer] = []
-        for ways in range(min(share, 1 + self.slots.idle), 1, -1):
-            other = (pieces or [span])[-1].split(_MIN_PIECE, ways)
+        for ways in range(min(share, 1 + self.slots.available), 1, -1):
+            other = (pieces or [span])[-1].split_off(_MIN_PIECE, ways)
             if other is not None:
                 self.slots.try_acquire()
                 pieces.append(other)
@@ -212,10 +212,10 @@ class DownloadScheduler:
             self.slots.resize(limit)
 
     def _rebalance(self, now: float) -> None:
-        while self.slots.idle and (reading := pick_split(self._readings, now)) is not None:
+        while self.slots.available and (reading := pick_split(self._readings, now)) is not None:
             if not reading.split():
                 break
-        if self.slots.idle and self._typical:
+        if self.slots.available and self._typical:
             stuck = pick_stuck(self._readings, now, self._typical)
             if stuck is not None:
                 stuck.replaced += 1
@@ -292,7 +292,7 @@ class _Job:
         self._tasks.start_soon(self._fetcher.read, self._origin, reading)
 
     def _split(self, span: ByteRangeBuffer) -> bool:
-        other = span.split(_MIN_PIECE)
+        other = span.split_off(_MIN_PIECE)
         if other is None:
             return False
         self._fetcher.slots.try_acquire()

@@ -112,11 +112,11 @@ class AiohttpClient:
             await anyio.lowlevel.checkpoint_if_cancelled()
             if len(data) > stop - span.position:
                 raise too_long(url)
-            span.put(data[: span.missing])
+            span.append(data[: span.missing])
             if not span.missing and span.stop < stop:
                 answer.close()  # it was made shorter meanwhile
                 return
-            await self._throttle.pay(len(data))
+            await self._throttle.throttle(len(data))
         if span.missing:
             raise EOFError
 
@@ -169,7 +169,7 @@ class _RangePayload(aiohttp.Payload):
         """
         for start in range(0, len(self._body), _PIECE):
             size = min(_PIECE, len(self._body) - start)
-            found = self._body.get_now(start, size)
+            found = self._body.get_nowait(start, size)
             if found is None:
                 found = await anyio.to_thread.run_sync(self._body.get, start, size)
             # A copy: what a transport could not send at once it keeps, also when it is closed.
@@ -178,8 +178,8 @@ class _RangePayload(aiohttp.Payload):
                 await writer.write(piece)
             if waiting.cancelled_caught:
                 raise SendTimeout
-            await self._throttle.pay(len(piece))
-        self._body.check()
+            await self._throttle.throttle(len(piece))
+        self._body.check_unchanged()
 
 
 class _Body:
@@ -206,7 +206,7 @@ class _Body:
                     raise cut_short(self._url, self._position + filled, self._size)
                 buffer[filled : filled + len(data)] = data
                 filled += len(data)
-                await self._throttle.pay(len(data))
+                await self._throttle.throttle(len(data))
         self._position += filled
 
 

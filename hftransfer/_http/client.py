@@ -182,7 +182,7 @@ class HttpClient:
             TransferError: for any other status, by `status_error`.
         """
         if not ranged:
-            span.restart()
+            span.reset()
         start, stop = span.position, span.stop
         sent = _plain(headers)
         if ranged:

@@ -14,7 +14,7 @@ from hftransfer._http.rcvlowat import LowWaterMark
 from hftransfer._http.request_body import RequestBodySender
 from hftransfer._http.response_body import Progress, ResponseBody
 from hftransfer._io.file_range import BodyRange
-from hftransfer._io.rate_limit import Pause, RateLimiter
+from hftransfer._io.rate_limit import PendingDelay, RateLimiter
 from hftransfer.errors import NetworkError, Response, TransferError, redact
 from hftransfer.options import Timeouts
 
@@ -166,7 +166,7 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         # Without an exchange the memory is another's.
         if self._exchange and self._body and (room := self._body.room()):
-            return room[: self._throttle.piece]
+            return room[: self._throttle.burst_size]
         return self._inbox[self._held :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -232,15 +232,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _pay(self, exchange: Exchange, count: int) -> None:
         """Have the throttle count bytes, and read nothing for as long as they cost."""
-        exchange.debt = pause = self._throttle.owe(count)
-        if step := pause.step():
+        exchange.pending_delay = pause = self._throttle.reserve(count)
+        if step := pause.next_sleep():
             self._transport.pause_reading()
             if self._resuming is not None:
                 self._resuming.cancel()  # what was decrypted before arrives in a pause, too
             self._resuming = self._loop.call_later(step, self._resume, pause)
 
-    def _resume(self, pause: Pause) -> None:
-        if step := pause.step():
+    def _resume(self, pause: PendingDelay) -> None:
+        if step := pause.next_sleep():
             self._resuming = self._loop.call_later(step, self._resume, pause)
             return
         self._last = self._loop.time()

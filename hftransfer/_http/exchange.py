@@ -10,7 +10,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.errors import failed, reason_of
 from hftransfer._http.parser import Headers
 from hftransfer._http.proxy import Proxy
-from hftransfer._io.rate_limit import Pause
+from hftransfer._io.rate_limit import PendingDelay
 from hftransfer.errors import NetworkError, Response
 
 __all__ = ("Exchange", "Origin", "StaleError", "broken")
@@ -49,8 +49,8 @@ class Exchange:
     """
 
     __slots__ = (
-        *("accepts", "answered", "debt", "done", "head_alone", "is_direct", "limit", "method"),
-        *("span", "stop", "url"),
+        *("accepts", "answered", "done", "head_alone", "is_direct", "limit", "method"),
+        *("pending_delay", "span", "stop", "url"),
     )
 
     def __init__(
@@ -75,7 +75,7 @@ class Exchange:
         """True once a byte of the answer has come."""
         self.is_direct = False
         """True if the end of the body was not read together with what may follow it."""
-        self.debt: Pause | None = None
+        self.pending_delay: PendingDelay | None = None
         """The pause that the last bytes cost."""
         self.done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 

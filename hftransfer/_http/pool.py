@@ -165,7 +165,7 @@ class ConnectionPool:
         size = len(body)
         beside = None
         if not size or (size <= _COPIED and self._throttle.rate is None):
-            beside = body.get_now(0, size)
+            beside = body.get_nowait(0, size)
         connection.begin(head if beside is None else b"".join((head, beside)), exchange)
         try:
             if beside is None:
@@ -181,8 +181,8 @@ class ConnectionPool:
             self._idle.setdefault(connection.origin, []).append(connection)
         else:
             connection.abort()
-        if exchange.debt is not None:
-            await exchange.debt.wait()
+        if exchange.pending_delay is not None:
+            await exchange.pending_delay.wait()
         return answer
 
     def _resolve(self, url: str) -> tuple[_Way, str] | None:

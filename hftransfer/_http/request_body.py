@@ -71,7 +71,7 @@ class RequestBodySender:
             with plain:
                 await self._send(plain)
         if not self.left:
-            self._body.check()
+            self._body.check_unchanged()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -101,7 +101,7 @@ class RequestBodySender:
     async def _write(self) -> None:
         while self.left and not self._answered.done():
             start, size = self._next(_PIECE)
-            piece = self._body.get_now(start, size)
+            piece = self._body.get_nowait(start, size)
             if piece is None:
                 piece = await anyio.to_thread.run_sync(self._body.get, start, size)
                 if self._answered.done():
@@ -113,7 +113,7 @@ class RequestBodySender:
 
     def _next(self, most: int) -> tuple[int, int]:
         """Return where the next piece begins, and its size."""
-        return len(self._body) - self.left, min(most, self.left, self._throttle.piece or most)
+        return len(self._body) - self.left, min(most, self.left, self._throttle.burst_size or most)
 
     async def _note(self, count: int) -> None:
         self.left -= count
@@ -122,7 +122,7 @@ class RequestBodySender:
             return
         self.is_paused = True
         try:
-            await self._throttle.pay(count)
+            await self._throttle.throttle(count)
         finally:
             self.is_paused = False
             self._moved()

@@ -125,7 +125,7 @@ class ResponseBody:
         """Copy into the span; return False if nothing else is wanted."""
         if len(data) > self._exchange.stop - span.position:
             raise too_long(self._exchange.url)
-        span.put(data[: span.missing])
+        span.append(data[: span.missing])
         self.stored += len(data)
         return span.missing > 0 or span.stop == self._exchange.stop
 
@@ -148,7 +148,7 @@ class ResponseBody:
         if self._is_encoded:
             if cut or len(content) > self._exchange.stop - span.position:
                 raise too_long(self._exchange.url)
-            span.put(memoryview(content)[: span.missing])
+            span.append(memoryview(content)[: span.missing])
         if span.missing:
             raise cut_short(self._exchange.url, span.position, self._exchange.stop)
         return b""

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from hftransfer._core.digests import Digest
+from hftransfer._io.atomic_write import replace_atomically, write_atomically
 from hftransfer.errors import LocationError
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry
@@ -43,7 +44,6 @@ __all__ = (
     "create_cachedir_tag",
     "is_commit",
     "read_tree",
-    "write_atomically",
     "write_tree",
 )
 
@@ -137,7 +137,8 @@ class RepoCache:
         if revision == commit or self.read_ref(revision) == commit:
             return
         # Every file under refs/ counts as a ref, so the temporary one lies elsewhere.
-        write_atomically(self.folder / "refs" / safe_path(revision), commit, self.folder)
+        ref = self.folder / "refs" / safe_path(revision)
+        write_atomically(ref, commit.encode(), folder=self.folder)
 
     def cached_commit(self, revision: str) -> str | None:
         """Return the commit of `revision` as far as this cache knows it."""
@@ -167,9 +168,8 @@ class RepoCache:
             else:
                 import shutil  # rarely needed, and slow to load
 
-                copy = self.blobs / f"{etag}.{os.urandom(16).hex()}.incomplete"
-                shutil.copyfile(blob, copy)
-                os.replace(copy, pointer)
+                with replace_atomically(pointer, folder=self.blobs, prefix=etag) as copy:
+                    shutil.copyfile(blob, copy)
 
 
 def _symlink(target: Path, link: Path) -> bool:
@@ -178,14 +178,13 @@ def _symlink(target: Path, link: Path) -> bool:
 
     if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):  # since 1.9
         return False
-    temporary = target.parent / f"{target.name}.{os.urandom(16).hex()}.incomplete"
     try:
-        os.symlink(os.path.relpath(target, link.parent), temporary)
+        with replace_atomically(link, folder=target.parent, prefix=target.name) as temporary:
+            os.symlink(os.path.relpath(target, link.parent), temporary)
     except OSError as error:
         if error.errno in _NO_SYMLINKS:
             return False
         raise
-    os.replace(temporary, link)
     return True
 
 
@@ -201,17 +200,6 @@ def create_cachedir_tag(folder: Path) -> None:
         return
     with suppress(OSError), open(folder / "CACHEDIR.TAG", "x") as file:
         file.write(_CACHEDIR_TAG)
-
-
-def write_atomically(path: Path, text: str, scratch: Path) -> None:
-    """Write `path` by way of a temporary file in `scratch`, on the same file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = scratch / f".{os.urandom(16).hex()}.incomplete"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tree(path: Path) -> list[Entry] | None:
@@ -239,8 +227,7 @@ def write_tree(path: Path, entries: Iterable[Entry]) -> None:
         "files": {entry.path: _entry_to_json(entry) for entry in entries},
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(data, indent=1), path.parent)
+        write_atomically(path, json.dumps(data, indent=1).encode())
     except OSError as error:
         logger.warning("cannot cache the tree listing %s: %s", path, error)
 

@@ -13,14 +13,16 @@ from pathlib import Path
 from anyio import to_thread
 
 from hftransfer._core.manifest import Manifest
-from hftransfer._core.memory import cache_room
+from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import RepoCache, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
-from hftransfer._io.direct_io import WritePolicy
+from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.file_lock import FileLock
-from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing
+from hftransfer._io.os_errors import map_write_errors
+from hftransfer._io.partial_file import remove_stale_partials
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local.store import LocalFileSink, check_destination, is_small
@@ -50,13 +52,13 @@ class HubCacheSink:
         self._commit = commit
         self._options = options
         self._force = force
-        self._ways: WritePolicy | None = None
+        self._write_policy: WritePolicy | None = None
         # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
         self._leading: set[str] = set()
         self._absent: set[str] = set()
         """Etags of blobs that are to be fetched whatever others do meanwhile."""
-        self._batch = ThreadBatch(quick=not options.fsync)
+        self._batch = ThreadBatch(allow_inline=not options.fsync)
 
     @property
     def location(self) -> str:
@@ -91,8 +93,10 @@ class HubCacheSink:
         if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
             blobs = self._repo.blobs
             check_destination(blobs, needed)
-            self._ways = WritePolicy(self._options.direct_io, needed, cache_room())
-            with writing(blobs):
+            self._write_policy = WritePolicy(
+                self._options.direct_io, needed, available_page_cache()
+            )
+            with map_write_errors(blobs):
                 blobs.mkdir(parents=True, exist_ok=True)
             create_cachedir_tag(self._repo.root)
 
@@ -119,9 +123,9 @@ class HubCacheSink:
                 blob,
                 entry,
                 chunk_size,
-                stem=f"{etag}.{etag[:16]}",
+                prefix=f"{etag}.{etag[:16]}",
                 fsync=self._options.fsync,
-                ways=self._ways,
+                write_policy=self._write_policy,
             )
         except BaseException:
             lock.release()
@@ -135,11 +139,13 @@ class HubCacheSink:
         # Asked again under the lock: another process may just have finished it.
         new_blob = self._force or not blob.exists()
         if new_blob:
-            stem = f"{etag}.{etag[:16]}"
-            write_whole(blob, data, folder=self._repo.blobs, stem=stem, fsync=self._options.fsync)
+            prefix = f"{etag}.{etag[:16]}"
+            write_atomically(
+                blob, data, folder=self._repo.blobs, prefix=prefix, fsync=self._options.fsync
+            )
         self._repo.link(etag, pointers, new_blob=new_blob)
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove what earlier attempts at these files left behind."""
-        stems = set(self._pointers)
-        await to_thread.run_sync(remove_stale_partials, self._repo.blobs, stems)
+        prefixes = set(self._pointers)
+        await to_thread.run_sync(remove_stale_partials, self._repo.blobs, prefixes)

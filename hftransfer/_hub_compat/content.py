@@ -5,13 +5,12 @@ Everything here blocks and belongs into worker threads.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from anyio import from_thread
 
 from hftransfer._core.digests import new_hasher
-from hftransfer._io.partial_file import mark_in_use
+from hftransfer._io.atomic_write import open_atomically, write_fully
 from hftransfer.stores.base import Entry
 
 __all__ = ("copy_verified", "has_content")
@@ -36,21 +35,19 @@ def has_content(file: Path, entry: Entry) -> bool:
     return hasher.hexdigest() == entry.digest.value
 
 
-def copy_verified(source: Path, target: Path, temporary: Path, entry: Entry) -> bool:
-    """Copy `source` to `target` if it has the digest of `entry`: a cache can be damaged."""
+def copy_verified(source: Path, target: Path, entry: Entry, *, folder: Path, prefix: str) -> bool:
+    """Copy `source` to `target` if it has the digest of `entry`: a cache can be damaged.
+
+    `folder` and `prefix` name the temporary file, as in `write_atomically`.
+    """
     if not has_content(source, entry):
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        buffer = memoryview(bytearray(_PIECE))
-        with open(source, "rb", buffering=0) as reader, open(temporary, "xb") as writer:
-            mark_in_use(writer.fileno())
-            while count := reader.readinto(buffer):
-                from_thread.check_cancelled()
-                writer.write(buffer[:count])
-            writer.flush()
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = memoryview(bytearray(_PIECE))
+    with (
+        open(source, "rb", buffering=0) as reader,
+        open_atomically(target, folder=folder, prefix=prefix) as fd,
+    ):
+        while count := reader.readinto(buffer):
+            from_thread.check_cancelled()
+            write_fully(fd, buffer[:count])
     return True

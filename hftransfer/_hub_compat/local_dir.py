@@ -21,7 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hftransfer._hub_compat.cache import create_cachedir_tag, write_atomically
+from hftransfer._hub_compat.cache import create_cachedir_tag
+from hftransfer._io.atomic_write import write_atomically
 from hftransfer.locations import safe_path
 
 __all__ = ("DownloadMetadata", "LocalDir")
@@ -107,7 +108,7 @@ class LocalDir:
             with open(metadata, "x", encoding="utf-8") as file:
                 file.write(text)
         except (FileExistsError, FileNotFoundError):
-            write_atomically(metadata, text, metadata.parent)
+            write_atomically(metadata, text.encode())
 
     def is_empty(self) -> bool:
         """Return True if there is nothing in the folder, or no folder."""

@@ -6,7 +6,6 @@ leaves alone a file whose recorded or computed digest is right.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,16 +14,18 @@ from anyio import to_thread
 
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import Manifest
-from hftransfer._core.memory import cache_room
+from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import RepoCache, content_etag
 from hftransfer._hub_compat.content import copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
-from hftransfer._io.direct_io import WritePolicy
+from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.file_lock import FileLock
-from hftransfer._io.partial_file import remove_stale_partials, write_whole, writing
+from hftransfer._io.os_errors import map_write_errors
+from hftransfer._io.partial_file import remove_stale_partials
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
@@ -58,11 +59,11 @@ class LocalDirSink:
         self._commit = commit
         self._options = options
         self._force = force
-        self._ways: WritePolicy | None = None
+        self._write_policy: WritePolicy | None = None
         self._missing: dict[str, Path] = {}
         self._absent: set[str] = set()
         """Paths of which there is no copy that could be used, here or in the cache."""
-        self._batch = ThreadBatch(quick=not options.fsync)
+        self._batch = ThreadBatch(allow_inline=not options.fsync)
 
     @property
     def location(self) -> str:
@@ -97,8 +98,10 @@ class LocalDirSink:
                 self._absent.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
-            self._ways = WritePolicy(self._options.direct_io, needed, cache_room())
-            with writing(self._local_dir.root):
+            self._write_policy = WritePolicy(
+                self._options.direct_io, needed, available_page_cache()
+            )
+            with map_write_errors(self._local_dir.root):
                 self._local_dir.create()
 
     def _is_cached(self, entry: Entry) -> bool:
@@ -130,9 +133,9 @@ class LocalDirSink:
                 entry,
                 chunk_size,
                 partial_folder=self._local_dir.metadata(entry.path).parent,
-                stem=_partial_stem(entry),
+                prefix=_partial_file_prefix(entry),
                 fsync=self._options.fsync,
-                ways=self._ways,
+                write_policy=self._write_policy,
             )
         except BaseException:
             lock.release()
@@ -143,8 +146,12 @@ class LocalDirSink:
         self, entry: Entry, target: Path, record: Callable[[], None], data: memoryview
     ) -> None:
         folder = self._local_dir.metadata(entry.path).parent
-        write_whole(
-            target, data, folder=folder, stem=_partial_stem(entry), fsync=self._options.fsync
+        write_atomically(
+            target,
+            data,
+            folder=folder,
+            prefix=_partial_file_prefix(entry),
+            fsync=self._options.fsync,
         )
         record()
 
@@ -158,27 +165,29 @@ class LocalDirSink:
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
-        temporary = folder / f"{_partial_stem(entry)}.{os.urandom(16).hex()}.incomplete"
-        return cached.is_file() and copy_verified(cached, target, temporary, entry)
+        prefix = _partial_file_prefix(entry)
+        return cached.is_file() and copy_verified(
+            cached, target, entry, folder=folder, prefix=prefix
+        )
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove what earlier attempts at these files left behind."""
 
         def clean() -> None:
-            stems: dict[Path, set[str]] = {}
+            prefixes: dict[Path, set[str]] = {}
             for path in self._missing:
                 folder = self._local_dir.metadata(path).parent
-                stems.setdefault(folder, set()).add(_short_stem(path))
-            for folder, names in stems.items():
+                prefixes.setdefault(folder, set()).add(_path_prefix(path))
+            for folder, names in prefixes.items():
                 remove_stale_partials(folder, names)
 
         await to_thread.run_sync(clean)
 
 
-def _short_stem(path: str) -> str:
+def _path_prefix(path: str) -> str:
     """Names the partial files of `path`: a file name can be too long to be extended."""
     return chunk_digest(memoryview(path.encode()))
 
 
-def _partial_stem(entry: Entry) -> str:
-    return f"{_short_stem(entry.path)}.{content_etag(entry)[:16]}"
+def _partial_file_prefix(entry: Entry) -> str:
+    return f"{_path_prefix(entry.path)}.{content_etag(entry)[:16]}"

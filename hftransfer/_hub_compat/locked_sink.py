@@ -17,7 +17,7 @@ from anyio import to_thread
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk
 from hftransfer._io.file_lock import FileLock
-from hftransfer._io.partial_file import writing
+from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.stores.local.store import LocalFileSink, SmallFileSink
 
@@ -34,7 +34,7 @@ async def storing(path: Path, action: Callable[[], T]) -> T:
     """
 
     def guarded() -> T:
-        with writing(path):
+        with map_write_errors(path):
             return action()
 
     return await to_thread.run_sync(guarded)
@@ -127,7 +127,7 @@ class LockedSmallFileSink:
         if not self._lock.is_held and self._lock.try_acquire() is None:
             raise _LockedError
         try:
-            with writing(self._target):
+            with map_write_errors(self._target):
                 self._locked_publish(data)
         finally:
             self._lock.release()

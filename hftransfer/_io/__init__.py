@@ -1,1 +1,5 @@
-"""What touches the disk, memory and time: buffers, partial files, locks, limiters, retries."""
+"""Local files, buffers, worker threads, limits and retries.
+
+Used by the HTTP client, the stores and the engine. Imports only what is in `_core` and the public
+modules for options and errors.
+"""

@@ -1,13 +1,16 @@
-"""Data buffers under one memory budget: stretches of a single, reused mapping.
+"""Data buffers under one memory budget: ranges of a single mapping, allocated and reused.
 
-Fresh memory is the dearest thing in a transfer: each page costs a fault, in a virtual
-machine often one of the host's as well. So a client maps its budget once and lends
-page-aligned stretches of it, from the low end, which stays warm; what was never needed
-is never touched. Waiting for a buffer is the engine's back-pressure: first come, first
-served, so that whoever asks in order of a file's chunks is also served in that order.
+Fresh memory is the most expensive resource of a transfer: each page costs a page fault, and in a
+virtual machine often a second one in the host. A client therefore maps its budget once and
+allocates page-aligned ranges from the low end, whose pages have already been faulted in; pages
+that are never needed are never touched.
 
-The first use of a stretch costs its page faults. A thread takes them, as soon as the
-stretch is lent and before it is written to, so that the event loop does not.
+Waiting for a buffer is the engine's back-pressure. Requests are served in order, so that a task
+that asks in the order of a file's chunks is served in that order. `BufferPool` belongs to the
+event loop of its client and is not thread-safe; the memory itself may be used in any thread.
+
+The first use of a page costs its fault. A thread takes the faults of a range right after its
+allocation and before data arrives, so that the event loop does not.
 """
 
 from __future__ import annotations
@@ -25,48 +28,54 @@ from hftransfer.errors import OptionsError
 
 __all__ = ("Allocator", "Buffer", "BufferPool")
 
-_GRAIN = 64 * 1024
-# Faults of less are taken sooner than a thread would have been started…
-_WARMED_AT_LEAST = 4 << 20
-# … which takes them for one huge page at a time, so that nobody waits long for the
-# kernel's lock of the address space.
-_WARMED_AT_ONCE = 2 << 20
-_MADV_POPULATE_WRITE = 23  # Linux 5.14, see madvise(2); Python does not name it
+_GRANULE = 64 * 1024
+# Fewer bytes than this are faulted in by their use sooner than a thread could be started.
+_PREFAULT_MIN = 4 << 20
+# The thread faults in one huge page at a time: the kernel locks the address space for each call,
+# and other threads wait for that lock.
+_PREFAULT_STEP = 2 << 20
+_MADV_POPULATE_WRITE = 23  # Linux 5.14, see madvise(2); the mmap module does not define it
 
 
 class Allocator:
-    """Which stretches of ``[0, size)`` are free: lowest first, neighbours joined."""
+    """First-fit allocator of ranges in ``[0, size)``; adjacent free ranges are merged."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.free = [(0, size)]
-        """Free stretches as (start, stop), sorted; no two touch."""
+        self.free_ranges = [(0, size)]
+        """Free ranges as (start, stop), sorted; no two are adjacent."""
 
-    def take(self, size: int) -> int | None:
-        """Return the start of the lowest free stretch of `size` bytes, now taken, or None."""
-        for index, (start, stop) in enumerate(self.free):
+    def allocate(self, size: int) -> int | None:
+        """Allocate the lowest free range of `size` bytes; return its start, None if none fits."""
+        for index, (start, stop) in enumerate(self.free_ranges):
             if stop - start > size:
-                self.free[index] = (start + size, stop)
+                self.free_ranges[index] = (start + size, stop)
                 return start
             if stop - start == size:
-                del self.free[index]
+                del self.free_ranges[index]
                 return start
         return None
 
-    def give(self, start: int, size: int) -> None:
-        """Free a stretch that was taken."""
-        insort(self.free, (start, start + size))
-        joined: list[tuple[int, int]] = []
-        for first, last in self.free:
-            if joined and joined[-1][1] == first:
-                joined[-1] = (joined[-1][0], last)
+    def free(self, start: int, size: int) -> None:
+        """Free a range that was allocated."""
+        insort(self.free_ranges, (start, start + size))
+        merged: list[tuple[int, int]] = []
+        for first, last in self.free_ranges:
+            if merged and merged[-1][1] == first:
+                merged[-1] = (merged[-1][0], last)
             else:
-                joined.append((first, last))
-        self.free = joined
+                merged.append((first, last))
+        self.free_ranges = merged
 
 
 class Buffer:
-    """Memory on loan from a `BufferPool`; `view` is as long as was asked for."""
+    """Memory of a `BufferPool`, owned by one task until it is released.
+
+    Args:
+        view: the memory, of the size that was requested.
+        capacity: bytes that it counts for in the budget.
+        start: offset in the pool's mapping; None for a mapping of its own.
+    """
 
     __slots__ = ("capacity", "start", "view")
 
@@ -77,50 +86,62 @@ class Buffer:
 
 
 class BufferPool:
-    """All data memory of one client.
+    """All memory for file data of one client.
 
     Args:
-        budget: bytes that may be lent together. A single buffer larger than that is
-            lent only while nothing else is, from a mapping of its own.
+        budget: bytes that may be allocated at once, rounded down to a multiple of 64 KiB. A
+            single buffer may be larger; it gets a mapping of its own, and only while no other
+            buffer is allocated.
+
+    Raises:
+        OptionsError: if `budget` is not positive.
     """
 
     def __init__(self, budget: int) -> None:
         if budget < 1:
             raise OptionsError("the memory budget must be positive")
-        self.budget = max(budget - budget % _GRAIN, _GRAIN)
+        self.budget = max(budget - budget % _GRANULE, _GRANULE)
         self.in_use = 0
-        self._arena = Allocator(self.budget)
+        """Bytes that are allocated."""
+        self.peak_in_use = 0
+        """The largest value that `in_use` has had."""
+        self._allocator = Allocator(self.budget)
         self._memory: mmap.mmap | None = None
-        self._warmer: _Warmer | None = None
+        self._prefaulter: _Prefaulter | None = None
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
         self._granted: dict[anyio.Event, int | None] = {}
+        """Start of the memory of waiters that own it and have not run yet."""
 
     async def acquire(self, size: int) -> Buffer:
-        """Return a buffer of `size` bytes, waiting in line until the budget allows it."""
-        capacity = max(1, -(-size // _GRAIN)) * _GRAIN
+        """Return a buffer of `size` bytes; wait behind earlier callers until the budget allows it.
+
+        Raises:
+            OSError: if the kernel has no memory for the mapping.
+        """
+        capacity = max(1, -(-size // _GRANULE)) * _GRANULE
         if not self._waiting and self._fits(capacity):
-            start = self._take(capacity)
+            start = self._allocate(capacity)
             try:
                 await anyio.lowlevel.checkpoint()
             except BaseException:
-                self._give_back(capacity, start)
+                self._free(capacity, start)
                 raise
         else:
             start = await self._wait(capacity)
         try:
             return Buffer(self._view(start, capacity)[:size], capacity, start)
         except BaseException:
-            self._give_back(capacity, start)
+            self._free(capacity, start)
             raise
 
     def release(self, buffer: Buffer) -> None:
-        """Take `buffer` back; its view must not be used any more."""
+        """Free `buffer`. Views of its memory must not be used any more."""
         buffer.view = memoryview(b"")
-        self._give_back(buffer.capacity, buffer.start)
+        self._free(buffer.capacity, buffer.start)
 
     @asynccontextmanager
     async def lease(self, size: int) -> AsyncIterator[memoryview]:
-        """Lend the memory of a buffer for the length of a ``with`` block."""
+        """Acquire `size` bytes for the length of a ``with`` block."""
         buffer = await self.acquire(size)
         try:
             yield buffer.view
@@ -132,107 +153,109 @@ class BufferPool:
             return memoryview(_map(capacity))
         if self._memory is None:
             self._memory = _map(self.budget)
-            self._warmer = _Warmer(self._memory)
-        assert self._warmer is not None
-        self._warmer.warm(start + capacity)
+            self._prefaulter = _Prefaulter(self._memory)
+        assert self._prefaulter is not None
+        self._prefaulter.prefault(start + capacity)
         return memoryview(self._memory)[start : start + capacity]
 
     def _fits(self, capacity: int) -> bool:
         if self.in_use == 0:
             return True
-        return any(stop - start >= capacity for start, stop in self._arena.free)
+        return any(stop - start >= capacity for start, stop in self._allocator.free_ranges)
 
-    def _take(self, capacity: int) -> int | None:
-        """Take memory that is known to be free; None for a mapping of its own."""
-        start = self._arena.take(capacity)
+    def _allocate(self, capacity: int) -> int | None:
+        """Allocate memory for which `_fits` is True; return None for a mapping of its own."""
+        start = self._allocator.allocate(capacity)
         if start is None:
-            # Nothing else may be lent beside it.
-            self._arena.take(self.budget)
+            # An oversize buffer: block the whole budget, so that it stays the only one.
+            self._allocator.allocate(self.budget)
         self.in_use += capacity
+        self.peak_in_use = max(self.peak_in_use, self.in_use)
         return start
 
     async def _wait(self, capacity: int) -> int | None:
         event = anyio.Event()
-        ticket = (capacity, event)
-        self._waiting.append(ticket)
+        waiter = (capacity, event)
+        self._waiting.append(waiter)
         try:
             await event.wait()
         except BaseException:
             if event in self._granted:
-                self._give_back(capacity, self._granted.pop(event))
+                self._free(capacity, self._granted.pop(event))
             else:
-                self._waiting.remove(ticket)
-                self._serve()
+                self._waiting.remove(waiter)
+                self._grant()
             raise
         return self._granted.pop(event)
 
-    def _give_back(self, capacity: int, start: int | None) -> None:
+    def _free(self, capacity: int, start: int | None) -> None:
         if start is None:
-            self._arena.give(0, self.budget)
+            self._allocator.free(0, self.budget)
         else:
-            self._arena.give(start, capacity)
+            self._allocator.free(start, capacity)
         self.in_use -= capacity
-        self._serve()
+        self._grant()
 
-    def _serve(self) -> None:
+    def _grant(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             capacity, event = self._waiting.popleft()
-            self._granted[event] = self._take(capacity)
+            self._granted[event] = self._allocate(capacity)
             event.set()
 
 
-class _Warmer:
+class _Prefaulter:
     """Takes the page faults of a mapping, from its low end on, in a thread.
 
-    The thread ends when nothing is left to do. Where the kernel cannot, that is for good:
-    memory is then faulted in by its use.
+    The thread ends when it has caught up with the requests, and a later request starts another.
+    If the kernel has no MADV_POPULATE_WRITE, no other thread is started: the memory is then
+    faulted in by its use.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
-        self._lock = threading.Lock()
-        self._wanted = 0
+        self._lock = threading.Lock()  # guards all that follows
+        self._requested = 0
         self._done = 0
         self._is_running = False
 
-    def warm(self, stop: int) -> None:
-        """Have the first `stop` bytes be there soon, unless that is not worth a thread."""
+    def prefault(self, stop: int) -> None:
+        """Fault in the first `stop` bytes soon, unless they are too few for a thread."""
         with self._lock:
-            if stop - self._done < _WARMED_AT_LEAST:
+            if stop - self._done < _PREFAULT_MIN:
                 return
-            self._wanted = max(self._wanted, stop)
+            self._requested = max(self._requested, stop)
             if self._is_running:
                 return
             self._is_running = True
-        threading.Thread(target=self._run, name="hftransfer-warmer", daemon=True).start()
+        threading.Thread(target=self._run, name="hftransfer-prefault", daemon=True).start()
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                size = min(_WARMED_AT_ONCE, self._wanted - self._done)
+                size = min(_PREFAULT_STEP, self._requested - self._done)
                 if size <= 0:
                     self._is_running = False
                     return
                 start = self._done
                 self._done += size
             if not _populate(self._memory, start, size):
-                return  # still marked as running: no other thread comes after this one
+                return  # `_is_running` stays True, so that no other thread is started
 
 
 def _populate(memory: mmap.mmap, start: int, size: int) -> bool:
-    """Take the faults of a stretch, without the GIL; return False where the kernel cannot."""
-    import ctypes  # not needed, and slow to load, where there are only small files
+    """Fault in a range, without the GIL; return False if the kernel cannot."""
+    import ctypes  # slow to load, and not needed for transfers of small files only
 
-    place = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is None:
         return False
-    given = ctypes.c_void_p(place), ctypes.c_size_t(size), ctypes.c_int(_MADV_POPULATE_WRITE)
-    return bool(madvise(*given) == 0)
+    arguments = ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_int(_MADV_POPULATE_WRITE)
+    return bool(madvise(*arguments) == 0)
 
 
 def _map(size: int) -> mmap.mmap:
-    # Python maps shared memory by default, which gets no huge pages and costs more per fault.
+    # MAP_SHARED, the default of Python, gets no huge pages and costs more per page fault.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError, ValueError):  # not every kernel has huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)

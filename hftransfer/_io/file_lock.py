@@ -1,9 +1,13 @@
-"""Locks on files, shared with huggingface_hub, that an event loop can wait for.
+"""Exclusive locks on files by ``flock(2)``, the same ones that huggingface_hub takes.
 
 huggingface_hub locks ``<cache>/.locks/<repo>/<etag>.lock`` with ``flock(2)`` (through
-filelock). `FileLock` takes the same lock on the same file, so one process waits for the
-other whichever library it uses. filelock itself is not used: its locks belong to the
-thread that took them, and waiting for one blocks that thread.
+filelock). `FileLock` takes the same lock on the same file, so that one process waits for the
+other whichever library it uses. filelock itself is not used: its locks belong to the thread
+that took them, and waiting for one blocks that thread.
+
+The kernel releases a lock when its last descriptor is closed, and therefore when its process
+dies. `lock_descriptor` and `open_locked` are the synchronous primitives, for worker threads and
+for processes without an event loop; only `FileLock.acquire` loads anyio.
 """
 
 from __future__ import annotations
@@ -14,19 +18,105 @@ import logging
 import os
 from pathlib import Path
 
-import anyio
-from anyio import to_thread
-
-__all__ = ("FileLock",)
+__all__ = (
+    "FileLock",
+    "LockHeldError",
+    "LocksUnsupportedError",
+    "lock_descriptor",
+    "open_locked",
+)
 
 logger = logging.getLogger(__name__)
 
-_HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
-_NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+# EACCES is what SMB mounts report for a lock that another client holds.
+_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
+_UNSUPPORTED = frozenset(
+    {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+)
 _GROUP_WRITABLE = 0o664  # members of a group share caches
-_FIRST_WAIT = 0.02
-_LONGEST_WAIT = 0.5
-_LOG_EVERY = 10.0
+# Seconds between two attempts to get a lock that another process holds: the first and the
+# longest interval.
+_POLL_INITIAL = 0.02
+_POLL_MAX = 0.5
+_LOG_INTERVAL = 10.0  # seconds
+
+
+class LockHeldError(BlockingIOError):
+    """Another descriptor holds the lock, or the locked file no longer has its name."""
+
+
+class LocksUnsupportedError(OSError):
+    """The file system has no locks."""
+
+
+def lock_descriptor(
+    fd: int, path: str | os.PathLike[str] | None = None, *, wait: bool = False
+) -> None:
+    """Take the exclusive lock of an open file; closing `fd` releases it.
+
+    A lock file can be renamed or deleted between the open and the lock. The lock of a file that
+    is no longer at its path excludes no other process, so it counts as not acquired.
+
+    Args:
+        fd: open for writing (NFS has no exclusive lock for other descriptors).
+        path: must still name the file once it is locked. Default: not checked.
+        wait: block until the holder releases the lock. Default False.
+
+    Raises:
+        LockHeldError: if another descriptor holds the lock, without `wait`, or if `path` names
+            another file or none.
+        LocksUnsupportedError: if the file system has no locks.
+        OSError: if it fails for another reason.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise LockHeldError(error.errno, error.strerror) from error
+        if error.errno in _UNSUPPORTED:
+            raise LocksUnsupportedError(error.errno, error.strerror) from error
+        raise
+    if path is not None and not _is_at(path, fd):
+        raise LockHeldError(errno.EAGAIN, f"{os.fspath(path)} was replaced")
+
+
+def open_locked(
+    path: str | os.PathLike[str], flags: int, mode: int = 0o666, *, wait: bool = False
+) -> int:
+    """Open a file and take its exclusive lock; closing the returned descriptor releases it.
+
+    Args:
+        path: of the lock file.
+        flags: as of ``open(2)``; ``O_CLOEXEC`` is added.
+        mode: permissions of a file that this creates, less the umask. Default 0o666.
+        wait: block until the lock is acquired. Default False.
+
+    Raises:
+        LockHeldError: if another process holds the lock, without `wait`.
+        LocksUnsupportedError: if the file system has no locks.
+        OSError: if the file cannot be opened or locked for another reason.
+    """
+    while True:
+        fd = os.open(path, flags | os.O_CLOEXEC, mode)
+        try:
+            lock_descriptor(fd, path, wait=wait)
+        except LockHeldError:
+            os.close(fd)
+            if not wait:
+                raise
+        except BaseException:
+            os.close(fd)
+            raise
+        else:
+            return fd
+
+
+def _is_at(path: str | os.PathLike[str], fd: int) -> bool:
+    """Return True if `path` names the open file."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 class FileLock:
@@ -45,52 +135,56 @@ class FileLock:
         return self._descriptor is not None
 
     async def acquire(self) -> bool:
-        """Wait until the lock is held; whatever happens then, call `release`.
+        """Wait until the lock is held. Call `release` afterwards, whatever this returns.
 
-        There is no way to be woken up by ``flock`` without giving it a thread until then,
-        so it is asked again in growing intervals. Cancellation takes effect at once.
+        A blocking ``flock`` would occupy a worker thread and could not be cancelled, so the lock
+        is polled in growing intervals. Cancellation takes effect at once.
 
         Returns:
             False, without waiting, if the file system or its permissions allow no locks.
-            Two writers may then be at work at the same time.
+            Two processes may then write the same file at the same time.
         """
-        wait, waited, next_log = _FIRST_WAIT, 0.0, _LOG_EVERY
+        import anyio  # not at import: a process without an event loop uses the rest
+        from anyio import to_thread
+
+        interval, waited, next_log = _POLL_INITIAL, 0.0, _LOG_INTERVAL
         while (held := await to_thread.run_sync(self.try_acquire)) is None:
-            await anyio.sleep(wait)
-            waited += wait
-            wait = min(2 * wait, _LONGEST_WAIT)
+            await anyio.sleep(interval)
+            waited += interval
+            interval = min(2 * interval, _POLL_MAX)
             if waited >= next_log:
                 logger.info("still waiting for the lock %s (%.0f s)", self.path, waited)
-                next_log += _LOG_EVERY
+                next_log += _LOG_INTERVAL
         return held
 
-    def release(self) -> None:
-        """Give the lock back, if it is held."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
     def try_acquire(self) -> bool | None:
-        """True: held from now on. None: another one holds it. False: nobody can. It may block."""
+        """Try once to take the lock. Blocks for file system calls.
+
+        Returns:
+            True if the lock is held now, None if another process holds it, False if the file
+            system or its permissions allow no locks.
+        """
         try:
             descriptor = self._open()
         except PermissionError:
-            logger.warning("no permission to lock %s; continuing without", self.path)
+            logger.warning("no permission to lock %s; continuing without the lock", self.path)
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self._is_current(descriptor):
-                os.close(descriptor)
-                return None
-        except OSError as error:
+            lock_descriptor(descriptor, self.path)
+        except (LockHeldError, LocksUnsupportedError) as error:
             os.close(descriptor)
-            if error.errno in _HELD_BY_ANOTHER:
-                return None
-            if error.errno in _NO_LOCKS_HERE:
-                return False
+            return None if isinstance(error, LockHeldError) else False
+        except BaseException:
+            os.close(descriptor)
             raise
         self._descriptor = descriptor
         return True
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +193,5 @@ class FileLock:
             descriptor = os.open(self.path, flags | os.O_EXCL, _GROUP_WRITABLE)
         except FileExistsError:
             return os.open(self.path, flags, _GROUP_WRITABLE)
-        os.fchmod(descriptor, _GROUP_WRITABLE)  # the umask took the group's right away
+        os.fchmod(descriptor, _GROUP_WRITABLE)  # the umask removed the group's permission
         return descriptor
-
-    def _is_current(self, descriptor: int) -> bool:
-        """Whether the locked file is still the one at `path`: somebody may have deleted it."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
-        except FileNotFoundError:
-            return False

@@ -1,9 +1,11 @@
-"""Regions: bytes that are sent or hashed from where they lie, in memory or in a file.
+"""Request bodies: byte ranges in memory or in an open file.
 
-What lies in a file needs no memory of ours on its way to a store. The kernel has it in the
-page cache, from where sendfile(2) gives it to a socket, and digests pass over it through a
-window that stays in a core's own cache. So it is read twice; what holds it meanwhile, and
-who vouches that it was the same bytes both times, is said in `stores.base`.
+A range of a file needs no buffer on its way to a store. It is hashed through a small window and
+then sent by sendfile(2), which copies from the page cache to the socket in the kernel. It is
+therefore read twice; `stores.base` states what ensures that both reads see the same bytes.
+
+`digests` and `get` block and belong in worker threads; `send` and `get_nowait` are for the event
+loop.
 """
 
 from __future__ import annotations
@@ -11,90 +13,73 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from hftransfer._core.digests import new_hasher
-from hftransfer.errors import AccessError, SourceChangedError, TransferError
+from hftransfer._io.os_errors import map_read_errors, source_changed
+from hftransfer.errors import TransferError
 
 __all__ = (
-    "UNABLE",
-    "WINDOW",
+    "HASH_WINDOW_SIZE",
+    "UNSUPPORTED_ERRNOS",
     "Body",
     "BodyRange",
     "FileRange",
     "MemoryRange",
     "as_body_range",
-    "changed",
     "read_fully",
-    "reading",
+    "read_fully_nowait",
 )
 
-# preadv2(2) can be told not to wait for the disk.
+# Flag of preadv2(2): fail instead of waiting for the disk.
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
-# What a file system says that cannot do this, as network file systems do.
-UNABLE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-# A stretch of a file passes through so much memory to be hashed: what fits a core's own cache.
-WINDOW = 1 << 20
-# Bytes at a time where sendfile(2) cannot be used.
-_PIECE = 256 * 1024
+# Errors of a file system that does not support the operation; some network file systems.
+UNSUPPORTED_ERRNOS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+# Bytes of a file that are hashed at a time: the window fits into the L2 cache of a core.
+HASH_WINDOW_SIZE = 1 << 20
+# Bytes that are copied at a time if sendfile(2) is not supported.
+_COPY_SIZE = 256 * 1024
 
 
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Tell a person what an ``OSError`` in the block means for the source `path`.
+def read_fully(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` from an open file, from `offset` on; return the number of bytes read.
 
-    Raises:
-        SourceChangedError: if it is no more.
-        AccessError: if it may not be read.
-        TransferError: if it cannot be read for another reason.
-    """
-    try:
-        yield
-    except TransferError:
-        raise  # it says so already: some of ours are OSErrors, too
-    except FileNotFoundError as error:
-        raise SourceChangedError(f"{path} was removed while it was being read") from error
-    except PermissionError as error:
-        raise AccessError(f"cannot read {path}: {error.strerror}") from error
-    except OSError as error:
-        raise TransferError(f"cannot read {path}: {error.strerror}") from error
-
-
-def changed(path: str) -> SourceChangedError:
-    """Return what to raise when a source turns out not to be what was listed."""
-    return SourceChangedError(f"{path} was changed while it was being read")
-
-
-def read_fully(fd: int, buffer: memoryview, offset: int, *, wait: bool = True) -> int | None:
-    """Fill `buffer` from an open file; return how many bytes there were.
-
-    Args:
-        fd: open for reading.
-        buffer: where they go.
-        offset: in the file.
-        wait: False to return None if the disk would have to be waited for.
+    It is less than the length of `buffer` only if the file ends before.
 
     Raises:
-        OSError: if the file cannot be read; one of `UNABLE` if not without waiting.
+        OSError: if the file cannot be read.
     """
-    if not wait and not _NOWAIT:
-        raise OSError(errno.ENOSYS, "not on this system")
-    filled = 0
+    return _preadv(fd, buffer, offset, 0)
+
+
+def read_fully_nowait(fd: int, buffer: memoryview, offset: int) -> int | None:
+    """As `read_fully`, but return None if the bytes are not in the page cache.
+
+    Raises:
+        OSError: if the file cannot be read; with one of `UNSUPPORTED_ERRNOS` if the kernel or
+            the file system cannot read without waiting.
+    """
+    if not _NOWAIT:
+        raise OSError(errno.ENOSYS, "no RWF_NOWAIT on this system")
     try:
-        while filled < len(buffer):
-            count = os.preadv(fd, [buffer[filled:]], offset + filled, 0 if wait else _NOWAIT)
-            if count == 0:
-                break
-            filled += count
+        return _preadv(fd, buffer, offset, _NOWAIT)
     except BlockingIOError:
         return None
+
+
+def _preadv(fd: int, buffer: memoryview, offset: int, flags: int) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = os.preadv(fd, [buffer[filled:]], offset + filled, flags)
+        if count == 0:
+            break
+        filled += count
     return filled
 
 
 class MemoryRange:
-    """Bytes in memory, which must not change while this is in use."""
+    """Bytes in memory, which must not change while the range is in use."""
 
     __slots__ = ("_view",)
 
@@ -105,7 +90,7 @@ class MemoryRange:
         return len(self._view)
 
     def send(self, to: socket.socket, start: int, size: int) -> int:
-        """Give up to `size` bytes from `start` on to a socket; return how many it took.
+        """Send up to `size` bytes from `start` on; return how many the socket accepted.
 
         Raises:
             OSError: as ``send(2)``.
@@ -116,14 +101,14 @@ class MemoryRange:
         """Return `size` bytes from `start` on."""
         return self._view[start : start + size]
 
-    get_now = get
+    get_nowait = get
 
-    def check(self) -> None:
-        """Memory is its owner's to keep."""
+    def check_unchanged(self) -> None:
+        """Do nothing: only `FileRange` can detect a change."""
 
 
 class _Version(NamedTuple):
-    """What tells one content of a file from another."""
+    """Size and modification time of a file; they change when its content changes."""
 
     size: int
     modified_ns: int
@@ -135,14 +120,14 @@ class _Version(NamedTuple):
 
 
 class FileRange:
-    """Bytes of an open file, which must not change while this is in use.
+    """Bytes of an open file, which must not change while the range is in use.
 
     Args:
-        fd: open for reading while this is in use; not closed here.
+        fd: open for reading while the range is in use; the caller closes it.
         start: offset in the file of the first byte.
         size: bytes.
-        path: for messages.
-        version: of the file's content.
+        path: of the file, for messages.
+        version: of the content of the file.
     """
 
     __slots__ = ("_fd", "_path", "_size", "_start", "_version")
@@ -156,31 +141,32 @@ class FileRange:
 
     @classmethod
     def whole(cls, fd: int, path: str) -> FileRange:
-        """Return all bytes that an open file has now."""
+        """Return the range of all bytes of an open file."""
         version = _Version.of(fd)
         return cls(fd, 0, version.size, path, version)
 
     def __len__(self) -> int:
         return self._size
 
-    def part(self, start: int, size: int) -> FileRange:
-        """Return a stretch of it."""
+    def subrange(self, start: int, size: int) -> FileRange:
+        """Return `size` bytes from `start` on as a range."""
         return FileRange(self._fd, self._start + start, size, self._path, self._version)
 
-    def check(self) -> None:
-        """Check that nobody has written into the file since `whole`.
+    def check_unchanged(self) -> None:
+        """Check that the file was not written since `whole`.
 
         Raises:
-            SourceChangedError: if somebody has.
+            SourceChangedError: if it was.
         """
         if _Version.of(self._fd) != self._version:
-            raise changed(self._path)
+            raise source_changed(self._path)
 
     def send(self, to: socket.socket, start: int, size: int) -> int:
-        """Give up to `size` bytes from `start` on to a socket; return how many it took.
+        """Send up to `size` bytes from `start` on; return how many the socket accepted.
 
-        What was hashed a moment ago is still in memory, so this does not wait for the disk
-        as a rule; and where memory is short it waits no longer than any access to memory does.
+        This is called in the event loop, although sendfile(2) could wait for the disk: the bytes
+        were hashed a moment ago and are still in the page cache, unless memory is so short that
+        every memory access may wait for the disk.
 
         Raises:
             SourceChangedError: if the file has become shorter.
@@ -190,73 +176,74 @@ class FileRange:
         try:
             count = os.sendfile(to.fileno(), self._fd, self._start + start, size)
         except OSError as error:
-            if error.errno in UNABLE:
-                return to.send(self.get(start, min(size, _PIECE)))
-            if error.errno == errno.EIO:  # never said of a socket
+            if error.errno in UNSUPPORTED_ERRNOS:
+                return to.send(self.get(start, min(size, _COPY_SIZE)))
+            if error.errno == errno.EIO:  # an error of the file: sockets never report it
                 raise TransferError(f"cannot read {self._path}: {error.strerror}") from error
             raise
         if not count:
-            raise changed(self._path)
+            raise source_changed(self._path)
         return count
 
     def get(self, start: int, size: int) -> memoryview:
-        """Return `size` bytes from `start` on, in memory of their own.
+        """Return a copy of `size` bytes from `start` on.
 
         Raises:
             SourceChangedError: if the file has become shorter.
             TransferError: if it cannot be read.
         """
         buffer = memoryview(bytearray(size))
-        with reading(self._path):
+        with map_read_errors(self._path):
             self._fill(buffer, start)
         return buffer
 
-    def get_now(self, start: int, size: int) -> memoryview | None:
-        """As `get`, but return None if the disk would, or might, have to be waited for."""
+    def get_nowait(self, start: int, size: int) -> memoryview | None:
+        """As `get`, but return None if the bytes may have to be read from the disk."""
         buffer = memoryview(bytearray(size))
-        with reading(self._path):
+        with map_read_errors(self._path):
             try:
                 return buffer if self._fill(buffer, start, wait=False) else None
             except OSError as error:
-                if error.errno not in UNABLE:
+                if error.errno not in UNSUPPORTED_ERRNOS:
                     raise
                 return None
 
     def _fill(self, buffer: memoryview, start: int, *, wait: bool = True) -> bool:
-        count = read_fully(self._fd, buffer, self._start + start, wait=wait)
+        read = read_fully if wait else read_fully_nowait
+        count = read(self._fd, buffer, self._start + start)
         if count is not None and count < len(buffer):
-            raise changed(self._path)
+            raise source_changed(self._path)
         return count is not None
 
     def digests(self, algorithms: Sequence[str], window: memoryview) -> Sequence[str]:
-        """Read all bytes, once; return their digests in hex.
+        """Read all bytes once; return their digests in hex, in the order of `algorithms`.
 
         Args:
-            algorithms: as of `new_hasher`; several of the same are made once.
-            window: memory through which the bytes pass; `WINDOW` bytes are enough.
+            algorithms: as of `new_hasher`. A repeated algorithm is computed once.
+            window: memory for the bytes that are being hashed; `HASH_WINDOW_SIZE` bytes suffice.
 
         Raises:
             SourceChangedError: if the file has changed.
             TransferError: if it cannot be read.
         """
         hashers = {name: new_hasher(name, self._size) for name in algorithms}
-        with reading(self._path):
-            if hasattr(os, "posix_fadvise"):  # so the disk brings what follows meanwhile
+        with map_read_errors(self._path):
+            if hasattr(os, "posix_fadvise"):  # read ahead while the first bytes are hashed
                 os.posix_fadvise(self._fd, self._start, self._size, os.POSIX_FADV_WILLNEED)
             for start in range(0, self._size, len(window)):
                 piece = window[: min(len(window), self._size - start)]
                 self._fill(piece, start)
                 for hasher in hashers.values():
                     hasher.update(piece)
-        self.check()
+        self.check_unchanged()
         return [hashers[name].hexdigest() for name in algorithms]
 
 
 BodyRange: TypeAlias = MemoryRange | FileRange
 Body: TypeAlias = bytes | memoryview | FileRange
-"""What can be the body of a request."""
+"""The types of a request body."""
 
 
 def as_body_range(body: Body) -> BodyRange:
-    """Return a body as a region of bytes, whatever the items of its view are."""
+    """Return `body` as a range of bytes; the items of a memoryview may have any size."""
     return body if isinstance(body, FileRange) else MemoryRange(memoryview(body).cast("B"))

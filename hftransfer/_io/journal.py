@@ -1,11 +1,12 @@
-"""The journal: which chunks of a partial file are there, kept beside it.
+"""The journal: a file beside a partial file that records which chunks have been written.
 
-A text file of lines. The first is a JSON header that names the exact content and its
-layout; every further one is ``<chunk index> <XXH3-128>``, appended after the chunk was
-written. Nothing is flushed to the disk for it: whoever resumes reads every journalled
-chunk back and checks it, so a record that outlived its data (power failure) costs one
-chunk and no correctness. A torn last line is ignored; of two lines for one chunk the
-later one counts.
+A journal is a text file. Its first line is a JSON header that identifies the content and the chunk
+size; every other line is ``<chunk index> <XXH3-128 in hex>``, appended after the chunk was written.
+The journal is not flushed to the disk, because a resumed transfer reads every recorded chunk back
+and verifies it: a record without its data (after a power failure) costs one request. An incomplete
+last line is ignored, and of two lines for one chunk the later one counts.
+
+Everything here but `format_header` and `parse_journal` blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
@@ -22,26 +23,45 @@ _RECORD = re.compile(r"(\d{1,9}) ([0-9a-f]{32})")
 
 
 def format_header(identity: str, size: int, chunk_size: int) -> str:
-    """Return the header line, without its newline, for one content and layout."""
+    """Return the first line of a journal, without its newline.
+
+    Args:
+        identity: of the content, such as its digest or ETag.
+        size: of the file, bytes.
+        chunk_size: bytes.
+    """
     fields = {"hftransfer": 1, "identity": identity, "size": size, "chunk_size": chunk_size}
     return json.dumps(fields, sort_keys=True)
 
 
 def parse_journal(text: str, header: str) -> dict[int, str]:
-    """Return chunk index to digest of a journal's `text`; empty if it is about other content."""
+    """Return the recorded chunks: index to XXH3-128 in hex.
+
+    Args:
+        text: of the journal.
+        header: as of `format_header`. If the first line differs, no chunk is returned.
+    """
     first, newline, rest = text.partition("\n")
     if not newline or first != header:
         return {}
-    held = {}
-    # What follows the last newline is torn, or empty.
+    chunks = {}
+    # The text after the last newline is an incomplete record, or empty.
     for line in rest.split("\n")[:-1]:
         if record := _RECORD.fullmatch(line):
-            held[int(record[1])] = record[2]
-    return held
+            chunks[int(record[1])] = record[2]
+    return chunks
 
 
 class Journal:
-    """An open journal. Methods block; call them in worker threads."""
+    """An open journal.
+
+    Args:
+        path: of the file, which is created if it is missing.
+        header: as of `format_header`. A journal with another header is discarded.
+
+    Raises:
+        OSError: if the file cannot be opened or written.
+    """
 
     def __init__(self, path: Path, header: str) -> None:
         self.path = path
@@ -51,7 +71,7 @@ class Journal:
             text = ""
         self.resumable_chunks = parse_journal(text, header)
         self.is_empty = not self.resumable_chunks
-        """True as long as no chunk is recorded."""
+        """True until a chunk is recorded."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         if not self.resumable_chunks:
             flags |= os.O_TRUNC
@@ -62,10 +82,10 @@ class Journal:
             os.write(self._fd, b"\n")
 
     def append(self, index: int, digest: str) -> None:
-        """Record one chunk. A single short write to an O_APPEND file is atomic between threads.
+        """Record one chunk. Thread-safe: a single write to a file with O_APPEND is atomic.
 
         Raises:
-            OSError: if there is no room for the record.
+            OSError: if the record cannot be written.
         """
         line = b"%d %s\n" % (index, digest.encode())
         if os.write(self._fd, line) < len(line):
@@ -73,7 +93,7 @@ class Journal:
         self.is_empty = False
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file and keep it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

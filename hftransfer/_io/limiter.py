@@ -1,4 +1,24 @@
-"""How many requests may be in flight: a limit that can change while it is in use."""
+"""A limit on the number of concurrent operations that can change while it is in use.
+
+All limits of a client, in the order in which the task of one chunk takes them. A task that waits
+for one of them holds none that comes later, so that tasks cannot block each other:
+
+1. Chunks of large files in memory (`ResizableLimiter`): leaves memory for small files.
+2. Bytes in memory (`buffers.BufferPool`).
+3. Requests to the source in flight (`ResizableLimiter`, resized by the download scheduler).
+   Released when the chunk has arrived. A delay of the `rate_limit.RateLimiter` falls into this
+   time; it is waited for and never held.
+4. Worker threads that hash (`anyio.CapacityLimiter`). Held for one call in a thread.
+5. Uploads in flight of an S3 client (`ResizableLimiter`), or writing threads of a local file
+   (`anyio.CapacityLimiter`). Released when the sink has the chunk.
+
+A chunk that is sent from a file by sendfile has no buffer. It takes a slot of a separate limiter
+instead of 1, then a hash window (a limiter, then 1 MiB of the pool), and returns the window before
+step 5. One exception to the order: a source without ranges is read as one stream, whose task holds
+its request (3) while it waits for one buffer (2) after another.
+
+Used by tasks of one event loop; not thread-safe.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +29,16 @@ import anyio
 
 __all__ = ("ResizableLimiter",)
 
-# Between the end of one request and the next, with some of them always on their way to a sink,
-# all slots are rarely taken at once: so much of them is enough.
-_BUSY = 7 / 8
+# From this share of the limit in use, the limit is what bounds the concurrency: between two
+# requests a slot is idle for a moment, so that all are rarely in use at once.
+_SATURATED = 7 / 8
 
 
 class ResizableLimiter:
-    """A counted limit, first come, first served. Also an async context manager.
+    """A number of slots, acquired in the order of the requests. Also an async context manager.
 
     Args:
-        limit: at least 1.
+        limit: number of slots, at least 1.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,33 +46,37 @@ class ResizableLimiter:
         self.in_use = 0
         self._waiting: deque[anyio.Event] = deque()
         self._granted: set[anyio.Event] = set()
+        """Waiters that own a slot and have not run yet."""
 
     @property
-    def idle(self) -> int:
-        """Free slots."""
+    def available(self) -> int:
+        """Slots that `try_acquire` can take now."""
         return 0 if self._waiting else max(0, self.limit - self.in_use)
 
     @property
     def is_saturated(self) -> bool:
-        """True if more would be in flight with a higher limit, but for a moment's gap."""
-        return self.in_use >= self.limit * _BUSY
+        """True if a higher limit would let more operations run."""
+        return self.in_use >= self.limit * _SATURATED
 
     def resize(self, limit: int) -> None:
-        """Change the limit. Who holds a slot keeps it."""
+        """Change the limit. Slots in use stay in use, even if they exceed it."""
         self.limit = limit
-        self._serve()
+        self._grant()
 
     def try_acquire(self) -> bool:
-        """Take an idle slot, if there is one."""
-        if not self.idle:
+        """Take a slot and return True, if one is available."""
+        if not self.available:
             return False
         self.in_use += 1
         return True
 
     async def acquire(self) -> None:
-        """Take a slot, waiting in line for it."""
+        """Take a slot; wait for it behind earlier callers.
+
+        Without waiting this is no checkpoint: the caller is about to wait for the network.
+        """
         if self.try_acquire():
-            return  # and no checkpoint: whoever takes a slot is about to wait for the network
+            return
         event = anyio.Event()
         self._waiting.append(event)
         try:
@@ -67,11 +91,11 @@ class ResizableLimiter:
             self._granted.discard(event)
 
     def release(self) -> None:
-        """Give a slot back."""
+        """Return a slot."""
         self.in_use -= 1
-        self._serve()
+        self._grant()
 
-    def _serve(self) -> None:
+    def _grant(self) -> None:
         while self._waiting and self.in_use < self.limit:
             event = self._waiting.popleft()
             self.in_use += 1

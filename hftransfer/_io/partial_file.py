@@ -1,121 +1,92 @@
 """Partial files: preallocated, written by position, resumable, renamed into place.
 
-Everything here blocks and belongs into worker threads.
+A partial file is named ``<prefix>.<n>.incomplete``, and its journal beside it
+``<prefix>.<n>.journal.incomplete``. The prefix identifies the content. The process that writes
+the file holds its exclusive lock (`file_lock`), which the kernel releases when the process dies:
+the next process finds the file unlocked and resumes it, while two running processes use
+different numbers. On a file system without locks every process uses a random name.
 
-A partial file is named ``<stem>.<n>.incomplete`` beside its journal
-``<stem>.<n>.journal.incomplete``; the stem says which content it holds. Whoever works on
-it holds an exclusive ``flock``, so that the next process finds and resumes what a killed
-one left (its lock died with it), while two living processes use different numbers. On
-file systems without working locks every process takes a name of its own.
+Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock, WritePolicy
+from hftransfer._io.atomic_write import SUFFIX, create_exclusive, sync_folder, temporary_name
+from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock
+from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
+from hftransfer._io.file_range import read_fully
 from hftransfer._io.journal import Journal, format_header
-from hftransfer.errors import DestinationError, DiskFullError, TransferError
+from hftransfer._io.os_errors import DISK_FULL_ERRNOS, map_write_errors
+from hftransfer._io.write_policy import WritePolicy
+from hftransfer.errors import DestinationError
 
 __all__ = (
     "PartialFile",
-    "is_partial_name",
-    "mark_in_use",
+    "is_partial_file_name",
     "remove_stale_partials",
-    "write_whole",
-    "writing",
 )
 
-SUFFIX = ".incomplete"
 _JOURNAL = ".journal"
 _PARTIAL = re.compile(
-    r"(?P<stem>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
+    r"(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
 )
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_partial_name(name: str) -> bool:
-    """Return True if `name` is that of one of our partial files or journals."""
+def is_partial_file_name(name: str) -> bool:
+    """Return True if `name` is the name of a partial file or of a journal."""
     return _PARTIAL.fullmatch(name) is not None
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell a person what an ``OSError`` in the block means for `path`.
-
-    Raises:
-        DiskFullError: if there is no room left.
-        DestinationError: if it cannot be written for another reason.
-    """
-    try:
-        yield
-    except TransferError:
-        raise  # it says so already: some of ours are OSErrors, too
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise DiskFullError(f"no room left to write {path}: {reason}") from error
-        raise DestinationError(f"cannot write {path}: {reason}") from error
-
-
-def mark_in_use(fd: int) -> None:
-    """Tell `remove_stale_partials` of other processes that somebody works on the file."""
-    with suppress(OSError):  # there are file systems without locks
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class PartialFile:
     """One open partial file and its journal.
 
+    `write` may be called from several threads in parallel, all other methods from one at a time.
+
     Args:
-        folder: where it lies; on the file system of its target.
-        stem: from which its name is made; must name the content (see `is_partial_name`).
+        folder: of the partial file; on the file system of its target.
+        prefix: of its name; identifies the content and ends in a dot and 16 hex digits.
         identity: of the content, recorded in the journal; empty means never resume.
-        size: bytes.
+        size: of the complete file, bytes.
         chunk_size: bytes.
-        ways: decides which writes go past the page cache, where that is possible.
-            Default: none.
+        write_policy: decides which writes go past the page cache. Default: no write does.
 
     Raises:
-        DestinationError: if it cannot be made.
-        DiskFullError: if there is no room for it.
+        DestinationError: if the file cannot be created.
+        DiskFullError: if the disk has not enough space for it.
     """
 
     def __init__(
         self,
         folder: Path,
-        stem: str,
+        prefix: str,
         *,
         identity: str,
         size: int,
         chunk_size: int,
-        ways: WritePolicy | None = None,
+        write_policy: WritePolicy | None = None,
     ) -> None:
         self.size = size
-        self._ways = ways if ways is not None and ways.is_possible else None
+        if write_policy is not None and not write_policy.may_write_direct:
+            write_policy = None
+        self._write_policy = write_policy
         self._direct: DirectWriter | None = None
-        self._turns = SharedExclusiveLock()
-        with writing(folder):
-            self.path, self._fd = _claim(folder, stem)
+        self._write_lock = SharedExclusiveLock()
+        with map_write_errors(folder):
+            self.path, self._fd = _open_unused(folder, prefix)
         try:
-            with writing(self.path):
-                journal_path = self.path.with_name(
-                    self.path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX
-                )
+            with map_write_errors(self.path):
+                journal_path = _journal_of(self.path)
                 if not identity:
                     journal_path.unlink(missing_ok=True)
                 self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
                 _preallocate(self._fd, size)
-                if self._ways is not None:
+                if self._write_policy is not None:
                     self._direct = DirectWriter(self.path)
         except DestinationError:
             self.close()
@@ -123,65 +94,71 @@ class PartialFile:
 
     @property
     def resumable_chunks(self) -> dict[int, str]:
-        """Chunks that were there when it was opened: index to XXH3-128, unverified."""
+        """Chunks that an earlier process wrote: index to XXH3-128 in hex. Not verified."""
         return self.journal.resumable_chunks
 
     def write(self, index: int, start: int, data: memoryview, digest: str) -> None:
-        """Write `data` at `start` and record it as chunk `index`.
+        """Write `data` at offset `start` and record it as chunk `index`.
+
+        Args:
+            index: of the chunk.
+            start: offset in the file.
+            data: the chunk.
+            digest: its XXH3-128 in hex.
 
         Raises:
-            DiskFullError, DestinationError: if it cannot be written.
+            DiskFullError: if the disk is full.
+            DestinationError: if the file cannot be written for another reason.
         """
-        with writing(self.path):
+        with map_write_errors(self.path):
             self._write(start, data)
             self.journal.append(index, digest)
 
     def _write(self, start: int, data: memoryview) -> None:
+        policy, direct = self._write_policy, self._direct
         written = 0
-        if self._ways is not None and self._direct is not None and self._ways.choose():
-            with self._turns.beside_others():
-                began = _now()
+        if policy is not None and direct is not None and policy.choose_direct():
+            with self._write_lock.shared():
+                timer = _Timer()
                 try:
-                    written = self._direct.write(data, start)
+                    written = direct.write(data, start)
                 finally:
-                    self._ways.note(True, written, *_since(began))
+                    timer.report(policy, direct=True, size=written)
         if written < len(data):
-            with self._turns.alone():
-                began = _now()
-                rest = data[written:]
+            with self._write_lock.exclusive():
+                timer = _Timer()
+                rest = len(data) - written
                 while written < len(data):
                     written += os.pwrite(self._fd, data[written:], start + written)
-                if self._ways is not None:
-                    self._ways.note(False, len(rest), *_since(began))
+                if policy is not None:
+                    timer.report(policy, direct=False, size=rest)
 
     def read_into(self, start: int, buffer: memoryview) -> int:
-        """Fill `buffer` from `start` on; return the bytes read, fewer only at the end."""
-        filled = 0
-        while filled < len(buffer):
-            count = os.preadv(self._fd, [buffer[filled:]], start + filled)
-            if count == 0:
-                break
-            filled += count
-        return filled
+        """Fill `buffer` from offset `start`; return the bytes read, fewer only at the end."""
+        return read_fully(self._fd, buffer, start)
 
     def publish(self, target: Path, *, fsync: bool) -> None:
-        """Give the file its final name, atomically, replacing what was there.
+        """Rename the file to `target`, replacing a file of that name; delete the journal.
+
+        Args:
+            target: the final path.
+            fsync: flush the file to the disk before the rename, and the folder after it.
 
         Raises:
             DestinationError: if it cannot be renamed.
         """
-        with writing(target):
+        with map_write_errors(target):
             os.ftruncate(self._fd, self.size)
             if fsync:
                 os.fsync(self._fd)
             os.replace(self.path, target)
             if fsync:
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
         self.journal.remove()
         self.close()
 
     def close(self) -> None:
-        """Close both files, which stay to be resumed."""
+        """Close both files and keep them, to be resumed."""
         if journal := getattr(self, "journal", None):
             journal.close()
         if self._direct is not None:
@@ -191,163 +168,96 @@ class PartialFile:
             self._fd = -1
 
     def remove(self) -> None:
-        """Close and delete both files."""
-        # While the lock is still held: nobody can have claimed the names meanwhile.
+        """Delete both files and close them."""
+        # Delete before close: the lock keeps other processes from opening the same names.
         self.path.unlink(missing_ok=True)
         self.journal.remove()
         self.close()
 
 
-def write_whole(target: Path, data: memoryview, *, folder: Path, stem: str, fsync: bool) -> None:
-    """Give `target` the content `data`, atomically, replacing what was there.
+class _Timer:
+    """Measures the wall time and the CPU time of one write, for a `WritePolicy`."""
 
-    Args:
-        target: the final name.
-        data: the whole content.
-        folder: where the file is written before it is renamed; on the same file system.
-        stem: of its name there; see `is_partial_name`.
-        fsync: flush to the disk before the rename.
+    __slots__ = ("_cpu", "_wall")
 
-    Raises:
-        DiskFullError, DestinationError: if it cannot be written.
-    """
-    temporary = f"{folder}/{stem}.{os.urandom(16).hex()}{SUFFIX}"
-    with writing(target):
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            _write_and_rename(fd, temporary, target, data, fsync=fsync)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        finally:
-            os.close(fd)
-        if fsync:
-            _sync_folder(target.parent)
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._cpu = time.thread_time()
+
+    def report(self, policy: WritePolicy, *, direct: bool, size: int) -> None:
+        seconds = time.perf_counter() - self._wall
+        cpu_seconds = time.thread_time() - self._cpu
+        policy.record(direct=direct, size=size, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
-def _write_and_rename(
-    fd: int, temporary: str, target: Path, data: memoryview, *, fsync: bool
-) -> None:
-    mark_in_use(fd)
-    written = 0
-    while written < len(data):
-        written += os.write(fd, data[written:])
-    if fsync:
-        os.fsync(fd)
-    try:
-        os.replace(temporary, target)
-    except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, target)
-
-
-def _claim(folder: Path, stem: str) -> tuple[Path, int]:
-    """Open and lock the first partial file of `stem` that no living process works on."""
+def _open_unused(folder: Path, prefix: str) -> tuple[Path, int]:
+    """Open and lock the first partial file of `prefix` that no running process has locked."""
     for number in itertools.count():
-        path = folder / f"{stem}.{number}{SUFFIX}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path = folder / f"{prefix}.{number}{SUFFIX}"
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between open and lock its owner may have renamed or deleted it.
-            if os.fstat(fd).st_ino == _inode(path):
-                return path, fd
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(fd)
-                raise
-            os.close(fd)
-            unique = folder / f"{stem}.{os.urandom(16).hex()}{SUFFIX}"
-            return unique, os.open(unique, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        os.close(fd)
+            return path, open_locked(path, os.O_RDWR | os.O_CREAT)
+        except LockHeldError:
+            continue
+        except LocksUnsupportedError:
+            unique = folder / temporary_name(prefix)
+            return unique, create_exclusive(unique)
     raise AssertionError("unreachable")
 
 
-def _now() -> tuple[float, float]:
-    """Return the time, and the time for which this thread has had a core: seconds."""
-    return time.perf_counter(), time.thread_time()
-
-
-def _since(began: tuple[float, float]) -> tuple[float, float]:
-    now, had = _now()
-    return now - began[0], had - began[1]
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return -1
+def _journal_of(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
 
 
 def _preallocate(fd: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk is known now and extents are few.
+    """Reserve `size` bytes, so that a full disk is detected now and the file has few extents.
 
-    fallocate(2) itself is called because posix_fallocate falls back to writing a byte
-    into every block on file systems that cannot preallocate.
+    This calls fallocate(2) because posix_fallocate(3) falls back to writing a byte into every
+    block on file systems that cannot preallocate.
     """
     if os.fstat(fd).st_size > size:
         os.ftruncate(fd, size)
     if size == 0:
         return
-    import ctypes  # not needed, and slow to load, where there are only small files
+    import ctypes  # slow to load, and not needed for transfers of small files only
 
     libc = ctypes.CDLL(None, use_errno=True)
     fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
     if fallocate is not None:
-        wide = ctypes.c_int64
-        if fallocate(ctypes.c_int(fd), ctypes.c_int(0), wide(0), wide(size)) == 0:
+        int64 = ctypes.c_int64
+        if fallocate(ctypes.c_int(fd), ctypes.c_int(0), int64(0), int64(size)) == 0:
             return
-        if (number := ctypes.get_errno()) in _FULL:
-            raise OSError(number, os.strerror(number))
+        if (code := ctypes.get_errno()) in DISK_FULL_ERRNOS:
+            raise OSError(code, os.strerror(code))
     os.ftruncate(fd, size)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def remove_stale_partials(folder: Path, stems: set[str]) -> None:
-    """Delete partial files in `folder` of files named in `stems` that nobody works on.
+def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:
+    """Delete the partial files and journals in `folder` that no running process has locked.
 
     Args:
-        folder: one folder, not searched deeper.
-        stems: stems without their content part, that is up to the last dot.
+        folder: one folder; its subfolders are not searched.
+        prefixes: the files to delete: their prefixes without the last dot and the 16 hex digits.
     """
     try:
         names = os.listdir(folder)
     except OSError:
-        return  # the folder is gone, and its partial files with it
+        return  # the folder was deleted, and its partial files with it
     for name in names:
         matched = _PARTIAL.fullmatch(name)
-        if matched is None or matched["stem"].rpartition(".")[0] not in stems:
+        if matched is None or matched["prefix"].rpartition(".")[0] not in prefixes:
             continue
         path = folder / name
         data = path.with_name(name.removesuffix(_JOURNAL + SUFFIX) + SUFFIX)
         if name.endswith(_JOURNAL + SUFFIX) and data.exists():
-            continue  # goes with its data file
+            continue  # deleted with its data file
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = open_locked(path, os.O_RDWR)
         except OSError:
-            continue  # gone meanwhile, or not ours to delete
+            continue  # locked, deleted, without permission, or on a file system without locks
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_ino != _inode(path):
-                continue  # renamed between open and lock; the name may be in use again
             path.unlink(missing_ok=True)
-            journal = path.with_name(name.removesuffix(SUFFIX) + _JOURNAL + SUFFIX)
-            journal.unlink(missing_ok=True)
+            _journal_of(path).unlink(missing_ok=True)
         except OSError:
-            continue  # in use, or no locks here to tell
+            continue
         finally:
             os.close(fd)

@@ -1,9 +1,9 @@
-"""Trying again: one policy, one layer.
+"""Retries of failed operations under a `RetryPolicy`.
 
-`next_delay` decides and is pure; `retrying` sleeps. Only `TransientError` is ever tried
-again. What the server asks for (Retry-After) comes before our own backoff, which is
-exponential with full jitter (https://aws.amazon.com/builders-library/timeouts-retries-
-and-backoff-with-jitter/).
+`next_delay` decides and is pure; `retrying` runs the operation and sleeps between attempts, in the
+event loop. Only a `TransientError` is retried. The delay that a server asks for (``Retry-After``)
+replaces the exponential backoff with full jitter
+(https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def next_delay(
     retry_after: float | None,
     random_fraction: float,
 ) -> float | None:
-    """Return the seconds to wait before the next try, or None to give up.
+    """Return the seconds to wait before the next attempt, or None to give up.
 
     Args:
         policy: the limits.
-        failures: tries that failed so far, at least 1.
+        failures: number of failed attempts, at least 1.
         elapsed: seconds since the first failure.
-        retry_after: seconds the server asked for, if it did; may exceed `wait_max`.
-        random_fraction: in ``[0, 1)``; the jitter.
+        retry_after: seconds that the server asked for, if it did; may exceed `wait_max`.
+        random_fraction: the jitter, in ``[0, 1)``.
     """
     if failures >= policy.attempts:
         return None
-    # 2.0**1024 would overflow; the product may, to infinity, which is as good.
+    # 2.0**1024 raises OverflowError; the product becomes infinite instead, which min() handles.
     bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(failures - 1, 1023))
     delay = bound * random_fraction if retry_after is None else max(0.0, retry_after)
     return None if elapsed + delay > policy.deadline else delay
@@ -55,17 +55,18 @@ async def retrying(
     on_retry: Callable[[TransientError, float], None] | None = None,
     progress: Callable[[], int] | None = None,
 ) -> T:
-    """Run `operation` until it succeeds, fails for good, or `policy` gives up.
+    """Run `operation` until it succeeds, raises another error, or `policy` gives up.
 
     Args:
-        operation: made anew for every try.
-        policy: how often and how long.
-        on_retry: told the error and the delay in seconds before each wait.
-        progress: says how far the operation has come. A try that came further than any
-            before it makes the failures until then count no more.
+        operation: called for every attempt.
+        policy: limits the number of attempts and the time.
+        on_retry: called with the error and the delay in seconds before each delay.
+            Default: none.
+        progress: returns how far the operation has come. Progress beyond all earlier attempts
+            resets the failure count and the deadline. Default: no progress.
 
     Raises:
-        TransientError: the last one, when the policy gives up.
+        TransientError: that of the last attempt, if the policy gives up.
     """
     failures = 0
     first_failure = 0.0

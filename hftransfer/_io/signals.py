@@ -1,6 +1,7 @@
-"""Signals that would end the process at once, made to unwind it.
+"""SIGTERM as an exception, so that a terminated process cleans up.
 
-Needs nothing but the standard library.
+Used by the synchronous API and the command line, in the main thread. Imports only the standard
+library, because it is loaded before a command does anything.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ __all__ = ("terminable",)
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(143) for the length of a block, so that it cleans up.
+    """Raise SystemExit(143) for a SIGTERM that arrives during a ``with`` block.
 
-    Only where SIGTERM would kill the process at once: in the main thread, with its
-    default handler.
+    This has no effect in other threads than the main thread, or if SIGTERM has a handler other
+    than the default one.
     """
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 

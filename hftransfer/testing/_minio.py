@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hftransfer._io.file_lock import open_locked
 from hftransfer.testing._s3_process import (
     ACCESS_KEY,
     HOST,
@@ -160,6 +160,8 @@ def _say_on_stderr(line: str) -> None:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by close, so by a crash, too
+    fd = open_locked(path, os.O_RDWR | os.O_CREAT, wait=True)
+    try:
         yield
+    finally:
+        os.close(fd)

@@ -126,10 +126,14 @@ async def test_memory_stays_within_the_budget_of_all_transfers(
 ) -> None:
     """Transfers that run at once share one pool."""
     options = TransferOptions(chunk_size=65536, memory_budget=2 * 65536)
-    async with AsyncClient(options) as client, anyio.create_task_group() as tasks:
-        for number in range(4):
-            tasks.start_soon(client.copy, source, tmp_path / str(number))
+    async with AsyncClient(options) as client:
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(client.copy, source, tmp_path / str(number))
+        assert client._context is not None
+        pool = client._context.pool
 
+    assert 65536 <= pool.peak_in_use <= 2 * 65536
     for number in range(4):
         assert _files(source) == _files(tmp_path / str(number))
 

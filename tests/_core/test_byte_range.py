@@ -1,4 +1,4 @@
-"""`hftransfer._core.byte_range`: what has arrived stays, and what is missing can be shared."""
+"""`hftransfer._core.byte_range`: the progress of a range, and its division."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from hypothesis import strategies as st
 from hftransfer._core.byte_range import ByteRangeBuffer
 
 
-def test_what_has_arrived_is_not_asked_for_again() -> None:
-    """After a part has arrived, position, rest and left are about what is missing."""
+def test_bytes_that_arrived_are_not_requested_again() -> None:
+    """`position`, `missing` and `remaining` describe the bytes that have not arrived."""
     buffer = memoryview(bytearray(10))
-    span = ByteRangeBuffer(100, buffer)
+    part = ByteRangeBuffer(100, buffer)
 
-    span.put(b"abc")
+    part.append(b"abc")
 
-    assert (span.position, span.stop, span.missing) == (103, 110, 7)
-    span.remaining[:] = b"defghij"
-    span.advance(7)
-    assert span.missing == 0
+    assert (part.position, part.stop, part.missing) == (103, 110, 7)
+    part.remaining[:] = b"defghij"
+    part.advance(7)
+    assert part.missing == 0
     assert bytes(buffer) == b"abcdefghij"
 
 
-def test_a_restarted_span_misses_everything() -> None:
-    """`restart` is for sources that only begin at the beginning."""
-    span = ByteRangeBuffer(0, memoryview(bytearray(4)))
-    span.put(b"ab")
+def test_a_reset_discards_what_arrived() -> None:
+    """For sources that can only be read from the beginning."""
+    part = ByteRangeBuffer(0, memoryview(bytearray(4)))
+    part.append(b"ab")
 
-    span.restart()
+    part.reset()
 
-    assert (span.position, span.missing) == (0, 4)
+    assert (part.position, part.missing) == (0, 4)
 
 
 @given(
@@ -41,27 +41,28 @@ def test_a_restarted_span_misses_everything() -> None:
     ),
     minimum=st.integers(1, 50),
 )
-def test_spans_that_were_split_cover_every_byte_once(
+def test_ranges_that_were_split_cover_every_byte_once(
     size: int, steps: list[tuple[int, int, int]], minimum: int
 ) -> None:
-    """However spans are filled and split meanwhile, together they are the whole stretch."""
+    """However ranges are filled and split, together they cover the original range."""
     content = bytes(index % 251 for index in range(size))
     buffer = memoryview(bytearray(size))
-    spans = [ByteRangeBuffer(1000, buffer)]
-    for which, count, ways in steps:
-        span = spans[which % len(spans)]
-        arrived = min(count, span.missing)
-        span.put(content[span.position - 1000 : span.position - 1000 + arrived])
-        other = span.split(minimum, ways)
+    parts = [ByteRangeBuffer(1000, buffer)]
+    for which, count, count_of_parts in steps:
+        part = parts[which % len(parts)]
+        arrived = min(count, part.missing)
+        part.append(content[part.position - 1000 : part.position - 1000 + arrived])
+        other = part.split_off(minimum, count_of_parts)
         if other is not None:
-            assert span.missing >= minimum
-            assert other.missing // (ways - 1) <= span.missing < other.missing // (ways - 1) + ways
-            spans.append(other)
+            assert part.missing >= minimum
+            share = other.missing // (count_of_parts - 1)
+            assert share <= part.missing < share + count_of_parts
+            parts.append(other)
 
-    ends = sorted((span.start, span.stop) for span in spans)
+    ends = sorted((part.start, part.stop) for part in parts)
     assert ends[0][0] == 1000
     assert ends[-1][1] == 1000 + size
     assert all(first[1] == second[0] for first, second in itertools.pairwise(ends))
-    for span in spans:
-        span.put(content[span.position - 1000 : span.stop - 1000])
+    for part in parts:
+        part.append(content[part.position - 1000 : part.stop - 1000])
     assert bytes(buffer) == content

@@ -1,4 +1,4 @@
-"""`hftransfer._core.checksums`: what stores verify, and how parts add up to a whole."""
+"""`hftransfer._core.checksums`: the CRCs, their combination, and their text in headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core import checksums
-from hftransfer._core.checksums import Crc, checksum, combine, decode, encode, known, offered
+from hftransfer._core.checksums import (
+    Crc,
+    checksum,
+    combine_crcs,
+    decode_checksum,
+    encode_checksum,
+    supported_checksums,
+    upload_checksums,
+)
 from hftransfer._core.digests import chunk_digest, new_hasher
 
 # The check values of the CRC catalogue (https://reveng.sourceforge.io/crc-catalogue/all.htm).
@@ -32,7 +40,7 @@ def bitwise(name: str, data: bytes, start: int = 0) -> int:
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_polynomials_are_the_catalogues(name: str) -> None:
+def test_polynomials_are_those_of_the_catalogue(name: str) -> None:
     """Width and polynomial of each CRC give its published check value."""
     digits = len(CHECKS[name])
 
@@ -41,17 +49,17 @@ def test_polynomials_are_the_catalogues(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHECKS)
 @given(parts=st.lists(st.binary(max_size=40), max_size=6))
-def test_parts_add_up_to_the_whole(name: str, parts: list[bytes]) -> None:
-    """The CRC of any sequence of parts, empty ones included, is that of their bytes in a row."""
+def test_the_crcs_of_parts_combine_to_the_crc_of_the_whole(name: str, parts: list[bytes]) -> None:
+    """For any sequence of parts, empty ones included."""
     size = checksums._CRCS[name][0] // 8
     sums = [(bitwise(name, part).to_bytes(size, "big"), len(part)) for part in parts]
 
-    assert combine(name, sums) == bitwise(name, b"".join(parts)).to_bytes(size, "big")
+    assert combine_crcs(name, sums) == bitwise(name, b"".join(parts)).to_bytes(size, "big")
 
 
 @given(parts=st.lists(st.binary(max_size=40), max_size=6))
-def test_a_running_crc_takes_any_pieces(parts: list[bytes]) -> None:
-    """The hasher of CRC32 fed piece by piece ends like zlib's function on everything."""
+def test_a_crc_can_be_updated_in_pieces(parts: list[bytes]) -> None:
+    """The result is that of zlib's function for all bytes at once."""
     hasher = Crc("CRC32")
     for part in parts:
         hasher.update(memoryview(part))
@@ -59,27 +67,27 @@ def test_a_running_crc_takes_any_pieces(parts: list[bytes]) -> None:
     assert hasher.hexdigest() == f"{zlib.crc32(b''.join(parts)):08x}"
 
 
-@pytest.mark.parametrize("name", known())
-def test_what_is_encoded_is_decoded(name: str) -> None:
-    """Headers carry base64; what is none, or of another length, is no checksum."""
+@pytest.mark.parametrize("name", supported_checksums())
+def test_an_encoded_checksum_is_decoded(name: str) -> None:
+    """Text that is not base64, or of another length, is decoded as None."""
     value = checksum(name, NINE, chunk_digest(NINE))
 
-    assert decode(name, encode(value)) == value
-    assert decode(name, encode(value[:-1])) is None
-    assert decode(name, "not base64!") is None
+    assert decode_checksum(name, encode_checksum(value)) == value
+    assert decode_checksum(name, encode_checksum(value[:-1])) is None
+    assert decode_checksum(name, "not base64!") is None
     assert new_hasher(name.lower(), 0) is not None
     if name in CHECKS:
         assert value.hex() == CHECKS[name]
 
 
-def test_an_unknown_crc_is_refused() -> None:
-    """A name without a function behind it is an error, not a wrong checksum."""
-    with pytest.raises(ValueError, match="unknown"):
+def test_an_unsupported_crc_is_rejected() -> None:
+    """It raises an error rather than compute a wrong checksum."""
+    with pytest.raises(ValueError, match="unsupported"):
         Crc("CRC16")
 
 
 def test_a_crc32_is_zlibs_with_and_without_isal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both give the same for any buffer and any CRC before it."""
+    """ISA-L and zlib give the same CRC for any buffer and any start value."""
     data = memoryview(bytes(range(256)) * 99)[7:]
     expected = zlib.crc32(data, 5)
 
@@ -88,16 +96,16 @@ def test_a_crc32_is_zlibs_with_and_without_isal(monkeypatch: pytest.MonkeyPatch)
         assert checksums._crcs()["CRC32"] is zlib.crc32
 
 
-def test_without_awscrt_there_is_still_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CRC32 and our own XXH3-128 need no further package."""
+def test_without_awscrt_two_checksums_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CRC32 and XXH3-128 need no optional package."""
     with without(monkeypatch, "awscrt"):
-        assert offered() == ("XXHASH128", "CRC32")
-        assert known() == ("XXHASH128", "CRC32")
+        assert upload_checksums() == ("XXHASH128", "CRC32")
+        assert supported_checksums() == ("XXHASH128", "CRC32")
 
 
 @contextmanager
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> Iterator[None]:
-    """As if `package` were not installed."""
+    """Run the block as if `package` were not installed."""
     monkeypatch.setitem(sys.modules, package, None)
     checksums._crcs.cache_clear()
     yield

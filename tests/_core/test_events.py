@@ -1,4 +1,4 @@
-"""Observers hear events; what they do wrong stays with them."""
+"""`hftransfer._core.events`: observers receive events, and their failures are isolated."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ EVENTS: list[Event] = [
 ]
 
 
-def test_an_observer_hears_every_event_in_order() -> None:
-    """Any callable observes, a list's append included."""
-    heard: list[Event] = []
+def test_an_observer_receives_every_event_in_order() -> None:
+    """Any callable can be an observer, such as the append of a list."""
+    received: list[Event] = []
 
     for event in EVENTS:
-        emit(heard.append, event)
+        emit(received.append, event)
 
-    assert heard == EVENTS
+    assert received == EVENTS
 
 
-def test_nobody_has_to_listen() -> None:
+def test_an_observer_is_optional() -> None:
     """Without an observer an event is dropped."""
-    for event in EVENTS:
-        emit(None, event)
+    emit(None, EVENTS[0])
 
 
-def test_an_observers_failure_is_logged_and_goes_no_further(
+def test_an_exception_of_an_observer_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A broken progress bar does not break a transfer, and leaves a traceback in the log."""
@@ -61,7 +60,7 @@ def test_an_observers_failure_is_logged_and_goes_no_further(
 
 
 def test_an_observer_can_interrupt() -> None:
-    """KeyboardInterrupt is no failure of the observer: it ends the transfer."""
+    """KeyboardInterrupt passes through: it ends the transfer."""
 
     def interrupted(event: Event) -> None:
         raise KeyboardInterrupt
@@ -72,7 +71,7 @@ def test_an_observer_can_interrupt() -> None:
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 def test_events_cannot_be_changed(event: Event) -> None:
-    """Observers share events, so none may alter what the next one hears."""
+    """Observers share events, so none may change what another one receives."""
     name = dataclasses.fields(event)[0].name
 
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -1,4 +1,4 @@
-"""Manifests survive JSON; a damaged one is never believed."""
+"""`hftransfer._core.manifest`: the JSON form, and the detection of damage."""
 
 from __future__ import annotations
 
@@ -41,44 +41,44 @@ _manifests = st.builds(
 
 @given(_manifests)
 def test_json_round_trip(manifest: Manifest) -> None:
-    """What is written as JSON is read back equal."""
+    """A manifest that is written as JSON and read again is equal."""
     assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
 
 
 @given(_manifests)
-def test_files_are_written_in_order(manifest: Manifest) -> None:
-    """The same files give the same text, whatever order they arrived in."""
-    turned = Manifest(
+def test_files_are_written_in_sorted_order(manifest: Manifest) -> None:
+    """The same files give the same text, in whatever order they were added."""
+    reordered = Manifest(
         source=manifest.source,
         files=dict(reversed(list(manifest.files.items()))),
         commit=manifest.commit,
     )
 
-    assert json.dumps(turned.to_dict()) == json.dumps(manifest.to_dict())
+    assert json.dumps(reordered.to_dict()) == json.dumps(manifest.to_dict())
 
 
 def _form(entry: FileManifest) -> dict[str, Any]:
     return Manifest(source="hf://o/n", files={"f": entry}).to_dict()
 
 
-def _refused(form: Any) -> None:
+def _assert_damaged(form: Any) -> None:
     with pytest.raises(IntegrityError, match="damaged manifest"):
         Manifest.from_dict(form)
 
 
 @given(entry=_files(), data=st.data())
 def test_a_missing_key_is_damage(entry: FileManifest, data: st.DataObject) -> None:
-    """Every key of the documented form is needed."""
+    """Every key of the documented form is required."""
     form = _form(entry)
     inside = data.draw(st.sampled_from([form, form["files"]["f"]]))
     del inside[data.draw(st.sampled_from(sorted(inside)))]
 
-    _refused(form)
+    _assert_damaged(form)
 
 
 @given(entry=_files(least=1), data=st.data())
 def test_a_changed_chunk_digest_is_damage(entry: FileManifest, data: st.DataObject) -> None:
-    """One hex digit of one chunk, a chunk less or a chunk more do not pass."""
+    """One changed hex digit, a missing chunk and an additional chunk are detected."""
     form = _form(entry)
     chunks: list[str] = form["files"]["f"]["chunks"]
     index = data.draw(st.integers(0, len(chunks) - 1))
@@ -93,16 +93,16 @@ def test_a_changed_chunk_digest_is_damage(entry: FileManifest, data: st.DataObje
     else:
         chunks.insert(index, chunks[index])
 
-    _refused(form)
+    _assert_damaged(form)
 
 
 @given(entry=_files(least=1), grow=st.booleans())
-def test_a_size_of_another_number_of_chunks_is_damage(entry: FileManifest, grow: bool) -> None:
+def test_a_size_that_does_not_match_the_chunks_is_damage(entry: FileManifest, grow: bool) -> None:
     """Size, chunk size and the number of chunks must agree."""
     form = _form(entry)
     form["files"]["f"]["size"] += entry.chunk_size if grow else -entry.chunk_size
 
-    _refused(form)
+    _assert_damaged(form)
 
 
 _wrong_values: list[tuple[str, Any]] = [
@@ -127,26 +127,26 @@ _wrong_values: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("key", "value"), _wrong_values)
 @pytest.mark.parametrize("chunks", [(), ("0f" * 16,)], ids=["empty-file", "one-chunk"])
 def test_a_wrong_value_of_a_file_is_damage(key: str, value: Any, chunks: tuple[str, ...]) -> None:
-    """Wrong types and ranges are reported as damage, not as a TypeError from inside."""
+    """Wrong types and ranges are reported as damage, not as an internal TypeError."""
     form = _form(FileManifest(size=len(chunks), chunk_size=1 << 20, chunks=chunks))
     form["files"]["f"][key] = value
 
-    _refused(form)
+    _assert_damaged(form)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("format", "other"), ("version", 2), ("files", None), ("files", []), ("files", {"f": "x"})],
 )
-def test_another_format_or_version_is_refused(key: str, value: Any) -> None:
-    """A manifest of a later version is not half understood."""
+def test_another_format_or_version_is_rejected(key: str, value: Any) -> None:
+    """A manifest of a later version is not read in part."""
     form = copy.deepcopy(_form(FileManifest(size=0, chunk_size=1, chunks=())))
     form[key] = value
 
-    _refused(form)
+    _assert_damaged(form)
 
 
 @pytest.mark.parametrize("form", [None, [], "text", 5, {}])
-def test_other_json_is_no_manifest(form: Any) -> None:
-    """Whatever JSON a file holds, it is a manifest or an IntegrityError."""
-    _refused(form)
+def test_other_json_is_not_a_manifest(form: Any) -> None:
+    """Any JSON is a manifest or raises IntegrityError."""
+    _assert_damaged(form)

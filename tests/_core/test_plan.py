@@ -1,4 +1,4 @@
-"""Chunks cover files exactly, chunk sizes obey limits, headers carry ranges."""
+"""`hftransfer._core.plan`: chunks, chunk sizes under limits, and range headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ S3 = PartLimits(minimum=5 * MIB, maximum=5 << 30, count=10_000)
 
 @given(size=st.integers(0, 10_000), chunk_size=st.integers(1, 3_000))
 def test_chunks_cover_the_file_exactly(size: int, chunk_size: int) -> None:
-    """Chunks follow each other without gap or overlap from 0 to the size, numbered from 0."""
+    """Without gap or overlap from 0 to the size, with indexes from 0."""
     chunks = plan_chunks(size, chunk_size)
 
     edges = [0, *(chunk.stop for chunk in chunks)]
@@ -34,7 +34,7 @@ def test_chunks_cover_the_file_exactly(size: int, chunk_size: int) -> None:
 
 
 def test_an_empty_file_has_no_chunks() -> None:
-    """Nothing to move means no request."""
+    """It needs no request."""
     assert plan_chunks(0, 8 * MIB) == []
 
 
@@ -59,44 +59,44 @@ def _accepted(size: int, chunk_size: int, limits: list[PartLimits]) -> bool:
     )
 
 
-@given(size=st.integers(0, 100), wanted=st.integers(1, 60), limits=_limits)
-@example(size=30, wanted=20, limits=[PartLimits(maximum=10)])
-@example(size=16, wanted=1, limits=[PartLimits(maximum=10, count=2)])
-def test_chunk_size_obeys_all_limits_or_none_could(
-    size: int, wanted: int, limits: list[PartLimits]
+@given(size=st.integers(0, 100), preferred=st.integers(1, 60), limits=_limits)
+@example(size=30, preferred=20, limits=[PartLimits(maximum=10)])
+@example(size=16, preferred=1, limits=[PartLimits(maximum=10, count=2)])
+def test_the_chunk_size_satisfies_all_limits_if_one_can(
+    size: int, preferred: int, limits: list[PartLimits]
 ) -> None:
-    """A chunk size is found exactly where trying all of them finds one."""
+    """A chunk size is found exactly if an exhaustive search finds one."""
     possible = [n for n in range(1, 101) if _accepted(size, n, limits)]
 
     if not possible:
         with pytest.raises(OptionsError, match="too large"):
-            fit_chunk_size(size, wanted, limits)
+            fit_chunk_size(size, preferred, limits)
         return
-    chunk_size = fit_chunk_size(size, wanted, limits)
+    chunk_size = fit_chunk_size(size, preferred, limits)
     assert _accepted(size, chunk_size, limits)
-    assert chunk_size == fit_chunk_size(size, wanted, list(reversed(limits)))
+    assert chunk_size == fit_chunk_size(size, preferred, list(reversed(limits)))
 
 
-@given(size=st.integers(0, 5 * 10**13), wanted=st.integers(64 * 1024, 5 << 30))
-def test_s3_limits_hold_for_every_size_that_s3_can_hold(size: int, wanted: int) -> None:
-    """Up to 48.8 TiB (10,000 parts of 5 GiB); what is raised for the count is whole MiB."""
-    chunk_size = fit_chunk_size(size, wanted, [S3])
+@given(size=st.integers(0, 5 * 10**13), preferred=st.integers(64 * 1024, 5 << 30))
+def test_s3_limits_hold_for_every_object_size(size: int, preferred: int) -> None:
+    """Up to 48.8 TiB (10,000 parts of 5 GiB). A size raised for the part count is whole MiB."""
+    chunk_size = fit_chunk_size(size, preferred, [S3])
 
     assert S3.minimum <= chunk_size <= S3.maximum
     assert -(-size // chunk_size) <= S3.count
-    raised_for_count = chunk_size > max(wanted, S3.minimum)
+    raised_for_count = chunk_size > max(preferred, S3.minimum)
     assert not raised_for_count or chunk_size % MIB == 0
 
 
-@given(wanted=st.integers(1, 1 << 33), size=st.integers(0, 1 << 50))
-def test_without_limits_the_wanted_size_stays(wanted: int, size: int) -> None:
-    """Nothing else than a limit moves the chunk size."""
-    assert fit_chunk_size(size, wanted, []) == wanted
-    assert fit_chunk_size(size, wanted, [PartLimits()]) == wanted
+@given(preferred=st.integers(1, 1 << 33), size=st.integers(0, 1 << 50))
+def test_without_limits_the_preferred_size_is_used(preferred: int, size: int) -> None:
+    """Only a limit changes the chunk size."""
+    assert fit_chunk_size(size, preferred, []) == preferred
+    assert fit_chunk_size(size, preferred, [PartLimits()]) == preferred
 
 
-def test_too_large_a_file_is_refused_by_its_size() -> None:
-    """The message names the size that no chunk size fits."""
+def test_a_file_that_is_too_large_is_rejected() -> None:
+    """The message contains its size."""
     size = 10_000 * (5 << 30) + 1
 
     with pytest.raises(OptionsError, match=str(size)):
@@ -108,7 +108,7 @@ _sizes = st.integers(1, 1 << 50)
 
 @given(start=st.integers(0, 1 << 50), size=_sizes, after=st.one_of(st.none(), st.integers(0, 99)))
 def test_content_range_round_trip(start: int, size: int, after: int | None) -> None:
-    """What a server answers to a half-open range is read back as that range."""
+    """The response to a range header is parsed as the same range."""
     chunk = Chunk(0, start, start + size)
     total = None if after is None else chunk.stop + after
     header = range_header(chunk.start, chunk.stop)
@@ -125,5 +125,5 @@ def test_content_range_round_trip(start: int, size: int, after: int | None) -> N
     ["", "bytes", "bytes */10", "bytes 0-9", "bytes=0-9/10", "items 0-9/10", "bytes 0-9/10x"],
 )
 def test_malformed_content_range_is_none(value: str) -> None:
-    """A value that is no satisfied byte range is told apart from one."""
+    """Only a satisfied byte range is parsed."""
     assert parse_content_range(value) is None

@@ -11,13 +11,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hftransfer._core.digests import INLINE, Digest
+from hftransfer._core.digests import INLINE_HASH_LIMIT, Digest
 from hftransfer._engine.file_digest import OrderedHasher
 from hftransfer.errors import IntegrityError
 
 pytestmark = pytest.mark.anyio
 
-LONG = INLINE + 1  # such a chunk is added in a thread
+LONG = INLINE_HASH_LIMIT + 1  # such a chunk is added in a thread
 CHUNKS = [os.urandom(LONG) for _ in range(8)]
 SIZE = sum(map(len, CHUNKS))
 

@@ -68,7 +68,7 @@ class _Scripted:
                 async for _ in self._scripts.pop(0)(span):
                     pass
             await checkpoint()
-            span.put(_content(span.position - self.base, span.stop - self.base))
+            span.append(_content(span.position - self.base, span.stop - self.base))
         finally:
             self.at_a_time -= 1
 
@@ -166,7 +166,7 @@ async def test_what_arrived_before_an_error_is_not_asked_for_again() -> None:
     """The next try asks for the rest alone."""
 
     async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.put(_content(0, 3 * MIB))
+        span.append(_content(0, 3 * MIB))
         yield
         raise NetworkError("cut")
 
@@ -181,7 +181,7 @@ async def test_a_connection_that_is_cut_again_and_again_still_gets_there() -> No
     """Failures count only as long as nothing arrives in between: 7 cuts, 4 attempts."""
 
     async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.put(_content(span.filled, span.filled + MIB))
+        span.append(_content(span.filled, span.filled + MIB))
         yield
         raise NetworkError("cut")
 
@@ -196,7 +196,7 @@ async def test_who_gets_no_further_gives_up() -> None:
     """The same byte for the fourth time, and the last error is raised."""
 
     async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.put(_content(0, MIB - span.filled))
+        span.append(_content(0, MIB - span.filled))
         yield
         raise NetworkError("cut")
 
@@ -216,7 +216,7 @@ async def test_at_the_end_idle_connections_take_over_half() -> None:
     released = anyio.Event()
 
     async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.put(_content(0, MIB))
+        span.append(_content(0, MIB))
         await released.wait()
         yield
 
@@ -260,7 +260,7 @@ async def test_a_connection_that_brings_nothing_is_replaced() -> None:
     """Hung for ever, it is given up as soon as another one has shown what is possible."""
 
     async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.put(_content(0, 7 * MIB))  # too little is left to be shared
+        span.append(_content(0, 7 * MIB))  # too little is left to be shared
         await anyio.sleep_forever()
         yield
 

@@ -123,7 +123,7 @@ async def play(events: list[tuple[str, int]]) -> None:
             loop.ahead += number
             connection._watch()
         elif event == "split":
-            span.split(1)
+            span.split_off(1)
 
     assert len(case.losses) <= 1
     filled = min(span.filled, span.limit)
@@ -242,8 +242,8 @@ def test_the_last_bytes_leave_a_connection_that_reads() -> None:
         for _ in range(2):
             case.receive(bytes(SIZE // 2))
         assert case.exchange.done.done()
-        assert case.exchange.debt is not None
-        assert case.exchange.debt.step() > 0
+        assert case.exchange.pending_delay is not None
+        assert case.exchange.pending_delay.next_sleep() > 0
         assert case.transport.reading
         assert case.connection.is_usable
         case.connection.abort()

@@ -106,7 +106,9 @@ async def test_a_part_of_a_file_arrives_byte_for_byte(
     async with site.opened(accept) as (server, wire):
         with in_file(tmp_path / "f", content) as whole:
             for _ in range(2):
-                answer = await wire.request("PUT", f"{server.base}/p", body=whole.part(10, size))
+                answer = await wire.request(
+                    "PUT", f"{server.base}/p", body=whole.subrange(10, size)
+                )
                 assert (answer.status, answer.body) == (200, b"ok")
 
     assert server.connections == 1

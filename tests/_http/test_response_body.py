@@ -150,7 +150,7 @@ async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> Non
     async with site.opened(reply) as (server, wire):
         await wire.fill(f"{server.base}/f", span, size=BODY)
         assert span.buffer == content
-        span.restart()
+        span.reset()
         await wire.fill(f"{server.base}/f", span, size=BODY)
 
     assert server.connections == 1
@@ -430,7 +430,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: wire.fill(url, span, size=BODY))
             await until(lambda: span.filled == BODY // 4)
-            other = span.split(1)
+            other = span.split_off(1)
             split.set()
         assert other is not None
         assert span.missing == 0
@@ -457,7 +457,7 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
     async with site.opened(reply) as (server, wire), anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: wire.fill(f"{server.base}/f", span, size=BODY, ranged=False))
         await until(lambda: span.filled == BODY // 4)
-        span.split(1)
+        span.split_off(1)
         split.set()
 
     assert span.missing == 0

@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import anyio
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
@@ -22,7 +21,6 @@ from hftransfer._hub_compat.cache import (
     write_tree,
 )
 from hftransfer._hub_compat.local_dir import DownloadMetadata, LocalDir
-from hftransfer._io.file_lock import FileLock
 from hftransfer.errors import LocationError
 from hftransfer.stores.base import Entry
 
@@ -296,90 +294,6 @@ def test_damaged_metadata_is_removed(tmp_path: Path, text: str) -> None:
 
     assert folder.read_metadata("config.json") is None
     assert not folder.metadata("config.json").exists()
-
-
-# --- locks
-
-
-@pytest.mark.anyio
-async def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
-    """The second one gets the lock when the first one releases it, and not before."""
-    path = tmp_path / ".locks" / "blob.lock"
-    first, second = FileLock(path), FileLock(path)
-    order = []
-
-    async def wait() -> None:
-        assert await second.acquire()
-        order.append("acquired")
-
-    assert await first.acquire()
-    async with anyio.create_task_group() as group:
-        group.start_soon(wait)
-        await anyio.wait_all_tasks_blocked()
-        order.append("released")
-        first.release()
-    second.release()
-
-    assert order == ["released", "acquired"]
-
-
-@pytest.mark.anyio
-async def test_filelock_and_we_exclude_each_other(tmp_path: Path) -> None:
-    """huggingface_hub's lock on the same file is the same lock."""
-    filelock = pytest.importorskip("filelock")
-    lock = FileLock(tmp_path / "blob.lock")
-    theirs = filelock.FileLock(tmp_path / "blob.lock", timeout=0)
-
-    assert await lock.acquire()
-    with pytest.raises(filelock.Timeout):
-        theirs.acquire()
-    lock.release()
-
-    order = []
-
-    async def wait() -> None:
-        assert await lock.acquire()
-        order.append("acquired")
-
-    async with anyio.create_task_group() as group:
-        theirs.acquire()
-        group.start_soon(wait)
-        await anyio.wait_all_tasks_blocked()
-        order.append("released")
-        theirs.release()
-    lock.release()
-
-    assert order == ["released", "acquired"]
-
-
-@pytest.mark.anyio
-async def test_waiting_for_a_lock_can_be_cancelled(tmp_path: Path) -> None:
-    """Ctrl-C does not have to wait for another process's download."""
-    holder, waiter = FileLock(tmp_path / "blob.lock"), FileLock(tmp_path / "blob.lock")
-    assert await holder.acquire()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(waiter.acquire)
-        await anyio.wait_all_tasks_blocked()
-        group.cancel_scope.cancel()
-
-    holder.release()
-    assert await waiter.acquire()
-    waiter.release()
-
-
-@pytest.mark.anyio
-async def test_a_lock_file_is_writable_for_the_group(tmp_path: Path) -> None:
-    """Members of a group share caches, whatever the umask of the first one."""
-    lock = FileLock(tmp_path / "blob.lock")
-    previous = os.umask(0o077)
-    try:
-        assert await lock.acquire()
-    finally:
-        os.umask(previous)
-    lock.release()
-
-    assert (tmp_path / "blob.lock").stat().st_mode & 0o777 == 0o664
 
 
 def test_a_listing_is_written_as_huggingface_hub_reads_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Buffers stay under their budget, are lent in order and never leak."""
+"""`hftransfer._io.buffers`: the budget, the order of requests, and the return of all memory."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ async def _settle() -> None:
 
 
 @given(st.lists(st.integers(1, 8) | st.none(), max_size=60))
-def test_an_arena_lends_each_stretch_once(steps: list[int | None]) -> None:
-    """What is taken never overlaps, and what is given back can be taken again as one."""
-    arena = Allocator(16)
-    taken: list[tuple[int, int]] = []
+def test_allocated_ranges_never_overlap(steps: list[int | None]) -> None:
+    """Freed ranges are merged, and can be allocated again as one."""
+    allocator = Allocator(16)
+    allocated: list[tuple[int, int]] = []
     for size in steps:
         if size is None:
-            if taken:
-                arena.give(*taken.pop(len(taken) // 2))
+            if allocated:
+                allocator.free(*allocated.pop(len(allocated) // 2))
             continue
-        start = arena.take(size)
-        longest = max((stop - first for first, stop in arena.free), default=0)
+        start = allocator.allocate(size)
+        longest = max((stop - first for first, stop in allocator.free_ranges), default=0)
         if start is None:
             assert longest < size
         else:
-            taken.append((start, size))
-        used = [unit for first, length in taken for unit in range(first, first + length)]
+            allocated.append((start, size))
+        used = [unit for first, length in allocated for unit in range(first, first + length)]
         assert len(used) == len(set(used))
         assert set(used) <= set(range(16))
-        free = [unit for first, stop in arena.free for unit in range(first, stop)]
+        free = [unit for first, stop in allocator.free_ranges for unit in range(first, stop)]
         assert sorted(used + free) == list(range(16))
 
-    for stretch in taken:
-        arena.give(*stretch)
+    for span in allocated:
+        allocator.free(*span)
 
-    assert arena.free == [(0, 16)]
+    assert allocator.free_ranges == [(0, 16)]
 
 
 _jobs = st.lists(
@@ -78,28 +78,34 @@ _jobs = st.lists(
 async def test_budget_holds_under_any_interleaving(
     jobs: list[tuple[int, int, int, bool]],
 ) -> None:
-    """Loans fit the budget or are a single oversize one, and at the end nothing is lent."""
+    """Buffers fit the budget, or there is a single oversize one; at the end all are free.
+
+    The pool's own peak is compared with the largest sum that the test has seen.
+    """
     pool = BufferPool(BUDGET)
-    lent: list[Buffer] = []
+    held: list[Buffer] = []
+    peak = 0
 
     async def work(size: int, turns: int, scope: anyio.CancelScope) -> None:
+        nonlocal peak
         with scope:
             buffer = await pool.acquire(size)
-            lent.append(buffer)
+            held.append(buffer)
             try:
                 assert len(buffer.view) == size
-                capacities = [other.capacity for other in lent]
-                assert sum(capacities) <= BUDGET or len(lent) == 1
+                capacities = [other.capacity for other in held]
+                peak = max(peak, sum(capacities))
+                assert sum(capacities) <= BUDGET or len(held) == 1
                 assert sum(capacities) <= pool.in_use
                 places = sorted(
-                    (other.start, other.capacity) for other in lent if other.start is not None
+                    (other.start, other.capacity) for other in held if other.start is not None
                 )
                 for (first, size), (second, _) in itertools.pairwise(places):
                     assert first + size <= second
                 for _ in range(turns):
                     await checkpoint()
             finally:
-                lent.remove(buffer)
+                held.remove(buffer)
                 pool.release(buffer)
 
     async def cancel(turns: int, scope: anyio.CancelScope) -> None:
@@ -117,11 +123,13 @@ async def test_budget_holds_under_any_interleaving(
     assert pool.in_use == 0
     assert not pool._waiting
     assert not pool._granted
-    pool.release(await pool.acquire(BUDGET))  # the whole budget is to be had again
+    largest = max(-(-size // UNIT) * UNIT for size, *_ in jobs)
+    assert peak <= pool.peak_in_use <= max(BUDGET, largest)
+    pool.release(await pool.acquire(BUDGET))  # the whole budget is available again
 
 
-async def test_first_come_first_served() -> None:
-    """A small request does not overtake a large one that came before it."""
+async def test_requests_are_served_in_order() -> None:
+    """A small request does not overtake an earlier large one."""
     pool = BufferPool(BUDGET)
     served: list[str] = []
     first = await pool.acquire(2 * UNIT)
@@ -137,14 +145,14 @@ async def test_first_come_first_served() -> None:
             await _settle()
         pool.release(second)
         await _settle()
-        assert served == []  # one unit is free, and the one in front needs four
+        assert served == []  # one unit is free, and the first request needs four
         pool.release(first)
 
     assert served == ["large", "small", "last"]
 
 
-async def test_a_waiter_that_is_cancelled_lets_the_next_one_pass() -> None:
-    """The small request behind a cancelled large one is served without any release."""
+async def test_a_cancelled_waiter_does_not_block_the_next_one() -> None:
+    """A small request behind a cancelled large one is served without a release."""
     pool = BufferPool(BUDGET)
     held = await pool.acquire(2 * UNIT)
     large = anyio.CancelScope()
@@ -172,8 +180,8 @@ async def test_a_waiter_that_is_cancelled_lets_the_next_one_pass() -> None:
 
 
 @pytest.mark.parametrize("is_cancelled_first", [True, False])
-async def test_granted_and_cancelled_a_waiter_gives_it_back(is_cancelled_first: bool) -> None:
-    """A buffer granted to a waiter that is cancelled before it could run is not lost."""
+async def test_a_cancelled_waiter_frees_a_granted_buffer(is_cancelled_first: bool) -> None:
+    """A buffer that is granted to a waiter which is cancelled before it runs is not lost."""
     pool = BufferPool(BUDGET)
     held = await pool.acquire(BUDGET)
     scope = anyio.CancelScope()
@@ -194,8 +202,8 @@ async def test_granted_and_cancelled_a_waiter_gives_it_back(is_cancelled_first: 
     assert not pool._granted
 
 
-async def test_cancelled_before_it_waits_nothing_is_taken() -> None:
-    """A free budget is still free after an acquire inside a cancelled scope."""
+async def test_a_cancelled_acquire_allocates_nothing() -> None:
+    """The budget is free after an acquire in a cancelled scope."""
     pool = BufferPool(BUDGET)
 
     with anyio.CancelScope() as scope:
@@ -206,8 +214,8 @@ async def test_cancelled_before_it_waits_nothing_is_taken() -> None:
     assert pool.in_use == 0
 
 
-async def test_an_oversize_buffer_is_lent_alone() -> None:
-    """A chunk larger than the budget moves when nothing else does, instead of never."""
+async def test_an_oversize_buffer_is_allocated_alone() -> None:
+    """A chunk larger than the budget waits until no other buffer is allocated."""
     pool = BufferPool(UNIT)
     small = await pool.acquire(UNIT)
     got = anyio.Event()
@@ -227,7 +235,7 @@ async def test_an_oversize_buffer_is_lent_alone() -> None:
 
 
 async def test_memory_is_reused_from_the_low_end() -> None:
-    """What comes next gets the same memory, whatever its size, and no page more is touched."""
+    """The next buffer gets the same memory, whatever its size, and touches no further page."""
     pool = BufferPool(BUDGET)
     first = await pool.acquire(2 * UNIT)
     first.view[:4] = b"mark"
@@ -241,7 +249,7 @@ async def test_memory_is_reused_from_the_low_end() -> None:
 
 
 async def test_memory_is_page_aligned() -> None:
-    """Direct I/O needs buffers that begin at a page."""
+    """Direct I/O requires it."""
     pool = BufferPool(BUDGET)
     buffers = [await pool.acquire(size) for size in (1, UNIT + 1, 5)]
 
@@ -252,7 +260,7 @@ async def test_memory_is_page_aligned() -> None:
 
 
 def _resident(view: memoryview) -> float:
-    """Return the share of the pages of `view` that have memory: see mincore(2)."""
+    """Return the share of the pages of `view` that are in memory, by mincore(2)."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(view))
     pages = -(-len(view) // mmap.PAGESIZE)
     states = (ctypes.c_ubyte * pages)()
@@ -261,62 +269,62 @@ def _resident(view: memoryview) -> float:
     return sum(state & 1 for state in states) / pages
 
 
-def _warmed() -> None:
-    """Wait until no thread takes page faults."""
+def _wait_for_prefault() -> None:
+    """Wait for the end of the thread that takes page faults."""
     for thread in threading.enumerate():
-        if thread.name == "hftransfer-warmer":
+        if thread.name == "hftransfer-prefault":
             thread.join()
 
 
-async def test_what_is_lent_is_there_before_it_is_used() -> None:
-    """A thread takes its page faults; what nobody has asked for costs no memory."""
+async def test_allocated_memory_is_faulted_in_before_its_use() -> None:
+    """A thread takes the page faults; memory that is not allocated stays untouched."""
     pool = BufferPool(64 * MIB)
     buffer = await pool.acquire(8 * MIB)
-    _warmed()
+    _wait_for_prefault()
     resident = _resident(buffer.view)
     if not resident:
         pytest.skip("this kernel has no MADV_POPULATE_WRITE")
     assert pool._memory is not None
-    # A huge page may reach beyond what was lent.
+    # A huge page may extend beyond the allocated range.
     unused = _resident(memoryview(pool._memory)[12 * MIB :])
     more = await pool.acquire(8 * MIB)
-    _warmed()
+    _wait_for_prefault()
 
     assert (resident, unused, _resident(more.view)) == (1.0, 0.0, 1.0)
 
 
-async def test_little_memory_is_faulted_in_by_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small files need no thread."""
-    monkeypatch.setattr(buffers, "_populate", None)  # would end in an error
+async def test_small_buffers_are_faulted_in_by_their_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is started for them."""
+    monkeypatch.setattr(buffers, "_populate", None)  # a call would raise
     pool = BufferPool(64 * MIB)
     async with pool.lease(MIB) as view:
-        _warmed()
+        _wait_for_prefault()
         assert _resident(view) == 0.0
         view[:] = bytes(MIB)
 
 
-async def test_without_help_of_the_kernel_memory_is_lent_all_the_same(
+async def test_a_kernel_without_prefaulting_is_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An old one does not know what it is asked for, and is asked only once."""
-    asked: list[int] = []
+    """Buffers work without it."""
+    requests: list[int] = []
 
-    def refuse(_: mmap.mmap, start: int, size: int) -> bool:
-        asked.append(start)
+    def reject(_: mmap.mmap, start: int, size: int) -> bool:
+        requests.append(start)
         return False
 
-    monkeypatch.setattr(buffers, "_populate", refuse)
+    monkeypatch.setattr(buffers, "_populate", reject)
     pool = BufferPool(64 * MIB)
     for _ in range(2):
         buffer = await pool.acquire(8 * MIB)
-        _warmed()
+        _wait_for_prefault()
         buffer.view[:] = bytes(8 * MIB)
 
-    assert asked == [0]
+    assert requests == [0]
 
 
-async def test_a_released_buffer_shows_nothing() -> None:
-    """Its view is empty, so that late use cannot touch what the next borrower writes."""
+async def test_the_view_of_a_released_buffer_is_empty() -> None:
+    """Late use cannot touch the memory of the next owner."""
     pool = BufferPool(BUDGET)
     buffer = await pool.acquire(10)
     pool.release(buffer)
@@ -324,8 +332,8 @@ async def test_a_released_buffer_shows_nothing() -> None:
     assert len(buffer.view) == 0
 
 
-async def test_a_lease_ends_with_its_block_also_on_errors() -> None:
-    """What a block raises passes, and its memory is free again."""
+async def test_a_lease_ends_with_its_block() -> None:
+    """Also if the block raises; the exception is not changed."""
     pool = BufferPool(BUDGET)
 
     with pytest.raises(KeyError):
@@ -336,6 +344,6 @@ async def test_a_lease_ends_with_its_block_also_on_errors() -> None:
 
 
 async def test_a_budget_must_be_positive() -> None:
-    """A pool that could never lend is refused."""
+    """Other budgets are rejected."""
     with pytest.raises(OptionsError, match="positive"):
         BufferPool(0)

@@ -1,4 +1,4 @@
-"""`hftransfer._io.file_range`: bytes that are hashed and sent from where they lie."""
+"""`hftransfer._io.file_range`: ranges of files and memory, hashed and sent."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ CONTENT = os.urandom(100_000)
 def file_of(content: bytes) -> Iterator[FileRange]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        in_file(Path(folder) / "f", content) as region,
+        in_file(Path(folder) / "f", content) as body,
     ):
-        yield region
+        yield body
 
 
 @pytest.fixture
@@ -41,28 +41,28 @@ def path(tmp_path: Path) -> Path:
 
 
 @given(content=st.binary(max_size=300), data=st.data())
-def test_a_part_is_a_slice(content: bytes, data: st.DataObject) -> None:
-    """Any part of any part has the bytes that a slice of a slice has, in memory or in a file."""
+def test_a_subrange_is_a_slice(content: bytes, data: st.DataObject) -> None:
+    """A subrange of a subrange has the bytes of a slice of a slice, in memory and in a file."""
     with file_of(content) as whole:
         expected = content
         for _ in range(2):
             start = data.draw(st.integers(0, len(expected)))
             size = data.draw(st.integers(0, len(expected) - start))
-            whole, expected = whole.part(start, size), expected[start : start + size]
+            whole, expected = whole.subrange(start, size), expected[start : start + size]
         start = data.draw(st.integers(0, len(expected)))
         size = data.draw(st.integers(0, len(expected) - start))
-        for region in (whole, as_body_range(expected)):
-            assert len(region) == len(expected)
-            assert region.get(start, size) == expected[start : start + size]
-            assert region.get_now(start, size) in (None, expected[start : start + size])
+        for body in (whole, as_body_range(expected)):
+            assert len(body) == len(expected)
+            assert body.get(start, size) == expected[start : start + size]
+            assert body.get_nowait(start, size) in (None, expected[start : start + size])
 
 
 @given(content=st.binary(max_size=300), window=st.integers(1, 400), start=st.integers(0, 300))
 def test_digests_do_not_depend_on_the_window(content: bytes, window: int, start: int) -> None:
-    """However small the memory is through which bytes pass, and whatever else is made of them."""
+    """For any window size, and with several algorithms at once."""
     start = min(start, len(content))
     with file_of(content) as whole:
-        part = whole.part(start, len(content) - start)
+        part = whole.subrange(start, len(content) - start)
         found = part.digests(["xxhash128", "crc32", "md5", "crc32"], memoryview(bytearray(window)))
 
     rest = content[start:]
@@ -71,24 +71,24 @@ def test_digests_do_not_depend_on_the_window(content: bytes, window: int, start:
     assert found == [xxhash.xxh3_128_hexdigest(rest), crc, md5, crc]
 
 
-def receive(region: FileRange | MemoryRange) -> bytes:
-    """Return what arrives when all of a region is sent through a socket, in small pieces."""
+def receive(body: FileRange | MemoryRange) -> bytes:
+    """Return the bytes that arrive when a range is sent through a socket in small pieces."""
     here, there = socket.socketpair()
     received = bytearray()
     with here, there:
         sent = 0
-        while sent < len(region):
-            sent += region.send(here, sent, min(10_000, len(region) - sent))
+        while sent < len(body):
+            sent += body.send(here, sent, min(10_000, len(body) - sent))
             while len(received) < sent:
                 received += there.recv(sent - len(received))
     return bytes(received)
 
 
 @pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_part_is_sent_byte_for_byte(
+def test_a_subrange_is_sent_exactly(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
-    """By the kernel from the page cache, or where a file system cannot do that, by reading it."""
+    """By sendfile, or by a copy if the file system does not support it."""
     if code is not None:
 
         def sendfile(out: int, fd: int, offset: int, count: int) -> int:
@@ -96,11 +96,11 @@ def test_a_part_is_sent_byte_for_byte(
 
         monkeypatch.setattr(os, "sendfile", sendfile)
     with opened_file(path) as whole:
-        assert receive(whole.part(1000, 50_000)) == CONTENT[1000:51_000]
+        assert receive(whole.subrange(1000, 50_000)) == CONTENT[1000:51_000]
 
 
-def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
-    """A full socket is no error of the file, nor is one that was closed."""
+def test_errors_of_the_socket_are_raised_unchanged(path: Path) -> None:
+    """A full or a closed socket is not an error of the file."""
     with opened_file(path) as whole:
         here, there = socket.socketpair()
         with here:
@@ -114,16 +114,16 @@ def test_sending_tells_the_state_of_the_socket(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[FileRange], object]] = {
-    "get": lambda region: region.get(0, len(region)),
-    "get_now": lambda region: region.get_now(0, len(region)),
-    "digests": lambda region: region.digests(["md5"], memoryview(bytearray(1000))),
-    "send": lambda region: receive(region),
+    "get": lambda body: body.get(0, len(body)),
+    "get_nowait": lambda body: body.get_nowait(0, len(body)),
+    "digests": lambda body: body.digests(["md5"], memoryview(bytearray(1000))),
+    "send": lambda body: receive(body),
 }
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_that_became_shorter_is_not_read(path: Path, reader: str) -> None:
-    """Nor padded: what is missing is an error, wherever the bytes were going."""
+def test_a_file_that_became_shorter_is_an_error(path: Path, reader: str) -> None:
+    """Missing bytes are not padded, whatever reads them."""
     with opened_file(path) as whole:
         os.truncate(path, len(CONTENT) - 1)
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being"):
@@ -133,23 +133,23 @@ def test_a_file_that_became_shorter_is_not_read(path: Path, reader: str) -> None
 def _rewrite(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(b"x")
-    os.utime(path, ns=(0, 0))  # for a clock that has not moved on yet
+    os.utime(path, ns=(0, 0))  # in case the clock has not advanced
 
 
 @pytest.mark.parametrize("change", [_rewrite, lambda path: os.truncate(path, 200_000)])
-def test_what_was_written_meanwhile_is_noticed(path: Path, change: Callable[[Path], None]) -> None:
-    """Digests are of the bytes that were there before, or there are none."""
+def test_a_write_during_use_is_detected(path: Path, change: Callable[[Path], None]) -> None:
+    """Digests are those of the original bytes, or there is an error."""
     with opened_file(path) as whole:
-        part = whole.part(0, 1000)
-        part.check()
+        part = whole.subrange(0, 1000)
+        part.check_unchanged()
         change(path)
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed"):
-            part.check()
+            part.check_unchanged()
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed"):
             part.digests(["md5"], memoryview(bytearray(1000)))
 
 
-@pytest.mark.parametrize("reader", ["get", "get_now", "digests"])
+@pytest.mark.parametrize("reader", ["get", "get_nowait", "digests"])
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -159,14 +159,14 @@ def test_what_was_written_meanwhile_is_noticed(path: Path, change: Callable[[Pat
         (errno.ENOENT, SourceChangedError),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(
+def test_a_read_error_names_the_file(
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     reader: str,
     code: int,
     expected: type[TransferError],
 ) -> None:
-    """An error of the disk or the network file system is told with the file's name."""
+    """Errors of the disk and of a network file system are mapped to ours."""
 
     def preadv(fd: int, buffers: object, offset: int, flags: int = 0) -> int:
         raise OSError(code, os.strerror(code))
@@ -177,10 +177,10 @@ def test_a_file_that_cannot_be_read_is_named(
             READERS[reader](whole)
 
 
-def test_a_disk_that_fails_while_sending_is_named(
+def test_a_disk_error_while_sending_names_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no broken connection, which would be tried again."""
+    """It is not a failure of the connection, which would be retried."""
 
     def sendfile(out: int, fd: int, offset: int, count: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -194,10 +194,10 @@ def test_a_disk_that_fails_while_sending_is_named(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EOPNOTSUPP])
-def test_what_the_disk_has_to_bring_is_not_there_now(
+def test_get_nowait_does_not_wait_for_the_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Or a file system cannot tell: `get_now` has nothing, and `get` waits."""
+    """It returns None, also if the file system has no such read; `get` waits."""
     real = os.preadv
 
     def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
@@ -207,5 +207,5 @@ def test_what_the_disk_has_to_bring_is_not_there_now(
 
     monkeypatch.setattr(os, "preadv", preadv)
     with opened_file(path) as whole:
-        assert whole.get_now(0, 10) is None
+        assert whole.get_nowait(0, 10) is None
         assert whole.get(0, 10) == CONTENT[:10]

@@ -1,4 +1,4 @@
-"""A journal believes whole records about the same content, and nothing else."""
+"""`hftransfer._io.journal`: only complete records of the same content are read."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def _text(records: list[tuple[int, str]]) -> str:
 
 
 @given(records=_records)
-def test_records_are_read_back_the_later_one_counting(records: list[tuple[int, str]]) -> None:
-    """Index and digest of every record; of two for one chunk the second."""
+def test_records_are_read_back(records: list[tuple[int, str]]) -> None:
+    """Index and digest of every record; of two records for one chunk the later one."""
     assert parse_journal(_text(records), HEADER) == dict(records)
 
 
 @given(records=_records, data=st.data())
-def test_a_torn_journal_never_yields_a_wrong_record(
+def test_a_truncated_journal_yields_no_wrong_record(
     records: list[tuple[int, str]], data: st.DataObject
 ) -> None:
-    """Cut at any byte, it holds exactly the records that were whole before the cut."""
+    """Truncated at any byte, it contains exactly the records before that byte."""
     text = _text(records)
     cut = data.draw(st.integers(0, len(text)))
     whole = text[:cut].count("\n") - 1
@@ -46,22 +46,22 @@ def test_a_torn_journal_never_yields_a_wrong_record(
 
 
 @given(records=_records, noise=st.text(max_size=60))
-def test_noise_is_no_record(records: list[tuple[int, str]], noise: str) -> None:
-    """A line of other text changes nothing about the others."""
+def test_other_lines_are_ignored(records: list[tuple[int, str]], noise: str) -> None:
+    """They do not affect the records around them."""
     line = f"x{noise}".replace("\n", " ")
 
     assert parse_journal(f"{_text(records)}{line}\n", HEADER) == dict(records)
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_header_is_another_content(other: str) -> None:
-    """Identity, size and chunk size must all agree."""
+def test_another_header_means_other_content(other: str) -> None:
+    """Identity, size and chunk size must be equal."""
     assert parse_journal(_text([(0, "0" * 32)]), other) == {}
 
 
 @given(identity=st.text())
 def test_a_header_is_one_line_of_ascii(identity: str) -> None:
-    """Whatever identifies the content cannot break the format."""
+    """No identity can break the format."""
     header = format_header(identity, 1, 1)
 
     assert header.isascii()
@@ -72,8 +72,8 @@ def _digest(number: int) -> str:
     return f"{number:032x}"
 
 
-def test_what_was_appended_is_held_by_the_next_journal(tmp_path: Path) -> None:
-    """Records survive closing, or not closing as after a kill."""
+def test_appended_records_are_read_by_the_next_journal(tmp_path: Path) -> None:
+    """Also if the first one was not closed, as after a kill."""
     path = tmp_path / "j"
     first = Journal(path, HEADER)
     emptiness = [first.is_empty]
@@ -90,8 +90,8 @@ def test_what_was_appended_is_held_by_the_next_journal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 36))
-def test_appending_after_a_torn_record_keeps_both_sides_apart(tmp_path: Path, cut: int) -> None:
-    """A torn line does not swallow, or mingle with, the record that comes after it."""
+def test_appending_after_an_incomplete_record(tmp_path: Path, cut: int) -> None:
+    """The incomplete line is not joined with the record after it."""
     path = tmp_path / "j"
     path.write_text(_text([(1, _digest(1)), (2, _digest(2))])[:-cut])
     journal = Journal(path, HEADER)
@@ -105,8 +105,8 @@ def test_appending_after_a_torn_record_keeps_both_sides_apart(tmp_path: Path, cu
     again.close()
 
 
-def test_a_journal_of_other_content_is_begun_anew(tmp_path: Path) -> None:
-    """Records of the old content are gone for good, not only skipped."""
+def test_a_journal_of_other_content_is_discarded(tmp_path: Path) -> None:
+    """Its records are deleted, not only skipped."""
     path = tmp_path / "j"
     old = Journal(path, HEADER)
     old.append(0, _digest(1))
@@ -119,8 +119,8 @@ def test_a_journal_of_other_content_is_begun_anew(tmp_path: Path) -> None:
     assert path.read_text() == f"{OTHERS[0]}\n"
 
 
-def test_binary_rubbish_is_an_empty_journal(tmp_path: Path) -> None:
-    """A damaged file costs the resume, not the transfer."""
+def test_a_damaged_journal_is_empty(tmp_path: Path) -> None:
+    """The transfer starts from the beginning."""
     path = tmp_path / "j"
     path.write_bytes(bytes(range(256)))
     journal = Journal(path, HEADER)
@@ -131,8 +131,8 @@ def test_binary_rubbish_is_an_empty_journal(tmp_path: Path) -> None:
     assert path.read_text() == _text([(0, _digest(5))])
 
 
-def test_remove_deletes_and_may_be_repeated(tmp_path: Path) -> None:
-    """Closing twice and removing twice are harmless."""
+def test_close_and_remove_can_be_repeated(tmp_path: Path) -> None:
+    """The second call has no effect."""
     journal = Journal(tmp_path / "j", HEADER)
     journal.close()
     journal.remove()

@@ -1,4 +1,4 @@
-"""`hftransfer._io.limiter`: a limit that changes while it is used, first come, first served."""
+"""`hftransfer._io.limiter`: a limit that changes while it is in use, and its order."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.anyio
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-async def test_no_slot_is_lost_or_lent_twice(
+async def test_no_slot_is_lost_or_used_twice(
     jobs: list[tuple[int, int, bool]], limits: list[int]
 ) -> None:
-    """Whoever is cancelled or resized meanwhile: at the end every slot is free again."""
+    """For any cancellations and resizes: at the end every slot is free."""
     slots = ResizableLimiter(2)
     highest = 2
     held = 0
@@ -66,8 +66,8 @@ async def test_no_slot_is_lost_or_lent_twice(
     assert not slots._granted
 
 
-async def test_first_come_first_served() -> None:
-    """Nobody overtakes who waits, not even with `try_acquire`."""
+async def test_callers_are_served_in_order() -> None:
+    """No caller overtakes a waiting one, not even with `try_acquire`."""
     slots = ResizableLimiter(1)
     served: list[int] = []
     await slots.acquire()
@@ -82,14 +82,14 @@ async def test_first_come_first_served() -> None:
             await anyio.wait_all_tasks_blocked()
         slots.resize(1)
         assert not slots.try_acquire()
-        assert slots.idle == 0
+        assert slots.available == 0
         slots.release()
 
     assert served == [0, 1, 2]
 
 
-async def test_a_higher_limit_serves_those_who_wait() -> None:
-    """Growing needs no release; shrinking takes nothing from who has a slot."""
+async def test_a_higher_limit_serves_waiting_callers() -> None:
+    """A higher limit takes effect without a release; a lower one keeps slots in use."""
     slots = ResizableLimiter(1)
     await slots.acquire()
     got = anyio.Event()
@@ -107,14 +107,14 @@ async def test_a_higher_limit_serves_those_who_wait() -> None:
     slots.resize(1)
     assert slots.in_use == 2
     slots.release()
-    assert slots.idle == 0
+    assert slots.available == 0
     slots.release()
-    assert slots.idle == 1
+    assert slots.available == 1
 
 
 @pytest.mark.parametrize(("taken", "is_saturated"), [(13, False), (14, True), (16, True)])
-async def test_a_limit_counts_as_reached_a_little_before(taken: int, is_saturated: bool) -> None:
-    """One request ends before the next begins: waiting for the moment without a gap is vain."""
+async def test_the_limiter_is_saturated_from_seven_eighths(taken: int, is_saturated: bool) -> None:
+    """A slot is idle between two requests, so that all are rarely in use at once."""
     slots = ResizableLimiter(16)
     for _ in range(taken):
         await slots.acquire()

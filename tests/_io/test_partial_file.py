@@ -1,4 +1,4 @@
-"""Partial files between real processes: claimed, resumed, published, swept."""
+"""`hftransfer._io.partial_file`, between real processes: locks, resuming, publishing, removal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from hftransfer._core.digests import chunk_digest
-from hftransfer._io.partial_file import PartialFile, is_partial_name, remove_stale_partials
+from hftransfer._io.partial_file import PartialFile, is_partial_file_name, remove_stale_partials
 from hftransfer.errors import DestinationError, DiskFullError
 
 CONTENT = "0123456789abcdef"
-STEM = f"model.bin.{CONTENT}"
+PREFIX = f"model.bin.{CONTENT}"
 DATA = memoryview(b"AAAABBBBCC")
 CHUNK = 4
 
@@ -28,18 +28,20 @@ import os, resource, sys
 from pathlib import Path
 from hftransfer._io.partial_file import PartialFile
 from hftransfer.errors import DiskFullError
-folder, stem = Path(sys.argv[1]), sys.argv[2]
+folder, prefix = Path(sys.argv[1]), sys.argv[2]
 """
-_HOLD = """
-partial = PartialFile(folder, stem, identity="id", size=10, chunk_size=4)
+_WRITE_AND_WAIT = """
+partial = PartialFile(folder, prefix, identity="id", size=10, chunk_size=4)
 partial.write(1, 4, memoryview(b"BBBB"), sys.argv[3])
 print(partial.path.name, flush=True)
 sys.stdin.read()
 """
 
 
-def _open(folder: Path, *, stem: str = STEM, identity: str = "id", size: int = 10) -> PartialFile:
-    return PartialFile(folder, stem, identity=identity, size=size, chunk_size=CHUNK)
+def _open(
+    folder: Path, *, prefix: str = PREFIX, identity: str = "id", size: int = 10
+) -> PartialFile:
+    return PartialFile(folder, prefix, identity=identity, size=size, chunk_size=CHUNK)
 
 
 def _fill(partial: PartialFile) -> None:
@@ -49,9 +51,16 @@ def _fill(partial: PartialFile) -> None:
 
 
 @contextmanager
-def _holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a process that has written chunk 1 and holds its partial file until stdin closes."""
-    command = [sys.executable, "-c", _PREAMBLE + _HOLD, str(folder), STEM, chunk_digest(DATA[4:8])]
+def _writer_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a process that has written chunk 1 and locks its partial file until stdin closes."""
+    command = [
+        sys.executable,
+        "-c",
+        _PREAMBLE + _WRITE_AND_WAIT,
+        str(folder),
+        PREFIX,
+        chunk_digest(DATA[4:8]),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -67,26 +76,26 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_two_processes_never_share_a_partial_file(tmp_path: Path) -> None:
-    """While another process lives, its partial file is left alone and the next number taken."""
-    with _holder(tmp_path) as (_, held_name):
+    """While another process has locked its partial file, the next number is used."""
+    with _writer_process(tmp_path) as (_, locked_name):
         partial = _open(tmp_path)
 
-        assert held_name == f"{STEM}.0.incomplete"
-        assert partial.path.name == f"{STEM}.1.incomplete"
+        assert locked_name == f"{PREFIX}.0.incomplete"
+        assert partial.path.name == f"{PREFIX}.1.incomplete"
         assert partial.resumable_chunks == {}
         partial.remove()
-        assert _names(tmp_path) == [held_name, f"{STEM}.0.journal.incomplete"]
+        assert _names(tmp_path) == [locked_name, f"{PREFIX}.0.journal.incomplete"]
 
 
-def test_what_a_killed_process_left_is_resumed(tmp_path: Path) -> None:
-    """After kill -9 the next one gets the same file, its journal and its bytes."""
-    with _holder(tmp_path) as (process, held_name):
+def test_the_file_of_a_killed_process_is_resumed(tmp_path: Path) -> None:
+    """After SIGKILL the next process gets the same file, with its journal and its bytes."""
+    with _writer_process(tmp_path) as (process, locked_name):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 
     partial = _open(tmp_path)
 
-    assert partial.path.name == held_name
+    assert partial.path.name == locked_name
     assert partial.resumable_chunks == {1: chunk_digest(DATA[4:8])}
     buffer = memoryview(bytearray(4))
     assert partial.read_into(4, buffer) == 4
@@ -98,7 +107,7 @@ def test_what_a_killed_process_left_is_resumed(tmp_path: Path) -> None:
     ("identity", "size"), [("other", 10), ("id", 11), ("", 10)], ids=["content", "size", "none"]
 )
 def test_other_content_is_not_resumed(tmp_path: Path, identity: str, size: int) -> None:
-    """Another identity or size, or no identity at all, begins with no chunk held."""
+    """Another identity, another size or no identity means no resumable chunk."""
     first = _open(tmp_path)
     _fill(first)
     first.close()
@@ -111,7 +120,7 @@ def test_other_content_is_not_resumed(tmp_path: Path, identity: str, size: int) 
 
 
 def test_publish_replaces_the_target_and_leaves_nothing_else(tmp_path: Path) -> None:
-    """The target is the new file as a whole; partial file and journal are gone."""
+    """The target is the new file as a whole; partial file and journal are deleted."""
     target = tmp_path / "model.bin"
     target.write_bytes(b"old and longer than the new content")
     with target.open("rb") as reader:
@@ -122,11 +131,11 @@ def test_publish_replaces_the_target_and_leaves_nothing_else(tmp_path: Path) -> 
 
             assert target.read_bytes() == bytes(DATA)
             assert _names(tmp_path) == ["model.bin"]
-        assert reader.read().startswith(b"old")  # who had it open keeps the old file
+        assert reader.read().startswith(b"old")  # an open descriptor still reads the old file
 
 
 def test_publish_into_a_missing_folder_is_a_destination_error(tmp_path: Path) -> None:
-    """The error names the target, and the bytes stay to be resumed."""
+    """The error names the target, and the file can be resumed."""
     partial = _open(tmp_path)
     _fill(partial)
 
@@ -140,7 +149,7 @@ def test_publish_into_a_missing_folder_is_a_destination_error(tmp_path: Path) ->
 
 
 def test_an_empty_file_is_published(tmp_path: Path) -> None:
-    """A file of no chunks exists in the end."""
+    """It has no chunks."""
     partial = _open(tmp_path, size=0)
     partial.publish(tmp_path / "empty", fsync=False)
 
@@ -148,7 +157,7 @@ def test_an_empty_file_is_published(tmp_path: Path) -> None:
 
 
 def test_reading_ends_with_the_file(tmp_path: Path) -> None:
-    """`read_into` fills what there is and says how much."""
+    """`read_into` returns the number of bytes before the end."""
     partial = _open(tmp_path)
     _fill(partial)
     buffer = memoryview(bytearray(8))
@@ -159,15 +168,15 @@ def test_reading_ends_with_the_file(tmp_path: Path) -> None:
     assert _names(tmp_path) == []
 
 
-def test_a_folder_that_is_not_there_is_a_destination_error(tmp_path: Path) -> None:
-    """The error names the folder and the system's reason."""
+def test_a_missing_folder_is_a_destination_error(tmp_path: Path) -> None:
+    """The message contains the folder and the reason."""
     with pytest.raises(DestinationError, match=r"gone.*No such file"):
         _open(tmp_path / "gone")
 
 
 def _child(script: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", _PREAMBLE + script, str(folder), STEM],
+        [sys.executable, "-c", _PREAMBLE + script, str(folder), PREFIX],
         check=True,
         capture_output=True,
         text=True,
@@ -175,29 +184,29 @@ def _child(script: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
-def test_a_file_over_the_size_limit_is_refused_before_any_byte(tmp_path: Path) -> None:
-    """Space is reserved at once: a process limited to 64 KiB is told when it opens 1 MiB."""
+def test_a_file_over_the_size_limit_is_rejected_at_once(tmp_path: Path) -> None:
+    """Space is reserved first: with a limit of 64 KiB, opening a file of 1 MiB fails."""
     script = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    PartialFile(folder, stem, identity="id", size=1 << 20, chunk_size=65536)
+    PartialFile(folder, prefix, identity="id", size=1 << 20, chunk_size=65536)
 except DiskFullError as error:
     print(type(error).__name__, error)
 """
-    assert _child(script, tmp_path).startswith("DiskFullError no room left to write")
+    assert _child(script, tmp_path).startswith("DiskFullError no space left to write")
 
 
-def test_a_full_file_system_is_refused_before_any_byte() -> None:
-    """Asking for more than the whole file system fails at once with DiskFullError."""
+def test_a_full_file_system_is_detected_at_once() -> None:
+    """A file larger than the file system is a DiskFullError before any byte is written."""
     try:
         memory = os.statvfs("/dev/shm")
     except OSError:
-        pytest.skip("no /dev/shm, whose size is limited, here")
+        pytest.skip("no /dev/shm")
     mounts = Path("/proc/mounts").read_text().splitlines()
     if not any(line.split()[1:3] == ["/dev/shm", "tmpfs"] for line in mounts) or not (
         memory.f_blocks and os.access("/dev/shm", os.W_OK)
     ):
-        pytest.skip("/dev/shm is no writable tmpfs of limited size")
+        pytest.skip("/dev/shm is not a writable tmpfs of limited size")
     folder = Path("/dev/shm", f"hftransfer-test-{os.getpid()}")
     folder.mkdir()
     try:
@@ -209,11 +218,11 @@ def test_a_full_file_system_is_refused_before_any_byte() -> None:
         folder.rmdir()
 
 
-def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
-    """A published file has the permissions that any file made by its user has."""
+def test_a_published_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    """As any other file of the user."""
     script = """
 os.umask(0o027)
-partial = PartialFile(folder, stem, identity="id", size=0, chunk_size=4)
+partial = PartialFile(folder, prefix, identity="id", size=0, chunk_size=4)
 partial.publish(folder / "done", fsync=False)
 """
     _child(script, tmp_path)
@@ -221,38 +230,38 @@ partial.publish(folder / "done", fsync=False)
     assert stat.S_IMODE((tmp_path / "done").stat().st_mode) == 0o640
 
 
-def test_stale_partials_of_other_content_go_and_used_ones_stay(tmp_path: Path) -> None:
+def test_stale_partial_files_are_removed_and_locked_ones_stay(tmp_path: Path) -> None:
     """Only unlocked partial files, with their journals, of the named files are deleted."""
-    stale = _open(tmp_path, stem="model.bin.aaaaaaaaaaaaaaaa")
+    stale = _open(tmp_path, prefix="model.bin.aaaaaaaaaaaaaaaa")
     stale.close()
-    other = _open(tmp_path, stem="other.bin.aaaaaaaaaaaaaaaa")
+    other = _open(tmp_path, prefix="other.bin.aaaaaaaaaaaaaaaa")
     other.close()
     orphan = tmp_path / "model.bin.bbbbbbbbbbbbbbbb.0.journal.incomplete"
     orphan.touch()
-    users_own = tmp_path / "model.bin.incomplete"
-    users_own.touch()
+    users_file = tmp_path / "model.bin.incomplete"
+    users_file.touch()
 
-    with _holder(tmp_path) as (_, held_name):
+    with _writer_process(tmp_path) as (_, locked_name):
         remove_stale_partials(tmp_path, {"model.bin"})
 
         assert _names(tmp_path) == sorted(
             [
-                held_name,
-                f"{STEM}.0.journal.incomplete",
-                users_own.name,
+                locked_name,
+                f"{PREFIX}.0.journal.incomplete",
+                users_file.name,
                 other.path.name,
                 other.journal.path.name,
             ]
         )
 
 
-def test_sweeping_a_folder_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    """There is nothing to delete in a folder that does not exist."""
+def test_stale_partial_files_of_a_missing_folder(tmp_path: Path) -> None:
+    """There is nothing to delete, and no error."""
     remove_stale_partials(tmp_path / "gone", {"model.bin"})
 
 
 def test_a_published_file_is_no_longer_locked(tmp_path: Path) -> None:
-    """The lock is that of the transfer and ends with it."""
+    """The lock ends with the transfer."""
     partial = _open(tmp_path)
     _fill(partial)
     partial.publish(tmp_path / "done", fsync=False)
@@ -264,16 +273,16 @@ def test_a_published_file_is_no_longer_locked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "is_ours"),
     [
-        (f"{STEM}.0.incomplete", True),
-        (f"{STEM}.12.journal.incomplete", True),
-        (f"{STEM}.{'ab' * 16}.incomplete", True),
+        (f"{PREFIX}.0.incomplete", True),
+        (f"{PREFIX}.12.journal.incomplete", True),
+        (f"{PREFIX}.{'ab' * 16}.incomplete", True),
         (f"line\nbreak.{CONTENT}.0.incomplete", True),
         ("model.bin.incomplete", False),
-        (f"{STEM}.incomplete", False),
-        (f"{STEM}.0.incomplete.bak", False),
+        (f"{PREFIX}.incomplete", False),
+        (f"{PREFIX}.0.incomplete.bak", False),
         (f"{CONTENT}.0.incomplete", False),
     ],
 )
-def test_partial_names_are_told_from_others(name: str, is_ours: bool) -> None:
-    """Only names that this package makes are taken for its own."""
-    assert is_partial_name(name) is is_ours
+def test_names_of_partial_files_are_recognised(name: str, is_ours: bool) -> None:
+    """Only names that this package creates."""
+    assert is_partial_file_name(name) is is_ours

@@ -1,4 +1,4 @@
-"""`hftransfer._io.rate_limit`: the cap as arithmetic, and on the wire."""
+"""`hftransfer._io.rate_limit`: the arithmetic, and the limit in the HTTP client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._io.rate_limit import Pause, RateLimiter
+from hftransfer._io.rate_limit import PendingDelay, RateLimiter
 from hftransfer.errors import OptionsError, Response
 from support.http import KIB, LOOPS, MIB, Exchange, Site, random_bytes, ranged, until
 
@@ -26,7 +26,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -35,24 +35,24 @@ class Clock:
         return self.now
 
 
-# --- the arithmetic
+# --- arithmetic
 
 
 @given(
     rate=st.floats(1.0, 1e10),
     moves=st.lists(st.tuples(st.integers(0, 10 * MIB), st.floats(0, 10)), max_size=50),
 )
-def test_no_more_passes_than_the_cap_and_a_small_burst(
+def test_no_more_than_the_rate_and_one_burst_moves(
     rate: float, moves: list[tuple[int, float]]
 ) -> None:
-    """Whoever pauses as told moves at most the rate times the time, and a twentieth second's."""
+    """With the delays obeyed, at most the rate times the time plus 50 ms of the rate."""
     clock = Clock()
-    throttle = RateLimiter(rate, clock=clock)
+    limiter = RateLimiter(rate, clock=clock)
     start, moved = clock.now, 0
     for count, idle in moves:
         clock.now += idle
         moved += count
-        clock.now += throttle.take(count)
+        clock.now += limiter.charge(count)
 
         assert moved <= rate * (clock.now - start + 0.05) * (1 + 1e-6) + 1
 
@@ -60,100 +60,100 @@ def test_no_more_passes_than_the_cap_and_a_small_burst(
 @given(
     rate=st.floats(1.0, 1e10), counts=st.lists(st.integers(1, 10 * MIB), min_size=1, max_size=50)
 )
-def test_the_cap_is_used_up(rate: float, counts: list[int]) -> None:
-    """Without a silence of its own, a transfer takes no longer than the cap demands."""
+def test_the_rate_is_reached(rate: float, counts: list[int]) -> None:
+    """A transfer that never idles takes no longer than the rate requires."""
     clock = Clock()
-    throttle = RateLimiter(rate, clock=clock)
+    limiter = RateLimiter(rate, clock=clock)
     start = clock.now
     for count in counts:
-        clock.now += throttle.take(count)
+        clock.now += limiter.charge(count)
 
     assert clock.now - start <= sum(counts) / rate + 1e-3
 
 
 @given(rates=st.lists(st.none() | st.floats(1.0, 1e10), min_size=1, max_size=20))
-def test_a_new_cap_forgives_what_was_owed(rates: list[float | None]) -> None:
-    """After each setting the first bytes cost what the new cap says, whatever came before."""
+def test_a_new_rate_cancels_delays_of_the_old_one(rates: list[float | None]) -> None:
+    """The delay after the first bytes follows from the new rate only."""
     clock = Clock()
-    throttle = RateLimiter(1.0, clock=clock)
-    throttle.take(10**9)
+    limiter = RateLimiter(1.0, clock=clock)
+    limiter.charge(10**9)
     for rate in rates:
-        throttle.rate = rate
-        pause = throttle.take(10_000)
+        limiter.rate = rate
+        delay = limiter.charge(10_000)
 
-        assert throttle.rate == rate
-        assert pause <= (0.0 if rate is None else 10_000 / rate + 1e-6)
+        assert limiter.rate == rate
+        assert delay <= (0.0 if rate is None else 10_000 / rate + 1e-6)
 
 
 @given(rate=st.none() | st.floats(1e-3, 1e300))
-def test_pieces_are_neither_tiny_nor_large(rate: float | None) -> None:
-    """A capped transfer moves in pieces that are worth a system call and a short pause."""
-    piece = RateLimiter(rate).piece
+def test_the_burst_size_is_between_16_and_256_kib(rate: float | None) -> None:
+    """Large enough for a system call, small enough for a short delay."""
+    size = RateLimiter(rate).burst_size
 
-    assert piece is None if rate is None else 16 * KIB <= piece <= 256 * KIB  # type: ignore[operator]
+    assert size is None if rate is None else 16 * KIB <= size <= 256 * KIB  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("rate", [0, -1, math.nan, math.inf, -math.inf])
-def test_an_impossible_cap_is_refused(rate: float) -> None:
-    """What is no positive, finite number is refused at once, and changes nothing."""
+def test_an_invalid_rate_is_rejected(rate: float) -> None:
+    """It must be positive and finite; the old rate stays."""
     with pytest.raises(OptionsError, match="must be positive"):
         RateLimiter(rate)
-    throttle = RateLimiter(5.0)
+    limiter = RateLimiter(5.0)
     with pytest.raises(OptionsError, match="must be positive"):
-        throttle.rate = rate
+        limiter.rate = rate
 
-    assert throttle.rate == 5.0
+    assert limiter.rate == 5.0
 
 
-def test_a_pause_is_taken_in_steps_that_notice_a_new_cap() -> None:
-    """An hour that is owed ends within a step of the cap being set, to whatever."""
+def test_a_delay_is_slept_in_steps_that_notice_a_new_rate() -> None:
+    """A delay of an hour ends within one step after the rate is set, even to the same value."""
     clock = Clock()
-    throttle = RateLimiter(1.0, clock=clock)
-    pause = throttle.owe(3600)
+    limiter = RateLimiter(1.0, clock=clock)
+    delay = limiter.reserve(3600)
 
     for _ in range(5):
-        assert 0 < pause.step() <= 0.1
+        assert 0 < delay.next_sleep() <= 0.1
         clock.now += 0.1
-    throttle.rate = 1.0
-    assert pause.step() == 0
+    limiter.rate = 1.0
+    assert delay.next_sleep() == 0
 
 
-@given(lags=st.lists(st.floats(0.0, 1.0), max_size=100))
-def test_a_late_timer_does_not_lengthen_a_pause(lags: list[float]) -> None:
-    """Steps that take longer than they should are not made up for."""
+@given(lags=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=100))
+def test_late_timers_do_not_lengthen_a_delay(lags: list[float]) -> None:
+    """Only the last step can exceed the delay."""
     clock = Clock()
-    pause = RateLimiter(1.0, clock=clock).owe(5)
+    delay = RateLimiter(1.0, clock=clock).reserve(5)
     for lag in lags:
-        if not (step := pause.step()):
+        if not (step := delay.next_sleep()):
             break
         clock.now += step + lag
 
     assert clock.now <= 1000 + 5 + 1.0 + 1e-6
 
 
-# --- on the wire
+# --- with the HTTP client
 
 
 class Recording(RateLimiter):
-    """A cap that keeps what it was asked, and hands out pauses without length."""
+    """A limiter that records its calls, and returns delays that end after three steps."""
 
     def __init__(self) -> None:
         super().__init__(1.0)
-        self.taken: list[int] = []
-        self.pauses: list[Counted] = []
+        self.charged: list[int] = []
+        self.delays: list[CountedDelay] = []
 
-    def take(self, count: int) -> float:
-        self.taken.append(count)
+    def charge(self, count: int) -> float:
+        self.charged.append(count)
         return 0.0
 
-    def owe(self, count: int) -> Pause:
-        self.take(count)
-        self.pauses.append(Counted(self))
-        return self.pauses[-1]
+    def reserve(self, count: int) -> PendingDelay:
+        self.charge(count)
+        self.delays.append(CountedDelay(self))
+        return self.delays[-1]
 
 
-class Counted(Pause):
-    """A pause of three steps."""
+class CountedDelay(PendingDelay):
+    """A delay of three steps."""
 
     __slots__ = ("left",)
 
@@ -161,7 +161,7 @@ class Counted(Pause):
         super().__init__(throttle, Clock(), 0, 0.0)
         self.left = 3
 
-    def step(self) -> float:
+    def next_sleep(self) -> float:
         self.left -= self.left > 0
         return 1e-9 if self.left else 0.0
 
@@ -176,68 +176,68 @@ async def chunked(exchange: Exchange) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["direct", "chunked"])
-async def test_every_received_byte_is_paid_for(site: Site, how: str) -> None:
-    """Bytes with the head, in the middle and at the end: all are counted, all pauses waited."""
-    throttle = Recording()
+async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
+    """Bytes with the headers, in the middle and at the end; all delays are waited for."""
+    limiter = Recording()
     reply = chunked if how == "chunked" else ranged(random_bytes(SIZE))
     buffer = bytearray(SIZE)
-    async with site.opened(reply, throttle=throttle) as (server, wire):
+    async with site.opened(reply, throttle=limiter) as (server, wire):
         span = ByteRangeBuffer(0, memoryview(buffer))
         await wire.fill(f"{server.base}/f", span, size=SIZE, ranged=how == "direct")
 
     assert buffer == random_bytes(SIZE)
-    assert sum(throttle.taken) == SIZE
+    assert sum(limiter.charged) == SIZE
     if sys.version_info >= (3, 11) or not site.tls:
-        # That of what came with the head is added to that of the first piece.
-        assert all(not pause.left for pause in throttle.pauses[1:])
-    # Python 3.10's TLS delivers in a pause, too: a later one then stands for both.
-    assert throttle.pauses[-1].left == 0
+        # The delay of the bytes that came with the headers is added to that of the next ones.
+        assert all(not delay.left for delay in limiter.delays[1:])
+    # Python 3.10 also delivers TLS data during a delay: a later delay then includes both.
+    assert limiter.delays[-1].left == 0
     if how == "direct":
-        assert max(throttle.taken[1:]) <= 16 * KIB
+        assert max(limiter.charged[1:]) <= 16 * KIB
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 1000, 30 * KIB])
-async def test_a_small_body_is_paid_for_before_the_next_one(site: Site, size: int) -> None:
-    """A cap holds for many small files, too: their pauses are not skipped at the end."""
-    throttle = Recording()
-    async with site.opened(ranged(random_bytes(SIZE)), throttle=throttle) as (server, wire):
+async def test_the_delay_of_a_small_body_precedes_the_next_request(site: Site, size: int) -> None:
+    """The limit also holds for many small files: the delay at the end is not skipped."""
+    limiter = Recording()
+    async with site.opened(ranged(random_bytes(SIZE)), throttle=limiter) as (server, wire):
         for _ in range(3):
             span = ByteRangeBuffer(0, memoryview(bytearray(size)))
             await wire.fill(f"{server.base}/f", span, size=SIZE)
-            assert throttle.pauses[-1].left == 0
+            assert limiter.delays[-1].left == 0
 
-    assert sum(throttle.taken) == 3 * size
+    assert sum(limiter.charged) == 3 * size
     assert server.connections == 1
 
 
 @pytest.mark.anyio
-async def test_streams_and_sent_bodies_are_paid_for(site: Site) -> None:
-    """The one cap is for both directions."""
-    throttle = Recording()
+async def test_streams_and_sent_bodies_are_charged(site: Site) -> None:
+    """One limit for both directions."""
+    limiter = Recording()
     content = random_bytes(SIZE)
 
     async def reply(exchange: Exchange) -> None:
         await exchange.head("200 OK", f"Content-Length: {SIZE}")
         await exchange.send(content)
 
-    async with site.opened(reply, throttle=throttle) as (server, wire):
+    async with site.opened(reply, throttle=limiter) as (server, wire):
         async with wire.stream(f"{server.base}/f", size=SIZE) as body:
             assert not isinstance(body, Response)
             await body.readinto(memoryview(bytearray(SIZE)))
-        assert sum(throttle.taken) == SIZE
+        assert sum(limiter.charged) == SIZE
         await wire.request("PUT", f"{server.base}/f", body=content)
-        assert sum(throttle.taken) == 2 * SIZE
+        assert sum(limiter.charged) == 2 * SIZE
 
-    assert all(not pause.left for pause in throttle.pauses)
+    assert all(not delay.left for delay in limiter.delays)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("direction", ["down", "down, plain path", "up"])
-async def test_a_raised_cap_ends_pauses_under_way(site: Site, direction: str) -> None:
-    """A transfer that owes hours goes on at once when the cap is lifted."""
+async def test_a_new_rate_ends_delays_that_have_begun(site: Site, direction: str) -> None:
+    """A transfer with a delay of hours continues at once when the limit is removed."""
     content = random_bytes(SIZE)
-    throttle = RateLimiter(1.0)
+    limiter = RateLimiter(1.0)
     got: list[bytes] = []
 
     async def reply(exchange: Exchange) -> None:
@@ -249,7 +249,7 @@ async def test_a_raised_cap_ends_pauses_under_way(site: Site, direction: str) ->
 
     buffer = bytearray(SIZE)
     span = ByteRangeBuffer(0, memoryview(buffer))
-    async with site.opened(reply, throttle=throttle, reads_body=False) as (server, wire):
+    async with site.opened(reply, throttle=limiter, reads_body=False) as (server, wire):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
             if direction == "up":
@@ -263,20 +263,20 @@ async def test_a_raised_cap_ends_pauses_under_way(site: Site, direction: str) ->
                 await until(lambda: span.filled > 0)
             assert not got
             assert span.filled < SIZE
-            throttle.rate = None
+            limiter.rate = None
 
     assert (got[0] if direction == "up" else buffer) == content
 
 
 @pytest.mark.anyio
-async def test_a_pause_longer_than_the_time_limit_is_no_stall(site: Site) -> None:
-    """The time limit is the server's, the pauses are ours."""
+async def test_a_delay_longer_than_the_read_timeout_is_not_a_stall(site: Site) -> None:
+    """The timeout only counts time spent waiting for the server."""
     content = random_bytes(256 * KIB)
     size = len(content)
-    throttle = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
+    limiter = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
     buffer = bytearray(size)
-    async with site.opened(ranged(content), throttle=throttle, read=0.6) as (server, wire):
-        throttle.take(320 * KIB)  # another transfer has used up the next second
+    async with site.opened(ranged(content), throttle=limiter, read=0.6) as (server, wire):
+        limiter.charge(320 * KIB)  # another transfer has used up the next second
         await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
 
     assert buffer == content

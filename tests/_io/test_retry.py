@@ -1,6 +1,8 @@
-"""Retries: the decision is pure, the loop obeys it."""
+"""`hftransfer._io.retry`: the pure decision, and the loop that follows it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -40,14 +42,14 @@ _fractions = st.floats(0, 1, exclude_max=True)
     retry_after=st.none() | _seconds,
     fraction=_fractions,
 )
-def test_never_more_than_attempts_or_deadline(
+def test_attempts_and_deadline_limit_retries(
     policy: RetryPolicy,
     failures: int,
     elapsed: float,
     retry_after: float | None,
     fraction: float,
 ) -> None:
-    """A next try is within both limits, whoever chose the delay."""
+    """A retry is within both limits, whatever determined the delay."""
     delay = next_delay(
         policy,
         failures=failures,
@@ -65,21 +67,22 @@ def test_never_more_than_attempts_or_deadline(
 
 @given(policy=_policies(), failures=st.integers(1, 6000), fraction=_fractions)
 @example(RetryPolicy(attempts=5000, wait_initial=0.1, wait_max=15.0), 4000, 0.5)
-def test_jitter_is_full_and_bound(policy: RetryPolicy, failures: int, fraction: float) -> None:
-    """Our own delay is between 0 and the doubled bound, at most `wait_max`."""
+def test_the_backoff_has_full_jitter(policy: RetryPolicy, failures: int, fraction: float) -> None:
+    """The delay is between 0 and a bound that doubles, at most `wait_max`."""
+    policy = replace(policy, attempts=failures + 1, deadline=1e9)
+
     delay = next_delay(
         policy, failures=failures, elapsed=0.0, retry_after=None, random_fraction=fraction
     )
 
     bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(failures - 1, 1023))
-    if delay is not None:
-        assert delay == pytest.approx(bound * fraction)
-        assert delay <= policy.wait_max
+    assert delay == pytest.approx(bound * fraction)
+    assert 0 <= delay <= policy.wait_max  # type: ignore[operator]
 
 
 @given(retry_after=st.floats(-10, 600), fraction=_fractions)
-def test_the_servers_wish_wins(retry_after: float, fraction: float) -> None:
-    """Retry-After replaces our delay, also beyond `wait_max`; a negative one means now."""
+def test_retry_after_replaces_the_backoff(retry_after: float, fraction: float) -> None:
+    """Also beyond `wait_max`; a negative value means no delay."""
     policy = RetryPolicy(attempts=2, deadline=600, wait_max=1)
 
     delay = next_delay(
@@ -89,8 +92,8 @@ def test_the_servers_wish_wins(retry_after: float, fraction: float) -> None:
     assert delay == max(0.0, retry_after)
 
 
-def test_a_wish_beyond_the_deadline_gives_up_now() -> None:
-    """Nobody waits for a try that would not be made."""
+def test_a_delay_beyond_the_deadline_ends_the_retries() -> None:
+    """There is no delay before giving up."""
     policy = RetryPolicy(deadline=10)
 
     assert next_delay(policy, failures=1, elapsed=0, retry_after=11, random_fraction=0) is None
@@ -98,17 +101,17 @@ def test_a_wish_beyond_the_deadline_gives_up_now() -> None:
 
 
 class Flaky:
-    """An operation that raises each of `errors` in turn, then returns the number of tries."""
+    """An operation that raises each of `errors` in turn, then returns the number of attempts."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
-        self.tries = 0
+        self.attempts = 0
 
     async def __call__(self) -> int:
-        self.tries += 1
+        self.attempts += 1
         if self.errors:
             raise self.errors.pop(0)
-        return self.tries
+        return self.attempts
 
 
 def _at_once(attempts: int) -> RetryPolicy:
@@ -116,53 +119,53 @@ def _at_once(attempts: int) -> RetryPolicy:
 
 
 @pytest.mark.anyio
-async def test_transient_failures_are_tried_again() -> None:
-    """The result is that of the first success, and each wait is told before it begins."""
+async def test_transient_failures_are_retried() -> None:
+    """The result is that of the first success; `on_retry` is called before each delay."""
     operation = Flaky(NetworkError("one"), ServerError("two"))
-    told: list[tuple[str, float]] = []
+    calls: list[tuple[str, float]] = []
 
     result = await retrying(
-        operation, _at_once(3), on_retry=lambda error, delay: told.append((str(error), delay))
+        operation, _at_once(3), on_retry=lambda error, delay: calls.append((str(error), delay))
     )
 
     assert result == 3
-    assert told == [("one", 0.0), ("two", 0.0)]
+    assert calls == [("one", 0.0), ("two", 0.0)]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-async def test_the_last_error_is_raised_after_as_many_tries(attempts: int) -> None:
-    """The policy's attempts are tries in all; the error says how many there were."""
+async def test_the_last_error_is_raised_after_all_attempts(attempts: int) -> None:
+    """The first attempt counts; the message contains the number of attempts."""
     operation = Flaky(*(ServerError(f"failure {n}") for n in range(1, 10)))
 
     with pytest.raises(ServerError) as caught:
         await retrying(operation, _at_once(attempts))
 
-    assert operation.tries == attempts
+    assert operation.attempts == attempts
     gave_up = f" (gave up after {attempts} tries)" if attempts > 1 else ""
     assert str(caught.value) == f"failure {attempts}{gave_up}"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", [IntegrityError("wrong bytes"), ValueError("bug")])
-async def test_other_errors_are_never_tried_again(error: Exception) -> None:
-    """Only TransientError promises that another try may help."""
+async def test_other_errors_are_not_retried(error: Exception) -> None:
+    """Only a TransientError is."""
     operation = Flaky(error)
 
     with pytest.raises(type(error)) as caught:
         await retrying(operation, _at_once(5))
 
     assert caught.value is error
-    assert operation.tries == 1
+    assert operation.attempts == 1
 
 
 @pytest.mark.anyio
-async def test_the_error_carries_the_servers_wish_to_the_decision() -> None:
-    """A Retry-After that passes the deadline ends it without a wait; a small one is obeyed."""
-    told: list[float] = []
+async def test_the_retry_after_of_an_error_is_used() -> None:
+    """A short one is the delay; one beyond the deadline ends the retries without a delay."""
+    calls: list[float] = []
 
     def on_retry(error: TransientError, delay: float) -> None:
-        told.append(delay)
+        calls.append(delay)
 
     operation = Flaky(
         ThrottledError("slow down", retry_after=0.001),
@@ -172,5 +175,5 @@ async def test_the_error_carries_the_servers_wish_to_the_decision() -> None:
     with pytest.raises(ThrottledError):
         await retrying(operation, RetryPolicy(deadline=100), on_retry=on_retry)
 
-    assert told == [0.001]
-    assert operation.tries == 2
+    assert calls == [0.001]
+    assert operation.attempts == 2

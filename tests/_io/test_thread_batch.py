@@ -1,9 +1,10 @@
-"""`_io.thread_batch`: one thread takes what has piled up, and nothing is run twice or lost."""
+"""`hftransfer._io.thread_batch`: calls run in batches, each one once, none in parallel."""
 
 from __future__ import annotations
 
-import os
+import select
 import threading
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_each_call_gets_its_own_result_or_error() -> None:
-    """Results and errors come back to who asked, from a worker thread."""
+    """The call runs in a worker thread, and its own caller gets the outcome."""
     batch = ThreadBatch()
     results: dict[int, object] = {}
 
@@ -43,8 +44,8 @@ async def test_each_call_gets_its_own_result_or_error() -> None:
     assert results == expected
 
 
-async def test_calls_that_pile_up_go_together() -> None:
-    """While one call runs, the others wait; then one thread runs them one after another."""
+async def test_waiting_calls_run_in_one_batch() -> None:
+    """Calls wait while another one runs; then one thread runs them one after another."""
     batch = ThreadBatch()
     release = threading.Event()
     threads: list[int] = []
@@ -63,7 +64,7 @@ async def test_calls_that_pile_up_go_together() -> None:
 
 
 async def test_a_cancelled_caller_waits_for_a_call_that_runs() -> None:
-    """Memory that the call reads is in use until then."""
+    """The call may use memory of its caller until it ends."""
     batch = ThreadBatch()
     running, release = threading.Event(), threading.Event()
     ended: list[str] = []
@@ -98,8 +99,10 @@ async def test_a_cancelled_caller_waits_for_a_call_that_runs() -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-async def test_whoever_is_cancelled_the_others_are_served(calls: list[tuple[bool, int]]) -> None:
-    """A call runs once, or not at all if its caller was cancelled; nobody waits for ever."""
+async def test_a_cancelled_caller_does_not_affect_others(
+    calls: list[tuple[bool, int]],
+) -> None:
+    """A call runs once, or not at all if its caller was cancelled, and all others finish."""
     batch = ThreadBatch()
     ran: list[int] = []
     returned: list[int] = []
@@ -127,14 +130,14 @@ async def test_whoever_is_cancelled_the_others_are_served(calls: list[tuple[bool
     assert set(returned) <= set(ran)
     assert {n for n, (is_cancelled, _) in enumerate(calls) if not is_cancelled} <= set(returned)
     assert not batch._waiting
-    assert not batch._is_led
+    assert not batch._has_leader
 
 
-async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread is woken, and errors come back as from one."""
-    monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
-    monkeypatch.setattr(thread_batch, "_sleeps", lambda: 0)
-    batch = ThreadBatch(quick=True)
+async def test_fast_calls_run_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is used, and exceptions are raised to the caller."""
+    monkeypatch.setattr(thread_batch, "_INLINE_MAX", 60.0)
+    monkeypatch.setattr(thread_batch, "_times_blocked", lambda: 0)
+    batch = ThreadBatch(allow_inline=True)
 
     for _ in range(3):
         assert await batch.run(threading.current_thread) is threading.current_thread()
@@ -142,32 +145,29 @@ async def test_quick_calls_run_where_they_are_asked_for(monkeypatch: pytest.Monk
         await batch.run(lambda: 1 // 0)
 
 
-@pytest.mark.skipif(not thread_batch._SLEEPS_ARE_COUNTED, reason="the system does not count them")
-async def test_after_a_call_that_slept_a_thread_takes_the_next_ones(
+@pytest.mark.skipif(not thread_batch._CAN_COUNT_BLOCKING, reason="the system cannot count them")
+async def test_after_a_call_that_blocked_the_next_ones_run_in_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The kernel tells that it slept; later one call is tried here again."""
-    monkeypatch.setattr(thread_batch, "_QUICK", 60.0)
-    monkeypatch.setattr(thread_batch, "_CAUTION", 3)
-    batch = ThreadBatch(quick=True)
-    reading, writing = os.pipe()
-    timer = threading.Timer(0.05, os.write, (writing, b"x"))
-    timer.start()
-    assert await batch.run(lambda: os.read(reading, 1)) == b"x"
-    monkeypatch.setattr(thread_batch, "_sleeps", lambda: 0)
+    """The kernel counts that the thread gave up its core; later, one call runs inline again."""
+    monkeypatch.setattr(thread_batch, "_INLINE_MAX", 60.0)
+    monkeypatch.setattr(thread_batch, "_INLINE_BACKOFF", 3)
+    batch = ThreadBatch(allow_inline=True)
 
-    here = [await batch.run(threading.current_thread) is threading.current_thread() for _ in "1234"]
+    async def is_inline() -> bool:
+        return await batch.run(threading.current_thread) is threading.current_thread()
 
-    timer.join()
-    os.close(reading)
-    os.close(writing)
-    assert here == [False, False, False, True]
+    await batch.run(partial(select.select, [], [], [], 0.001))  # blocks
+    monkeypatch.setattr(thread_batch, "_times_blocked", lambda: 0)
+    in_loop = [await is_inline() for _ in range(4)]
+
+    assert in_loop == [False, False, False, True]
 
 
-async def test_a_quick_call_waits_for_its_turn() -> None:
-    """Never two at a time, also where one would be run here and another runs in a thread."""
-    batch = ThreadBatch(quick=True)
-    batch._caution = 1
+async def test_an_inline_call_does_not_run_beside_a_call_in_a_thread() -> None:
+    """It waits for the thread and then runs in the next batch."""
+    batch = ThreadBatch(allow_inline=True)
+    batch._inline_backoff = 1
     release = threading.Event()
     order: list[str] = []
 
@@ -178,9 +178,9 @@ async def test_a_quick_call_waits_for_its_turn() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(batch.run, slow)
         await anyio.wait_all_tasks_blocked()
-        group.start_soon(batch.run, lambda: order.append("quick"))
+        group.start_soon(batch.run, lambda: order.append("fast"))
         await anyio.wait_all_tasks_blocked()
         assert order == []
         release.set()
 
-    assert order == ["slow", "quick"]
+    assert order == ["slow", "fast"]

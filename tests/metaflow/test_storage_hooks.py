@@ -404,13 +404,13 @@ def test_the_bandwidth_cap_holds_for_the_datastore(
 
     monkeypatch.setenv("HFTRANSFER_BANDWIDTH", "100GB")
     taken: list[int] = []
-    take = RateLimiter.take
+    take = RateLimiter.charge
 
     def counted(self: RateLimiter, count: int) -> float:
         taken.append(count)
         return take(self, count)
 
-    monkeypatch.setattr(RateLimiter, "take", counted)
+    monkeypatch.setattr(RateLimiter, "charge", counted)
     store = datastore.storage()
     size = sum(len(data) for data in tree(folder).values())
     for save_or_load, place in (("save", folder), ("load", tmp_path / "loaded")):

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from hftransfer import AsyncClient
-from hftransfer._core.checksums import COMBINABLE, offered
+from hftransfer._core.checksums import COMBINABLE, upload_checksums
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.s3 import resume
@@ -34,7 +34,9 @@ OPTIONS = TransferOptions(
     retry=RetryPolicy(attempts=3, wait_initial=0.0, wait_max=0.0),
 )
 # What each server repeats, and so verifies, of parts and of whole objects.
-BEST = next(name for name in offered() if name in COMBINABLE)  # CRC64NVME, if awscrt is there
+BEST = next(
+    name for name in upload_checksums() if name in COMBINABLE
+)  # CRC64NVME, if awscrt is there
 VERIFIED = {
     "minio": (BEST, BEST),
     "moto": (None, None),

@@ -357,13 +357,13 @@ def counting_throttle() -> tuple[RateLimiter, list[int]]:
     """A cap that holds nothing back, and the bytes that it was told of, call by call."""
     throttle = RateLimiter(1e12)
     taken: list[int] = []
-    real = throttle.take
+    real = throttle.charge
 
-    def take(count: int) -> float:
+    def charge(count: int) -> float:
         taken.append(count)
         return real(count)
 
-    throttle.take = take  # type: ignore[method-assign]
+    throttle.charge = charge  # type: ignore[method-assign]
     return throttle, taken
 
 

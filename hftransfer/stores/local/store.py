@@ -20,19 +20,25 @@ import anyio.to_thread
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
-from hftransfer._core.memory import cache_room
+from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
-from hftransfer._io.direct_io import DirectIO, WritePolicy
-from hftransfer._io.file_range import UNABLE, FileRange, changed, read_fully, reading
+from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.direct_io import DirectIO
+from hftransfer._io.file_range import (
+    UNSUPPORTED_ERRNOS,
+    FileRange,
+    read_fully,
+    read_fully_nowait,
+)
+from hftransfer._io.os_errors import map_read_errors, map_write_errors, source_changed
 from hftransfer._io.partial_file import (
     PartialFile,
-    is_partial_name,
+    is_partial_file_name,
     remove_stale_partials,
-    write_whole,
-    writing,
 )
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -52,7 +58,7 @@ __all__ = (
     "SmallFileSink",
     "check_destination",
     "is_small",
-    "stem_for",
+    "partial_file_prefix",
 )
 
 T = TypeVar("T")
@@ -116,13 +122,14 @@ class LocalSource:
     ) -> bool:
         """Fill `buffer`; without `wait` return False if the disk has to be waited for."""
         path = self._path_of(entry)
-        with reading(path):
+        with map_read_errors(path):
             fd = _open(path)
             try:
-                count = read_fully(fd, buffer, start, wait=wait)
+                read = read_fully if wait else read_fully_nowait
+                count = read(fd, buffer, start)
                 is_changed = _is_changed(fd, entry)
             except OSError as error:
-                if wait or error.errno not in UNABLE:
+                if wait or error.errno not in UNSUPPORTED_ERRNOS:
                     raise
                 self._reads_at_once = False
                 return False
@@ -131,24 +138,24 @@ class LocalSource:
         if count is None:
             return False
         if count < len(buffer) or is_changed:
-            raise changed(path)
+            raise source_changed(path)
         return True
 
     @asynccontextmanager
     async def open_file(self, entry: Entry) -> AsyncIterator[FileRange]:
         path = self._path_of(entry)
-        with reading(path):
+        with map_read_errors(path):
             fd = await anyio.to_thread.run_sync(_open, path)
         try:
             whole = FileRange.whole(fd, path)
             if _is_changed(fd, entry):
-                raise changed(path)
+                raise source_changed(path)
             try:
                 yield whole
             except TransferError:
-                whole.check()  # for then it is this that a store complains of
+                whole.check_unchanged()  # for then it is this that a store complains of
                 raise
-            whole.check()
+            whole.check_unchanged()
         finally:
             os.close(fd)
 
@@ -182,7 +189,7 @@ def _walk(root: str) -> Iterator[str]:
             names.remove(_BOOKKEEPING[1])
         prefix = f"{inside}/" if inside else ""
         for name in sorted(files):
-            if not is_partial_name(name):
+            if not is_partial_file_name(name):
                 yield prefix + name
 
 
@@ -191,17 +198,17 @@ def _entry(path: str, name: str) -> Entry:
     return Entry(path=safe_path(name), size=status.st_size, etag=_etag(status))
 
 
-def stem_for(target: Path, identity: str, size: int) -> str:
-    """Return the stem of the partial files of `target` with content `identity`.
+def partial_file_prefix(target: Path, identity: str, size: int) -> str:
+    """Return the prefix of the partial files of `target` with content `identity`.
 
     Hidden, at most 140 bytes, and other for other content: what is resumed is what is
     wanted, whatever the file of that name held before.
     """
     content = chunk_digest(memoryview(f"{identity} {size}".encode()))[:16]
-    return f"{_name_stem(target)}.{content}"
+    return f"{_target_prefix(target)}.{content}"
 
 
-def _name_stem(target: Path) -> str:
+def _target_prefix(target: Path) -> str:
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
 
 
@@ -213,7 +220,7 @@ def check_destination(folder: Path, size: int) -> None:
         DiskFullError: if the file system has no room.
     """
     existing = folder
-    with writing(folder):
+    with map_write_errors(folder):
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if not existing.is_dir():
@@ -251,9 +258,9 @@ class LocalFileSink:
         chunk_size: int,
         *,
         partial_folder: Path | None = None,
-        stem: str | None = None,
+        prefix: str | None = None,
         fsync: bool = False,
-        ways: WritePolicy | None = None,
+        write_policy: WritePolicy | None = None,
         on_publish: Callable[[FileManifest], None] | None = None,
     ) -> LocalFileSink:
         """Make the folders of `target` and its partial file, resuming one that is there.
@@ -264,9 +271,9 @@ class LocalFileSink:
             chunk_size: bytes per chunk.
             partial_folder: where the partial file lies, on the same file system.
                 Default: the target's folder.
-            stem: of the partial file's name. Default: `stem_for`.
+            prefix: of the partial file's name. Default: `partial_file_prefix`.
             fsync: flush to the disk before the rename.
-            ways: decides which writes go past the page cache. Default: none.
+            write_policy: decides which writes go past the page cache. Default: none.
             on_publish: called in a worker thread right after the rename.
 
         Raises:
@@ -275,18 +282,18 @@ class LocalFileSink:
         folder = partial_folder or target.parent
 
         def make() -> PartialFile:
-            with writing(target):
+            with map_write_errors(target):
                 folder.mkdir(parents=True, exist_ok=True)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if target.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
             return PartialFile(
                 folder,
-                stem or stem_for(target, entry.identity, entry.size),
+                prefix or partial_file_prefix(target, entry.identity, entry.size),
                 identity=entry.identity,
                 size=entry.size,
                 chunk_size=chunk_size,
-                ways=ways,
+                write_policy=write_policy,
             )
 
         # Not abandoned by a cancellation, so the open file always reaches its owner.
@@ -359,6 +366,11 @@ class SmallFileSink:
         pass  # the file is absent, or whole and verified
 
 
+def _write_small(target: Path, data: memoryview, *, folder: Path, prefix: str, fsync: bool) -> None:
+    with map_write_errors(target):
+        write_atomically(target, data, folder=folder, prefix=prefix, fsync=fsync)
+
+
 class LocalSink:
     """A folder, or with `single` one file.
 
@@ -383,8 +395,8 @@ class LocalSink:
         self._single = single
         self._fsync = fsync
         self._direct_io = direct_io
-        self._ways: WritePolicy | None = None
-        self._batch = ThreadBatch(quick=not fsync)
+        self._write_policy: WritePolicy | None = None
+        self._batch = ThreadBatch(allow_inline=not fsync)
 
     @property
     def location(self) -> str:
@@ -397,31 +409,31 @@ class LocalSink:
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
         await anyio.to_thread.run_sync(check_destination, folder, size)
-        self._ways = WritePolicy(self._direct_io, size, cache_room())
+        self._write_policy = WritePolicy(self._direct_io, size, available_page_cache())
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
         if is_small(entry, chunk_size):
             publish = partial(
-                write_whole,
+                _write_small,
                 target,
                 folder=target.parent,
-                stem=stem_for(target, entry.identity, entry.size),
+                prefix=partial_file_prefix(target, entry.identity, entry.size),
                 fsync=self._fsync,
             )
             return SmallFileSink(publish, self._batch)
         return await LocalFileSink.open(
-            target, entry, chunk_size, fsync=self._fsync, ways=self._ways
+            target, entry, chunk_size, fsync=self._fsync, write_policy=self._write_policy
         )
 
     async def finish(self, manifest: Manifest) -> None:
-        stems: dict[Path, set[str]] = {}
+        prefixes: dict[Path, set[str]] = {}
         for path in manifest.files:
             target = self._target(path)
-            stems.setdefault(target.parent, set()).add(_name_stem(target))
+            prefixes.setdefault(target.parent, set()).add(_target_prefix(target))
 
         def clean() -> None:
-            for folder, names in stems.items():
+            for folder, names in prefixes.items():
                 remove_stale_partials(folder, names)
 
         await anyio.to_thread.run_sync(clean)

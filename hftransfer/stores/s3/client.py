@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._core.checksums import COMBINABLE, offered
+from hftransfer._core.checksums import COMBINABLE, upload_checksums
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
 from hftransfer._http.status import seconds_of_date
@@ -62,9 +62,11 @@ class S3Client:
     ) -> None:
         self.s3 = s3
         self.options = options
-        self.put_checksums = ChecksumChoice(offered())
+        self.put_checksums = ChecksumChoice(upload_checksums())
         """Which checksum the endpoint verifies for a whole object, as far as it is known."""
-        self.part_checksums = ChecksumChoice([name for name in offered() if name in COMBINABLE])
+        self.part_checksums = ChecksumChoice(
+            [name for name in upload_checksums() if name in COMBINABLE]
+        )
         """The same for the parts of one: those that add up to the checksum of the whole."""
         given = options.connections
         uploads = _UPLOADS if given is None else _UPLOADS_PER_DOWNLOAD * given

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from hftransfer._core.checksums import decode, header_name, known
+from hftransfer._core.checksums import decode_checksum, header_name, supported_checksums
 from hftransfer._core.digests import Digest, chunk_digest
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry
@@ -101,8 +101,10 @@ def kept_properties(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 def known_digest(headers: Mapping[str, str]) -> Digest | None:
     """Return the strongest checksum of an answer that can be checked here."""
-    for name in known():
-        if (text := headers.get(header_name(name))) and (value := decode(name, text)) is not None:
+    for name in supported_checksums():
+        if (text := headers.get(header_name(name))) and (
+            value := decode_checksum(name, text)
+        ) is not None:
             return Digest(name.lower(), value.hex())
     return None
 

@@ -15,7 +15,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from hftransfer._core.checksums import combine, encode, field_name, header_name
+from hftransfer._core.checksums import combine_crcs, element_name, encode_checksum, header_name
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._io.file_range import FileRange
@@ -168,7 +168,7 @@ class MultipartUpload(Upload):
     async def _send(self, chunk: Chunk, body: memoryview | FileRange, value: bytes | None) -> str:
         headers = dict(customer_key_headers(self._session.s3))
         if value is not None and self._checksum is not None:
-            headers[header_name(self._checksum)] = encode(value)
+            headers[header_name(self._checksum)] = encode_checksum(value)
         send = partial(
             self._session.send,
             "PUT",
@@ -186,7 +186,7 @@ class MultipartUpload(Upload):
         if not etag:
             raise response_error(answer, self._what)
         if value is not None and self._checksum is not None:
-            if answer.headers.get(header_name(self._checksum)) == encode(value):
+            if answer.headers.get(header_name(self._checksum)) == encode_checksum(value):
                 self._session.part_checksums.confirm(self._checksum)
             else:
                 self._echoed = False
@@ -217,8 +217,8 @@ class MultipartUpload(Upload):
         await self._end()
         name = self._checksum
         if whole is not None and name is not None and answer is not None:
-            echoed = element(answer.body.decode(errors="replace"), field_name(name))
-            if echoed.removesuffix(f"-{count}") == encode(whole):
+            echoed = element(answer.body.decode(errors="replace"), element_name(name))
+            if echoed.removesuffix(f"-{count}") == encode_checksum(whole):
                 return
         await self._check_size(size)
 
@@ -226,7 +226,7 @@ class MultipartUpload(Upload):
         """Return the checksum of all parts, if the store has verified each of them."""
         if not self._echoed or self._checksum is None:
             return None
-        return combine(
+        return combine_crcs(
             self._checksum, [(self._sums[i], size) for i, size in enumerate(self._sizes)]
         )
 
@@ -239,11 +239,11 @@ class MultipartUpload(Upload):
         for index, etag in sorted(self._etags.items()):
             row = {"PartNumber": str(index + 1), "ETag": etag}
             if whole is not None and self._checksum is not None:
-                row[field_name(self._checksum)] = encode(self._sums[index])
+                row[element_name(self._checksum)] = encode_checksum(self._sums[index])
             rows.append(row)
         if whole is not None and self._checksum is not None:
             headers |= {
-                header_name(self._checksum): encode(whole),
+                header_name(self._checksum): encode_checksum(whole),
                 "x-amz-checksum-type": "FULL_OBJECT",
             }
         try:

@@ -12,11 +12,11 @@ from functools import partial
 
 import anyio.to_thread
 
-from hftransfer._core.checksums import checksum, encode, header_name
+from hftransfer._core.checksums import checksum, encode_checksum, header_name
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk
-from hftransfer._io.file_range import WINDOW, FileRange
+from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -47,7 +47,7 @@ async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
 def md5_of(body: memoryview | FileRange) -> str:
     """Return the MD5 of `body` in hex."""
     if isinstance(body, FileRange):
-        return body.digests(["md5"], memoryview(bytearray(WINDOW)))[0]
+        return body.digests(["md5"], memoryview(bytearray(HASH_WINDOW_SIZE)))[0]
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
@@ -114,7 +114,7 @@ class SingleUpload(Upload):
             headers = {**object_headers(self._session.s3, self._entry), **self._guard}
             value = ""
             if name is not None:
-                value = encode(await checksum_of(name, data, digest))
+                value = encode_checksum(await checksum_of(name, data, digest))
                 headers[header_name(name)] = value
             try:
                 async with self._session.uploads:

@@ -224,7 +224,7 @@ class S3Source:
         name = expected.algorithm.upper()
         found = await checksum_of(name, span.buffer[: span.filled])
         if found.hex() != expected.value:
-            span.restart()
+            span.reset()
             what = self._session.describe(*self.object_of(entry))
             raise NetworkError(
                 f"{what}: it was damaged on its way: its {header_name(name)} is another"

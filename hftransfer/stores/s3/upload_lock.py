@@ -8,13 +8,13 @@ and belongs into worker threads. Where nothing can be recorded, nothing is known
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from hftransfer._core.digests import chunk_digest
+from hftransfer._io.file_lock import open_locked
 
 __all__ = ("UploadLock", "claim", "is_recorded", "recover")
 
@@ -49,7 +49,7 @@ def claim(bucket: str, key: str, upload_id: str) -> UploadLock | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        return _lock(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        return _lock(path, os.O_RDWR | os.O_CREAT)
     except OSError:
         return None
 
@@ -57,7 +57,7 @@ def claim(bucket: str, key: str, upload_id: str) -> UploadLock | None:
 def recover(bucket: str, key: str, upload_id: str) -> UploadLock | None:
     """Take over an upload that was recorded here by a process that is gone, else None."""
     try:
-        return _lock(_record(bucket, key, upload_id), os.O_RDWR | os.O_CLOEXEC)
+        return _lock(_record(bucket, key, upload_id), os.O_RDWR)
     except OSError:
         return None
 
@@ -74,16 +74,7 @@ def _record(bucket: str, key: str, upload_id: str) -> Path:
 
 
 def _lock(path: Path, flags: int) -> UploadLock:
-    fd = os.open(path, flags, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between open and lock its owner may have ended the upload.
-        if not os.path.samestat(os.fstat(fd), path.stat()):
-            raise FileNotFoundError(path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return UploadLock(path, fd)
+    return UploadLock(path, open_locked(path, flags, 0o600))
 
 
 def _sweep(folder: Path) -> None:
@@ -92,4 +83,4 @@ def _sweep(folder: Path) -> None:
     for path in folder.glob(f"*{_SUFFIX}"):
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
-                _lock(path, os.O_RDWR | os.O_CLOEXEC).release()
+                _lock(path, os.O_RDWR).release()

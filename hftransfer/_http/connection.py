@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
@@ -57,6 +58,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lost = asyncio.Event()
         self._inbox = memoryview(bytearray(_INBOX))
         self._transport: asyncio.Transport
+        self._is_told_sizes = False
+        """True if the `sizehint` of `get_buffer` is the exact number of bytes that follow."""
         self._timer: asyncio.TimerHandle | None = None
         self._resuming: asyncio.TimerHandle | None = None
         """Set in a pause, in which nothing is read."""
@@ -129,6 +132,12 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not `isinstance`: uvloop's transports are no asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
+        # Python 3.10's TLS decrypts a record before it asks for memory, and passes its length.
+        self._is_told_sizes = (
+            sys.version_info < (3, 11)
+            and self.origin.scheme == "https"
+            and isinstance(transport, asyncio.Transport)
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_usable = False
@@ -166,7 +175,11 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         # Without an exchange the memory is another's.
         if self._exchange and self._body and (room := self._body.room()):
-            return room[: self._throttle.piece]
+            if not self._is_told_sizes or sizehint <= len(room):
+                return room[: self._throttle.piece]
+            # The record holds more than the body: `ResponseBody.take` detects the surplus. Split
+            # over two buffers, it would come after the end of the exchange and be dropped.
+            self._body.is_direct = False
         return self._inbox[self._held :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -224,9 +237,12 @@ class Connection(asyncio.BufferedProtocol):
     def _advance(self, exchange: Exchange, progress: Progress) -> None:
         """Pay for what has come of the body, and end the exchange if nothing else is to come."""
         assert self._body is not None
-        if self._throttle.rate is not None:
-            self._pay(exchange, self._body.stored - self._paid)
-        self._paid = self._body.stored
+        stored = self._body.stored
+        # Bytes that were not stored are not counted, so they cause no pause either: Python 3.10's
+        # TLS delivers all it has decrypted, and each delivery would replace the pause before.
+        if self._throttle.rate is not None and stored > self._paid:
+            self._pay(exchange, stored - self._paid)
+        self._paid = stored
         if progress is not Progress.MORE:
             self._finish(cut=progress is Progress.CUT)
 

@@ -63,7 +63,7 @@ class AiohttpClient:
         async with self._connections.open(method, url, headers, data) as answer:
             return _response(method, url, answer, await _read_limited(answer, limit))
 
-    async def locate(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
+    async def get_headers(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
         """As `request` with GET, but the body of an answer below 300 is not read."""
         async with self._connections.open("GET", url, headers) as answer:
             wanted = answer.status >= 300

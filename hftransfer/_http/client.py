@@ -53,7 +53,7 @@ class HttpClient:
         verify: TLS verification: None or True for the system's certificates (or
             ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``), False for none, or the path of a
             CA bundle.
-        throttle: a bandwidth cap; None for none.
+        rate_limiter: a bandwidth cap; None for none.
         loops: event loops for large bodies: the running one, and threads. None for as many as
             TLS can use, and one without it.
 
@@ -65,10 +65,10 @@ class HttpClient:
         timeouts: Timeouts,
         *,
         verify: bool | str | None = None,
-        throttle: RateLimiter | None = None,
+        rate_limiter: RateLimiter | None = None,
         loops: int | None = 1,
     ) -> None:
-        self._throttle = throttle or RateLimiter()
+        self._rate_limiter = rate_limiter or RateLimiter()
         self._timeouts = timeouts
         self._verify = verify
         self._tls: ssl.SSLContext | None = None
@@ -79,7 +79,7 @@ class HttpClient:
         self._aiohttp: AiohttpClient | None = None
 
     def _make_http1(self) -> ConnectionPool:
-        return ConnectionPool(self._timeouts, self._ready_tls, self._throttle, self._proxies)
+        return ConnectionPool(self._timeouts, self._ready_tls, self._rate_limiter, self._proxies)
 
     def _ready_tls(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -91,7 +91,7 @@ class HttpClient:
             from hftransfer._http.aiohttp_client import AiohttpClient, Connections
 
             connections = Connections(self._timeouts, self._ready_tls, self._proxies)
-            self._aiohttp = AiohttpClient(self._timeouts, connections, self._throttle)
+            self._aiohttp = AiohttpClient(self._timeouts, connections, self._rate_limiter)
         return self._aiohttp
 
     def _client(self, url: str) -> ConnectionPool | AiohttpClient:
@@ -140,14 +140,14 @@ class HttpClient:
 
         return await self._run(run, url, 0 if region is None else len(region))
 
-    async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
+    async def get_headers(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers alone; only the body of an error is read.
 
         Raises:
             NetworkError, StalledError, RejectedError: as `request`.
         """
         # A redirect's body is short: reading it keeps the connection usable.
-        return await self._client(url).locate(url, _plain(headers), limit=_ERROR_BODY)
+        return await self._client(url).get_headers(url, _plain(headers), limit=_ERROR_BODY)
 
     async def fill(
         self,
@@ -157,7 +157,7 @@ class HttpClient:
         size: int,
         headers: Mapping[str, str] | None = None,
         ranged: bool = True,
-        heard: Callable[[Mapping[str, str]], object] | None = None,
+        on_headers: Callable[[Mapping[str, str]], object] | None = None,
     ) -> Response | None:
         """Fill what is missing of `span` with the bytes of a body, in place.
 
@@ -168,7 +168,7 @@ class HttpClient:
             size: of the whole body; another size means another file.
             headers: further request headers.
             ranged: False to ask for the whole body, from its start, without a Range header.
-            heard: told the headers of the answer before its body arrives, in whichever
+            on_headers: told the headers of the answer before its body arrives, in whichever
                 thread receives it.
 
         Returns:
@@ -194,8 +194,8 @@ class HttpClient:
             check_extent(status, found, url, start, stop, size)
             if span.response_started_at is None:
                 span.response_started_at = time.monotonic()
-            if heard is not None:
-                heard(found)
+            if on_headers is not None:
+                on_headers(found)
             return True
 
         def run(client: ConnectionPool | AiohttpClient) -> Awaitable[Response]:

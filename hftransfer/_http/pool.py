@@ -108,7 +108,7 @@ class ConnectionPool:
         """
         return await self._run(headers, body, lambda: Exchange(method, url, limit))
 
-    async def locate(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
+    async def get_headers(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
         """As `request` with GET, but the body of an answer below 300 is not read."""
         return await self._run(headers, None, lambda: Exchange("GET", url, limit, head_alone=True))
 

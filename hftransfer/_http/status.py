@@ -76,7 +76,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if value := headers.get("Retry-After", "").strip():
         if value.isascii() and value.isdigit():
             return float(value)
-        date = seconds_of_date(value)
+        date = parse_http_date(value)
         return None if date is None else max(0.0, date - time.time())
     matched = _RATE_LIMIT.search(headers.get("RateLimit", ""))
     if matched and matched["remaining"] == "0":
@@ -84,7 +84,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def seconds_of_date(value: str) -> float | None:
+def parse_http_date(value: str) -> float | None:
     """Return a date of a header (RFC 9110, 5.6.7) in seconds since the epoch; None for others."""
     from datetime import timezone  # rarely needed, and slow to load
     from email.utils import parsedate_to_datetime

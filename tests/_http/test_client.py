@@ -291,7 +291,7 @@ async def test_a_redirect_is_returned_and_not_followed(hub: HubServer) -> None:
     hub.add_fault(Fault(action=Redirect(elsewhere), times=None))
     async with open_wire() as wire:
         filled = await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(9))), size=SIZE)
-        located = await wire.locate(url)
+        located = await wire.get_headers(url)
         requested = await wire.request("GET", url)
         async with wire.stream(url, size=SIZE) as streamed:
             pass
@@ -309,7 +309,7 @@ async def test_locate_reads_no_body(hub: HubServer) -> None:
     """Finding out where a file lies costs its head, not its bytes."""
     repo = hub.create_repo("acme/big", direct=True, files={"data.bin": RandomFile(64 << 20)})
     async with open_wire() as wire:
-        answer = await wire.locate(f"{hub.endpoint}/acme/big/resolve/main/data.bin")
+        answer = await wire.get_headers(f"{hub.endpoint}/acme/big/resolve/main/data.bin")
 
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["ETag"] == f'"{repo.blob("data.bin").sha256}"'

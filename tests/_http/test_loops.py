@@ -319,7 +319,7 @@ async def test_one_cap_holds_for_all_loops(site: Site) -> None:
     """Every byte is counted once, whichever thread received it."""
     throttle, taken = counting_throttle()
     content = random_bytes(6 * BODY)
-    async with site.opened(ranged(content), loops=2, throttle=throttle) as (server, wire):
+    async with site.opened(ranged(content), loops=2, rate_limiter=throttle) as (server, wire):
         await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
     assert sum(taken) == len(content)

@@ -292,7 +292,7 @@ async def test_a_cap_counts_every_byte_that_is_sent(
 ) -> None:
     """Once, however the body goes out."""
     throttle, taken = counting_throttle()
-    async with site.opened(accept, throttle=throttle) as (server, wire):
+    async with site.opened(accept, rate_limiter=throttle) as (server, wire):
         await wire.request("PUT", f"{server.base}/part", body=bytes(size))
 
     assert sum(taken) == size

@@ -181,7 +181,7 @@ async def test_every_received_byte_is_paid_for(site: Site, how: str) -> None:
     throttle = Recording()
     reply = chunked if how == "chunked" else ranged(random_bytes(SIZE))
     buffer = bytearray(SIZE)
-    async with site.opened(reply, throttle=throttle) as (server, wire):
+    async with site.opened(reply, rate_limiter=throttle) as (server, wire):
         span = ByteRangeBuffer(0, memoryview(buffer))
         await wire.fill(f"{server.base}/f", span, size=SIZE, ranged=how == "direct")
 
@@ -201,7 +201,7 @@ async def test_every_received_byte_is_paid_for(site: Site, how: str) -> None:
 async def test_a_small_body_is_paid_for_before_the_next_one(site: Site, size: int) -> None:
     """A cap holds for many small files, too: their pauses are not skipped at the end."""
     throttle = Recording()
-    async with site.opened(ranged(random_bytes(SIZE)), throttle=throttle) as (server, wire):
+    async with site.opened(ranged(random_bytes(SIZE)), rate_limiter=throttle) as (server, wire):
         for _ in range(3):
             span = ByteRangeBuffer(0, memoryview(bytearray(size)))
             await wire.fill(f"{server.base}/f", span, size=SIZE)
@@ -221,7 +221,7 @@ async def test_streams_and_sent_bodies_are_paid_for(site: Site) -> None:
         await exchange.head("200 OK", f"Content-Length: {SIZE}")
         await exchange.send(content)
 
-    async with site.opened(reply, throttle=throttle) as (server, wire):
+    async with site.opened(reply, rate_limiter=throttle) as (server, wire):
         async with wire.stream(f"{server.base}/f", size=SIZE) as body:
             assert not isinstance(body, Response)
             await body.readinto(memoryview(bytearray(SIZE)))
@@ -249,7 +249,7 @@ async def test_a_raised_cap_ends_pauses_under_way(site: Site, direction: str) ->
 
     buffer = bytearray(SIZE)
     span = ByteRangeBuffer(0, memoryview(buffer))
-    async with site.opened(reply, throttle=throttle, reads_body=False) as (server, wire):
+    async with site.opened(reply, rate_limiter=throttle, reads_body=False) as (server, wire):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
             if direction == "up":
@@ -275,7 +275,7 @@ async def test_a_pause_longer_than_the_time_limit_is_no_stall(site: Site) -> Non
     size = len(content)
     throttle = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
     buffer = bytearray(size)
-    async with site.opened(ranged(content), throttle=throttle, read=0.6) as (server, wire):
+    async with site.opened(ranged(content), rate_limiter=throttle, read=0.6) as (server, wire):
         throttle.take(320 * KIB)  # another transfer has used up the next second
         await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
 

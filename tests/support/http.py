@@ -341,12 +341,12 @@ async def _relay_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def open_wire(
     *,
     verify: str | None = None,
-    throttle: RateLimiter | None = None,
+    rate_limiter: RateLimiter | None = None,
     loops: int | None = 1,
     **timeouts: float,
 ) -> AsyncIterator[HttpClient]:
     """A `HttpClient`, closed in the end."""
-    wire = HttpClient(Timeouts(**timeouts), verify=verify, throttle=throttle, loops=loops)
+    wire = HttpClient(Timeouts(**timeouts), verify=verify, rate_limiter=rate_limiter, loops=loops)
     try:
         yield wire
     finally:

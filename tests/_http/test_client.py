@@ -44,7 +44,7 @@ from hftransfer.testing import (
     Status,
     WrongRange,
 )
-from support.http import Exchange, Reply, open_wire, raw_server
+from support.http import Exchange, Reply, open_client, raw_server
 
 KIB = 1024
 SIZE = 300 * KIB
@@ -74,14 +74,14 @@ def answering(status: str, *headers: str, body: bytes = b"") -> Reply:
 
 @pytest.mark.asyncio
 async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> None:
-    """The bytes land in the caller's buffer, and only the range was asked for and sent."""
+    """The bytes land in the caller's memory, and only the range was asked for and sent."""
     url, content = served_file(hub)
-    buffer = bytearray(1000)
-    async with open_wire() as wire:
-        answer = await wire.fill(url, ByteRangeBuffer(70_000, memoryview(buffer)), size=SIZE)
+    memory = bytearray(1000)
+    async with open_client() as client:
+        response = await client.fill(url, ByteRangeBuffer(70_000, memoryview(memory)), size=SIZE)
 
-    assert answer is None
-    assert bytes(buffer) == content[70_000:71_000]
+    assert response is None
+    assert bytes(memory) == content[70_000:71_000]
     assert hub.wait_idle()
     (request,) = hub.requests
     assert (request.range, request.status, request.bytes_sent) == ("bytes=70000-70999", 206, 1000)
@@ -90,30 +90,30 @@ async def test_fill_reads_exactly_the_range_into_the_buffer(hub: HubServer) -> N
 
 @pytest.mark.asyncio
 async def test_a_span_knows_when_it_was_first_answered(hub: HubServer) -> None:
-    """By the clock of `time.monotonic`, and only by an answer that brings what was asked for."""
+    """By the clock of `time.monotonic`, and only by an response that brings what was asked for."""
     url, _ = served_file(hub)
-    span = ByteRangeBuffer(0, memoryview(bytearray(1000)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(1000)))
     hub.add_fault(Fault(action=Status(503)))
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(TransferError):
-            await wire.fill(url, span, size=SIZE)
-        refused = span.response_started_at
+            await client.fill(url, buffer, size=SIZE)
+        refused = buffer.response_started_at
         began = time.monotonic()
-        await wire.fill(url, span, size=SIZE)
+        await client.fill(url, buffer, size=SIZE)
         assert refused is None
-        assert span.response_started_at is not None
-        assert began <= span.response_started_at <= time.monotonic()
+        assert buffer.response_started_at is not None
+        assert began <= buffer.response_started_at <= time.monotonic()
 
 
 @pytest.mark.asyncio
 async def test_fill_of_a_whole_body_needs_no_range(hub: HubServer) -> None:
     """With `ranged=False` no Range header is sent and the 200 is taken."""
     url, content = served_file(hub)
-    buffer = bytearray(SIZE)
-    async with open_wire() as wire:
-        await wire.fill(url, ByteRangeBuffer(0, memoryview(buffer)), size=SIZE, ranged=False)
+    memory = bytearray(SIZE)
+    async with open_client() as client:
+        await client.fill(url, ByteRangeBuffer(0, memoryview(memory)), size=SIZE, ranged=False)
 
-    assert bytes(buffer) == content
+    assert bytes(memory) == content
     assert [(request.range, request.status) for request in hub.requests] == [(None, 200)]
 
 
@@ -122,9 +122,9 @@ async def test_the_whole_body_in_place_of_a_range_is_range_not_supported(hub: Hu
     """A server that ignores Range is recognised, not read into the wrong place."""
     url, _ = served_file(hub)
     hub.add_fault(Fault(action=IgnoreRange()))
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(RangeNotSupportedError, match="ignores ranges") as caught:
-            await wire.fill(url, ByteRangeBuffer(10, memoryview(bytearray(20))), size=SIZE)
+            await client.fill(url, ByteRangeBuffer(10, memoryview(bytearray(20))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -134,9 +134,11 @@ async def test_another_range_than_asked_for_is_a_network_error(hub: HubServer) -
     """Content-Range is compared with the request, so shifted bytes are never stored."""
     url, _ = served_file(hub)
     hub.add_fault(Fault(action=WrongRange(shift=64)))
-    async with open_wire() as wire:
-        with pytest.raises(NetworkError, match=r"bytes 10-29 were asked for, 'bytes 74-93/"):
-            await wire.fill(url, ByteRangeBuffer(10, memoryview(bytearray(20))), size=SIZE)
+    async with open_client() as client:
+        with pytest.raises(
+            NetworkError, match=r"bytes 10-29 were requested, the response has 'bytes 74-93/"
+        ):
+            await client.fill(url, ByteRangeBuffer(10, memoryview(bytearray(20))), size=SIZE)
 
 
 @pytest.mark.asyncio
@@ -155,7 +157,7 @@ async def test_another_range_than_asked_for_is_a_network_error(hub: HubServer) -
             ["Content-Length: 4"],
             b"abcd",
             NetworkError,
-            "'an unnamed range' was answered",
+            "the response has no Content-Range",
         ),
         (
             "206 Partial Content",
@@ -178,19 +180,19 @@ async def test_another_range_than_asked_for_is_a_network_error(hub: HubServer) -
             SourceChangedError,
             "it has 50 bytes now, 100 were listed",
         ),
-        ("206 Partial Content", ["no colon here"], b"", NetworkError, "the answer is not HTTP"),
+        ("206 Partial Content", ["no colon here"], b"", NetworkError, "the response is not HTTP"),
     ],
 )
 async def test_an_answer_that_contradicts_the_request_is_refused(
     status: str, headers: list[str], body: bytes, kind: type[TransferError], message: str
 ) -> None:
-    """Size, range and length of an answer must be those expected, and no message shows a query."""
+    """Size, range and length of a response must be the expected ones; no message has the query."""
     async with (
         raw_server(answering(status, *headers, body=body)) as server,
-        open_wire() as wire,
+        open_client() as client,
     ):
         with pytest.raises(kind, match=message) as caught:
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f?{SECRET}", ByteRangeBuffer(4, memoryview(bytearray(4))), size=100
             )
 
@@ -201,11 +203,11 @@ async def test_an_answer_that_contradicts_the_request_is_refused(
 async def test_a_range_under_the_wrong_status_is_accepted() -> None:
     """rclone's S3 server answers 200 with the right Content-Range and the bytes asked for."""
     reply = answering("200 OK", "Content-Range: bytes 4-7/100", "Content-Length: 4", body=b"abcd")
-    buffer = bytearray(4)
-    async with raw_server(reply) as server, open_wire() as wire:
-        await wire.fill(f"{server.base}/x", ByteRangeBuffer(4, memoryview(buffer)), size=100)
+    memory = bytearray(4)
+    async with raw_server(reply) as server, open_client() as client:
+        await client.fill(f"{server.base}/x", ByteRangeBuffer(4, memoryview(memory)), size=100)
 
-    assert buffer == b"abcd"
+    assert memory == b"abcd"
 
 
 @pytest.mark.asyncio
@@ -214,11 +216,11 @@ async def test_an_unknown_total_is_accepted() -> None:
     reply = answering(
         "206 Partial Content", "Content-Range: bytes 4-7/*", "Content-Length: 4", body=b"abcd"
     )
-    buffer = bytearray(4)
-    async with raw_server(reply) as server, open_wire() as wire:
-        await wire.fill(f"{server.base}/f", ByteRangeBuffer(4, memoryview(buffer)), size=100)
+    memory = bytearray(4)
+    async with raw_server(reply) as server, open_client() as client:
+        await client.fill(f"{server.base}/f", ByteRangeBuffer(4, memoryview(memory)), size=100)
 
-    assert bytes(buffer) == b"abcd"
+    assert bytes(memory) == b"abcd"
 
 
 @pytest.mark.asyncio
@@ -226,9 +228,9 @@ async def test_a_cut_body_names_how_far_it_came(hub: HubServer) -> None:
     """The error of a body that ends early says at which byte of the file it ended."""
     url, _ = served_file(hub)
     hub.add_fault(Fault(action=CutBody(70_000)))
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(NetworkError, match="the body ended at byte 70100 of 200100") as caught:
-            await wire.fill(url, ByteRangeBuffer(100, memoryview(bytearray(200_000))), size=SIZE)
+            await client.fill(url, ByteRangeBuffer(100, memoryview(bytearray(200_000))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -236,12 +238,12 @@ async def test_a_cut_body_names_how_far_it_came(hub: HubServer) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("after_bytes", [0, 70_000])
 async def test_a_reset_is_a_network_error(hub: HubServer, after_bytes: int) -> None:
-    """A reset inside the body, or before any answer twice in a row, may be tried again."""
+    """A reset inside the body, or before any response twice in a row, may be tried again."""
     url, _ = served_file(hub)
     hub.add_fault(Fault(action=ResetConnection(after_bytes), times=1 if after_bytes else 2))
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(NetworkError) as caught:
-            await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), size=SIZE)
+            await client.fill(url, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -252,9 +254,9 @@ async def test_silence_is_a_stall(hub: HubServer, after_bytes: int) -> None:
     """A server that stops in the middle raises after the read timeout, with the host's name."""
     url, _ = served_file(hub)
     hub.add_fault(Fault(action=Stall(after_bytes)))
-    async with open_wire(read=0.2) as wire:
+    async with open_client(read=0.2) as client:
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing") as caught:
-            await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), size=SIZE)
+            await client.fill(url, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), size=SIZE)
 
     assert "do-not-show" not in str(caught.value)
 
@@ -264,9 +266,9 @@ async def test_a_port_without_a_server_is_a_network_error() -> None:
     """A refused connection names the host and may be tried again."""
     async with raw_server(answering("200 OK")) as server:
         pass
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(NetworkError, match=r"cannot connect to 127\.0\.0\.1") as caught:
-            await wire.request("GET", f"{server.base}/f?{SECRET}")
+            await client.request("GET", f"{server.base}/f?{SECRET}")
 
     assert "do-not-show" not in str(caught.value)
 
@@ -275,9 +277,9 @@ async def test_a_port_without_a_server_is_a_network_error() -> None:
 @pytest.mark.parametrize("url", ["http://", "ftp://127.0.0.1/f", "no-scheme/f"])
 async def test_an_impossible_url_is_rejected(url: str) -> None:
     """A URL that names no HTTP server is refused for good."""
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(RejectedError, match="not a valid URL"):
-            await wire.request("GET", f"{url}?{SECRET}")
+            await client.request("GET", f"{url}?{SECRET}")
 
 
 # --- redirects, streams and requests
@@ -289,18 +291,18 @@ async def test_a_redirect_is_returned_and_not_followed(hub: HubServer) -> None:
     url, _ = served_file(hub)
     elsewhere = f"{hub.cdn_endpoint}/elsewhere?{SECRET}"
     hub.add_fault(Fault(action=Redirect(elsewhere), times=None))
-    async with open_wire() as wire:
-        filled = await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(9))), size=SIZE)
-        located = await wire.get_headers(url)
-        requested = await wire.request("GET", url)
-        async with wire.stream(url, size=SIZE) as streamed:
+    async with open_client() as client:
+        filled = await client.fill(url, ByteRangeBuffer(0, memoryview(bytearray(9))), size=SIZE)
+        located = await client.get_headers(url)
+        requested = await client.request("GET", url)
+        async with client.stream(url, size=SIZE) as streamed:
             pass
 
-    for answer in (filled, located, requested, streamed):
-        assert isinstance(answer, Response)
-        assert is_redirect(answer)
-        assert answer.headers["Location"] == elsewhere
-        assert "do-not-show" not in repr(answer)
+    for response in (filled, located, requested, streamed):
+        assert isinstance(response, Response)
+        assert is_redirect(response)
+        assert response.headers["Location"] == elsewhere
+        assert "do-not-show" not in repr(response)
     assert [request.host for request in hub.requests] == ["hub"] * 4
 
 
@@ -308,11 +310,11 @@ async def test_a_redirect_is_returned_and_not_followed(hub: HubServer) -> None:
 async def test_locate_reads_no_body(hub: HubServer) -> None:
     """Finding out where a file lies costs its head, not its bytes."""
     repo = hub.create_repo("acme/big", direct=True, files={"data.bin": RandomFile(64 << 20)})
-    async with open_wire() as wire:
-        answer = await wire.get_headers(f"{hub.endpoint}/acme/big/resolve/main/data.bin")
+    async with open_client() as client:
+        response = await client.get_headers(f"{hub.endpoint}/acme/big/resolve/main/data.bin")
 
-    assert (answer.status, answer.body) == (200, b"")
-    assert answer.headers["ETag"] == f'"{repo.blob("data.bin").sha256}"'
+    assert (response.status, response.body) == (200, b"")
+    assert response.headers["ETag"] == f'"{repo.blob("data.bin").sha256}"'
     assert hub.wait_idle()
     assert hub.requests[0].bytes_sent < 32 << 20
 
@@ -322,7 +324,7 @@ async def test_a_stream_gives_the_body_in_pieces_of_any_length(hub: HubServer) -
     """Consecutive `readinto` calls join up to the whole body."""
     url, content = served_file(hub)
     pieces = [bytearray(length) for length in (1, 99_999, SIZE - 100_000)]
-    async with open_wire() as wire, wire.stream(url, size=SIZE) as body:
+    async with open_client() as client, client.stream(url, size=SIZE) as body:
         assert not isinstance(body, Response)
         for piece in pieces:
             await body.readinto(memoryview(piece))
@@ -335,7 +337,7 @@ async def test_a_cut_stream_names_how_far_it_came(hub: HubServer) -> None:
     """The position in the error counts from the start of the body."""
     url, _ = served_file(hub)
     hub.add_fault(Fault(action=CutBody(150_000)))
-    async with open_wire() as wire, wire.stream(url, size=SIZE) as body:
+    async with open_client() as client, client.stream(url, size=SIZE) as body:
         assert not isinstance(body, Response)
         await body.readinto(memoryview(bytearray(100_000)))
         with pytest.raises(NetworkError, match=f"the body ended at byte 150000 of {SIZE}"):
@@ -351,9 +353,9 @@ async def test_what_the_reader_of_a_stream_raises_is_left_alone(
 ) -> None:
     """A failure of the destination inside `stream` is not blamed on the source's host."""
     url, _ = served_file(hub)
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(type(error)) as caught:
-            async with wire.stream(url, size=SIZE):
+            async with client.stream(url, size=SIZE):
                 raise error
 
     assert caught.value is error
@@ -363,9 +365,9 @@ async def test_what_the_reader_of_a_stream_raises_is_left_alone(
 async def test_a_stream_of_another_size_is_a_changed_source(hub: HubServer) -> None:
     """The announced length is compared with the listed one before a byte is used."""
     url, _ = served_file(hub)
-    async with open_wire() as wire:
+    async with open_client() as client:
         with pytest.raises(SourceChangedError, match=f"it has {SIZE} bytes now, 7 were listed"):
-            async with wire.stream(url, size=7):
+            async with client.stream(url, size=7):
                 pass
 
 
@@ -375,9 +377,9 @@ async def test_a_signed_url_is_sent_byte_for_byte() -> None:
     target = "/a%2Fb/%7Euser/it%27s?X=%2F%7E%27%20&Policy=ab~c_d-e__&plus=a+b%2Bc&empty="
     async with (
         raw_server(answering("200 OK", "Content-Length: 0")) as server,
-        open_wire() as wire,
+        open_client() as client,
     ):
-        await wire.request("GET", server.base + target)
+        await client.request("GET", server.base + target)
 
     assert server.requests[0].head.split(b"\r\n")[0] == f"GET {target} HTTP/1.1".encode()
 
@@ -388,9 +390,9 @@ async def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) 
     async with raw_server(answering("200 OK", "Content-Length: 0")) as proxy:
         monkeypatch.setenv("http_proxy", proxy.base.replace("//", "//user:word@"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        async with open_wire() as wire:
-            await wire.request("GET", "http://elsewhere.test/x")
-            await wire.request("GET", f"{proxy.base}/y")
+        async with open_client() as client:
+            await client.request("GET", "http://elsewhere.test/x")
+            await client.request("GET", f"{proxy.base}/y")
 
     first, second = (request.head for request in proxy.requests)
     assert first.startswith(b"GET http://elsewhere.test/x HTTP/1.1\r\n")
@@ -408,9 +410,9 @@ async def test_a_netrc_file_changes_nothing(
     monkeypatch.setenv("NETRC", str(netrc))
     async with (
         raw_server(answering("200 OK", "Content-Length: 0")) as server,
-        open_wire() as wire,
+        open_client() as client,
     ):
-        await wire.request("GET", server.base, headers={"Authorization": "Bearer token"})
+        await client.request("GET", server.base, headers={"Authorization": "Bearer token"})
 
     assert b"Authorization: Bearer token\r\n" in server.requests[0].head
 
@@ -422,11 +424,11 @@ async def test_a_body_goes_out_with_its_length(length: int) -> None:
     sent = bytes(index % 251 for index in range(length))
     async with (
         raw_server(answering("200 OK", "Content-Length: 2", body=b"ok")) as server,
-        open_wire() as wire,
+        open_client() as client,
     ):
-        answer = await wire.request("PUT", f"{server.base}/part", body=memoryview(sent))
+        response = await client.request("PUT", f"{server.base}/part", body=memoryview(sent))
 
-    assert (answer.status, answer.body) == (200, b"ok")
+    assert (response.status, response.body) == (200, b"ok")
     (request,) = server.requests
     lines = [line.lower() for line in request.head.split(b"\r\n")]
     assert f"content-length: {length}".encode() in lines
@@ -439,18 +441,18 @@ async def test_a_body_goes_out_with_its_length(length: int) -> None:
 async def test_requests_share_a_connection_until_the_wire_is_closed(hub: HubServer) -> None:
     """Answers that were read leave their connection for the next request."""
     url, _ = served_file(hub)
-    async with open_wire() as wire:
+    async with open_client() as client:
         for start in (0, 100, 200):
-            await wire.fill(url, ByteRangeBuffer(start, memoryview(bytearray(100))), size=SIZE)
-    async with open_wire() as wire:
-        await wire.request("GET", url)
+            await client.fill(url, ByteRangeBuffer(start, memoryview(bytearray(100))), size=SIZE)
+    async with open_client() as client:
+        await client.request("GET", url)
 
     assert [request.connection for request in hub.requests] == [1, 1, 1, 2]
 
 
 @pytest.mark.asyncio
 async def test_aclose_closes_idle_connections() -> None:
-    """After `aclose` the server sees the end of the connection, and the wire opens a new one."""
+    """After `aclose` the server sees the end of the connection, and the client opens a new one."""
     ended = asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
@@ -458,15 +460,15 @@ async def test_aclose_closes_idle_connections() -> None:
         await exchange.reader.read()
         ended.set()
 
-    wire = HttpClient(Timeouts())
+    client = HttpClient(Timeouts())
     async with raw_server(reply) as server:
-        await wire.request("GET", f"{server.base}/")
+        await client.request("GET", f"{server.base}/")
         assert not ended.is_set()
-        await wire.aclose()
+        await client.aclose()
         await ended.wait()
-        await wire.aclose()
-        await wire.request("GET", f"{server.base}/")
-        await wire.aclose()
+        await client.aclose()
+        await client.request("GET", f"{server.base}/")
+        await client.aclose()
 
     assert len(server.requests) == 2
 
@@ -491,9 +493,9 @@ async def test_an_unknown_certificate_is_rejected_for_good(tls_hub: HubServer) -
     """Without the CA nothing is asked, nothing is tried again, and the message says what to set."""
     with tls_hub as hub:
         url, _ = served_file(hub)
-        async with open_wire() as wire:
+        async with open_client() as client:
             with pytest.raises(RejectedError, match=r"not trusted.*SSL_CERT_FILE") as caught:
-                await wire.request("GET", url)
+                await client.request("GET", url)
         assert hub.requests == []
 
     assert "do-not-show" not in str(caught.value)
@@ -518,14 +520,14 @@ async def test_a_ca_bundle_makes_a_private_server_trusted(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     else:
         verify = False
-    buffer = bytearray(1000)
+    memory = bytearray(1000)
     with tls_hub as hub:
         url, content = served_file(hub)
-        wire = HttpClient(Timeouts(), verify=verify)
-        await wire.fill(url, ByteRangeBuffer(5, memoryview(buffer)), size=SIZE)
-        await wire.aclose()
+        client = HttpClient(Timeouts(), verify=verify)
+        await client.fill(url, ByteRangeBuffer(5, memoryview(memory)), size=SIZE)
+        await client.aclose()
 
-    assert bytes(buffer) == content[5:1005]
+    assert bytes(memory) == content[5:1005]
 
 
 # --- statuses
@@ -566,12 +568,12 @@ async def test_a_refusal_carries_the_servers_words_and_wait(hub: HubServer) -> N
     text = {"Content-Type": "text/plain", "Retry-After": "3"}
     hub.add_fault(Fault(action=Status(429, text, b"slow\n down")))
     hub.add_fault(Fault(action=Status(503, {"Content-Type": "text/html"}, b"<h1>Oops</h1>")))
-    buffer = memoryview(bytearray(9))
-    async with open_wire() as wire:
+    memory = memoryview(bytearray(9))
+    async with open_client() as client:
         with pytest.raises(ThrottledError, match=r"answered 429: slow down$") as throttled:
-            await wire.fill(url, ByteRangeBuffer(0, buffer), size=SIZE)
+            await client.fill(url, ByteRangeBuffer(0, memory), size=SIZE)
         with pytest.raises(ServerError, match=r"answered 503$") as broken:
-            await wire.fill(url, ByteRangeBuffer(0, buffer), size=SIZE)
+            await client.fill(url, ByteRangeBuffer(0, memory), size=SIZE)
 
     assert throttled.value.retry_after == 3.0
     assert broken.value.retry_after is None
@@ -613,7 +615,7 @@ def test_a_date_to_come_is_a_wait_until_then(minutes: int) -> None:
 
 @given(value=st.text(), limit=st.text())
 def test_no_header_breaks_the_reading_of_headers(value: str, limit: str) -> None:
-    """Whatever a server sends, the answer is nothing or a wait that is not negative."""
+    """Whatever a server sends, the response is nothing or a wait that is not negative."""
     seconds = retry_after({"Retry-After": value, "RateLimit": limit})
 
     assert seconds is None or seconds >= 0

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.connection import Connection
-from hftransfer._http.exchange import Exchange, Origin
+from hftransfer._http.exchange import BufferTarget, Exchange, Request
 from hftransfer._http.rcvlowat import LowWaterMark
+from hftransfer._http.route import Origin
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import StalledError
 from hftransfer.options import Timeouts
-from support.http import MIB, open_wire, partial_head, random_bytes, raw_server, until
+from support.http import MIB, open_client, partial_head, random_bytes, raw_server, until
 from support.http import Exchange as Served
 
 SIZE = 1000
@@ -75,7 +76,7 @@ class Case:
 
     def __init__(self, throttle: RateLimiter, read: float = 30.0) -> None:
         self.memory = bytearray(SIZE)
-        self.span = ByteRangeBuffer(0, memoryview(self.memory))
+        self.buffer = ByteRangeBuffer(0, memoryview(self.memory))
         self.transport = Transport()
         self.losses: list[Connection] = []
         self.socket = MarkedSocket()
@@ -87,7 +88,8 @@ class Case:
             self.losses.append,
         )
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
-        self.exchange = Exchange("GET", "http://h/f", 0, self.span, lambda status, headers: True)
+        target = BufferTarget(self.buffer, "http://h/f", SIZE)
+        self.exchange = Exchange(Request("GET", "http://h/f", {}, None, 0, target))
         self.connection.begin(b"GET", self.exchange)
         self.receive(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
 
@@ -105,11 +107,11 @@ async def play(events: list[tuple[str, int]]) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
     case = Case(RateLimiter())
-    connection, exchange, span = case.connection, case.exchange, case.span
+    connection, exchange, buffer = case.connection, case.exchange, case.buffer
     sent = 0
     for event, number in events:
         if event == "bytes" and not case.losses:
-            is_over = exchange.done.done()
+            is_over = exchange.response.done()
             before = bytes(case.memory)
             sent += case.receive(b"\xff" * number)
             assert not is_over or case.memory == before
@@ -117,23 +119,23 @@ async def play(events: list[tuple[str, int]]) -> None:
             case.transport.closing = True
             connection.connection_lost(ConnectionResetError() if number % 2 else None)
         elif event == "cancel":
-            exchange.done.cancel()
+            exchange.response.cancel()
             connection.abort()
         elif event == "late":
             loop.ahead += number
-            connection._watch()
+            connection._on_timer()
         elif event == "split":
-            span.split(1)
+            buffer.split(1)
 
     assert len(case.losses) <= 1
-    filled = min(span.filled, span.limit)
+    filled = min(buffer.filled, buffer.limit)
     assert case.memory[:filled] == b"\xff" * filled
-    if connection.is_usable:
+    if connection.is_idle:
         assert sent == SIZE
         assert not case.transport.closing
-    done = exchange.done
+    done = exchange.response
     if done.done() and not done.cancelled() and done.exception() is None:
-        assert span.missing == 0
+        assert buffer.missing == 0
     connection.abort()
 
 
@@ -149,7 +151,7 @@ async def play(events: list[tuple[str, int]]) -> None:
 def test_no_order_of_events_breaks_an_exchange(events: list[tuple[str, int]]) -> None:
     """End, loss, silence, cancellation and a split may coincide.
 
-    Memory is written only while it is wanted, success means that the span is full, and the
+    Memory is written only while it is wanted, success means that the buffer is full, and the
     connection is used again only behind exactly the whole body.
     """
     _run(play(events))
@@ -159,27 +161,27 @@ def test_a_trickle_is_not_a_stall_and_silence_is_one() -> None:
     """Twenty bytes, each just before time is up, are fine; then the time limit passes."""
     loop = JumpingLoop()
     content = random_bytes(MIB)
-    span = ByteRangeBuffer(0, memoryview(bytearray(MIB)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(MIB)))
 
     async def reply(exchange: Served) -> None:
         await partial_head(exchange, 0, MIB, MIB)
         for number in range(20):
             await exchange.send(content[number : number + 1])
-            await until(lambda: span.filled > number)  # noqa: B023 - awaited here
+            await until(lambda: buffer.filled > number)  # noqa: B023 - awaited here
             loop.ahead += 25.0
         loop.ahead += 10.0
         await exchange.reader.read()
 
     async def main() -> None:
-        async with raw_server(reply) as server, open_wire(read=30.0) as wire:
+        async with raw_server(reply) as server, open_client(read=30.0) as client:
             with pytest.raises(StalledError):
-                await wire.fill(f"{server.base}/f", span, size=MIB)
+                await client.fill(f"{server.base}/f", buffer, size=MIB)
 
     try:
         loop.run_until_complete(main())
     finally:
         loop.close()
-    assert span.filled == 20
+    assert buffer.filled == 20
 
 
 def test_a_pause_for_the_cap_is_not_a_stall() -> None:
@@ -194,7 +196,7 @@ def test_a_pause_for_the_cap_is_not_a_stall() -> None:
         for _ in range(19):
             loop.ahead += 5.0
             await turns()
-            assert not case.exchange.done.done()
+            assert not case.exchange.response.done()
             assert not case.transport.reading
         throttle.rate = None  # the pause is over, and now the server is silent
         loop.ahead += 1.0
@@ -204,7 +206,7 @@ def test_a_pause_for_the_cap_is_not_a_stall() -> None:
         await turns()
         loop.ahead += 6.0
         await turns()
-        assert isinstance(case.exchange.done.exception(), StalledError)
+        assert isinstance(case.exchange.response.exception(), StalledError)
 
     _run(main())
 
@@ -241,11 +243,11 @@ def test_the_last_bytes_leave_a_connection_that_reads() -> None:
         case = Case(RateLimiter(100.0))
         for _ in range(2):
             case.receive(bytes(SIZE // 2))
-        assert case.exchange.done.done()
-        assert case.exchange.debt is not None
-        assert case.exchange.debt.step() > 0
+        assert case.exchange.response.done()
+        assert case.exchange.pending_delay is not None
+        assert case.exchange.pending_delay.step() > 0
         assert case.transport.reading
-        assert case.connection.is_usable
+        assert case.connection.is_idle
         case.connection.abort()
 
     _run(main())

@@ -14,6 +14,7 @@ import pytest
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.client import HttpClient
+from hftransfer._http.exchange import Request
 from hftransfer._http.loops import LoopThread
 from hftransfer._http.pool import ConnectionPool
 from hftransfer.errors import (
@@ -35,8 +36,8 @@ from support.http import (
     partial_head,
     random_bytes,
     ranged,
+    set_read_timeout,
     until,
-    wait_for_bodies,
 )
 
 pytestmark = [pytest.mark.anyio, *QUIET]
@@ -55,7 +56,7 @@ def threads() -> set[threading.Thread]:
     return set(threading.enumerate())
 
 
-def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
+def loop_threads_since(threads: set[threading.Thread]) -> list[threading.Thread]:
     """Threads that run a loop of their own; the workers of the test's own loop stay and idle."""
     workers = ("AnyIO", "asyncio_", "uvloop_")
     return [
@@ -66,34 +67,23 @@ def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
 
 
 @pytest.fixture
-def receivers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The thread that received each body."""
-    return watched(monkeypatch, "fill")
-
-
-@pytest.fixture
-def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The thread that sent each body."""
-    return watched(monkeypatch, "request")
-
-
-def watched(monkeypatch: pytest.MonkeyPatch, verb: str) -> list[threading.Thread]:
+def used_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The thread of each request, in the order of the requests."""
     used: list[threading.Thread] = []
-    real = getattr(ConnectionPool, verb)
+    real = ConnectionPool.send
 
-    async def watch(*args: Any, **options: Any) -> Response:
+    async def send(self: ConnectionPool, request: Request) -> Response:
         used.append(threading.current_thread())
-        response: Response = await real(*args, **options)
-        return response
+        return await real(self, request)
 
-    monkeypatch.setattr(ConnectionPool, verb, watch)
+    monkeypatch.setattr(ConnectionPool, "send", send)
     return used
 
 
 async def fill_at_once(
-    wire: HttpClient, url: str, buffer: bytearray, *, every: int, length: int | None = None
+    client: HttpClient, url: str, memory: bytearray, *, every: int, length: int | None = None
 ) -> None:
-    """Fill `buffer` from the file at `url`, as long as it, by requests side by side.
+    """Fill `memory` from the file at `url`, as long as it, by requests side by side.
 
     Args:
         every: bytes from the start of one request's range to the next.
@@ -102,34 +92,34 @@ async def fill_at_once(
 
     async def fill(start: int) -> None:
         stop = start + (every if length is None else length)
-        await wire.fill(
-            url, ByteRangeBuffer(start, memoryview(buffer)[start:stop]), size=len(buffer)
+        await client.fill(
+            url, ByteRangeBuffer(start, memoryview(memory)[start:stop]), size=len(memory)
         )
 
     async with anyio.create_task_group() as tasks:
-        for start in range(0, len(buffer), every):
+        for start in range(0, len(memory), every):
             tasks.start_soon(fill, start)
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
 async def test_bodies_are_spread_over_the_loops(
-    site: Site, loops: int, receivers: list[threading.Thread], threads: set[threading.Thread]
+    site: Site, loops: int, used_threads: list[threading.Thread], threads: set[threading.Thread]
 ) -> None:
     """Each loop receives a part, every byte is right, and closing ends the threads."""
     content = random_bytes(12 * BODY)
-    buffer = bytearray(len(content))
-    async with site.opened(ranged(content), loops=loops) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", buffer, every=BODY)
-        assert len(lanes_since(threads)) == loops - 1
+    memory = bytearray(len(content))
+    async with site.opened(ranged(content), loops=loops) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", memory, every=BODY)
+        assert len(loop_threads_since(threads)) == loops - 1
 
-    assert buffer == content
-    assert len(set(receivers)) == loops
-    assert lanes_since(threads) == []
+    assert memory == content
+    assert len(set(used_threads)) == loops
+    assert loop_threads_since(threads) == []
 
 
 @pytest.mark.parametrize("loops", [1, 3])
 async def test_bodies_are_sent_from_every_loop(
-    site: Site, loops: int, senders: list[threading.Thread], threads: set[threading.Thread]
+    site: Site, loops: int, used_threads: list[threading.Thread], threads: set[threading.Thread]
 ) -> None:
     """Large ones: each loop sends a part, and every byte is right. Small ones stay here."""
     bodies = [random_bytes(MIB + index, seed=index) for index in range(6)]
@@ -137,18 +127,18 @@ async def test_bodies_are_sent_from_every_loop(
     async def accept(exchange: Exchange) -> None:
         await exchange.head("200 OK", "Content-Length: 0")
 
-    async with site.opened(accept, loops=loops) as (server, wire):
-        await wire.request("PUT", f"{server.base}/f", body=bytes(MIB - 1))
-        assert senders == [threading.current_thread()]
+    async with site.opened(accept, loops=loops) as (server, client):
+        await client.request("PUT", f"{server.base}/f", body=bytes(MIB - 1))
+        assert used_threads == [threading.current_thread()]
         async with anyio.create_task_group() as tasks:
             for body in bodies:
-                put = partial(wire.request, "PUT", f"{server.base}/f", body=body)
+                put = partial(client.request, "PUT", f"{server.base}/f", body=body)
                 tasks.start_soon(put)
-        assert len(lanes_since(threads)) == loops - 1
+        assert len(loop_threads_since(threads)) == loops - 1
 
     assert sorted(request.body for request in server.requests[1:]) == sorted(bodies)
-    assert len(set(senders)) == loops
-    assert lanes_since(threads) == []
+    assert len(set(used_threads)) == loops
+    assert loop_threads_since(threads) == []
 
 
 @pytest.mark.parametrize(("cores", "loops"), [(1, 1), (3, 3), (64, 4)])
@@ -156,16 +146,16 @@ async def test_unless_told_otherwise_tls_has_a_loop_per_core(
     site: Site,
     cores: int,
     loops: int,
-    receivers: list[threading.Thread],
+    used_threads: list[threading.Thread],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Decrypting takes cores, of which not all are taken; without TLS one loop does."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     content = random_bytes(6 * BODY)
-    async with site.opened(ranged(content), loops=None) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
+    async with site.opened(ranged(content), loops=None) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
-    assert len(set(receivers)) == (1 if site.tls is None else loops)
+    assert len(set(used_threads)) == (1 if site.tls is None else loops)
 
 
 async def test_small_bodies_stay_in_the_running_loop(
@@ -173,13 +163,13 @@ async def test_small_bodies_stay_in_the_running_loop(
 ) -> None:
     """A thread is not started for what would be done sooner than it wakes up."""
     content = random_bytes(8 * MIB)
-    buffer = bytearray(len(content))
-    async with site.opened(ranged(content), loops=2) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", buffer, every=MIB, length=MIB - 1)
-        assert lanes_since(threads) == []
+    memory = bytearray(len(content))
+    async with site.opened(ranged(content), loops=2) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", memory, every=MIB, length=MIB - 1)
+        assert loop_threads_since(threads) == []
 
     for start in range(0, len(content), MIB):
-        assert buffer[start : start + MIB - 1] == content[start : start + MIB - 1]
+        assert memory[start : start + MIB - 1] == content[start : start + MIB - 1]
 
 
 async def cut(exchange: Exchange) -> None:
@@ -222,18 +212,18 @@ async def test_errors_keep_their_type_between_threads(
     async def failing_once(exchange: Exchange) -> None:
         await (reply if next(failing, False) else whole)(exchange)
 
-    async with site.opened(failing_once, loops=2) as (server, wire):
-        wire._lanes.under_way[0] = 10  # the running loop is busy
-        buffer = bytearray(BODY)
+    async with site.opened(failing_once, loops=2) as (server, client):
+        client._loops.in_flight[0] = 10  # the running loop is busy
+        memory = bytearray(BODY)
         if reply is stall:
-            wait_for_bodies(wire, 0.3)
+            set_read_timeout(client, 0.3)
         with pytest.raises(kind):
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-        wait_for_bodies(wire, 30.0)
-        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-        assert wire._lanes.under_way == [10, 0]
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+        set_read_timeout(client, 30.0)
+        await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+        assert client._loops.in_flight == [10, 0]
 
-    assert buffer == content
+    assert memory == content
 
 
 async def test_a_cancelled_body_in_a_lane_is_written_no_more(
@@ -258,27 +248,27 @@ async def test_a_cancelled_body_in_a_lane_is_written_no_more(
         finally:
             hung_up.set()
 
-    buffer = bytearray(len(content))
-    span = ByteRangeBuffer(0, memoryview(buffer))
-    async with site.opened(reply, loops=2) as (server, wire):
-        wire._lanes.under_way[0] = 10
+    memory = bytearray(len(content))
+    buffer = ByteRangeBuffer(0, memoryview(memory))
+    async with site.opened(reply, loops=2) as (server, client):
+        client._loops.in_flight[0] = 10
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: wire.fill(url, span, size=len(content)))
-            await until(lambda: span.filled > MIB)
+            tasks.start_soon(lambda: client.fill(url, buffer, size=len(content)))
+            await until(lambda: buffer.filled > MIB)
             tasks.cancel_scope.cancel()
         cancelled.set()
-        before, filled = bytes(buffer), span.filled
+        before, filled = bytes(memory), buffer.filled
         assert filled < len(content)
         await hung_up.wait()
-        assert buffer == before
-        assert span.filled == filled
+        assert memory == before
+        assert buffer.filled == filled
 
         other = bytearray(BODY)
-        await wire.fill(url, ByteRangeBuffer(5, memoryview(other)), size=len(content))
+        await client.fill(url, ByteRangeBuffer(5, memoryview(other)), size=len(content))
         assert other == content[:BODY]
 
-    assert lanes_since(threads) == []
+    assert loop_threads_since(threads) == []
 
 
 async def test_a_wire_closed_under_cancellation_leaves_no_thread(
@@ -286,15 +276,15 @@ async def test_a_wire_closed_under_cancellation_leaves_no_thread(
 ) -> None:
     """`aclose` in a scope that was cancelled still ends every loop."""
     with anyio.CancelScope() as scope:
-        async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, wire):
-            wire._lanes.under_way[0] = 10
-            await wire.fill(
+        async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, client):
+            client._loops.in_flight[0] = 10
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY
             )
-            assert len(lanes_since(threads)) == 1
+            assert len(loop_threads_since(threads)) == 1
             scope.cancel()
 
-    assert lanes_since(threads) == []
+    assert loop_threads_since(threads) == []
 
 
 async def test_a_wire_may_be_used_again_after_it_was_closed(
@@ -302,15 +292,15 @@ async def test_a_wire_may_be_used_again_after_it_was_closed(
 ) -> None:
     """Closing twice is fine, and a later body starts a lane anew."""
     content = random_bytes(BODY)
-    async with site.opened(ranged(content), loops=2) as (server, wire):
-        wire._lanes.under_way[0] = 10
+    async with site.opened(ranged(content), loops=2) as (server, client):
+        client._loops.in_flight[0] = 10
         for _ in range(2):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
-            await wire.aclose()
-            await wire.aclose()
-            assert lanes_since(threads) == []
+            memory = bytearray(BODY)
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+            assert memory == content
+            await client.aclose()
+            await client.aclose()
+            assert loop_threads_since(threads) == []
 
     assert server.connections == 2
 
@@ -319,8 +309,8 @@ async def test_one_cap_holds_for_all_loops(site: Site) -> None:
     """Every byte is counted once, whichever thread received it."""
     throttle, taken = counting_throttle()
     content = random_bytes(6 * BODY)
-    async with site.opened(ranged(content), loops=2, rate_limiter=throttle) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
+    async with site.opened(ranged(content), loops=2, rate_limiter=throttle) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
     assert sum(taken) == len(content)
 
@@ -405,7 +395,7 @@ async def test_a_call_that_is_cancelled_at_once_neither_hangs_nor_leaks() -> Non
 
 async def test_connections_of_a_wire_that_was_never_used_close(threads: set[Any]) -> None:
     """No thread is started for closing."""
-    wire = HttpClient(Timeouts(), loops=4)
-    await wire.aclose()
+    client = HttpClient(Timeouts(), loops=4)
+    await client.aclose()
 
-    assert lanes_since(threads) == []
+    assert loop_threads_since(threads) == []

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._http.parser import (
-    ChunkedBody,
+    ChunkedDecoder,
     Headers,
     MalformedResponseError,
-    decoded,
+    decode_content,
     parse_head,
 )
 
@@ -50,7 +50,7 @@ def test_where_a_body_ends(
     """By its length, its chunks or its connection; and whether that is of further use."""
     found = parse_head(head, method)
 
-    assert (found.length, found.chunked, found.keeps) == (length, chunked, keeps)
+    assert (found.length, found.chunked, found.keep_alive) == (length, chunked, keeps)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_chunks_arrive_however_they_are_cut(
 ) -> None:
     """The content is that of the chunks, and its end is noticed with its last byte."""
     raw = _chunked(pieces, trailer)
-    body = ChunkedBody()
+    body = ChunkedDecoder()
     position = 0
     for cut in [*cuts, len(raw)]:
         assert body.ended == (position >= len(raw))
@@ -106,24 +106,24 @@ def test_chunks_arrive_however_they_are_cut(
         position += cut
 
     assert body.ended
-    assert not body.surplus
+    assert not body.has_surplus
     assert bytes(body.take()) == b"".join(pieces)
 
 
 def test_bytes_behind_the_last_chunk_are_noticed() -> None:
     """The connection is then of no further use."""
-    body = ChunkedBody()
+    body = ChunkedDecoder()
     body.feed(_chunked([b"abc"]) + b"HTTP/1.1")
 
     assert body.ended
-    assert body.surplus
+    assert body.has_surplus
 
 
 @pytest.mark.parametrize("raw", [b"x\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"\r\n", b"a" * 20_000])
 def test_what_are_no_chunks_is_refused(raw: bytes) -> None:
     """A body whose extent is not known is not handed out."""
     with pytest.raises(MalformedResponseError):
-        ChunkedBody().feed(raw)
+        ChunkedDecoder().feed(raw)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,12 @@ def test_what_are_no_chunks_is_refused(raw: bytes) -> None:
 )
 def test_an_encoded_body_is_decoded_up_to_a_limit(encoding: str, encoded: bytes) -> None:
     """However much it would become."""
-    assert decoded(bytearray(encoded), encoding, 10_000) == b"words" * 100
-    assert decoded(bytearray(encoded), encoding, 7) == b"wordswo"
+    assert decode_content(bytearray(encoded), encoding, 10_000) == b"words" * 100
+    assert decode_content(bytearray(encoded), encoding, 7) == b"wordswo"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 def test_an_encoding_that_is_unknown_or_damaged_is_refused(encoding: str) -> None:
     """Its bytes are not taken for the content."""
     with pytest.raises(MalformedResponseError):
-        decoded(bytearray(b"\x1f\x8bjunk"), encoding, 100)
+        decode_content(bytearray(b"\x1f\x8bjunk"), encoding, 100)

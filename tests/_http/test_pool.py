@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._http import client, connection
+from hftransfer._http import connection
+from hftransfer._http.client import HttpClient
 from hftransfer.errors import (
     NetworkError,
     RejectedError,
@@ -49,10 +50,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def without_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where an exchange of this module's tests would go by aiohttp."""
 
-    def unexpected(self: client.HttpClient) -> None:
+    def unexpected(self: HttpClient) -> None:
         raise AssertionError("aiohttp was asked")
 
-    monkeypatch.setattr(client.HttpClient, "_ready_aiohttp", unexpected)
+    monkeypatch.setattr(HttpClient, "_ready_aiohttp", unexpected)
 
 
 def words(status: str, *headers: str, body: bytes = b"", closes: bool = False) -> Reply:
@@ -81,19 +82,19 @@ async def in_pieces(exchange: Exchange, data: bytes) -> None:
 @pytest.mark.parametrize("size", [1, 100, 60 * KIB, 64 * KIB, 64 * KIB + 1, 300 * KIB])
 async def test_a_small_body_lands_in_the_callers_memory(site: Site, size: int) -> None:
     """Every byte of it, over one connection, and nothing around it changes."""
-    async with site.opened(ranged(CONTENT)) as (server, wire):
+    async with site.opened(ranged(CONTENT)) as (server, client):
         for _ in range(3):
             memory = bytearray(b"#" * (size + 2))
-            span = ByteRangeBuffer(0, memoryview(memory)[1:-1])
-            assert await wire.fill(f"{server.base}/f", span, size=len(CONTENT)) is None
+            buffer = ByteRangeBuffer(0, memoryview(memory)[1:-1])
+            assert await client.fill(f"{server.base}/f", buffer, size=len(CONTENT)) is None
             assert memory == b"#" + CONTENT[:size] + b"#"
-            assert span.missing == 0
+            assert buffer.missing == 0
 
     assert server.connections == 1
 
 
 async def test_a_head_may_arrive_in_any_number_of_pieces(site: Site) -> None:
-    """An interim answer, the head and the body, all byte by byte."""
+    """An interim response, the head and the body, all byte by byte."""
 
     async def reply(exchange: Exchange) -> None:
         await in_pieces(
@@ -103,8 +104,8 @@ async def test_a_head_may_arrive_in_any_number_of_pieces(site: Site) -> None:
         )
 
     memory = bytearray(5)
-    async with site.opened(reply) as (server, wire):
-        await wire.fill(
+    async with site.opened(reply) as (server, client):
+        await client.fill(
             f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=5, ranged=False
         )
 
@@ -128,14 +129,14 @@ async def test_a_body_of_unknown_length_is_the_same(
     site: Site, headers: list[str], body: bytes, closes: bool
 ) -> None:
     """Servers may send a whole body as they like; a connection that is left usable is used."""
-    async with site.opened(words("200 OK", *headers, body=body, closes=closes)) as (server, wire):
+    async with site.opened(words("200 OK", *headers, body=body, closes=closes)) as (server, client):
         for _ in range(2):
             memory = bytearray(5)
-            span = ByteRangeBuffer(0, memoryview(memory))
-            await wire.fill(f"{server.base}/f", span, size=5, ranged=False)
+            buffer = ByteRangeBuffer(0, memoryview(memory))
+            await client.fill(f"{server.base}/f", buffer, size=5, ranged=False)
             assert memory == b"hello"
-            answer = await wire.request("GET", f"{server.base}/f")
-            assert answer.body == b"hello"
+            response = await client.request("GET", f"{server.base}/f")
+            assert response.body == b"hello"
 
     assert server.connections == (4 if closes else 1)
 
@@ -150,11 +151,11 @@ async def test_a_cut_body_keeps_what_has_arrived(site: Site) -> None:
         exchange.writer.close()
 
     memory = bytearray(100_000)
-    span = ByteRangeBuffer(0, memoryview(memory))
-    async with site.opened(reply) as (server, wire):
+    buffer = ByteRangeBuffer(0, memoryview(memory))
+    async with site.opened(reply) as (server, client):
         with pytest.raises(NetworkError, match="ended at byte 1000 of 100000"):
-            await wire.fill(f"{server.base}/f", span, size=len(CONTENT))
-        await wire.fill(f"{server.base}/f", span, size=len(CONTENT))
+            await client.fill(f"{server.base}/f", buffer, size=len(CONTENT))
+        await client.fill(f"{server.base}/f", buffer, size=len(CONTENT))
 
     assert [request.header("Range") for request in server.requests] == [
         "bytes=0-99999",
@@ -166,9 +167,9 @@ async def test_a_cut_body_keeps_what_has_arrived(site: Site) -> None:
 async def test_more_than_was_announced_is_an_error(site: Site) -> None:
     """Nobody can say which of the bytes are the right ones."""
     reply = words("200 OK", "Content-Length: 5", body=b"hello, world")
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         with pytest.raises(NetworkError, match="more bytes arrived"):
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(5))), size=5
             )
 
@@ -176,10 +177,10 @@ async def test_more_than_was_announced_is_an_error(site: Site) -> None:
 async def test_an_answer_about_another_file_costs_its_connection(site: Site) -> None:
     """Its body is not read, so that nothing else can be read there."""
     reply = words("200 OK", "Content-Length: 7", body=b"another")
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(2):
             with pytest.raises(SourceChangedError):
-                await wire.fill(
+                await client.fill(
                     f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(5))), size=5
                 )
 
@@ -187,11 +188,11 @@ async def test_an_answer_about_another_file_costs_its_connection(site: Site) -> 
 
 
 async def test_bytes_that_nobody_asked_for_cost_the_connection(site: Site) -> None:
-    """They are not taken for the answer to the next request."""
+    """They are not taken for the response to the next request."""
     reply = words("200 OK", "Content-Length: 2", body=b"okHTTP/1.1 200 OK\r\n\r\n")
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(2):
-            assert (await wire.request("GET", f"{server.base}/")).body == b"ok"
+            assert (await client.request("GET", f"{server.base}/")).body == b"ok"
 
     assert server.connections == 2
 
@@ -201,13 +202,13 @@ async def test_bytes_that_nobody_asked_for_cost_the_connection(site: Site) -> No
 
 async def test_requests_at_once_have_connections_of_their_own(site: Site) -> None:
     """As many as are under way; later requests find them."""
-    async with site.opened(ranged(CONTENT)) as (server, wire):
+    async with site.opened(ranged(CONTENT)) as (server, client):
         for _ in range(3):
             async with anyio.create_task_group() as tasks:
                 for _ in range(5):
-                    span = ByteRangeBuffer(0, memoryview(bytearray(1000)))
+                    buffer = ByteRangeBuffer(0, memoryview(bytearray(1000)))
                     tasks.start_soon(
-                        lambda s=span: wire.fill(f"{server.base}/f", s, size=len(CONTENT))  # type: ignore[misc]
+                        lambda s=buffer: client.fill(f"{server.base}/f", s, size=len(CONTENT))  # type: ignore[misc]
                     )
 
     assert server.connections == 5
@@ -230,21 +231,21 @@ def reset_at_the_second() -> Reply:
 async def test_a_connection_that_ended_while_idle_is_replaced(site: Site, method: str) -> None:
     """As servers end idle ones at any moment, also while the next request is on its way."""
 
-    async with site.opened(reset_at_the_second()) as (server, wire):
-        await wire.request("GET", f"{server.base}/")
-        answer = await wire.request(method, f"{server.base}/", body=b"x" * (method == "PUT"))
+    async with site.opened(reset_at_the_second()) as (server, client):
+        await client.request("GET", f"{server.base}/")
+        response = await client.request(method, f"{server.base}/", body=b"x" * (method == "PUT"))
 
-    assert answer.status == 200
+    assert response.status == 200
     assert server.connections == 2
 
 
 async def test_a_post_is_not_sent_twice(site: Site) -> None:
     """It may have been done: whoever knows what it does decides."""
 
-    async with site.opened(reset_at_the_second()) as (server, wire):
-        await wire.request("GET", f"{server.base}/")
+    async with site.opened(reset_at_the_second()) as (server, client):
+        await client.request("GET", f"{server.base}/")
         with pytest.raises(NetworkError, match="POST"):
-            await wire.request("POST", f"{server.base}/", body=b"x")
+            await client.request("POST", f"{server.base}/", body=b"x")
 
     assert len(server.requests) == 2
 
@@ -255,15 +256,15 @@ async def test_a_new_connection_that_ends_is_an_error(site: Site) -> None:
     async def reply(exchange: Exchange) -> None:
         exchange.writer.close()
 
-    async with site.opened(reply) as (server, wire):
-        with pytest.raises(NetworkError, match="the server hung up"):
-            await wire.request("GET", f"{server.base}/")
+    async with site.opened(reply) as (server, client):
+        with pytest.raises(NetworkError, match="the server closed the connection"):
+            await client.request("GET", f"{server.base}/")
 
     assert len(server.requests) == 1
 
 
 async def test_a_cancelled_request_costs_its_connection(site: Site) -> None:
-    """A late answer cannot be taken for that of another request, nor be written anywhere."""
+    """A late response cannot be taken for that of another request, nor be written anywhere."""
     asked = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -275,11 +276,11 @@ async def test_a_cancelled_request_costs_its_connection(site: Site) -> None:
         await exchange.send(CONTENT[:1000])
 
     memory = bytearray(1000)
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(
-                    lambda: wire.fill(
+                    lambda: client.fill(
                         f"{server.base}/f",
                         ByteRangeBuffer(0, memoryview(memory)),
                         size=len(CONTENT),
@@ -289,7 +290,7 @@ async def test_a_cancelled_request_costs_its_connection(site: Site) -> None:
                 scope.cancel()
         go_on.set()
         other = bytearray(1000)
-        await wire.fill(
+        await client.fill(
             f"{server.base}/f", ByteRangeBuffer(0, memoryview(other)), size=len(CONTENT)
         )
 
@@ -308,18 +309,18 @@ async def test_closing_leaves_no_socket(site: Site) -> None:
             asked.set()
 
     asked = asyncio.Event()
-    async with site.opened(silent) as (server, wire):
+    async with site.opened(silent) as (server, client):
         before = len(open_files())
-        await wire.request("GET", f"{server.base}/quick")
+        await client.request("GET", f"{server.base}/quick")
         async with anyio.create_task_group() as tasks:
 
             async def ask() -> None:
                 with pytest.raises(NetworkError):
-                    await wire.request("GET", f"{server.base}/slow")
+                    await client.request("GET", f"{server.base}/slow")
 
             tasks.start_soon(ask)
             await asked.wait()
-            await wire.aclose()
+            await client.aclose()
         # The server's ends of both go, too.
         await until(lambda: len(open_files()) <= before)
 
@@ -328,12 +329,12 @@ async def test_an_idle_connection_is_closed_in_time(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its server does it under the next request."""
-    monkeypatch.setattr(connection, "_KEEP", 0.0)
-    async with site.opened(words("200 OK", "Content-Length: 0"), read=0.3) as (server, wire):
-        await wire.request("GET", f"{server.base}/")
-        await until(lambda: not wire._http1._open)
+    monkeypatch.setattr(connection, "_KEEP_ALIVE", 0.0)
+    async with site.opened(words("200 OK", "Content-Length: 0"), read=0.3) as (server, client):
+        await client.request("GET", f"{server.base}/")
+        await until(lambda: not client._pool._open)
 
-        assert wire._http1._idle[next(iter(wire._http1._idle))] == []
+        assert client._pool._idle[next(iter(client._pool._idle))] == []
 
 
 # --- waiting
@@ -351,10 +352,10 @@ async def test_silence_is_a_stall_wherever_it_begins(site: Site, begun: bytes) -
         else:
             await exchange.send(begun)
 
-    async with site.opened(reply, read=0.05) as (server, wire):
-        await wire.request("GET", f"{server.base}/")
+    async with site.opened(reply, read=0.05) as (server, client):
+        await client.request("GET", f"{server.base}/")
         with pytest.raises(StalledError, match="sent nothing for too long"):
-            await wire.request("GET", f"{server.base}/")
+            await client.request("GET", f"{server.base}/")
 
 
 async def test_the_words_of_a_refusal_are_not_waited_for_long(site: Site) -> None:
@@ -366,9 +367,9 @@ async def test_the_words_of_a_refusal_are_not_waited_for_long(site: Site) -> Non
             await exchange.send(b"a")
             await asyncio.sleep(0.01)
 
-    async with site.opened(reply, read=0.05) as (server, wire):
+    async with site.opened(reply, read=0.05) as (server, client):
         with pytest.raises(ServerError, match=r"500: a+$"):
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
             )
 
@@ -377,7 +378,7 @@ async def test_the_words_of_a_refusal_are_not_waited_for_long(site: Site) -> Non
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"220 smtp.example ESMTP\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
@@ -387,40 +388,40 @@ async def test_the_words_of_a_refusal_are_not_waited_for_long(site: Site) -> Non
     ],
     ids=["smtp", "length", "chunks", "encoding", "endless"],
 )
-async def test_an_answer_that_is_no_http_is_a_network_error(site: Site, answer: bytes) -> None:
+async def test_an_answer_that_is_no_http_is_a_network_error(site: Site, response: bytes) -> None:
     """Never wrong bytes, and never a wait without an end."""
 
     async def reply(exchange: Exchange) -> None:
-        await exchange.send(answer)
+        await exchange.send(response)
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         with pytest.raises(NetworkError, match="not HTTP"):
-            await wire.request("GET", f"{server.base}/")
+            await client.request("GET", f"{server.base}/")
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b", "a\rb"])
 async def test_a_header_cannot_smuggle_another(site: Site, value: str) -> None:
     """Metadata come from elsewhere, and may hold anything."""
-    async with site.opened(words("200 OK", "Content-Length: 0")) as (server, wire):
+    async with site.opened(words("200 OK", "Content-Length: 0")) as (server, client):
         with pytest.raises(RejectedError, match="line breaks"):
-            await wire.request("PUT", f"{server.base}/", headers={"x-amz-meta-a": value})
+            await client.request("PUT", f"{server.base}/", headers={"x-amz-meta-a": value})
 
     assert server.requests == []
 
 
 async def test_a_cancelled_attempt_to_connect_leaves_no_socket(site: Site) -> None:
     """At whatever moment it is cancelled; unclosed sockets are errors in these tests."""
-    async with site.opened(words("200 OK", "Content-Length: 0")) as (server, wire):
+    async with site.opened(words("200 OK", "Content-Length: 0")) as (server, client):
         before = len(open_files())
         for rounds in range(20):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(3):
-                        tasks.start_soon(lambda: wire.request("GET", f"{server.base}/"))
+                        tasks.start_soon(lambda: client.request("GET", f"{server.base}/"))
                     for _ in range(rounds):
                         await asyncio.sleep(0)
                     scope.cancel()
-        await wire.aclose()
+        await client.aclose()
         gc.collect()
         await until(lambda: len(open_files()) <= before + 1)  # a selector's own at most
 
@@ -445,10 +446,10 @@ async def test_a_host_is_looked_up_once(site: Site, monkeypatch: pytest.MonkeyPa
         await until(lambda: arrived >= 5)
         await exchange.head("200 OK", "Content-Length: 0")
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
-                tasks.start_soon(lambda: wire.request("GET", f"{server.base}/"))
+                tasks.start_soon(lambda: client.request("GET", f"{server.base}/"))
         assert server.connections == 5
         assert len(asked) == 1
 
@@ -456,5 +457,5 @@ async def test_a_host_is_looked_up_once(site: Site, monkeypatch: pytest.MonkeyPa
             silent.bind(("127.0.0.1", 0))  # and does not listen
             for _ in range(2):
                 with pytest.raises(NetworkError, match="cannot connect"):
-                    await wire.request("GET", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+                    await client.request("GET", f"http://127.0.0.1:{silent.getsockname()[1]}/")
     assert len(asked) == 3

@@ -42,13 +42,13 @@ def test_a_mark_is_never_above_what_is_still_to_come(
     water = LowWaterMark(marks, secure=secure)
     for arrived, seconds, left in events:
         before = water.is_raised
-        began = water.follow(arrived, seconds, left)
+        began = water.adjust(arrived, seconds, left)
         mark = marks.all[-1]
         assert mark == 1 or mark <= left - (RECORDS if secure else 0)
         assert 1 <= mark <= (MOST_TLS if secure else MOST)
         assert water.is_raised == (mark > 1)
         assert began == (water.is_raised and not before)
-    water.lower()
+    water.reset()
     assert marks.all[-1] == 1
     assert not water.is_raised
 
@@ -61,7 +61,7 @@ def test_bytes_lie_there_for_ten_milliseconds(rate: int, mark: int) -> None:
     """Whatever the size of the pieces; on a slow connection each piece is told of."""
     for seconds in (0.001, 0.01, 0.1):
         marks = Marks()
-        LowWaterMark(marks, secure=False).follow(int(rate * seconds), seconds, 100 * MIB)
+        LowWaterMark(marks, secure=False).adjust(int(rate * seconds), seconds, 100 * MIB)
         assert marks.all[-1] == mark
 
 
@@ -70,7 +70,7 @@ def test_a_steady_connection_costs_no_system_calls() -> None:
     marks = Marks()
     water = LowWaterMark(marks, secure=False)
     for piece in (600, 700, 650, 900, 612, 520):
-        water.follow(piece * KIB, 0.005, 100 * MIB)
+        water.adjust(piece * KIB, 0.005, 100 * MIB)
     assert marks.all == [1, MOST]
 
 
@@ -78,7 +78,7 @@ def test_a_closed_socket_is_no_error() -> None:
     """Its connection finds that out by itself."""
     closed = socket.socket()
     closed.close()
-    LowWaterMark(closed, secure=False).follow(MIB, 0.001, 2 * MIB)
+    LowWaterMark(closed, secure=False).adjust(MIB, 0.001, 2 * MIB)
 
 
 @pytest.mark.anyio
@@ -87,7 +87,7 @@ async def test_what_comes_slowly_after_much_is_told_of(site: Site) -> None:
     """A byte behind megabytes is taken although no other one follows, and then the next one."""
     size = 9 * MIB
     content = random_bytes(size)
-    span = ByteRangeBuffer(0, memoryview(bytearray(size)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(size)))
     position = 8 * MIB
 
     async def reply(exchange: Exchange) -> None:
@@ -95,13 +95,13 @@ async def test_what_comes_slowly_after_much_is_told_of(site: Site) -> None:
         await partial_head(exchange, 0, size, size)
         await exchange.send(content[:position])
         for _ in range(2):
-            await until(lambda: span.filled == position)  # noqa: B023 - awaited here
+            await until(lambda: buffer.filled == position)  # noqa: B023 - awaited here
             await exchange.send(content[position : position + 1])
             position += 1
-        await until(lambda: span.filled == position)
+        await until(lambda: buffer.filled == position)
         await exchange.send(content[position:])
 
-    async with site.opened(reply) as (server, wire):
-        await wire.fill(f"{server.base}/f", span, size=size)
+    async with site.opened(reply) as (server, client):
+        await client.fill(f"{server.base}/f", buffer, size=size)
 
-    assert span.buffer == content
+    assert buffer.buffer == content

@@ -51,10 +51,10 @@ async def accept(exchange: Exchange) -> None:
 async def test_a_body_arrives_byte_for_byte(site: Site, either_client: None, size: int) -> None:
     """Any size, twice on one connection, with its length and without a made-up type."""
     content = random_bytes(size)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         for _ in range(2):
-            answer = await wire.request("PUT", f"{server.base}/part", body=memoryview(content))
-            assert (answer.status, answer.body) == (200, b"ok")
+            response = await client.request("PUT", f"{server.base}/part", body=memoryview(content))
+            assert (response.status, response.body) == (200, b"ok")
 
     assert server.connections == 1
     for request in server.requests:
@@ -68,11 +68,11 @@ async def test_a_body_arrives_byte_for_byte(site: Site, either_client: None, siz
 async def test_any_memory_can_be_sent(site: Site, either_client: None, kind: str) -> None:
     """What counts is the bytes, not how the view that is given divides them."""
     content = random_bytes(MIB)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         with mapped(MIB) as memory:
             memory[:] = content
             views = {"bytes": content, "words": memoryview(content).cast("I"), "map": memory}
-            await wire.request("PUT", f"{server.base}/part", body=views[kind])
+            await client.request("PUT", f"{server.base}/part", body=views[kind])
 
     assert server.requests[0].body == content
 
@@ -103,11 +103,13 @@ async def test_a_part_of_a_file_arrives_byte_for_byte(
         monkeypatch.setattr(os, "preadv", preadv)
     elif disk == "no sendfile":
         monkeypatch.setattr(os, "sendfile", sendfile)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         with in_file(tmp_path / "f", content) as whole:
             for _ in range(2):
-                answer = await wire.request("PUT", f"{server.base}/p", body=whole.part(10, size))
-                assert (answer.status, answer.body) == (200, b"ok")
+                response = await client.request(
+                    "PUT", f"{server.base}/p", body=whole.part(10, size)
+                )
+                assert (response.status, response.body) == (200, b"ok")
 
     assert server.connections == 1
     for request in server.requests:
@@ -132,16 +134,16 @@ async def test_a_file_that_changes_while_it_is_sent_is_no_body(
         await accept(exchange)
 
     before = open_files()
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         url = f"{server.base}/part"
         with (
             in_file(path, random_bytes(LARGE)) as whole,
             pytest.raises(SourceChangedError, match=r"model\.bin was changed"),
         ):
-            await wire.request("PUT", url, body=whole)
+            await client.request("PUT", url, body=whole)
         with in_file(path, random_bytes(MIB)) as whole:
-            answer = await wire.request("PUT", url, body=whole)
-            assert answer.status == 200
+            response = await client.request("PUT", url, body=whole)
+            assert response.status == 200
 
     assert server.connections == 2
     await all_closed(before)
@@ -160,17 +162,17 @@ async def discard(exchange: Exchange) -> None:
 async def test_a_slow_server_costs_no_memory(site: Site, tmp_path: Path, lies: str) -> None:
     """While the server does not take them, bytes stay where they lie and are copied nowhere."""
     with mapped(LARGE) as memory, in_file(tmp_path / "f", bytes(LARGE)) as file:
-        async with site.opened(discard, reads_body=False) as (server, wire):
+        async with site.opened(discard, reads_body=False) as (server, client):
             url = f"{server.base}/part"
-            await wire.request("PUT", url, body=memory[:MIB])  # connect first
+            await client.request("PUT", url, body=memory[:MIB])  # connect first
             tracemalloc.start()
             try:
-                answer = await wire.request("PUT", url, body=file if lies == "file" else memory)
+                response = await client.request("PUT", url, body=file if lies == "file" else memory)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
 
-    assert answer.status == 200
+    assert response.status == 200
     assert peak < 3 * MIB  # of which the most is the server's
 
 
@@ -178,7 +180,7 @@ async def test_a_slow_server_costs_no_memory(site: Site, tmp_path: Path, lies: s
 async def test_an_early_refusal_is_the_answer(
     site: Site, either_client: None, closes: bool
 ) -> None:
-    """A server may refuse in the middle of a body, and hang up or not: its answer counts."""
+    """A server may refuse in the middle of a body, and hang up or not: its response counts."""
     content = random_bytes(LARGE)
 
     async def reply(exchange: Exchange) -> None:
@@ -192,16 +194,16 @@ async def test_an_early_refusal_is_the_answer(
             await exchange.reader.read(-1)
 
     before = open_files()
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         for _ in range(3):
             try:
-                answer = await wire.request("PUT", f"{server.base}/part", body=content)
+                response = await client.request("PUT", f"{server.base}/part", body=content)
             except NetworkError:
                 # A TLS transport that cannot write does not read any more, either.
                 assert site.tls
                 assert closes
             else:
-                assert (answer.status, answer.body) == (403, b"denied")
+                assert (response.status, response.body) == (403, b"denied")
     await all_closed(before)
 
 
@@ -217,9 +219,9 @@ async def test_a_connection_that_breaks_under_a_body_is_a_network_error(
         exchange.reset() if how == "reset" else exchange.writer.transport.abort()
 
     before = open_files()
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         with pytest.raises(NetworkError) as caught:
-            await wire.request("PUT", f"{server.base}/part?do-not-show", body=content)
+            await client.request("PUT", f"{server.base}/part?do-not-show", body=content)
     assert "do-not-show" not in str(caught.value)
     await all_closed(before)
 
@@ -235,9 +237,9 @@ async def test_a_server_that_takes_nothing_is_a_stall(site: Site, either_client:
         exchange.writer.transport.abort()
 
     before = open_files()
-    async with site.opened(reply, reads_body=False, read=0.3) as (server, wire):
-        with pytest.raises(StalledError, match=r"127.0.0.1:\d+ took nothing for too long"):
-            await wire.request("PUT", f"{server.base}/part", body=content)
+    async with site.opened(reply, reads_body=False, read=0.3) as (server, client):
+        with pytest.raises(StalledError, match=r"127.0.0.1:\d+ accepted nothing for too long"):
+            await client.request("PUT", f"{server.base}/part", body=content)
         over.set()
     await all_closed(before)
 
@@ -266,19 +268,19 @@ async def test_a_cancelled_body_is_read_no_more(
     before = open_files()
     with mapped(LARGE) as memory:
         memory[:] = b"\x01" * LARGE
-        async with site.opened(reply, reads_body=False, loops=loops) as (server, wire):
-            wire._lanes.under_way[0] = 10  # so the first one is a lane's, if there are lanes
+        async with site.opened(reply, reads_body=False, loops=loops) as (server, client):
+            client._loops.in_flight[0] = 10  # so the first one is a lane's, if there are lanes
             url = f"{server.base}/part"
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(lambda: wire.request("PUT", url, body=memory))
+                tasks.start_soon(lambda: client.request("PUT", url, body=memory))
                 await until(lambda: server.connections == 1 and bool(server.requests))
                 for _ in range(200):
                     await asyncio.sleep(0)
                 tasks.cancel_scope.cancel()
             memory[:] = b"\x02" * LARGE
             cancelled.set()
-            answer = await wire.request("PUT", url, body=memory[:MIB])
-            assert answer.status == 200
+            response = await client.request("PUT", url, body=memory[:MIB])
+            assert response.status == 200
 
     assert server.connections == 2
     assert b"\x02" not in b"".join(got)
@@ -292,8 +294,8 @@ async def test_a_cap_counts_every_byte_that_is_sent(
 ) -> None:
     """Once, however the body goes out."""
     throttle, taken = counting_throttle()
-    async with site.opened(accept, rate_limiter=throttle) as (server, wire):
-        await wire.request("PUT", f"{server.base}/part", body=bytes(size))
+    async with site.opened(accept, rate_limiter=throttle) as (server, client):
+        await client.request("PUT", f"{server.base}/part", body=bytes(size))
 
     assert sum(taken) == size
 
@@ -307,10 +309,10 @@ async def test_an_answer_before_the_end_of_a_body_costs_the_connection(site: Sit
         await exchange.flush()
         await exchange.reader.read(-1)
 
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         for _ in range(2):
-            answer = await wire.request("PUT", f"{server.base}/part", body=bytes(LARGE))
-            assert answer.status == 200
+            response = await client.request("PUT", f"{server.base}/part", body=bytes(LARGE))
+            assert response.status == 200
 
     assert server.connections == 2
 
@@ -328,11 +330,11 @@ async def test_a_default_timeout_of_sockets_blocks_no_loop(site: Site) -> None:
     socket.setdefaulttimeout(50.0)
     try:
         async with (
-            site.opened(discard, reads_body=False) as (server, wire),
+            site.opened(discard, reads_body=False) as (server, client),
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(count)
-            await wire.request("PUT", f"{server.base}/part", body=bytes(LARGE))
+            await client.request("PUT", f"{server.base}/part", body=bytes(LARGE))
             tasks.cancel_scope.cancel()
     finally:
         socket.setdefaulttimeout(None)
@@ -344,12 +346,12 @@ async def test_without_a_descriptor_a_body_goes_through_the_transport(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a transport gives no socket, the same bytes arrive by the ordinary way."""
-    monkeypatch.setattr(request_body, "_plain_socket", lambda transport: None)
+    monkeypatch.setattr(request_body, "_duplicate_socket", lambda transport: None)
     content = random_bytes(5 * MIB + 7)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         for _ in range(2):
-            answer = await wire.request("PUT", f"{server.base}/part", body=content)
-            assert answer.status == 200
+            response = await client.request("PUT", f"{server.base}/part", body=content)
+            assert response.status == 200
 
     assert [request.body == content for request in server.requests] == [True, True]
     assert server.connections == 1
@@ -365,10 +367,10 @@ async def test_a_body_is_sent_again_where_an_idle_connection_had_ended(
         await accept(exchange)
         exchange.writer.close()
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(5):
-            answer = await wire.request("PUT", f"{server.base}/part", body=content)
-            assert answer.status == 200
+            response = await client.request("PUT", f"{server.base}/part", body=content)
+            assert response.status == 200
 
     assert all(request.body == content for request in server.requests)
 

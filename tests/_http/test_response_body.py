@@ -33,8 +33,8 @@ from support.http import (
     partial_head,
     random_bytes,
     ranged,
+    set_read_timeout,
     until,
-    wait_for_bodies,
 )
 
 pytestmark = [pytest.mark.anyio, *QUIET]
@@ -55,9 +55,9 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     copied: Counter[response_body.ResponseBody] = Counter()
     real = response_body.ResponseBody._put
 
-    def put(self: response_body.ResponseBody, span: ByteRangeBuffer, data: memoryview) -> bool:
+    def put(self: response_body.ResponseBody, buffer: ByteRangeBuffer, data: memoryview) -> bool:
         copied[self] += len(data)
-        return real(self, span, data)
+        return real(self, buffer, data)
 
     monkeypatch.setattr(response_body.ResponseBody, "_put", put)
     yield
@@ -71,12 +71,12 @@ async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: No
     """The mapped memory has every byte, nothing around it changes, and nothing large is made."""
     content = random_bytes(LARGE)
     with mapped(LARGE + 2 * KIB) as memory:
-        async with site.opened(ranged(content)) as (server, wire):
+        async with site.opened(ranged(content)) as (server, client):
             url = f"{server.base}/f"
-            await wire.fill(url, ByteRangeBuffer(0, memory[:MIB]), size=LARGE)  # connect first
+            await client.fill(url, ByteRangeBuffer(0, memory[:MIB]), size=LARGE)  # connect first
             tracemalloc.start()
             try:
-                await wire.fill(url, ByteRangeBuffer(0, memory[KIB : KIB + LARGE]), size=LARGE)
+                await client.fill(url, ByteRangeBuffer(0, memory[KIB : KIB + LARGE]), size=LARGE)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -89,13 +89,13 @@ async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: No
 async def test_one_connection_serves_many_bodies(site: Site, in_place: None) -> None:
     """Twenty bodies in a row are asked for on the connection of the first."""
     content = random_bytes(20 * MIB)
-    buffer = bytearray(len(content))
-    async with site.opened(ranged(content)) as (server, wire):
+    memory = bytearray(len(content))
+    async with site.opened(ranged(content)) as (server, client):
         for start in range(0, len(content), MIB):
-            span = ByteRangeBuffer(start, memoryview(buffer)[start : start + MIB])
-            assert await wire.fill(f"{server.base}/f", span, size=len(content)) is None
+            buffer = ByteRangeBuffer(start, memoryview(memory)[start : start + MIB])
+            assert await client.fill(f"{server.base}/f", buffer, size=len(content)) is None
 
-    assert buffer == content
+    assert memory == content
     assert (len(server.requests), server.connections) == (20, 1)
 
 
@@ -103,13 +103,13 @@ async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None
     """Where exactly a body ends, relative to what came with its head, makes no difference."""
     content = random_bytes(600 * KIB)
     sizes = [1, 2, 255, 16 * KIB, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 256 * KIB, 600 * KIB - 7]
-    async with site.opened(ranged(content)) as (server, wire):
+    async with site.opened(ranged(content)) as (server, client):
         for size in sizes:
-            buffer = bytearray(size)
-            await wire.fill(
-                f"{server.base}/f", ByteRangeBuffer(7, memoryview(buffer)), size=len(content)
+            memory = bytearray(size)
+            await client.fill(
+                f"{server.base}/f", ByteRangeBuffer(7, memoryview(memory)), size=len(content)
             )
-            assert buffer == content[7 : 7 + size]
+            assert memory == content[7 : 7 + size]
 
     assert server.connections == 1
 
@@ -124,13 +124,13 @@ async def test_a_body_may_come_together_with_its_head(site: Site, either_client:
         head += f"Content-Length: {stop - start}\r\n\r\n"
         exchange.writer.write(head.encode() + content[start:stop])
 
-    buffer = bytearray(1000)
-    async with site.opened(reply) as (server, wire):
+    memory = bytearray(1000)
+    async with site.opened(reply) as (server, client):
         for start in (0, 5000):
-            await wire.fill(
-                f"{server.base}/f", ByteRangeBuffer(start, memoryview(buffer)), size=len(content)
+            await client.fill(
+                f"{server.base}/f", ByteRangeBuffer(start, memoryview(memory)), size=len(content)
             )
-            assert buffer == content[start : start + 1000]
+            assert memory == content[start : start + 1000]
 
     assert server.connections == 1
 
@@ -139,19 +139,19 @@ async def test_a_body_may_come_together_with_its_head(site: Site, either_client:
 async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> None:
     """The head alone, or nearly everything: the rest arrives in place all the same."""
     content = random_bytes(BODY)
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
         await exchange.send(content[:pauses_at])
-        await until(lambda: span.filled == pauses_at)
+        await until(lambda: buffer.filled == pauses_at)
         await exchange.send(content[pauses_at:])
 
-    async with site.opened(reply) as (server, wire):
-        await wire.fill(f"{server.base}/f", span, size=BODY)
-        assert span.buffer == content
-        span.restart()
-        await wire.fill(f"{server.base}/f", span, size=BODY)
+    async with site.opened(reply) as (server, client):
+        await client.fill(f"{server.base}/f", buffer, size=BODY)
+        assert buffer.buffer == content
+        buffer.restart()
+        await client.fill(f"{server.base}/f", buffer, size=BODY)
 
     assert server.connections == 1
 
@@ -179,12 +179,12 @@ async def test_a_body_without_a_length_is_the_same(
     site: Site, either_client: None, reply: Reply, connections: int
 ) -> None:
     """Chunked, or until the connection ends: the same bytes in the same memory."""
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(2):
-            buffer = bytearray(BODY)
-            span = ByteRangeBuffer(0, memoryview(buffer))
-            await wire.fill(f"{server.base}/f", span, size=BODY, ranged=False)
-            assert buffer == random_bytes(BODY)
+            memory = bytearray(BODY)
+            buffer = ByteRangeBuffer(0, memoryview(memory))
+            await client.fill(f"{server.base}/f", buffer, size=BODY, ranged=False)
+            assert memory == random_bytes(BODY)
 
     assert server.connections == connections
 
@@ -192,7 +192,7 @@ async def test_a_body_without_a_length_is_the_same(
 # --- bodies that break
 
 
-def broken_once(content: bytes, at: int, how: str, span: ByteRangeBuffer) -> Reply:
+def broken_once(content: bytes, at: int, how: str, buffer: ByteRangeBuffer) -> Reply:
     """Return a reply that breaks its first body after `at` bytes of it have arrived."""
     whole = ranged(content)
     breaks = iter([True])
@@ -204,7 +204,7 @@ def broken_once(content: bytes, at: int, how: str, span: ByteRangeBuffer) -> Rep
         start, stop = exchange.request.extent
         await partial_head(exchange, start, stop, len(content))
         await exchange.send(content[start : start + at])
-        await until(lambda: span.filled == at)
+        await until(lambda: buffer.filled == at)
         exchange.reset() if how == "reset" else exchange.writer.close()
 
     return reply
@@ -219,18 +219,18 @@ async def test_a_broken_body_keeps_what_arrived(
 ) -> None:
     """The error says where; the next try asks for the rest, on another connection."""
     content = random_bytes(BODY)
-    buffer = bytearray(BODY - 5)
-    span = ByteRangeBuffer(5, memoryview(buffer))
+    memory = bytearray(BODY - 5)
+    buffer = ByteRangeBuffer(5, memoryview(memory))
     arrived = 2 * MIB
-    async with site.opened(broken_once(content, arrived, how, span)) as (server, wire):
+    async with site.opened(broken_once(content, arrived, how, buffer)) as (server, client):
         url = f"{server.base}/f?secret"
         expected = rf"/f\?…: .*{message.format(5 + arrived)} of {BODY}"
         with pytest.raises(NetworkError, match=expected):
-            await wire.fill(url, span, size=BODY)
-        assert span.filled == arrived
-        assert await wire.fill(url, span, size=BODY) is None
+            await client.fill(url, buffer, size=BODY)
+        assert buffer.filled == arrived
+        assert await client.fill(url, buffer, size=BODY) is None
 
-    assert buffer == content[5:]
+    assert memory == content[5:]
     assert [request.header("Range") for request in server.requests] == [
         f"bytes=5-{BODY - 1}",
         f"bytes={5 + arrived}-{BODY - 1}",
@@ -247,43 +247,43 @@ async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place
         await whole(exchange)
         exchange.writer.close()
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(3):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
+            memory = bytearray(BODY)
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+            assert memory == content
 
     assert server.connections == 3
 
 
-@pytest.mark.parametrize("surplus", ["a byte", "another answer", "as much again"])
+@pytest.mark.parametrize("surplus", ["a byte", "another response", "as much again"])
 async def test_bytes_behind_a_body_cost_the_connection(
     site: Site, in_place: None, surplus: str
 ) -> None:
-    """What follows a body is never taken for the answer to the next request."""
+    """What follows a body is never taken for the response to the next request."""
     content = random_bytes(BODY)
     extra = {
         "a byte": b"x",
-        "another answer": b"HTTP/1.1 206 P\r\nContent-Length: 1\r\n\r\nx",
+        "another response": b"HTTP/1.1 206 P\r\nContent-Length: 1\r\n\r\nx",
         "as much again": content,
     }[surplus]
 
-    span = ByteRangeBuffer(0, memoryview(bytearray()))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray()))
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
         # The last bytes and what follows them arrive in one piece: the socket is empty by then.
         await exchange.send(content[: -64 * KIB])
-        await until(lambda: span.filled == BODY - 64 * KIB)
+        await until(lambda: buffer.filled == BODY - 64 * KIB)
         exchange.writer.write(content[-64 * KIB :] + extra)
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(3):
-            buffer = bytearray(BODY + 100)
-            span = ByteRangeBuffer(0, memoryview(buffer)[:BODY])
-            await wire.fill(f"{server.base}/f", span, size=BODY)
-            assert buffer[:BODY] == content
-            assert buffer[BODY:] == bytes(100)
+            memory = bytearray(BODY + 100)
+            buffer = ByteRangeBuffer(0, memoryview(memory)[:BODY])
+            await client.fill(f"{server.base}/f", buffer, size=BODY)
+            assert memory[:BODY] == content
+            assert memory[BODY:] == bytes(100)
 
     assert server.connections == 3
 
@@ -305,9 +305,9 @@ async def test_a_length_that_contradicts_the_range_is_found_out(
         )
         await exchange.send(content[: BODY + more])
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         with pytest.raises(NetworkError, match=message):
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY
             )
 
@@ -316,7 +316,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
     """After the call was cancelled its memory is the caller's, and the pool is as before."""
     content = b"\xff" * LARGE
     with mapped(LARGE) as memory:
-        span = ByteRangeBuffer(0, memory)
+        buffer = ByteRangeBuffer(0, memory)
         cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
         async def reply(exchange: Exchange) -> None:
@@ -335,20 +335,20 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
                 if stop - start == LARGE:
                     hung_up.set()
 
-        async with site.opened(reply) as (server, wire):
+        async with site.opened(reply) as (server, client):
             url = f"{server.base}/f"
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(lambda: wire.fill(url, span, size=LARGE))
-                await until(lambda: span.filled > MIB)
+                tasks.start_soon(lambda: client.fill(url, buffer, size=LARGE))
+                await until(lambda: buffer.filled > MIB)
                 tasks.cancel_scope.cancel()
             cancelled.set()
             before = bytes(memory)
-            assert span.filled < LARGE
+            assert buffer.filled < LARGE
             # The server goes on sending until it learns that nobody listens.
             await hung_up.wait()
             assert memory == before
 
-            await wire.fill(url, ByteRangeBuffer(9, memory[:MIB]), size=LARGE)
+            await client.fill(url, ByteRangeBuffer(9, memory[:MIB]), size=LARGE)
 
         assert [request.connection for request in server.requests] == [1, 2]
 
@@ -361,20 +361,20 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
     scope = anyio.CancelScope()
     real = connection.Connection._finish
 
-    def finish(self: Any, **options: Any) -> None:
-        real(self, **options)
+    def finish(*args: Any, **options: Any) -> None:
+        real(*args, **options)
         scope.cancel()
 
-    async with site.opened(ranged(content)) as (server, wire):
+    async with site.opened(ranged(content)) as (server, client):
         url = f"{server.base}/f"
         with monkeypatch.context() as patch:
             patch.setattr(connection.Connection, "_finish", finish)
-            span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+            buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
             with scope:
-                await wire.fill(url, span, size=BODY)
+                await client.fill(url, buffer, size=BODY)
         assert scope.cancelled_caught
-        assert span.buffer == content
-        await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY)
+        assert buffer.buffer == content
+        await client.fill(url, ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY)
 
     assert server.connections == 2
 
@@ -382,7 +382,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
 async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> None:
     """Silence inside a body is noticed; what arrived stays, the connection does not."""
     content = random_bytes(BODY)
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     whole = ranged(content)
 
     async def reply(exchange: Exchange) -> None:
@@ -393,15 +393,15 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
         await exchange.send(content[:MIB])
         await exchange.reader.read()  # until the client gives up
 
-    async with site.opened(reply) as (server, wire):
-        wait_for_bodies(wire, 0.3)
+    async with site.opened(reply) as (server, client):
+        set_read_timeout(client, 0.3)
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing for too long"):
-            await wire.fill(f"{server.base}/f", span, size=BODY)
-        arrived = span.filled  # where this machine is slower than 0.3 s, not all that was sent
-        wait_for_bodies(wire, 30.0)
-        await wire.fill(f"{server.base}/f", span, size=BODY)
+            await client.fill(f"{server.base}/f", buffer, size=BODY)
+        arrived = buffer.filled  # where this machine is slower than 0.3 s, not all that was sent
+        set_read_timeout(client, 30.0)
+        await client.fill(f"{server.base}/f", buffer, size=BODY)
 
-    assert span.buffer == content
+    assert buffer.buffer == content
     assert server.requests[1].extent == (arrived, BODY)
     assert server.connections == 2
 
@@ -409,8 +409,8 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
 async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) -> None:
     """The half that was given away is another's: this one's connection is closed at its end."""
     content = random_bytes(BODY)
-    buffer = bytearray(BODY)
-    span = ByteRangeBuffer(0, memoryview(buffer))
+    memory = bytearray(BODY)
+    buffer = ByteRangeBuffer(0, memoryview(memory))
     split, ended = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
@@ -425,26 +425,26 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
         await exchange.reader.read()  # the client hangs up before the last byte
         ended.set()
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: wire.fill(url, span, size=BODY))
-            await until(lambda: span.filled == BODY // 4)
-            other = span.split(1)
+            tasks.start_soon(lambda: client.fill(url, buffer, size=BODY))
+            await until(lambda: buffer.filled == BODY // 4)
+            other = buffer.split(1)
             split.set()
         assert other is not None
-        assert span.missing == 0
-        await wire.fill(url, other, size=BODY)
+        assert buffer.missing == 0
+        await client.fill(url, other, size=BODY)
 
-    assert buffer == content
+    assert memory == content
     assert server.requests[1].extent == (other.start, BODY)
     assert server.connections == 2
 
 
 async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: None) -> None:
-    """What is copied, too, leaves off where its span ends now."""
+    """What is copied, too, leaves off where its buffer ends now."""
     content = random_bytes(BODY)
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     split = asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
@@ -454,14 +454,14 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
             await split.wait()
         await exchange.reader.read()  # the end of the body is never sent
 
-    async with site.opened(reply) as (server, wire), anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: wire.fill(f"{server.base}/f", span, size=BODY, ranged=False))
-        await until(lambda: span.filled == BODY // 4)
-        span.split(1)
+    async with site.opened(reply) as (server, client), anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.fill(f"{server.base}/f", buffer, size=BODY, ranged=False))
+        await until(lambda: buffer.filled == BODY // 4)
+        buffer.split(1)
         split.set()
 
-    assert span.missing == 0
-    assert span.buffer[: span.limit] == content[: span.limit]
+    assert buffer.missing == 0
+    assert buffer.buffer[: buffer.limit] == content[: buffer.limit]
 
 
 # --- answers that are no body
@@ -474,21 +474,21 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
 async def test_a_refusal_keeps_the_connection(
     site: Site, either_client: None, status: str, kind: type[TransferError] | None
 ) -> None:
-    """An answer whose short body was read leaves its connection for the next request."""
+    """An response whose short body was read leaves its connection for the next request."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.head(f"{status} -", "Location: /elsewhere", "Content-Length: 5")
         await exchange.send(b"sorry")
 
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
-    async with site.opened(reply) as (server, wire):
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    async with site.opened(reply) as (server, client):
         for _ in range(3):
             if kind is None:
-                answer = await wire.fill(f"{server.base}/f", span, size=BODY)
-                assert isinstance(answer, Response)
+                response = await client.fill(f"{server.base}/f", buffer, size=BODY)
+                assert isinstance(response, Response)
             else:
                 with pytest.raises(kind, match="sorry"):
-                    await wire.fill(f"{server.base}/f", span, size=BODY)
+                    await client.fill(f"{server.base}/f", buffer, size=BODY)
 
     assert server.connections == 1
 
@@ -503,9 +503,9 @@ async def test_a_refusal_whose_words_never_end_is_still_a_refusal(
         await exchange.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\nbecause")
         await exchange.reader.read()
 
-    async with site.opened(reply) as (server, wire):
-        wait_for_bodies(wire, 0.2)
+    async with site.opened(reply) as (server, client):
+        set_read_timeout(client, 0.2)
         with pytest.raises(AccessError, match="answered 403: because"):
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
             )

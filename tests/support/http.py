@@ -1,4 +1,4 @@
-"""What the tests of the wire share: servers of a few lines, a proxy, loops, watched memory.
+"""What the tests of the client share: servers of a few lines, a proxy, loops, watched memory.
 
 Servers run in the loop of the test and say exactly what a test wants said.
 """
@@ -28,6 +28,7 @@ import pytest
 import trustme
 
 from hftransfer._http.client import HttpClient
+from hftransfer._http.pool import ConnectionPool
 from hftransfer._io.file_range import FileRange
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.options import Timeouts
@@ -43,7 +44,7 @@ LOOPS = [
         marks=pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="no uvloop"),
     ),
 ]
-"""Parameters of a module's `anyio_backend`: both event loops that the wire runs on."""
+"""Parameters of a module's `anyio_backend`: both event loops that the client runs on."""
 
 QUIET = (
     # Python 3.10's TLS transports say so of every connection that their peer has closed.
@@ -160,7 +161,7 @@ class RawServer:
 async def raw_server(
     reply: Reply, *, tls: ssl.SSLContext | None = None, reads_body: bool = True
 ) -> AsyncIterator[RawServer]:
-    """Serve requests on as many connections as come; an answer may close its connection.
+    """Serve requests on as many connections as come; an response may close its connection.
 
     Args:
         reply: answers one request.
@@ -338,7 +339,7 @@ async def _relay_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 @asynccontextmanager
-async def open_wire(
+async def open_client(
     *,
     verify: str | None = None,
     rate_limiter: RateLimiter | None = None,
@@ -346,11 +347,11 @@ async def open_wire(
     **timeouts: float,
 ) -> AsyncIterator[HttpClient]:
     """A `HttpClient`, closed in the end."""
-    wire = HttpClient(Timeouts(**timeouts), verify=verify, rate_limiter=rate_limiter, loops=loops)
+    client = HttpClient(Timeouts(**timeouts), verify=verify, rate_limiter=rate_limiter, loops=loops)
     try:
-        yield wire
+        yield client
     finally:
-        await wire.aclose()
+        await client.aclose()
 
 
 def counting_throttle() -> tuple[RateLimiter, list[int]]:
@@ -367,12 +368,13 @@ def counting_throttle() -> tuple[RateLimiter, list[int]]:
     return throttle, taken
 
 
-def wait_for_bodies(wire: HttpClient, seconds: float) -> None:
-    """From now on let a server be silent for `seconds`."""
-    large = wire._ready_aiohttp()
+def set_read_timeout(client: HttpClient, seconds: float) -> None:
+    """Change the read timeout for the connections that are opened from now on."""
+    large = client._ready_aiohttp()
     large._timeouts = replace(large._timeouts, read=seconds)
-    for client in (wire._http1, *(other._client for other in wire._lanes._others)):
-        client._timeouts = replace(client._timeouts, read=seconds)
+    for pool in (client._pool, *(remote._client for remote in client._loops._remotes)):
+        assert isinstance(pool, ConnectionPool)
+        pool._timeouts = replace(pool._timeouts, read=seconds)
 
 
 @dataclass(frozen=True)
@@ -386,13 +388,13 @@ class Site:
     async def opened(
         self, reply: Reply, **options: Any
     ) -> AsyncIterator[tuple[RawServer, HttpClient]]:
-        """A server that answers by `reply`, and a wire that trusts it."""
+        """A server that answers by `reply`, and a client that trusts it."""
         served = {key: options.pop(key) for key in ("reads_body",) if key in options}
         async with (
             raw_server(reply, tls=self.tls, **served) as server,
-            open_wire(verify=self.verify, **options) as wire,
+            open_client(verify=self.verify, **options) as client,
         ):
-            yield server, wire
+            yield server, client
 
 
 def secure_site(folder: Path) -> Site:

@@ -48,7 +48,7 @@ _MAX_LOOPS = 4
 
 
 class HttpClient:
-    """Connections to any number of hosts. Belongs to the event loop that is running.
+    """Connections to any number of hosts, for use in one event loop.
 
     Args:
         timeouts: limits on waiting.

@@ -282,6 +282,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end_exchange(self, state: ConnectionState) -> None:
         self._exchange = None
+        self._sender = None
         self._body = None
         self._receive_buffer.clear()
         self._read_pause.end()
@@ -302,7 +303,6 @@ class Connection(asyncio.BufferedProtocol):
         )
         self._end_exchange(ConnectionState.IDLE if is_reusable else ConnectionState.CLOSED)
         self._low_water.reset()
-        self._sender = None
         if exchange.response.done():
             return  # cancelled
         try:

@@ -15,7 +15,8 @@ and protocols never cross a thread. These objects do:
   few bytes beyond it, the same ones that the other connection writes there.
 - `on_headers` of a target: called in the loop thread.
 - `RateLimiter`: has a lock.
-- The TLS context and `ProxyEnvironment`: thread-safe, created once per `HttpClient`.
+- The TLS context and `ProxyEnvironment`: only read after their first use. Two threads that are the
+  first at the same time may both create a context or find a proxy, with the same result.
 
 Calls enter a loop thread through anyio's blocking portal, and results return through a
 `concurrent.futures.Future`. `LoopThread.run` returns only after its function has ended, which the

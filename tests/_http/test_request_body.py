@@ -23,7 +23,7 @@ from support.http import (
     QUIET,
     Exchange,
     Site,
-    counting_throttle,
+    counting_rate_limiter,
     in_file,
     mapped,
     open_files,
@@ -293,7 +293,7 @@ async def test_a_cap_counts_every_byte_that_is_sent(
     site: Site, either_client: None, size: int
 ) -> None:
     """Once, however the body goes out."""
-    throttle, taken = counting_throttle()
+    throttle, taken = counting_rate_limiter()
     async with site.opened(accept, rate_limiter=throttle) as (server, client):
         await client.request("PUT", f"{server.base}/part", body=bytes(size))
 

@@ -119,7 +119,7 @@ async def test_a_body_may_come_together_with_its_head(site: Site, either_client:
     content = random_bytes(100 * KIB)
 
     async def reply(exchange: Exchange) -> None:
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         head = f"HTTP/1.1 206 P\r\nContent-Range: bytes {start}-{stop - 1}/{len(content)}\r\n"
         head += f"Content-Length: {stop - start}\r\n\r\n"
         exchange.writer.write(head.encode() + content[start:stop])
@@ -201,7 +201,7 @@ def broken_once(content: bytes, at: int, how: str, buffer: ByteRangeBuffer) -> R
         if not next(breaks, False):
             await whole(exchange)
             return
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         await partial_head(exchange, start, stop, len(content))
         await exchange.send(content[start : start + at])
         await until(lambda: buffer.filled == at)
@@ -320,7 +320,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
         cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
         async def reply(exchange: Exchange) -> None:
-            start, stop = exchange.request.extent
+            start, stop = exchange.request.byte_range
             half = (start + stop) // 2
             await partial_head(exchange, start, stop, LARGE)
             try:
@@ -402,7 +402,7 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
         await client.fill(f"{server.base}/f", buffer, size=BODY)
 
     assert buffer.buffer == content
-    assert server.requests[1].extent == (arrived, BODY)
+    assert server.requests[1].byte_range == (arrived, BODY)
     assert server.connections == 2
 
 
@@ -414,7 +414,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
     split, ended = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         await partial_head(exchange, start, stop, BODY)
         if start:
             await exchange.send(content[start:stop])
@@ -437,7 +437,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
         await client.fill(url, other, size=BODY)
 
     assert memory == content
-    assert server.requests[1].extent == (other.start, BODY)
+    assert server.requests[1].byte_range == (other.start, BODY)
     assert server.connections == 2
 
 

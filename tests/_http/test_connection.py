@@ -138,23 +138,25 @@ async def advance(seconds: float) -> None:
 
 
 def test_an_exchange_passes_through_the_states() -> None:
-    """From idle to idle, so that the next request can be sent."""
+    """From one request to the state in which the next one can be sent."""
 
     async def main() -> None:
         case = Case()
-        connection = case.connection
-        assert connection.state is ConnectionState.AWAITING_HEADERS
-        case.receive(HEAD[:10])
-        assert connection.state is ConnectionState.AWAITING_HEADERS
-        case.receive(HEAD[10:])
-        assert connection.state is ConnectionState.RECEIVING_BODY
-        assert not connection.is_idle
-        case.receive(bytes(SIZE))
-        assert connection.state is ConnectionState.IDLE
-        assert connection.is_idle
+        states = [case.connection.state]
+        for data in (HEAD[:10], HEAD[10:], bytes(SIZE - 1), bytes(1)):
+            case.receive(data)
+            states.append(case.connection.state)
         assert case.exchange.response.result().status == 200
-        connection.abort()
-        assert connection.state is ConnectionState.CLOSED
+        case.connection.abort()
+        states.append(case.connection.state)
+        assert states == [
+            ConnectionState.AWAITING_HEADERS,
+            ConnectionState.AWAITING_HEADERS,
+            ConnectionState.RECEIVING_BODY,
+            ConnectionState.RECEIVING_BODY,
+            ConnectionState.IDLE,
+            ConnectionState.CLOSED,
+        ]
 
     run(main())
 
@@ -265,7 +267,7 @@ def test_the_body_of_an_error_has_one_time_limit() -> None:
     async def main() -> None:
         case = Case(read=30.0)
         case.receive(b"HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\n")
-        assert case.connection.state is ConnectionState.RECEIVING_ERROR_BODY
+        states = [case.connection.state]
         for _ in range(2):
             await advance(14.0)
             case.receive(b"a")
@@ -273,7 +275,8 @@ def test_the_body_of_an_error_has_one_time_limit() -> None:
         await advance(14.0)
         response = case.exchange.response.result()
         assert (response.status, response.body) == (500, b"aa")
-        assert case.connection.state is ConnectionState.CLOSED
+        states.append(case.connection.state)
+        assert states == [ConnectionState.RECEIVING_ERROR_BODY, ConnectionState.CLOSED]
         assert case.transport.closing
 
     run(main())

@@ -1,4 +1,7 @@
-"""`hftransfer._http.client`: bodies arrive in the caller's memory, and leave the pool clean."""
+"""`hftransfer._http.response_body`: bodies arrive in the caller's memory, and the pool stays clean.
+
+The tests of stalls wait for a short read timeout, because uvloop's clock cannot be moved.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ from support.http import (
 
 pytestmark = [pytest.mark.anyio, *QUIET]
 
-# Larger than what the two sockets of a loopback connection hold, so the receiver works in rounds.
+# Larger than the socket buffers of a loopback connection, so that it takes several reads.
 LARGE = 16 * MIB
 BODY = 3 * MIB
 
@@ -51,7 +54,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail if more of a body is copied than may come together with its head."""
+    """Fail if more of a body is copied than can arrive together with its head."""
     copied: Counter[response_body.ResponseBody] = Counter()
     real = response_body.ResponseBody._put
 
@@ -67,8 +70,8 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # --- whole bodies
 
 
-async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: None) -> None:
-    """The mapped memory has every byte, nothing around it changes, and nothing large is made."""
+async def test_a_large_body_is_received_into_the_callers_memory(site: Site, in_place: None) -> None:
+    """Every byte is there, the memory around it does not change, and nothing large is allocated."""
     content = random_bytes(LARGE)
     with mapped(LARGE + 2 * KIB) as memory:
         async with site.opened(ranged(content)) as (server, client):
@@ -83,11 +86,11 @@ async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: No
 
         assert memory[KIB : KIB + LARGE] == content
         assert bytes(memory[KIB + LARGE :]) == bytes(KIB)
-    assert peak < 3 * MIB  # what the server and TLS need for their pieces
+    assert peak < 3 * MIB  # the pieces of the server and of TLS
 
 
 async def test_one_connection_serves_many_bodies(site: Site, in_place: None) -> None:
-    """Twenty bodies in a row are asked for on the connection of the first."""
+    """Twenty consecutive bodies arrive over the connection of the first."""
     content = random_bytes(20 * MIB)
     memory = bytearray(len(content))
     async with site.opened(ranged(content)) as (server, client):
@@ -100,7 +103,7 @@ async def test_one_connection_serves_many_bodies(site: Site, in_place: None) -> 
 
 
 async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None:
-    """Where exactly a body ends, relative to what came with its head, makes no difference."""
+    """Whether a body ends within or after the read that brought its head makes no difference."""
     content = random_bytes(600 * KIB)
     sizes = [1, 2, 255, 16 * KIB, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 256 * KIB, 600 * KIB - 7]
     async with site.opened(ranged(content)) as (server, client):
@@ -115,7 +118,7 @@ async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None
 
 
 async def test_a_body_may_come_together_with_its_head(site: Site, either_client: None) -> None:
-    """Small bodies are done when the head is."""
+    """A small body is complete with the head."""
     content = random_bytes(100 * KIB)
 
     async def reply(exchange: Exchange) -> None:
@@ -137,7 +140,7 @@ async def test_a_body_may_come_together_with_its_head(site: Site, either_client:
 
 @pytest.mark.parametrize("pauses_at", [0, 1, 70_000, BODY - 1])
 async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> None:
-    """The head alone, or nearly everything: the rest arrives in place all the same."""
+    """The head alone, or nearly all bytes: the rest is received in place."""
     content = random_bytes(BODY)
     buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
 
@@ -156,7 +159,7 @@ async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> Non
     assert server.connections == 1
 
 
-# --- the plain path
+# --- bodies of unknown length
 
 
 async def chunked(exchange: Exchange) -> None:
@@ -175,10 +178,10 @@ async def until_close(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("reply", "connections"), [(chunked, 1), (until_close, 2)])
-async def test_a_body_without_a_length_is_the_same(
+async def test_a_body_without_a_length_is_received(
     site: Site, either_client: None, reply: Reply, connections: int
 ) -> None:
-    """Chunked, or until the connection ends: the same bytes in the same memory."""
+    """Chunked, or ended by the connection."""
     async with site.opened(reply) as (server, client):
         for _ in range(2):
             memory = bytearray(BODY)
@@ -193,7 +196,7 @@ async def test_a_body_without_a_length_is_the_same(
 
 
 def broken_once(content: bytes, at: int, how: str, buffer: ByteRangeBuffer) -> Reply:
-    """Return a reply that breaks its first body after `at` bytes of it have arrived."""
+    """Return a reply that breaks the first body after `at` bytes of it have arrived."""
     whole = ranged(content)
     breaks = iter([True])
 
@@ -217,7 +220,7 @@ def broken_once(content: bytes, at: int, how: str, buffer: ByteRangeBuffer) -> R
 async def test_a_broken_body_keeps_what_arrived(
     site: Site, either_client: None, how: str, message: str
 ) -> None:
-    """The error says where; the next try asks for the rest, on another connection."""
+    """The error says where it broke; the next request is for the rest, on a new connection."""
     content = random_bytes(BODY)
     memory = bytearray(BODY - 5)
     buffer = ByteRangeBuffer(5, memoryview(memory))
@@ -239,7 +242,7 @@ async def test_a_broken_body_keeps_what_arrived(
 
 
 async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place: None) -> None:
-    """The end of the connection is no error when the body is complete."""
+    """The end of the connection is not an error when the body is complete."""
     content = random_bytes(BODY)
     whole = ranged(content)
 
@@ -257,10 +260,10 @@ async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place
 
 
 @pytest.mark.parametrize("surplus", ["a byte", "another response", "as much again"])
-async def test_bytes_behind_a_body_cost_the_connection(
+async def test_bytes_after_a_body_close_the_connection(
     site: Site, in_place: None, surplus: str
 ) -> None:
-    """What follows a body is never taken for the response to the next request."""
+    """They are never mistaken for the response to the next request."""
     content = random_bytes(BODY)
     extra = {
         "a byte": b"x",
@@ -272,7 +275,7 @@ async def test_bytes_behind_a_body_cost_the_connection(
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
-        # The last bytes and what follows them arrive in one piece: the socket is empty by then.
+        # The socket is empty, so the last bytes and the surplus arrive together.
         await exchange.send(content[: -64 * KIB])
         await until(lambda: buffer.filled == BODY - 64 * KIB)
         exchange.writer.write(content[-64 * KIB :] + extra)
@@ -291,10 +294,10 @@ async def test_bytes_behind_a_body_cost_the_connection(
 @pytest.mark.parametrize(
     ("more", "message"), [(6, "more bytes arrived"), (-6, f"ended at byte {BODY - 6} of {BODY}")]
 )
-async def test_a_length_that_contradicts_the_range_is_found_out(
+async def test_a_length_that_contradicts_the_range_is_an_error(
     site: Site, either_client: None, more: int, message: str
 ) -> None:
-    """A body of another length than its range is refused at its end, not waited for."""
+    """A body of another length than its range fails at its end, not by a timeout."""
     content = random_bytes(BODY + 6)
 
     async def reply(exchange: Exchange) -> None:
@@ -312,8 +315,8 @@ async def test_a_length_that_contradicts_the_range_is_found_out(
             )
 
 
-async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: None) -> None:
-    """After the call was cancelled its memory is the caller's, and the pool is as before."""
+async def test_a_cancelled_request_writes_no_more(site: Site, either_client: None) -> None:
+    """After the cancellation the memory is the caller's, and the next request is right."""
     content = b"\xff" * LARGE
     with mapped(LARGE) as memory:
         buffer = ByteRangeBuffer(0, memory)
@@ -330,7 +333,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
                     await exchange.send(content[half:stop])
                     return
                 await exchange.send(content[half : half + KIB])
-                await exchange.reader.read()  # until the client has hung up
+                await exchange.reader.read()  # until the client has closed the connection
             finally:
                 if stop - start == LARGE:
                     hung_up.set()
@@ -344,7 +347,7 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
             cancelled.set()
             before = bytes(memory)
             assert buffer.filled < LARGE
-            # The server goes on sending until it learns that nobody listens.
+            # The server goes on sending until it notices that the connection is closed.
             await hung_up.wait()
             assert memory == before
 
@@ -353,10 +356,10 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
         assert [request.connection for request in server.requests] == [1, 2]
 
 
-async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
+async def test_a_cancellation_at_the_last_byte_closes_the_connection(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled between the end of the body and its return: nothing breaks, nothing is reused."""
+    """Between the end of the body and the return of the call nothing is reused."""
     content = random_bytes(BODY)
     scope = anyio.CancelScope()
     real = connection.Connection._finish
@@ -380,7 +383,7 @@ async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
 
 
 async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> None:
-    """Silence inside a body is noticed; what arrived stays, the connection does not."""
+    """What arrived is kept; the connection is closed."""
     content = random_bytes(BODY)
     buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     whole = ranged(content)
@@ -397,7 +400,7 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
         set_read_timeout(client, 0.3)
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing for too long"):
             await client.fill(f"{server.base}/f", buffer, size=BODY)
-        arrived = buffer.filled  # where this machine is slower than 0.3 s, not all that was sent
+        arrived = buffer.filled  # not all that was sent, if this machine was too slow for 0.3 s
         set_read_timeout(client, 30.0)
         await client.fill(f"{server.base}/f", buffer, size=BODY)
 
@@ -406,8 +409,8 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
     assert server.connections == 2
 
 
-async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) -> None:
-    """The half that was given away is another's: this one's connection is closed at its end."""
+async def test_a_buffer_that_is_split_ends_early(site: Site, either_client: None) -> None:
+    """The other half belongs to another request: the connection is closed at the split."""
     content = random_bytes(BODY)
     memory = bytearray(BODY)
     buffer = ByteRangeBuffer(0, memoryview(memory))
@@ -422,7 +425,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
         await exchange.send(content[: BODY // 4])
         await split.wait()
         await exchange.send(content[BODY // 4 : BODY - 1])
-        await exchange.reader.read()  # the client hangs up before the last byte
+        await exchange.reader.read()  # the client closes before the last byte
         ended.set()
 
     async with site.opened(reply) as (server, client):
@@ -442,7 +445,7 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
 
 
 async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: None) -> None:
-    """What is copied, too, leaves off where its buffer ends now."""
+    """A body that is copied ends at the split, too."""
     content = random_bytes(BODY)
     buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     split = asyncio.Event()
@@ -464,17 +467,17 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
     assert buffer.buffer[: buffer.limit] == content[: buffer.limit]
 
 
-# --- answers that are no body
+# --- errors and redirects
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [("416 Range Not Satisfiable", RejectedError), ("403 Forbidden", AccessError), ("302", None)],
 )
-async def test_a_refusal_keeps_the_connection(
+async def test_an_error_keeps_the_connection(
     site: Site, either_client: None, status: str, kind: type[TransferError] | None
 ) -> None:
-    """An response whose short body was read leaves its connection for the next request."""
+    """A response whose short body was read leaves its connection to the next request."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.head(f"{status} -", "Location: /elsewhere", "Content-Length: 5")
@@ -493,13 +496,13 @@ async def test_a_refusal_keeps_the_connection(
     assert server.connections == 1
 
 
-async def test_a_refusal_whose_words_never_end_is_still_a_refusal(
+async def test_an_error_whose_body_never_ends_is_still_raised(
     site: Site, either_client: None
 ) -> None:
-    """The status is known; a body that stalls is not waited for without a limit."""
+    """The status is known, so a body that stalls is cut."""
 
     async def reply(exchange: Exchange) -> None:
-        # In one piece: who has the head has the first of the words, too.
+        # In one piece, so that the head does not arrive without the first bytes of the body.
         await exchange.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\nbecause")
         await exchange.reader.read()
 

@@ -28,7 +28,7 @@ from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 
-__all__ = ("AiohttpClient", "AiohttpSession")
+__all__ = ("AiohttpClient",)
 
 # Bytes per write of a request's body.
 _PIECE = 64 * 1024

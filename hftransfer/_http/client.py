@@ -91,7 +91,8 @@ class HttpClient:
 
     def _ready_aiohttp(self) -> AiohttpClient:
         if self._aiohttp is None:
-            from hftransfer._http.aiohttp_client import AiohttpClient, AiohttpSession
+            from hftransfer._http.aiohttp_client import AiohttpClient
+            from hftransfer._http.aiohttp_session import AiohttpSession
 
             session = AiohttpSession(self._timeouts, self._ready_tls, self._proxies)
             self._aiohttp = AiohttpClient(self._timeouts, session, self._rate_limiter)

@@ -130,10 +130,8 @@ async def test_a_body_of_unknown_length_is_received(
     site: Site, headers: list[str], body: bytes, closes: bool
 ) -> None:
     """Chunked, encoded or ended by the connection; the connection is reused if it can be."""
-    async with site.opened(fixed_reply("200 OK", *headers, body=body, closes=closes)) as (
-        server,
-        client,
-    ):
+    reply = fixed_reply("200 OK", *headers, body=body, closes=closes)
+    async with site.opened(reply) as (server, client):
         for _ in range(2):
             memory = bytearray(5)
             buffer = ByteRangeBuffer(0, memoryview(memory))
@@ -145,7 +143,7 @@ async def test_a_body_of_unknown_length_is_received(
     assert server.connections == (4 if closes else 1)
 
 
-async def test_a_cut_body_keeps_what_has_arrived(site: Site) -> None:
+async def test_a_truncated_body_keeps_what_has_arrived(site: Site) -> None:
     """The next request is for the rest only."""
 
     async def reply(exchange: Exchange) -> None:
@@ -212,7 +210,7 @@ async def test_concurrent_requests_have_a_connection_each(site: Site) -> None:
                 for _ in range(5):
                     buffer = ByteRangeBuffer(0, memoryview(bytearray(1000)))
                     tasks.start_soon(
-                        lambda s=buffer: client.fill(f"{server.base}/f", s, size=len(CONTENT))  # type: ignore[misc]
+                        lambda b=buffer: client.fill(f"{server.base}/f", b, size=len(CONTENT))  # type: ignore[misc]
                     )
 
     assert server.connections == 5
@@ -347,7 +345,7 @@ async def test_silence_is_a_stall_wherever_it_begins(site: Site, begun: bytes) -
             await client.request("GET", f"{server.base}/")
 
 
-# --- what is not HTTP
+# --- malformed responses and requests
 
 
 @pytest.mark.parametrize(
@@ -383,15 +381,15 @@ async def test_a_header_cannot_contain_another(site: Site, value: str) -> None:
 
 
 async def test_a_cancelled_attempt_to_connect_leaves_no_socket(site: Site) -> None:
-    """At no moment; an unclosed socket is a ResourceWarning, which fails the test."""
+    """Whenever it is cancelled. An unclosed socket is a ResourceWarning, which fails the test."""
     async with site.opened(fixed_reply("200 OK", "Content-Length: 0")) as (server, client):
         before = len(open_files())
-        for rounds in range(20):
+        for iterations in range(20):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     for _ in range(3):
                         tasks.start_soon(lambda: client.request("GET", f"{server.base}/"))
-                    for _ in range(rounds):
+                    for _ in range(iterations):
                         await asyncio.sleep(0)
                     scope.cancel()
         await client.aclose()

@@ -204,7 +204,7 @@ def hub(clean_environ: Path) -> Iterator[HubServer]:
 
 @pytest.fixture(scope="session")
 def secure_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Https, with a CA of our own."""
+    """Servers with TLS, and a CA of the tests."""
     from support import http
 
     return http.secure_site(tmp_path_factory.mktemp("authority"))
@@ -212,7 +212,7 @@ def secure_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(params=["http", "https"])
 def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
-    """Http and https in turn."""
+    """Servers without TLS, and with it."""
     from support import http
 
     return secure_site if request.param == "https" else http.Site(None, None)
@@ -220,8 +220,8 @@ def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
 
 @pytest.fixture(params=["ours", "aiohttp"])
 def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exchanges go by our client, and by aiohttp, as with unusual URLs and proxies."""
+    """Requests are sent by our own client, and by aiohttp, as for unusual URLs and proxies."""
     from hftransfer._http.pool import ConnectionPool
 
     if request.param == "aiohttp":
-        monkeypatch.setattr(ConnectionPool, "takes", lambda self, url: False)
+        monkeypatch.setattr(ConnectionPool, "supports", lambda self, url: False)

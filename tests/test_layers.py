@@ -37,7 +37,7 @@ _STORES: tuple[tuple[str, ...], ...] = (("base",), ("hub", "local", "memory", "n
 
 # A third party's package and the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
-    "aiohappyeyeballs": ("_http.pool",),
+    "aiohappyeyeballs": ("_http.dns", "_http.pool"),
     "aiohttp": ("_http.aiohttp_client", "_http.aiohttp_session", "testing.*"),
     "awscrt": ("_core.checksums",),
     "isal": ("_core.checksums",),

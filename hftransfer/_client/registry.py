@@ -120,7 +120,7 @@ class OpenStores:
                 from hftransfer._http.client import HttpClient
 
                 self._wire = HttpClient(
-                    self._options.timeouts, throttle=self._throttle, loops=self._options.loops
+                    self._options.timeouts, rate_limiter=self._throttle, loops=self._options.loops
                 )
                 self._stack.push_async_callback(self._wire.aclose)
         endpoint, headers = self._hub

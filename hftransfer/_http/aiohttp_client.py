@@ -1,11 +1,15 @@
-"""Requests and bodies of any size by aiohttp: what `HttpClient` does not do itself.
+"""aiohttp carries what is not a body of known length to or from memory.
 
-aiohttp replaces, once, a connection that ended before any answer.
+That is bodies that are read as a stream, and requests to URLs that have to be quoted and by proxies
+of unusual kinds. `pool` says why the rest does not use it.
+
+As `ConnectionPool.send`, aiohttp replays an idempotent request once if a reused connection ends
+before the response.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -14,146 +18,142 @@ import anyio.lowlevel
 import anyio.to_thread
 from aiohttp.abc import AbstractStreamWriter
 
-from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.streams import ByteStream
-from hftransfer._http.aiohttp_session import Connections, SendTimeout, translated
-from hftransfer._http.errors import broke_at, cut_short, too_long
-from hftransfer._http.status import check_extent, is_redirect, status_error
+from hftransfer._http.aiohttp_session import AiohttpSession, SendTimeout, translated_errors
+from hftransfer._http.errors import broken_body, surplus_bytes, truncated_body
+from hftransfer._http.exchange import BufferTarget, Request
+from hftransfer._http.status import check_content_range, is_redirect, status_error
 from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, Response
 from hftransfer.options import Timeouts
 
-__all__ = ("AiohttpClient", "Connections")
+__all__ = ("AiohttpClient",)
 
+# Bytes per write of a request's body.
 _PIECE = 64 * 1024
 
 
 class AiohttpClient:
-    """The verbs of `HttpClient` by aiohttp, with the errors named there.
+    """Sends requests by aiohttp, and opens bodies as streams.
 
     Args:
         timeouts: limits on waiting.
-        connections: of the running event loop.
-        throttle: paid for every byte of a body.
+        session: of the running event loop; closed by this client.
+        rate_limiter: counts every byte of a body.
     """
 
-    def __init__(self, timeouts: Timeouts, connections: Connections, throttle: RateLimiter) -> None:
-        self._throttle = throttle
+    def __init__(
+        self, timeouts: Timeouts, session: AiohttpSession, rate_limiter: RateLimiter
+    ) -> None:
         self._timeouts = timeouts
-        self._connections = connections
+        self._session = session
+        self._rate_limiter = rate_limiter
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._connections.aclose()
+        await self._session.aclose()
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: BodyRange | None,
-        *,
-        limit: int,
-    ) -> Response:
-        """Send a request and return its answer, of whose body `limit` bytes are kept."""
+    async def send(self, request: Request) -> Response:
+        """Send a request and return the response, as `ConnectionPool.send`."""
+        method, url, body = request.method, request.url, request.body
+        if request.target is not None:
+            return await self._fill(request, request.target)
         data = None
         if body is not None:
-            data = _RangePayload(body, self._throttle, self._timeouts.read) if body else b""
-        async with self._connections.open(method, url, headers, data) as answer:
-            return _response(method, url, answer, await _read_limited(answer, limit))
+            data = _RangePayload(body, self._rate_limiter, self._timeouts.read) if body else b""
+        async with self._session.open(method, url, request.headers, data) as response:
+            if request.headers_only and response.status < 300:
+                response.close()
+                return _response(method, url, response, b"")
+            content = await _read_limited(response, request.body_limit)
+            return _response(method, url, response, content)
 
-    async def locate(self, url: str, headers: Mapping[str, str], *, limit: int) -> Response:
-        """As `request` with GET, but the body of an answer below 300 is not read."""
-        async with self._connections.open("GET", url, headers) as answer:
-            wanted = answer.status >= 300
-            content = await _read_limited(answer, limit) if wanted else b""
-            if not wanted:
-                answer.close()
-            return _response("GET", url, answer, content)
-
-    async def fill(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        span: ByteRangeBuffer,
-        accepts: Callable[[int, Mapping[str, str]], bool],
-        *,
-        limit: int,
-    ) -> Response:
-        """GET `url`; the body of an accepted answer goes into `span`, that of others is kept.
-
-        The span may be made shorter meanwhile: this then returns as soon as it is full.
-        """
-        stop = span.stop
-        async with self._connections.open("GET", url, headers, stall=False) as answer:
-            if not accepts(answer.status, answer.headers):
-                content = await _read_limited(answer, limit, self._timeouts.read)
-                return _response("GET", url, answer, content)
+    async def _fill(self, request: Request, target: BufferTarget) -> Response:
+        """Send a request with a target, and receive the body of an accepted response into it."""
+        method, url, buffer = request.method, request.url, target.buffer
+        opened = self._session.open(method, url, request.headers, limit_body_silence=False)
+        async with opened as response:
+            if not target.accept(response.status, response.headers):
+                limit = request.body_limit
+                content = await _read_limited(response, limit, self._timeouts.read)
+                return _response(method, url, response, content)
             try:
-                await self._receive(url, answer, span, stop)
+                await self._receive(url, response, target)
             except (EOFError, aiohttp.ClientPayloadError) as error:
-                raise cut_short(url, span.position, stop) from error
+                raise truncated_body(url, buffer.position, target.stop) from error
             except ConnectionError as error:
                 if isinstance(error, NetworkError):
                     raise
-                raise broke_at(url, span.position, stop) from error
-            return _response("GET", url, answer, b"")
+                raise broken_body(url, buffer.position, target.stop) from error
+            return _response(method, url, response, b"")
 
     async def _receive(
-        self, url: str, answer: aiohttp.ClientResponse, span: ByteRangeBuffer, stop: int
+        self, url: str, response: aiohttp.ClientResponse, target: BufferTarget
     ) -> None:
+        buffer = target.buffer
         while True:
             with anyio.fail_after(self._timeouts.read):
-                data = await answer.content.readany()
+                data = await response.content.readany()
             if not data:
                 break
-            # Data that is always there already would let nobody cancel this.
+            # `readany` does not yield to the event loop while it has data.
             await anyio.lowlevel.checkpoint_if_cancelled()
-            if len(data) > stop - span.position:
-                raise too_long(url)
-            span.append(data[: span.missing])
-            if not span.missing and span.stop < stop:
-                answer.close()  # it was made shorter meanwhile
+            if len(data) > target.stop - buffer.position:
+                raise surplus_bytes(url)
+            buffer.append(data[: buffer.missing])
+            if not buffer.missing and buffer.stop < target.stop:
+                response.close()  # the buffer was shortened: the rest is not wanted
                 return
-            await self._throttle.throttle(len(data))
-        if span.missing:
+            await self._rate_limiter.throttle(len(data))
+        if buffer.missing:
             raise EOFError
 
     @asynccontextmanager
     async def stream(
         self, url: str, headers: Mapping[str, str], *, size: int, limit: int
     ) -> AsyncIterator[ByteStream | Response]:
-        """Open `url` as one body of `size` bytes, or give the redirect that was the answer."""
-        async with self._connections.open("GET", url, headers) as answer:
-            if answer.status != 200:
-                refusal = _response("GET", url, answer, await _read_limited(answer, limit))
-                if not is_redirect(refusal):
-                    raise status_error(refusal)
-                yield refusal
+        """GET `url` as one body of `size` bytes; yield the body, or a redirect.
+
+        Args:
+            url: sent as it is.
+            headers: of the request.
+            size: expected bytes of the body.
+            limit: bytes of the body of an error or redirect to keep.
+
+        Raises:
+            TransferError: as `HttpClient.fill`.
+        """
+        async with self._session.open("GET", url, headers) as response:
+            if response.status != 200:
+                content = await _read_limited(response, limit)
+                error_or_redirect = _response("GET", url, response, content)
+                if not is_redirect(error_or_redirect):
+                    raise status_error(error_or_redirect)
+                yield error_or_redirect
             else:
-                check_extent(200, answer.headers, url, 0, size, size)
-                yield _Body(answer, url, size, self._throttle)
+                check_content_range(200, response.headers, url, 0, size, size)
+                yield _BodyStream(response, url, size, self._rate_limiter)
 
 
 class _RangePayload(aiohttp.Payload):
     """A request body in memory or in a file, which must not change until it was sent.
 
     Args:
-        body: what is sent.
-        throttle: paid for every byte.
-        timeout: seconds for which the server may take nothing.
+        body: the bytes to send.
+        rate_limiter: counts every byte.
+        timeout: seconds for which the server may accept nothing.
     """
 
-    def __init__(self, body: BodyRange, throttle: RateLimiter, timeout: float) -> None:
+    def __init__(self, body: BodyRange, rate_limiter: RateLimiter, timeout: float) -> None:
         super().__init__(body)
         self._body = body
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._timeout = timeout
 
     @property
     def size(self) -> int:
-        """Bytes, of which aiohttp makes Content-Length."""
+        """Bytes; aiohttp makes Content-Length of it."""
         return len(self._body)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -163,7 +163,7 @@ class _RangePayload(aiohttp.Payload):
         """Send the body; aiohttp has written the head, or is about to.
 
         Raises:
-            SendTimeout: if the server takes nothing for too long.
+            SendTimeout: if the server accepts nothing for too long.
             OSError: if the connection breaks.
             SourceChangedError, TransferError: if the file of the body cannot be read, or changed.
         """
@@ -172,62 +172,71 @@ class _RangePayload(aiohttp.Payload):
             found = self._body.get_nowait(start, size)
             if found is None:
                 found = await anyio.to_thread.run_sync(self._body.get, start, size)
-            # A copy: what a transport could not send at once it keeps, also when it is closed.
+            # A copy, because a transport keeps the bytes that it cannot send at once, even after
+            # it was closed, and the memory is the caller's again by then.
             piece = bytes(found)
             with anyio.move_on_after(self._timeout) as waiting:
                 await writer.write(piece)
             if waiting.cancelled_caught:
                 raise SendTimeout
-            await self._throttle.throttle(len(piece))
+            await self._rate_limiter.throttle(len(piece))
         self._body.check_unchanged()
 
 
-class _Body:
-    """A `ByteStream` over one open response."""
+class _BodyStream:
+    """The body of an open response, as a `ByteStream`."""
 
     def __init__(
-        self, answer: aiohttp.ClientResponse, url: str, size: int, throttle: RateLimiter
+        self, response: aiohttp.ClientResponse, url: str, size: int, rate_limiter: RateLimiter
     ) -> None:
-        self._answer = answer
+        self._response = response
         self._url = url
         self._size = size
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._position = 0
 
     async def readinto(self, buffer: memoryview) -> None:
         filled = 0
-        with translated("GET", self._url):
+        with translated_errors("GET", self._url):
             while filled < len(buffer):
                 try:
-                    data = await self._answer.content.read(len(buffer) - filled)
+                    data = await self._response.content.read(len(buffer) - filled)
                 except aiohttp.ClientPayloadError as error:
-                    raise cut_short(self._url, self._position + filled, self._size) from error
+                    raise self._truncated(filled) from error
                 if not data:
-                    raise cut_short(self._url, self._position + filled, self._size)
+                    raise self._truncated(filled)
                 buffer[filled : filled + len(data)] = data
                 filled += len(data)
-                await self._throttle.throttle(len(data))
+                await self._rate_limiter.throttle(len(data))
         self._position += filled
+
+    def _truncated(self, filled: int) -> NetworkError:
+        return truncated_body(self._url, self._position + filled, self._size)
 
 
 async def _read_limited(
-    answer: aiohttp.ClientResponse, limit: int, patience: float | None = None
+    response: aiohttp.ClientResponse, limit: int, seconds: float | None = None
 ) -> bytes:
-    """Read a body up to `limit` bytes, and for `patience` seconds where aiohttp has no limit.
+    """Read a body up to `limit` bytes, for at most `seconds`.
 
-    What is longer or slower is cut, and its connection closed.
+    A longer or slower body is cut, and its connection closed.
+
+    Args:
+        response: whose body to read.
+        limit: bytes.
+        seconds: None if aiohttp limits the waiting for each piece.
     """
     pieces = bytearray()
-    with anyio.move_on_after(patience) as waiting:
-        async for data in answer.content.iter_any():
+    with anyio.move_on_after(seconds) as waiting:
+        async for data in response.content.iter_any():
             pieces += data
             if len(pieces) > limit:
-                answer.close()
+                response.close()
                 break
     if waiting.cancelled_caught:
-        answer.close()
+        response.close()
     return bytes(pieces[:limit])
 
 
-def _response(method: str, url: str, answer: aiohttp.ClientResponse, body: bytes) -> Response:
-    return Response(method, url, answer.status, answer.headers, body)
+def _response(method: str, url: str, response: aiohttp.ClientResponse, body: bytes) -> Response:
+    return Response(method, url, response.status, response.headers, body)

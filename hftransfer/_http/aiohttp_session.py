@@ -1,4 +1,4 @@
-"""The connections of one event loop by aiohttp, and its errors in our words."""
+"""The aiohttp session of one event loop, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -12,45 +12,52 @@ import anyio
 from yarl import URL
 
 from hftransfer._http.errors import (
-    failed,
-    host_of,
-    no_http,
-    reason_of,
-    refused_by_proxy,
-    silent,
-    unreachable,
-    untrusted,
+    authority_of,
+    cannot_connect,
+    connection_failed,
+    failure_reason,
+    not_http,
+    proxy_refused,
+    stalled,
+    untrusted_certificate,
 )
-from hftransfer._http.settings import Proxies
+from hftransfer._http.proxy import ProxyEnvironment
 from hftransfer.errors import RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 
-__all__ = ("Connections", "SendTimeout", "translated")
+__all__ = ("AiohttpSession", "SendTimeout", "translated_errors")
 
 _READ_BUFFER = 256 * 1024
 
 
 class SendTimeout(asyncio.TimeoutError, OSError):  # noqa: N818 - a kind of timeout
-    """The server took nothing for too long.
+    """Raised when the server accepts nothing for too long.
 
-    Without an errno, by which aiohttp knows a timeout from a broken connection.
+    It has no errno: aiohttp takes an OSError with one for a broken connection.
     """
 
 
-class Connections:
-    """The connections of one event loop."""
+class AiohttpSession:
+    """An `aiohttp.ClientSession` that is opened by the first request.
+
+    Args:
+        timeouts: limits on waiting.
+        make_tls: returns the context for https.
+        proxies: of the environment.
+    """
 
     def __init__(
-        self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext], proxies: Proxies
+        self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext], proxies: ProxyEnvironment
     ) -> None:
         self._timeouts = timeouts
         self._make_tls = make_tls
-        # Left to aiohttp (``trust_env``), these and a look into ``~/.netrc`` would cost every
-        # request two threads, and a host named in that file could not be sent a token.
+        # Not aiohttp's `trust_env`: it runs two threads per request to look for proxies and for
+        # ``~/.netrc``, and refuses an Authorization header for a host that this file names.
         self._proxies = proxies
         self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
+        """Close all connections."""
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
@@ -63,23 +70,27 @@ class Connections:
         headers: Mapping[str, str],
         data: aiohttp.Payload | bytes | None = None,
         *,
-        stall: bool = True,
+        limit_body_silence: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request and give its answer, of which the head was read.
+        """Send a request and yield its response, whose head has been read.
 
         Args:
             method: HTTP method.
             url: sent as it is.
-            headers: of the request, beside Host and what describes the body.
+            headers: of the request, without Host and those that describe the body.
             data: the body.
-            stall: False if the caller itself notices a body that stops arriving.
+            limit_body_silence: False if the caller itself limits the waiting for the body.
+
+        Raises:
+            TransferError: as `translated_errors`, also from the block.
         """
         session = self._ready_session()
-        timeout = self._timeout(stall=stall)
+        timeout = self._timeout(limit_body_silence=limit_body_silence)
         target = URL(url, encoded=True)
-        with translated(method, url):
-            # The answer's head has its own limit, since aiohttp's would go on in the body.
-            with anyio.fail_after(None if stall else self._timeouts.connect + self._timeouts.read):
+        # aiohttp's `sock_read` limits head and body alike, so without it the head has its own.
+        head_limit = None if limit_body_silence else self._timeouts.connect + self._timeouts.read
+        with translated_errors(method, url):
+            with anyio.fail_after(head_limit):
                 request = session.request(
                     method,
                     target,
@@ -88,25 +99,25 @@ class Connections:
                     proxy=self._proxies.find(url),
                     allow_redirects=False,
                     timeout=timeout,
-                    # Reading the system's certificates takes longer than a small request.
+                    # Made once: reading the system's certificates takes longer than a request.
                     ssl=self._make_tls() if url.startswith("https:") else True,
                 )
-                answer = await request
-            async with answer:
-                yield answer
+                response = await request
+            async with response:
+                yield response
 
-    def _timeout(self, *, stall: bool) -> aiohttp.ClientTimeout:
+    def _timeout(self, *, limit_body_silence: bool) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(
             total=None,
             connect=None,
             sock_connect=self._timeouts.connect,
-            sock_read=self._timeouts.read if stall else None,
+            sock_read=self._timeouts.read if limit_body_silence else None,
         )
 
     def _ready_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                # The engine's limits bound what is in flight; a second limit would only hide it.
+                # The engine limits the requests in flight; a second limit would hide the first.
                 limit=0,
                 ttl_dns_cache=300,
                 keepalive_timeout=30,
@@ -121,34 +132,35 @@ class Connections:
 
 
 @contextmanager
-def translated(method: str, url: str) -> Iterator[None]:
-    """Raise our errors for aiohttp's, most specific first."""
+def translated_errors(method: str, url: str) -> Iterator[None]:
+    """Translate aiohttp's errors into those of `hftransfer.errors`, the most specific first."""
     try:
         yield
     except TransferError:
-        # Some of ours are OSErrors and TimeoutErrors, too; so are those of whoever reads a stream.
+        # Some of ours are OSErrors and TimeoutErrors, too. The block raises them as well, for
+        # example when it cannot write what it has read.
         raise
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-        raise untrusted(host_of(url), error) from error
+        raise untrusted_certificate(authority_of(url), error) from error
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error
     except (asyncio.TimeoutError, TimeoutError) as error:
-        raise silent(method, url, took=isinstance(error, SendTimeout)) from error
+        raise stalled(method, url, sending=isinstance(error, SendTimeout)) from error
     except aiohttp.ClientHttpProxyError as error:
-        raise refused_by_proxy(host_of(url), error.status) from error
+        raise proxy_refused(authority_of(url), error.status) from error
     except aiohttp.ClientConnectorError as error:
-        raise unreachable(host_of(url), error.os_error) from error
+        raise cannot_connect(authority_of(url), error.os_error) from error
     except aiohttp.ClientResponseError as error:
-        # What it prints of itself contains the whole URL.
-        raise no_http(method, url, error.message) from error
+        # Not `str(error)`, which contains the whole URL.
+        raise not_http(method, url, error.message) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise failed(method, url, _reason(error)) from error
+        raise connection_failed(method, url, _reason(error)) from error
 
 
 def _reason(error: aiohttp.ClientError | OSError) -> str:
-    """Return why a connection failed, not in aiohttp's words: some contain the whole URL."""
+    """Return why a connection failed, without `str(error)`, which may contain the whole URL."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server hung up"
+        return "the server closed the connection"
     if isinstance(error, ssl.SSLError) or (isinstance(error, OSError) and error.errno):
-        return reason_of(error)
+        return failure_reason(error)
     return type(error).__name__

@@ -1,32 +1,33 @@
-"""HTTP: connections, requests and bodies.
+"""HTTP for the stores: connections, requests and bodies.
 
-A `HttpClient` is a connection pool with four verbs: small requests, ranged bodies into a
-caller's memory, whole bodies as a stream, and bodies sent from memory. It follows no
-redirect (whoever knows which credentials belong to which host does that), tries nothing
-again (but replaces, once, a connection that ended before any answer, as idle ones do),
-and raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they are
-given, since a re-quoted signed URL is refused.
+An `HttpClient` has four methods: small requests, headers alone, ranges of a body received into the
+caller's memory, and whole bodies as a stream. It follows no redirects, because only the caller
+knows which credentials belong to which host. It does not retry: failures are retried by the engine
+(`_io.retry`). Only a connection that the server closed while it was idle is replaced, once, before
+the response (`ConnectionPool.send`). It raises errors of `hftransfer.errors` only. URLs are sent
+byte for byte as they are given, because quoting a signed URL again would invalidate it.
 
-Nearly all goes by `ConnectionPool`. aiohttp, which is loaded when it is needed, has bodies as
-streams, and unusual URLs and proxies.
+Nearly every request is sent by a `ConnectionPool`. aiohttp, imported when it is first needed,
+carries what is not a body of known length to or from memory: streams, unusual URLs and proxies.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
 from hftransfer._core.streams import ByteStream
+from hftransfer._http.exchange import BufferTarget, Request
 from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
-from hftransfer._http.settings import Proxies, tls_context
-from hftransfer._http.status import check_extent, is_redirect, status_error
+from hftransfer._http.proxy import ProxyEnvironment
+from hftransfer._http.status import is_redirect, status_error
+from hftransfer._http.tls import tls_context
 from hftransfer._io.file_range import Body, as_body_range
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import Response
@@ -37,25 +38,26 @@ if TYPE_CHECKING:
 
 __all__ = ("HttpClient",)
 
-_ERROR_BODY = 64 * 1024
-_CONTROL_BODY = 64 << 20
-# Less is moved sooner than another thread would have been woken.
-_LANE_MINIMUM = 1 << 20
-# A core encrypts some 10 Gbit/s; what more than these bring, Python's lock takes again.
-_MOST_LOOPS = 4
+# Bytes of a response's body to keep: of errors and redirects, and of control requests.
+_MAX_ERROR_BODY = 64 * 1024
+_MAX_CONTROL_BODY = 64 << 20
+# Smaller bodies stay in the running loop: they are moved sooner than another thread wakes up.
+_MIN_SPREAD_BODY = 1 << 20
+# One core encrypts about 10 Gbit/s. Beyond four loops, contention for the GIL cancels the gain.
+_MAX_LOOPS = 4
 
 
 class HttpClient:
-    """Connections to any number of hosts.
+    """Connections to any number of hosts, for use in one event loop.
 
     Args:
         timeouts: limits on waiting.
         verify: TLS verification: None or True for the system's certificates (or
             ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``), False for none, or the path of a
             CA bundle.
-        throttle: a bandwidth cap; None for none.
-        loops: event loops for large bodies: the running one, and threads. None for as many as
-            TLS can use, and one without it.
+        rate_limiter: a bandwidth cap; None for none.
+        loops: event loops for bodies of 1 MiB and more: the running one, and threads. None for
+            one without TLS, and one per usable core, up to four, with TLS.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``).
     """
@@ -65,46 +67,44 @@ class HttpClient:
         timeouts: Timeouts,
         *,
         verify: bool | str | None = None,
-        throttle: RateLimiter | None = None,
+        rate_limiter: RateLimiter | None = None,
         loops: int | None = 1,
     ) -> None:
-        self._throttle = throttle or RateLimiter()
+        self._rate_limiter = rate_limiter or RateLimiter()
         self._timeouts = timeouts
         self._verify = verify
         self._tls: ssl.SSLContext | None = None
-        self._proxies = Proxies()
-        self._http1 = self._make_http1()
-        self._lanes = EventLoopPool(self._http1, self._make_http1, loops or _loops_for_tls())
-        self._lanes_for_all = loops is not None
+        self._proxies = ProxyEnvironment()
+        self._pool = self._make_pool()
+        self._loops = EventLoopPool(self._pool, self._make_pool, loops or _loops_for_tls())
+        self._spreads_plain = loops is not None
+        """True if bodies are spread over the loops without TLS, too."""
         self._aiohttp: AiohttpClient | None = None
 
-    def _make_http1(self) -> ConnectionPool:
-        return ConnectionPool(self._timeouts, self._ready_tls, self._throttle, self._proxies)
+    def _make_pool(self) -> ConnectionPool:
+        return ConnectionPool(self._timeouts, self._ready_tls, self._rate_limiter, self._proxies)
 
     def _ready_tls(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = tls_context(self._verify)  # reads the system's certificates: once is enough
+            self._tls = tls_context(self._verify)  # reads the system's certificates, so only once
         return self._tls
 
     def _ready_aiohttp(self) -> AiohttpClient:
         if self._aiohttp is None:
-            from hftransfer._http.aiohttp_client import AiohttpClient, Connections
+            from hftransfer._http.aiohttp_client import AiohttpClient
+            from hftransfer._http.aiohttp_session import AiohttpSession
 
-            connections = Connections(self._timeouts, self._ready_tls, self._proxies)
-            self._aiohttp = AiohttpClient(self._timeouts, connections, self._throttle)
+            session = AiohttpSession(self._timeouts, self._ready_tls, self._proxies)
+            self._aiohttp = AiohttpClient(self._timeouts, session, self._rate_limiter)
         return self._aiohttp
-
-    def _client(self, url: str) -> ConnectionPool | AiohttpClient:
-        """Return what an exchange goes by."""
-        return self._http1 if self._http1.takes(url) else self._ready_aiohttp()
 
     async def aclose(self) -> None:
         """Close all connections."""
         try:
-            await self._http1.aclose()
+            await self._pool.aclose()
         finally:
             try:
-                await self._lanes.aclose()
+                await self._loops.aclose()
             finally:
                 if self._aiohttp is not None:
                     await self._aiohttp.aclose()
@@ -117,14 +117,17 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
     ) -> Response:
-        """Send a request and return its whole, small answer, whatever the status.
+        """Send a request and return the response, whatever its status.
 
         Args:
             method: HTTP method.
             url: sent as it is.
             headers: further request headers.
-            body: sent from where it lies, in memory or in a file, without a copy where it is
-                large and the connection allows it.
+            body: in memory or in a file; sent from there, without a copy if it is large and the
+                connection is not encrypted.
+
+        Returns:
+            The response with its body, of which at most 64 MiB are kept.
 
         Raises:
             NetworkError: if the connection fails.
@@ -132,121 +135,105 @@ class HttpClient:
             RejectedError: if the URL, a header or the host's certificate is invalid.
             SourceChangedError, TransferError: if the file of the body cannot be read.
         """
-        sent = _plain(headers)
-        region = None if body is None else as_body_range(body)
+        content = None if body is None else as_body_range(body)
+        request = Request(method, url, _request_headers(headers), content, _MAX_CONTROL_BODY)
+        return await self._send(request, 0 if content is None else len(content))
 
-        def run(client: ConnectionPool | AiohttpClient) -> Awaitable[Response]:
-            return client.request(method, url, sent, region, limit=_CONTROL_BODY)
-
-        return await self._run(run, url, 0 if region is None else len(region))
-
-    async def locate(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
-        """GET `url` for its status and headers alone; only the body of an error is read.
+    async def get_headers(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
+        """GET `url` for its status and headers; only the body of an error or redirect is read.
 
         Raises:
             NetworkError, StalledError, RejectedError: as `request`.
         """
-        # A redirect's body is short: reading it keeps the connection usable.
-        return await self._client(url).locate(url, _plain(headers), limit=_ERROR_BODY)
+        sent = _request_headers(headers)
+        # Redirects and errors are short: reading their body keeps the connection usable.
+        request = Request("GET", url, sent, None, _MAX_ERROR_BODY, headers_only=True)
+        return await self._send(request, 0)
 
     async def fill(
         self,
         url: str,
-        span: ByteRangeBuffer,
+        buffer: ByteRangeBuffer,
         *,
         size: int,
         headers: Mapping[str, str] | None = None,
         ranged: bool = True,
-        heard: Callable[[Mapping[str, str]], object] | None = None,
+        on_headers: Callable[[Mapping[str, str]], object] | None = None,
     ) -> Response | None:
-        """Fill what is missing of `span` with the bytes of a body, in place.
+        """Receive the missing bytes of `buffer` from `url`, in place.
 
         Args:
             url: sent as it is.
-            span: what is wanted; keeps what has arrived if this fails. It may be made
-                shorter while this runs, which then ends when it is full.
-            size: of the whole body; another size means another file.
+            buffer: keeps what has arrived if this fails. It may be shortened during the call,
+                which then returns when it is full.
+            size: expected bytes of the whole body; another size means another file.
             headers: further request headers.
-            ranged: False to ask for the whole body, from its start, without a Range header.
-            heard: told the headers of the answer before its body arrives, in whichever
-                thread receives it.
+            ranged: False to request the whole body, from its start, without a Range header.
+            on_headers: called with the headers of the response before its body arrives, in
+                the thread that receives it.
 
         Returns:
-            None when nothing is missing, or the redirect that was the answer.
+            None when nothing is missing, or a redirect.
 
         Raises:
-            RangeNotSupportedError: if the answer to a Range is the whole body.
-            SourceChangedError: if the size or the range is not the one expected.
+            RangeNotSupportedError: if the response to a Range is the whole body.
+            SourceChangedError: if the size or the range is not the expected one.
             NetworkError: if the body ends early or the connection fails.
             StalledError: if nothing arrives within the timeout.
             TransferError: for any other status, by `status_error`.
         """
         if not ranged:
-            span.reset()
-        start, stop = span.position, span.stop
-        sent = _plain(headers)
+            buffer.reset()
+        target = BufferTarget(buffer, url, size, on_headers)
+        sent = _request_headers(headers)
         if ranged:
-            sent["Range"] = range_header(start, stop)
-
-        def accepts(status: int, found: Mapping[str, str]) -> bool:
-            if status not in (200, 206):
-                return False
-            check_extent(status, found, url, start, stop, size)
-            if span.response_started_at is None:
-                span.response_started_at = time.monotonic()
-            if heard is not None:
-                heard(found)
-            return True
-
-        def run(client: ConnectionPool | AiohttpClient) -> Awaitable[Response]:
-            return client.fill(url, sent, span, accepts, limit=_ERROR_BODY)
-
-        answer = await self._run(run, url, span.missing)
-        if answer.status in (200, 206):
+            sent["Range"] = range_header(target.start, target.stop)
+        request = Request("GET", url, sent, None, _MAX_ERROR_BODY, target)
+        response = await self._send(request, buffer.missing)
+        if response.status in (200, 206):
             return None
-        if is_redirect(answer):
-            return answer
-        raise status_error(answer)
+        if is_redirect(response):
+            return response
+        raise status_error(response)
 
-    async def _run(
-        self,
-        operation: Callable[[ConnectionPool | AiohttpClient], Awaitable[Response]],
-        url: str,
-        size: int,
-    ) -> Response:
-        """Run an exchange with a body of `size` bytes in whichever loop, by whichever client."""
-        client = self._client(url)
-        is_spread = size >= _LANE_MINIMUM and (self._lanes_for_all or url[:6] == "https:")
-        if client is self._http1 and is_spread:
-            return await self._lanes.run(operation)
-        return await operation(client)
+    async def _send(self, request: Request, size: int) -> Response:
+        """Send a request by the client and in the event loop for it.
+
+        Args:
+            request: to send.
+            size: bytes of its body, or of the one that it receives.
+        """
+        if not self._pool.supports(request.url):
+            return await self._ready_aiohttp().send(request)
+        if size >= _MIN_SPREAD_BODY and (self._spreads_plain or request.url[:6] == "https:"):
+            return await self._loops.send(request)
+        return await self._pool.send(request)
 
     @asynccontextmanager
     async def stream(
         self, url: str, *, size: int, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[ByteStream | Response]:
-        """Open `url` as one body of `size` bytes, or give the redirect that was the answer.
+        """GET `url` as one body of `size` bytes; yield the body, or a redirect.
 
         Raises:
             TransferError: as `fill`.
         """
-        opened = self._ready_aiohttp().stream(url, _plain(headers), size=size, limit=_ERROR_BODY)
+        sent = _request_headers(headers)
+        opened = self._ready_aiohttp().stream(url, sent, size=size, limit=_MAX_ERROR_BODY)
         async with opened as body:
             yield body
 
 
-def _plain(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the headers of a request whose body is wanted as it is stored.
-
-    A compressed one has no usable ranges.
-    """
+def _request_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return `headers` and those of every request."""
+    # A compressed body has no usable ranges.
     return {"Accept-Encoding": "identity", **(headers or {})}
 
 
 def _loops_for_tls() -> int:
-    """Return how many event loops decrypt, where nobody says: one for each usable core, at most."""
+    """Return the default number of event loops with TLS: one per usable core, at most four."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         cores = os.cpu_count() or 1
-    return min(cores, _MOST_LOOPS)
+    return min(cores, _MAX_LOOPS)

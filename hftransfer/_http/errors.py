@@ -1,4 +1,4 @@
-"""What went wrong on a connection, in the same words whichever client it was that saw it."""
+"""Errors of connections and bodies, worded alike for both HTTP clients (ours and aiohttp)."""
 
 from __future__ import annotations
 
@@ -9,70 +9,70 @@ from urllib.parse import urlsplit
 from hftransfer.errors import NetworkError, RejectedError, StalledError, redact
 
 __all__ = (
-    "broke_at",
-    "cut_short",
-    "failed",
-    "host_of",
-    "no_http",
-    "reason_of",
-    "refused_by_proxy",
-    "silent",
-    "too_long",
-    "unreachable",
-    "untrusted",
+    "authority_of",
+    "broken_body",
+    "cannot_connect",
+    "connection_failed",
+    "failure_reason",
+    "not_http",
+    "proxy_refused",
+    "stalled",
+    "surplus_bytes",
+    "truncated_body",
+    "untrusted_certificate",
 )
 
 
-def host_of(url: str) -> str:
-    """Return host and port of `url` as they stand there, without anybody's credentials."""
+def authority_of(url: str) -> str:
+    """Return host and port of `url` as they are written there, without user and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def cut_short(url: str, position: int, stop: int) -> NetworkError:
+def truncated_body(url: str, position: int, stop: int) -> NetworkError:
     return NetworkError(f"{redact(url)}: the body ended at byte {position} of {stop}")
 
 
-def broke_at(url: str, position: int, stop: int) -> NetworkError:
+def broken_body(url: str, position: int, stop: int) -> NetworkError:
     return NetworkError(f"{redact(url)}: the connection broke at byte {position} of {stop}")
 
 
-def too_long(url: str) -> NetworkError:
+def surplus_bytes(url: str) -> NetworkError:
     return NetworkError(f"{redact(url)}: more bytes arrived than were announced")
 
 
-def failed(method: str, url: str, reason: str) -> NetworkError:
+def connection_failed(method: str, url: str, reason: str) -> NetworkError:
     return NetworkError(f"{method} {redact(url)}: the connection failed: {reason}")
 
 
-def no_http(method: str, url: str, reason: object) -> NetworkError:
-    return NetworkError(f"{method} {redact(url)}: the answer is not HTTP: {reason}")
+def not_http(method: str, url: str, reason: object) -> NetworkError:
+    return NetworkError(f"{method} {redact(url)}: the response is not HTTP: {reason}")
 
 
-def silent(method: str, url: str, *, took: bool) -> StalledError:
-    """Return what to say of a server that sent nothing, or took nothing of a request."""
-    what = "took" if took else "sent"
-    return StalledError(f"{method} {redact(url)}: {host_of(url)} {what} nothing for too long")
+def stalled(method: str, url: str, *, sending: bool) -> StalledError:
+    """Return the error for a server that sent nothing, or accepted nothing of a request's body."""
+    what = "accepted" if sending else "sent"
+    return StalledError(f"{method} {redact(url)}: {authority_of(url)} {what} nothing for too long")
 
 
-def unreachable(host: str, reason: object) -> NetworkError:
-    return NetworkError(f"cannot connect to {host}: {reason}")
+def cannot_connect(authority: str, reason: object) -> NetworkError:
+    return NetworkError(f"cannot connect to {authority}: {reason}")
 
 
-def refused_by_proxy(host: str, status: int) -> NetworkError | RejectedError:
-    """Return what to say of a proxy that answered `status` in place of connecting to `host`."""
-    # One that refuses for want of credentials or permission will do so again.
+def proxy_refused(authority: str, status: int) -> NetworkError | RejectedError:
+    """Return the error for a proxy that answered `status` instead of connecting to `authority`."""
+    # A refusal for lack of credentials or permission (4xx) will be repeated.
     kind = NetworkError if status >= 500 else RejectedError
-    return kind(f"the proxy on the way to {host} answered {status}")
+    return kind(f"the proxy on the way to {authority} answered {status}")
 
 
-def untrusted(host: str, reason: object) -> RejectedError:
+def untrusted_certificate(authority: str, reason: object) -> RejectedError:
     return RejectedError(
-        f"the certificate of {host} is not trusted ({reason}); "
+        f"the certificate of {authority} is not trusted ({reason}); "
         "name its CA bundle in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
     )
 
 
-def reason_of(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Return why a connection failed."""
     if isinstance(error, ssl.SSLError):
         return str(error.reason or "a TLS error")

@@ -1,86 +1,115 @@
-"""One exchange of HTTP/1.1: a request, and what becomes of it."""
+"""A request, the buffer for its body, and one attempt at it (RFC 9110).
+
+A `Request` says what to send and what to do with the response. It does not change, so it can be
+sent again, and may pass from one thread to another. An `Exchange` is one attempt at it on one
+connection, and is used only by the thread of that connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._http.errors import failed, reason_of
-from hftransfer._http.parser import Headers
-from hftransfer._http.proxy import Proxy
+from hftransfer._http.errors import connection_failed, failure_reason
+from hftransfer._http.status import check_content_range
+from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import PendingDelay
 from hftransfer.errors import NetworkError, Response
 
-__all__ = ("Exchange", "Origin", "StaleError", "broken")
+__all__ = ("BufferTarget", "Exchange", "Request", "StaleConnectionError", "connection_ended")
 
 
-class Origin(NamedTuple):
-    """The other end, and how it is reached."""
-
-    scheme: str
-    host: str
-    port: int
-    proxy: Proxy | None = None
-
-    @property
-    def authority(self) -> str:
-        """Host and port."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+class StaleConnectionError(Exception):
+    """Raised when a connection ends before the first byte of a response."""
 
 
-class StaleError(Exception):
-    """A connection ended before the first byte of an answer."""
-
-
-class Exchange:
-    """One request, and what becomes of it.
+class BufferTarget:
+    """The buffer that a body is received into, and the check of the response that may fill it.
 
     Args:
-        method: HTTP method.
-        url: for messages.
-        limit: bytes of the body that are kept, where it goes into no span.
-        span: where the body goes if `accepts` says so. It may be made shorter meanwhile;
-            then the exchange ends with it, and costs its connection.
-        accepts: told status and headers; returns True for a body that belongs into the
-            span. What it raises ends the exchange.
-        head_alone: do not read the body of an answer below 300.
+        buffer: for the body. Another thread may shorten it (`ByteRangeBuffer.split`) while the
+            response arrives; the exchange then ends when it is full, and its connection is closed.
+        url: for error messages.
+        size: expected bytes of the whole body; another size means that the source has changed.
+        on_headers: called with the headers of the accepted response, before its body arrives, in
+            the thread that receives it.
     """
 
-    __slots__ = (
-        *("accepts", "answered", "done", "head_alone", "is_direct", "limit", "method"),
-        *("pending_delay", "span", "stop", "url"),
-    )
+    __slots__ = ("_on_headers", "_size", "_url", "buffer", "start", "stop")
 
     def __init__(
         self,
-        method: str,
+        buffer: ByteRangeBuffer,
         url: str,
-        limit: int,
-        span: ByteRangeBuffer | None = None,
-        accepts: Callable[[int, Headers], bool] | None = None,
-        *,
-        head_alone: bool = False,
+        size: int,
+        on_headers: Callable[[Mapping[str, str]], object] | None = None,
     ) -> None:
-        self.head_alone = head_alone
-        self.method = method
-        self.url = url
-        self.limit = limit
-        self.span = span
-        self.stop = 0 if span is None else span.stop
-        """Where the body ends in the file: where the span ended when this was asked for."""
-        self.accepts = accepts
-        self.answered = False
-        """True once a byte of the answer has come."""
-        self.is_direct = False
-        """True if the end of the body was not read together with what may follow it."""
+        self.buffer = buffer
+        self.start = buffer.position
+        """Offset in the file of the first byte that is requested."""
+        self.stop = buffer.stop
+        """Offset after the last byte that is requested, also when the buffer is shortened later."""
+        self._url = url
+        self._size = size
+        self._on_headers = on_headers
+
+    def accept(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Return True if the body of a response belongs into the buffer.
+
+        Raises:
+            NetworkError, RangeNotSupportedError, SourceChangedError: as `check_content_range`.
+        """
+        if status not in (200, 206):
+            return False
+        check_content_range(status, headers, self._url, self.start, self.stop, self._size)
+        if self.buffer.response_started_at is None:
+            self.buffer.response_started_at = time.monotonic()
+        if self._on_headers is not None:
+            self._on_headers(headers)
+        return True
+
+
+class Request(NamedTuple):
+    """What to send, and what to do with the body of the response."""
+
+    method: str
+    url: str
+    """Sent byte for byte as it is."""
+    headers: Mapping[str, str]
+    body: BodyRange | None
+    """Sent from where it is. It must not change before the response has arrived."""
+    body_limit: int
+    """Bytes of the response's body to keep, if it does not go into `target`."""
+    target: BufferTarget | None = None
+    headers_only: bool = False
+    """True to skip the body of a response with a status below 300."""
+
+
+class Exchange:
+    """One attempt at a request on one connection."""
+
+    __slots__ = ("ended_in_place", "pending_delay", "request", "response", "response_started")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self.response_started = False
+        """True once a byte of the response has arrived."""
+        self.ended_in_place = False
+        """True if the body was received in place, so that bytes after it were not read with it."""
         self.pending_delay: PendingDelay | None = None
-        """The pause that the last bytes cost."""
-        self.done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        """The delay that the rate limiter demands for the last bytes."""
 
 
-def broken(exchange: Exchange, exc: BaseException | None) -> NetworkError:
-    """Return what to say of a connection that ended before its answer."""
-    reason = "the server hung up" if exc is None else reason_of(exc)
-    return failed(exchange.method, exchange.url, reason)
+def connection_ended(request: Request, error: BaseException | None) -> NetworkError:
+    """Return the error for a connection that ended before the response was complete.
+
+    Args:
+        request: of the exchange.
+        error: what broke the connection; None if the server closed it.
+    """
+    reason = "the server closed the connection" if error is None else failure_reason(error)
+    return connection_failed(request.method, request.url, reason)

@@ -1,33 +1,65 @@
-"""HTTP proxies: what they are told, and tunnels through them (RFC 9110, CONNECT)."""
+"""HTTP proxies: which one the environment names, and tunnels through them (CONNECT, RFC 9110)."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import socket
+import sys
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from hftransfer._http.errors import refused_by_proxy
+from hftransfer._http.errors import proxy_refused
 from hftransfer._http.parser import MalformedResponseError, parse_head
 from hftransfer.errors import NetworkError
 
-__all__ = ("Proxy", "open_tunnel", "parse_proxy")
+__all__ = ("Proxy", "ProxyEnvironment", "open_tunnel", "parse_proxy")
 
-_LONGEST_HEAD = 64 * 1024
+_MAX_HEAD = 64 * 1024
+
+
+class ProxyEnvironment:
+    """The proxies that the environment names (``HTTPS_PROXY``, ``NO_PROXY``), read once per host.
+
+    The threads of several event loops share one; a result that two of them compute is the same.
+    """
+
+    def __init__(self) -> None:
+        self._urls: dict[tuple[str, str], str | None] = {}
+        """Proxies by scheme and host."""
+        self._has_proxies: bool | None = None
+
+    def find(self, url: str) -> str | None:
+        """Return the URL of the proxy for `url`, or None."""
+        if self._has_proxies is None:
+            # Most environments name no proxy, and importing urllib.request is slow.
+            self._has_proxies = sys.platform == "darwin" or any(
+                name[-6:].lower() == "_proxy" and text for name, text in os.environ.items()
+            )
+        if not self._has_proxies:
+            return None
+        parts = urlsplit(url)
+        key = (parts.scheme, parts.hostname or "")
+        if key not in self._urls:
+            from urllib.request import getproxies, proxy_bypass
+
+            is_bypassed = proxy_bypass(key[1])
+            self._urls[key] = None if is_bypassed else getproxies().get(key[0])
+        return self._urls[key]
 
 
 class Proxy(NamedTuple):
-    """A proxy that is spoken to without TLS."""
+    """A proxy that is reached without TLS."""
 
     host: str
     port: int
     authorization: str | None
-    """The value of Proxy-Authorization, where the proxy wants to know its user."""
+    """The value of Proxy-Authorization, if the proxy's URL names a user."""
 
 
 def parse_proxy(url: str) -> Proxy | None:
-    """Return the proxy at `url`, or None if it is of another kind."""
+    """Return the proxy at `url`, or None if it is of another kind (SOCKS, HTTPS) or malformed."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -43,33 +75,34 @@ def parse_proxy(url: str) -> Proxy | None:
 
 
 async def open_tunnel(connected: socket.socket, proxy: Proxy, authority: str) -> None:
-    """Have `proxy` connect to `authority`; what is sent afterwards goes there.
+    """Make `proxy` connect to `authority`; bytes sent on the socket afterwards go there.
 
     Args:
         connected: a non-blocking socket, connected to the proxy.
         proxy: the proxy.
-        authority: host and port.
+        authority: host and port of the server.
 
     Raises:
-        NetworkError: if it cannot connect, hangs up, or answers what is no HTTP.
-        RejectedError: if it refuses.
-        OSError: if its connection breaks.
+        NetworkError: if the proxy cannot connect, closes the connection or sends no HTTP.
+        RejectedError: if the proxy refuses.
+        OSError: if the connection to the proxy breaks.
     """
     loop = asyncio.get_running_loop()
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if proxy.authorization is not None:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
     await loop.sock_sendall(connected, "\r\n".join([*lines, "", ""]).encode())
-    answer = b""
-    while (end := answer.find(b"\r\n\r\n")) < 0:
-        # Nothing follows the head before the other end has been spoken to.
+    received = b""
+    while (end := received.find(b"\r\n\r\n")) < 0:
+        # In TLS the client speaks first, so no byte of the server can follow the proxy's response.
         data = await loop.sock_recv(connected, 4096)
-        if not data or len(answer) > _LONGEST_HEAD:
-            raise NetworkError(f"the proxy on the way to {authority} hung up")
-        answer += data
+        if not data or len(received) > _MAX_HEAD:
+            raise NetworkError(f"the proxy on the way to {authority} closed the connection")
+        received += data
     try:
-        status = parse_head(answer[:end], "CONNECT").status
+        status = parse_head(received[:end], "CONNECT").status
     except MalformedResponseError as error:
-        raise NetworkError(f"the proxy on the way to {authority} speaks no HTTP: {error}") from None
+        message = f"the response of the proxy on the way to {authority} is not HTTP: {error}"
+        raise NetworkError(message) from None
     if not 200 <= status < 300:
-        raise refused_by_proxy(authority, status)
+        raise proxy_refused(authority, status)

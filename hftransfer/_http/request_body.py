@@ -1,10 +1,10 @@
-"""Sending a body straight from where it lies, in memory or in a file.
+"""Sends the body of a request from where it is, in memory or in a file, without copying it.
 
-asyncio copies what a socket does not take at once. So over a plain connection the transport
-sends the head, and the body goes from here, by ``send(2)`` or ``sendfile(2)`` on a duplicate
-of the socket's descriptor, which the event loop watches apart from the transport's own. Over
-TLS, and where a transport has no descriptor, it goes through the transport: OpenSSL copies
-while it encrypts anyway.
+asyncio copies the bytes that a socket does not accept at once. So over a plain connection the
+transport sends the head, and `RequestBodySender` sends the body, with ``send(2)`` or
+``sendfile(2)`` on a duplicate of the socket's descriptor, for which it has a writer callback of
+its own in the event loop. Over TLS, and if the transport has no descriptor, the body goes through
+the transport: there OpenSSL copies the bytes when it encrypts them, with or without this class.
 """
 
 from __future__ import annotations
@@ -22,40 +22,43 @@ from hftransfer.errors import TransferError
 
 __all__ = ("RequestBodySender",)
 
+# Bytes per `write` of a transport, and per system call on the socket.
 _PIECE = 256 * 1024
 _LARGE_PIECE = 4 << 20
 
 
 class RequestBodySender:
-    """One body on its way out.
+    """Sends one body.
 
     Args:
-        body: which must not change until `run` has returned and the answer is there.
-        transport: which has sent the head, or is about to.
-        throttle: paid for every byte.
-        answered: done when nothing more is wanted: the answer is there, or the connection broke.
-        moved: called whenever the other end has taken something.
+        body: must not change until `run` has returned and the response has arrived.
+        transport: which has sent the head, or has it in its write buffer.
+        rate_limiter: counts every byte.
+        response: done when no more of the body is wanted: the response has arrived, or the
+            connection broke.
+        on_progress: called whenever the server has accepted bytes.
     """
 
     def __init__(
         self,
         body: BodyRange,
         transport: asyncio.Transport,
-        throttle: RateLimiter,
-        answered: asyncio.Future[Any],
-        moved: Callable[[], None],
+        rate_limiter: RateLimiter,
+        response: asyncio.Future[Any],
+        on_progress: Callable[[], None],
     ) -> None:
         self.left = len(body)
-        """Bytes that neither the socket nor the transport has been given."""
+        """Bytes that neither the socket nor the transport has."""
         self.is_paused = False
-        """True while the throttle holds it back."""
+        """True while the rate limiter delays the next bytes."""
         self._body = body
         self._transport = transport
-        self._throttle = throttle
-        self._answered = answered
-        self._moved = moved
+        self._rate_limiter = rate_limiter
+        self._response = response
+        self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._is_full = False
+        """True while the write buffer of the transport is full."""
         self._waiter: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -64,7 +67,7 @@ class RequestBodySender:
         Raises:
             SourceChangedError, TransferError: if the file of the body cannot be read.
         """
-        plain = _plain_socket(self._transport)
+        plain = _duplicate_socket(self._transport)
         if plain is None:
             await self._write()
         else:
@@ -74,61 +77,66 @@ class RequestBodySender:
             self._body.check_unchanged()
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full."""
+        """The write buffer of the transport is full."""
         self._is_full = True
 
     def resume_writing(self) -> None:
-        """The transport takes more."""
+        """The transport accepts more."""
         self._is_full = False
         self._wake()
 
     async def _send(self, plain: socket.socket) -> None:
-        while self.left and not self._answered.done():
-            if self._transport.get_write_buffer_size():  # the head goes first
-                await self._writable(plain)
+        """Send over a plain connection, through the duplicate of its socket."""
+        while self.left and not self._response.done():
+            if self._transport.get_write_buffer_size():  # the head has to precede the body
+                await self._wait_writable(plain)
                 continue
             try:
-                count = self._body.send(plain, *self._next(_LARGE_PIECE))
+                count = self._body.send(plain, *self._next_piece(_LARGE_PIECE))
             except (BlockingIOError, InterruptedError):
-                await self._writable(plain)
+                await self._wait_writable(plain)
                 continue
             except TransferError:
-                raise  # about the file; some of ours are OSErrors, too
+                raise  # about the file; some of our errors are OSErrors, too
             except OSError:
-                return  # so the transport finds, once it has read what the server said before
-            await self._note(count)
+                # The transport will report this, after it has read what the server sent before.
+                return
+            await self._count(count)
 
     async def _write(self) -> None:
-        while self.left and not self._answered.done():
-            start, size = self._next(_PIECE)
+        """Send through the transport."""
+        while self.left and not self._response.done():
+            start, size = self._next_piece(_PIECE)
             piece = self._body.get_nowait(start, size)
             if piece is None:
                 piece = await anyio.to_thread.run_sync(self._body.get, start, size)
-                if self._answered.done():
+                if self._response.done():
                     return
             self._transport.write(piece)
-            while self._is_full and not self._answered.done():
+            while self._is_full and not self._response.done():
                 await self._wait()
-            await self._note(len(piece))
+            await self._count(len(piece))
 
-    def _next(self, most: int) -> tuple[int, int]:
-        """Return where the next piece begins, and its size."""
-        return len(self._body) - self.left, min(most, self.left, self._throttle.burst_size or most)
+    def _next_piece(self, most: int) -> tuple[int, int]:
+        """Return the start and the size of the next piece."""
+        size = min(most, self.left, self._rate_limiter.burst_size or most)
+        return len(self._body) - self.left, size
 
-    async def _note(self, count: int) -> None:
+    async def _count(self, count: int) -> None:
+        """Record that `count` bytes were sent, and wait as long as the rate limiter demands."""
         self.left -= count
-        self._moved()
-        if self._throttle.rate is None:
+        self._on_progress()
+        if self._rate_limiter.rate is None:
             return
         self.is_paused = True
         try:
-            await self._throttle.throttle(count)
+            await self._rate_limiter.throttle(count)
         finally:
             self.is_paused = False
-            self._moved()
+            self._on_progress()
 
-    async def _writable(self, plain: socket.socket) -> None:
-        """Wait until the socket takes more."""
+    async def _wait_writable(self, plain: socket.socket) -> None:
+        """Wait until the socket accepts bytes, or the response has arrived."""
         self._loop.add_writer(plain.fileno(), self._wake)
         try:
             await self._wait()
@@ -136,20 +144,20 @@ class RequestBodySender:
             self._loop.remove_writer(plain.fileno())
 
     async def _wait(self) -> None:
-        """Wait until there is room, or the answer is there."""
+        """Wait for `_wake` or the response."""
         self._waiter = self._loop.create_future()
-        self._answered.add_done_callback(self._wake)
+        self._response.add_done_callback(self._wake)
         try:
             await self._waiter
         finally:
-            self._answered.remove_done_callback(self._wake)
+            self._response.remove_done_callback(self._wake)
 
     def _wake(self, _: object = None) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
-def _plain_socket(transport: asyncio.Transport) -> socket.socket | None:
+def _duplicate_socket(transport: asyncio.Transport) -> socket.socket | None:
     """Return a duplicate of an unencrypted transport's socket, or None if it has none."""
     if transport.get_extra_info("ssl_object") is not None:
         return None
@@ -159,6 +167,7 @@ def _plain_socket(transport: asyncio.Transport) -> socket.socket | None:
     try:
         plain = socket.fromfd(own.fileno(), own.family, own.type, own.proto)
     except OSError:
-        return None  # closed meanwhile, which the transport reports
-    plain.setblocking(False)  # as it is already, but not for Python if there is a default timeout
+        return None  # closed already; the transport will report it
+    # The descriptor is non-blocking already; this undoes socket.setdefaulttimeout for the object.
+    plain.setblocking(False)
     return plain

@@ -1,169 +1,188 @@
-"""The body of an answer as it comes over a connection: into a span, or collected."""
+"""The body of a response as it arrives: into the caller's buffer, or collected."""
 
 from __future__ import annotations
 
 from enum import Enum
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._http.errors import broke_at, cut_short, no_http, too_long
-from hftransfer._http.exchange import Exchange, broken
-from hftransfer._http.parser import ChunkedBody, Head, MalformedResponseError, decoded
+from hftransfer._http.errors import broken_body, not_http, surplus_bytes, truncated_body
+from hftransfer._http.exchange import Exchange, connection_ended
+from hftransfer._http.parser import (
+    ChunkedDecoder,
+    MalformedResponseError,
+    ResponseHead,
+    decode_content,
+)
 from hftransfer.errors import NetworkError
 
-__all__ = ("Progress", "ResponseBody")
+__all__ = ("BodyProgress", "ResponseBody")
 
 
-class Progress(Enum):
-    """What is to be done after some bytes of a body."""
+class BodyProgress(Enum):
+    """What the connection does next, after bytes of a body have arrived."""
 
-    MORE = "wait for more"
-    ENDED = "the body is there"
-    CUT = "nothing else of it is wanted"
+    INCOMPLETE = "receive more"
+    COMPLETE = "the body has arrived"
+    ABANDONED = "the rest is not wanted: close the connection"
 
 
 class ResponseBody:
-    """What becomes of the body of one answer.
+    """The body of one response.
 
     Args:
-        exchange: whose answer it is; its `accepts` is asked now.
-        head: of the answer.
+        exchange: whose response it is; its target accepts or refuses the response here.
+        head: of the response.
+        started_at: when the head arrived, by the clock of the event loop.
 
     Raises:
-        TransferError: what `accepts` raises.
+        TransferError: as `BufferTarget.accept`.
     """
 
-    def __init__(self, exchange: Exchange, head: Head) -> None:
+    def __init__(self, exchange: Exchange, head: ResponseHead, started_at: float) -> None:
         self.head = head
+        self.started_at = started_at
         self.is_error_response = False
-        """True if the exchange has a span, and this is not what belongs there."""
-        self.is_direct = False
-        """True if the body is as long as the span: the transport itself may write into it."""
+        """True if the request has a target and this is not its body, but an error or a redirect."""
+        self.is_in_place = False
+        """True while the transport writes into the target's buffer itself.
+
+        That needs a body as long as what is missing there.
+        """
         self.stored = 0
-        """Bytes that went into the span."""
+        """Bytes that went into the target's buffer."""
+        self.counted = 0
+        """Bytes of these that the rate limiter has counted."""
         self.has_surplus = False
         """True if bytes came after the end of the body."""
-        self._exchange = exchange
+        self._request = request = exchange.request
         self._left = head.length
-        self._chunks = ChunkedBody() if head.chunked else None
+        """Bytes of the body that have not arrived, if its length is known."""
+        self._decoder = ChunkedDecoder() if head.chunked else None
         self._collected = bytearray()
-        self._limit = exchange.limit
-        self._target: ByteRangeBuffer | None = None
-        """Where the body belongs, if it does not belong to whoever asked."""
+        self._limit = request.body_limit
+        self._buffer: ByteRangeBuffer | None = None
+        """Where the body goes; None to collect it."""
+        self._stop = 0
+        """Where the body ends in the file, if it goes into the buffer."""
         self._is_encoded = head.headers.get("content-encoding", "identity").lower() != "identity"
-        if exchange.accepts is None:
+        target = request.target
+        if target is None:
             return
-        if exchange.span is None or not exchange.accepts(head.status, head.headers):
+        if not target.accept(head.status, head.headers):
             self.is_error_response = True
             return
-        self._target = exchange.span
-        missing = exchange.stop - exchange.span.position
+        self._buffer, self._stop = target.buffer, target.stop
+        missing = target.stop - target.buffer.position
         if self._is_encoded:
-            self._limit += missing  # of no use before it is whole
+            self._limit += missing  # collected, because it can be decoded only when it is complete
         else:
-            self.is_direct = head.length == missing and missing > 0
+            self.is_in_place = head.length == missing and missing > 0
 
     @property
     def ends_with_connection(self) -> bool:
-        """True if nothing else tells the end of the body."""
+        """True if neither a length nor chunks tell where the body ends."""
         return self.head.length is None and not self.head.chunked
 
     @property
     def left(self) -> int:
-        """Bytes that are still to come, if the head said how many there are."""
+        """Bytes that have not arrived; 0 if the length is not known."""
         return self._left or 0
 
-    def room(self) -> memoryview:
-        """Return the memory into which the transport may write; none if nothing is wanted."""
-        if not self.is_direct or self._target is None:
+    def space(self) -> memoryview:
+        """Return the memory for the transport to write into; empty if not in place."""
+        if not self.is_in_place or self._buffer is None:
             return memoryview(b"")
-        return self._target.remaining[: self._left]
+        return self._buffer.remaining[: self._left]
 
-    def arrived(self, count: int) -> Progress:
-        """Note that the transport has written `count` bytes, into `room` or instead of it."""
-        span = self._target
-        assert span is not None
+    def advance(self, count: int) -> BodyProgress:
+        """Record that the transport has written `count` bytes into `space`."""
+        buffer = self._buffer
+        assert buffer is not None
         assert self._left is not None
-        if not span.missing:
-            # It was made shorter while these were on their way; they are another's.
-            return Progress.CUT
-        span.advance(count)
+        if not buffer.missing:
+            # The buffer was shortened before these bytes arrived, so they went elsewhere.
+            return BodyProgress.ABANDONED
+        buffer.advance(count)
         self.stored += count
         self._left -= count
         if not self._left:
-            return Progress.ENDED
-        return Progress.MORE if span.missing else Progress.CUT
+            return BodyProgress.COMPLETE
+        return BodyProgress.INCOMPLETE if buffer.missing else BodyProgress.ABANDONED
 
-    def take(self, data: memoryview) -> Progress:
-        """Take bytes of the body that lie elsewhere.
+    def feed(self, data: memoryview) -> BodyProgress:
+        """Copy bytes of the body that were received elsewhere.
 
         Raises:
-            NetworkError: if more comes than belongs into the span.
-            MalformedResponseError: if the body is none.
+            NetworkError: if more bytes arrive than belong into the buffer.
+            MalformedResponseError: if the chunks are malformed.
         """
         if self._left is not None:
             if len(data) > self._left:
-                if self._target is not None:
-                    raise too_long(self._exchange.url)
-                self.has_surplus = True  # after what is not about a file: not our business
+                if self._buffer is not None:
+                    raise surplus_bytes(self._request.url)
+                self.has_surplus = True  # no bytes of a file: closing the connection is enough
                 data = data[: self._left]
             self._left -= len(data)
         ended = self._left == 0
-        if self._chunks is not None:
-            self._chunks.feed(data)
-            data = self._chunks.take()
-            ended, self.has_surplus = self._chunks.ended, self._chunks.surplus
-        if self._target is not None and not self._is_encoded:
-            is_wanted = self._put(self._target, data)
+        if self._decoder is not None:
+            self._decoder.feed(data)
+            data = self._decoder.take()
+            ended, self.has_surplus = self._decoder.ended, self._decoder.has_surplus
+        if self._buffer is not None and not self._is_encoded:
+            is_wanted = self._put(self._buffer, data)
         else:
             self._collected += data
             is_wanted = ended or len(self._collected) <= self._limit
         if not is_wanted:
-            return Progress.CUT
-        return Progress.ENDED if ended else Progress.MORE
+            return BodyProgress.ABANDONED
+        return BodyProgress.COMPLETE if ended else BodyProgress.INCOMPLETE
 
-    def _put(self, span: ByteRangeBuffer, data: memoryview) -> bool:
-        """Copy into the span; return False if nothing else is wanted."""
-        if len(data) > self._exchange.stop - span.position:
-            raise too_long(self._exchange.url)
-        span.append(data[: span.missing])
+    def _put(self, buffer: ByteRangeBuffer, data: memoryview) -> bool:
+        """Copy into the buffer; return False if the rest of the body is not wanted."""
+        if len(data) > self._stop - buffer.position:
+            raise surplus_bytes(self._request.url)
+        buffer.append(data[: buffer.missing])
         self.stored += len(data)
-        return span.missing > 0 or span.stop == self._exchange.stop
+        return buffer.missing > 0 or buffer.stop == self._stop
 
-    def settle(self, *, cut: bool) -> bytes:
-        """Return what was collected, without its encoding; what belongs into the span is put there.
+    def finish(self, *, truncated: bool) -> bytes:
+        """Return the collected body, decoded; put it into the buffer if it belongs there.
 
         Args:
-            cut: the body is not whole.
+            truncated: the rest of the body was not received.
 
         Raises:
-            NetworkError: if the span is not full now, or an encoding is none.
+            NetworkError: if the buffer is not full now, or the body cannot be decoded.
         """
         content = self._collected
-        span = self._target
-        if self._is_encoded and content and not cut:
-            limit = self._exchange.limit if span is None else span.missing + 1
+        buffer = self._buffer
+        if self._is_encoded and content and not truncated:
+            limit = self._request.body_limit if buffer is None else buffer.missing + 1
             content = self._decoded(content, limit)
-        if span is None:
-            return bytes(content[: self._exchange.limit])
+        if buffer is None:
+            return bytes(content[: self._request.body_limit])
         if self._is_encoded:
-            if cut or len(content) > self._exchange.stop - span.position:
-                raise too_long(self._exchange.url)
-            span.append(memoryview(content)[: span.missing])
-        if span.missing:
-            raise cut_short(self._exchange.url, span.position, self._exchange.stop)
+            if truncated or len(content) > self._stop - buffer.position:
+                raise surplus_bytes(self._request.url)
+            buffer.append(memoryview(content)[: buffer.missing])
+        if buffer.missing:
+            raise truncated_body(self._request.url, buffer.position, self._stop)
         return b""
 
-    def broken(self, exc: Exception | None) -> NetworkError:
-        """Return what to say of a body whose connection ended before it."""
-        exchange, span = self._exchange, self._target
-        if span is None:
-            return broken(exchange, exc)
-        say = cut_short if exc is None else broke_at
-        return say(exchange.url, span.position, exchange.stop)
+    def broken(self, error: Exception | None) -> NetworkError:
+        """Return the error for a connection that ended before the body did.
+
+        Args:
+            error: what broke the connection; None if the server closed it.
+        """
+        if self._buffer is None:
+            return connection_ended(self._request, error)
+        make_error = truncated_body if error is None else broken_body
+        return make_error(self._request.url, self._buffer.position, self._stop)
 
     def _decoded(self, content: bytearray, limit: int) -> bytearray:
         encoding = self.head.headers["content-encoding"].lower()
         try:
-            return decoded(content, encoding, limit)
+            return decode_content(content, encoding, limit)
         except MalformedResponseError as error:
-            raise no_http(self._exchange.method, self._exchange.url, error) from error
+            raise not_http(self._request.method, self._request.url, error) from error

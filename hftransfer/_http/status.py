@@ -1,4 +1,4 @@
-"""What the status of an HTTP answer means: redirects, errors, and how long to wait."""
+"""The meaning of statuses and headers: redirects, errors, delays, and the range of a body."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from hftransfer.errors import (
     redact,
 )
 
-__all__ = ("check_extent", "is_redirect", "retry_after", "status_error")
+__all__ = ("check_content_range", "is_redirect", "retry_after", "status_error")
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RATE_LIMIT = re.compile(r'"[^"]*"\s*;\s*r=(?P<remaining>\d+)\s*;\s*t=(?P<reset>\d+)')
 
 
 def is_redirect(response: Response) -> bool:
-    """Return True if `response` sends the client elsewhere."""
+    """Return True if `response` is a redirect to another URL."""
     return response.status in _REDIRECTS and "Location" in response.headers
 
 
 def status_error(response: Response, what: str = "") -> TransferError:
-    """Return the error that the status of `response` means.
+    """Return the error for the status of `response`.
 
     Args:
-        response: the refusal.
-        what: what was being done, for the message. Default: method and URL.
+        response: with a status that is no success.
+        what: the operation, for the message. Default: method and URL.
     """
     status = response.status
     subject = what or f"{response.method} {redact(response.url)}"
@@ -67,16 +67,16 @@ def _excerpt(response: Response) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait: Retry-After, else an exhausted RateLimit.
+    """Return the seconds that a server asks the client to wait, or None.
 
-    Retry-After is seconds or a date (RFC 9110, 10.2.3). A Hub sends RateLimit
-    (draft-ietf-httpapi-ratelimit-headers) on every answer, so it counts only when
-    nothing remains.
+    Retry-After (seconds or a date, RFC 9110 section 10.2.3) comes first. The Hub sends RateLimit
+    (draft-ietf-httpapi-ratelimit-headers) with every response, so it counts only when no request
+    remains in its window.
     """
     if value := headers.get("Retry-After", "").strip():
         if value.isascii() and value.isdigit():
             return float(value)
-        date = seconds_of_date(value)
+        date = parse_http_date(value)
         return None if date is None else max(0.0, date - time.time())
     matched = _RATE_LIMIT.search(headers.get("RateLimit", ""))
     if matched and matched["remaining"] == "0":
@@ -84,8 +84,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def seconds_of_date(value: str) -> float | None:
-    """Return a date of a header (RFC 9110, 5.6.7) in seconds since the epoch; None for others."""
+def parse_http_date(value: str) -> float | None:
+    """Return a date (RFC 9110 section 5.6.7) in seconds since the epoch, or None if it is none."""
     from datetime import timezone  # rarely needed, and slow to load
     from email.utils import parsedate_to_datetime
 
@@ -98,29 +98,30 @@ def seconds_of_date(value: str) -> float | None:
         return None
 
 
-def check_extent(
+def check_content_range(
     status: int, headers: Mapping[str, str], url: str, start: int, stop: int, size: int
 ) -> None:
-    """Check that a 200 or 206 answer is exactly ``[start, stop)`` of a body of `size` bytes.
+    """Check that a 200 or 206 response is exactly ``[start, stop)`` of a body of `size` bytes.
 
     Raises:
-        NetworkError: if another range was answered than asked for.
-        SourceChangedError: if the body has another size now.
-        RangeNotSupportedError: if the answer to a Range is the whole body.
+        NetworkError: if the response has another range than the request.
+        SourceChangedError: if the whole body has another size.
+        RangeNotSupportedError: if the response to a Range is the whole body.
     """
     length = headers.get("Content-Length", "")
-    extent = parse_content_range(headers.get("Content-Range", ""))
-    # rclone's S3 server answers a range right in all but the status.
-    misnamed = extent == (start, stop, size) and length == str(stop - start)
-    if status == 206 or misnamed:
-        if extent is None or extent[:2] != (start, stop):
+    content_range = parse_content_range(headers.get("Content-Range", ""))
+    # rclone's S3 server sends the right range with status 200 instead of 206.
+    is_partial = content_range == (start, stop, size) and length == str(stop - start)
+    if status == 206 or is_partial:
+        if content_range is None or content_range[:2] != (start, stop):
+            received = headers.get("Content-Range")
             raise NetworkError(
-                f"{redact(url)}: bytes {start}-{stop - 1} were asked for, "
-                f"{headers.get('Content-Range', 'an unnamed range')!r} was answered"
+                f"{redact(url)}: bytes {start}-{stop - 1} were requested, the response "
+                f"has {'no Content-Range' if received is None else repr(received)}"
             )
-        if extent[2] not in (None, size):
+        if content_range[2] not in (None, size):
             raise SourceChangedError(
-                f"{redact(url)}: it has {extent[2]} bytes now, {size} were listed"
+                f"{redact(url)}: it has {content_range[2]} bytes now, {size} were listed"
             )
         return
     if "Content-Encoding" not in headers and length not in ("", str(size)):

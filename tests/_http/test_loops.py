@@ -1,4 +1,4 @@
-"""`hftransfer._http.loops`: bodies received in further threads, which end when they should."""
+"""`hftransfer._http.loops`: requests in loop threads, and the end of the threads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.client import HttpClient
+from hftransfer._http.exchange import Request
 from hftransfer._http.loops import LoopThread
 from hftransfer._http.pool import ConnectionPool
 from hftransfer.errors import (
@@ -31,12 +32,12 @@ from support.http import (
     QUIET,
     Exchange,
     Site,
-    counting_throttle,
+    counting_rate_limiter,
     partial_head,
     random_bytes,
     ranged,
+    set_read_timeout,
     until,
-    wait_for_bodies,
 )
 
 pytestmark = [pytest.mark.anyio, *QUIET]
@@ -51,12 +52,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def threads() -> set[threading.Thread]:
-    """The threads before the test."""
+    """The threads that existed before the test."""
     return set(threading.enumerate())
 
 
-def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
-    """Threads that run a loop of their own; the workers of the test's own loop stay and idle."""
+def loop_threads_since(threads: set[threading.Thread]) -> list[threading.Thread]:
+    """Return the new threads that run an event loop, without the worker threads of the test's."""
     workers = ("AnyIO", "asyncio_", "uvloop_")
     return [
         thread
@@ -66,123 +67,115 @@ def lanes_since(threads: set[threading.Thread]) -> list[threading.Thread]:
 
 
 @pytest.fixture
-def receivers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The thread that received each body."""
-    return watched(monkeypatch, "fill")
-
-
-@pytest.fixture
-def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The thread that sent each body."""
-    return watched(monkeypatch, "request")
-
-
-def watched(monkeypatch: pytest.MonkeyPatch, verb: str) -> list[threading.Thread]:
+def used_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The thread of each request, in the order of the requests."""
     used: list[threading.Thread] = []
-    real = getattr(ConnectionPool, verb)
+    real = ConnectionPool.send
 
-    async def watch(*args: Any, **options: Any) -> Response:
+    async def send(self: ConnectionPool, request: Request) -> Response:
         used.append(threading.current_thread())
-        response: Response = await real(*args, **options)
-        return response
+        return await real(self, request)
 
-    monkeypatch.setattr(ConnectionPool, verb, watch)
+    monkeypatch.setattr(ConnectionPool, "send", send)
     return used
 
 
 async def fill_at_once(
-    wire: HttpClient, url: str, buffer: bytearray, *, every: int, length: int | None = None
+    client: HttpClient, url: str, memory: bytearray, *, every: int, length: int | None = None
 ) -> None:
-    """Fill `buffer` from the file at `url`, as long as it, by requests side by side.
+    """Fill `memory` from the file of the same size at `url`, by concurrent requests.
 
     Args:
+        client: sends the requests.
+        url: of the file.
+        memory: to fill.
         every: bytes from the start of one request's range to the next.
-        length: bytes of each range; None for all of them.
+        length: bytes of each range. Default: `every`.
     """
 
     async def fill(start: int) -> None:
         stop = start + (every if length is None else length)
-        await wire.fill(
-            url, ByteRangeBuffer(start, memoryview(buffer)[start:stop]), size=len(buffer)
+        await client.fill(
+            url, ByteRangeBuffer(start, memoryview(memory)[start:stop]), size=len(memory)
         )
 
     async with anyio.create_task_group() as tasks:
-        for start in range(0, len(buffer), every):
+        for start in range(0, len(memory), every):
             tasks.start_soon(fill, start)
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
 async def test_bodies_are_spread_over_the_loops(
-    site: Site, loops: int, receivers: list[threading.Thread], threads: set[threading.Thread]
+    site: Site, loops: int, used_threads: list[threading.Thread], threads: set[threading.Thread]
 ) -> None:
-    """Each loop receives a part, every byte is right, and closing ends the threads."""
+    """Each loop receives a part, every byte is right, and `aclose` ends the threads."""
     content = random_bytes(12 * BODY)
-    buffer = bytearray(len(content))
-    async with site.opened(ranged(content), loops=loops) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", buffer, every=BODY)
-        assert len(lanes_since(threads)) == loops - 1
+    memory = bytearray(len(content))
+    async with site.opened(ranged(content), loops=loops) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", memory, every=BODY)
+        assert len(loop_threads_since(threads)) == loops - 1
 
-    assert buffer == content
-    assert len(set(receivers)) == loops
-    assert lanes_since(threads) == []
+    assert memory == content
+    assert len(set(used_threads)) == loops
+    assert loop_threads_since(threads) == []
 
 
 @pytest.mark.parametrize("loops", [1, 3])
 async def test_bodies_are_sent_from_every_loop(
-    site: Site, loops: int, senders: list[threading.Thread], threads: set[threading.Thread]
+    site: Site, loops: int, used_threads: list[threading.Thread], threads: set[threading.Thread]
 ) -> None:
-    """Large ones: each loop sends a part, and every byte is right. Small ones stay here."""
+    """Each loop sends some of the large bodies; small bodies are sent by the running loop."""
     bodies = [random_bytes(MIB + index, seed=index) for index in range(6)]
 
     async def accept(exchange: Exchange) -> None:
         await exchange.head("200 OK", "Content-Length: 0")
 
-    async with site.opened(accept, loops=loops) as (server, wire):
-        await wire.request("PUT", f"{server.base}/f", body=bytes(MIB - 1))
-        assert senders == [threading.current_thread()]
+    async with site.opened(accept, loops=loops) as (server, client):
+        await client.request("PUT", f"{server.base}/f", body=bytes(MIB - 1))
+        assert used_threads == [threading.current_thread()]
         async with anyio.create_task_group() as tasks:
             for body in bodies:
-                put = partial(wire.request, "PUT", f"{server.base}/f", body=body)
+                put = partial(client.request, "PUT", f"{server.base}/f", body=body)
                 tasks.start_soon(put)
-        assert len(lanes_since(threads)) == loops - 1
+        assert len(loop_threads_since(threads)) == loops - 1
 
     assert sorted(request.body for request in server.requests[1:]) == sorted(bodies)
-    assert len(set(senders)) == loops
-    assert lanes_since(threads) == []
+    assert len(set(used_threads)) == loops
+    assert loop_threads_since(threads) == []
 
 
 @pytest.mark.parametrize(("cores", "loops"), [(1, 1), (3, 3), (64, 4)])
-async def test_unless_told_otherwise_tls_has_a_loop_per_core(
+async def test_by_default_tls_has_a_loop_per_core_up_to_four(
     site: Site,
     cores: int,
     loops: int,
-    receivers: list[threading.Thread],
+    used_threads: list[threading.Thread],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Decrypting takes cores, of which not all are taken; without TLS one loop does."""
+    """Without TLS, one loop is enough."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     content = random_bytes(6 * BODY)
-    async with site.opened(ranged(content), loops=None) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
+    async with site.opened(ranged(content), loops=None) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
-    assert len(set(receivers)) == (1 if site.tls is None else loops)
+    assert len(set(used_threads)) == (1 if site.tls is None else loops)
 
 
 async def test_small_bodies_stay_in_the_running_loop(
     site: Site, threads: set[threading.Thread]
 ) -> None:
-    """A thread is not started for what would be done sooner than it wakes up."""
+    """They are received sooner than another thread would wake up."""
     content = random_bytes(8 * MIB)
-    buffer = bytearray(len(content))
-    async with site.opened(ranged(content), loops=2) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", buffer, every=MIB, length=MIB - 1)
-        assert lanes_since(threads) == []
+    memory = bytearray(len(content))
+    async with site.opened(ranged(content), loops=2) as (server, client):
+        await fill_at_once(client, f"{server.base}/f", memory, every=MIB, length=MIB - 1)
+        assert loop_threads_since(threads) == []
 
     for start in range(0, len(content), MIB):
-        assert buffer[start : start + MIB - 1] == content[start : start + MIB - 1]
+        assert memory[start : start + MIB - 1] == content[start : start + MIB - 1]
 
 
-async def cut(exchange: Exchange) -> None:
+async def truncate(exchange: Exchange) -> None:
     await partial_head(exchange, 0, BODY, BODY)
     await exchange.send(bytes(MIB))
     exchange.writer.close()
@@ -193,7 +186,7 @@ async def refuse(exchange: Exchange) -> None:
     await exchange.send(b"no")
 
 
-async def change(exchange: Exchange) -> None:
+async def send_other_size(exchange: Exchange) -> None:
     await partial_head(exchange, 0, BODY, BODY + 1)
 
 
@@ -205,16 +198,16 @@ async def stall(exchange: Exchange) -> None:
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (cut, NetworkError),
+        (truncate, NetworkError),
         (refuse, AccessError),
-        (change, SourceChangedError),
+        (send_other_size, SourceChangedError),
         (stall, StalledError),
     ],
 )
 async def test_errors_keep_their_type_between_threads(
     site: Site, reply: Any, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails in a lane fails as it would have here, and the lane goes on working."""
+    """An error in a loop thread is the same as in the running loop, and the thread works on."""
     content = random_bytes(BODY)
     whole = ranged(content)
     failing = iter([True])
@@ -222,134 +215,135 @@ async def test_errors_keep_their_type_between_threads(
     async def failing_once(exchange: Exchange) -> None:
         await (reply if next(failing, False) else whole)(exchange)
 
-    async with site.opened(failing_once, loops=2) as (server, wire):
-        wire._lanes.under_way[0] = 10  # the running loop is busy
-        buffer = bytearray(BODY)
+    async with site.opened(failing_once, loops=2) as (server, client):
+        client._loops.in_flight[0] = 10  # so that the request goes to the loop thread
+        memory = bytearray(BODY)
         if reply is stall:
-            wait_for_bodies(wire, 0.3)
+            set_read_timeout(client, 0.3)
         with pytest.raises(kind):
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-        wait_for_bodies(wire, 30.0)
-        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-        assert wire._lanes.under_way == [10, 0]
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+        set_read_timeout(client, 30.0)
+        await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+        assert client._loops.in_flight == [10, 0]
 
-    assert buffer == content
+    assert memory == content
 
 
-async def test_a_cancelled_body_in_a_lane_is_written_no_more(
+async def test_a_cancelled_request_in_a_loop_thread_writes_no_more(
     site: Site, threads: set[threading.Thread]
 ) -> None:
-    """When the call has returned, the other thread no longer touches the memory."""
+    """When the cancelled call has returned, the loop thread no longer writes into the memory."""
     content = b"\xff" * (8 * BODY)
     cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         half = (start + stop) // 2
         await partial_head(exchange, start, stop, len(content))
         try:
             await exchange.send(content[start:half])
-            await cancelled.wait()  # a reader as quick as the sender would have all of it by then
+            await cancelled.wait()  # else a fast client would have received all of it before
             if exchange.request.connection > 1:
                 await exchange.send(content[half:stop])
                 return
             await exchange.send(content[half : half + KIB])
-            await exchange.reader.read()  # until the client has hung up
+            await exchange.reader.read()  # until the client has closed the connection
         finally:
             hung_up.set()
 
-    buffer = bytearray(len(content))
-    span = ByteRangeBuffer(0, memoryview(buffer))
-    async with site.opened(reply, loops=2) as (server, wire):
-        wire._lanes.under_way[0] = 10
+    memory = bytearray(len(content))
+    buffer = ByteRangeBuffer(0, memoryview(memory))
+    async with site.opened(reply, loops=2) as (server, client):
+        client._loops.in_flight[0] = 10
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: wire.fill(url, span, size=len(content)))
-            await until(lambda: span.filled > MIB)
+            tasks.start_soon(lambda: client.fill(url, buffer, size=len(content)))
+            await until(lambda: buffer.filled > MIB)
             tasks.cancel_scope.cancel()
         cancelled.set()
-        before, filled = bytes(buffer), span.filled
+        before, filled = bytes(memory), buffer.filled
         assert filled < len(content)
         await hung_up.wait()
-        assert buffer == before
-        assert span.filled == filled
+        assert memory == before
+        assert buffer.filled == filled
 
         other = bytearray(BODY)
-        await wire.fill(url, ByteRangeBuffer(5, memoryview(other)), size=len(content))
+        await client.fill(url, ByteRangeBuffer(5, memoryview(other)), size=len(content))
         assert other == content[:BODY]
 
-    assert lanes_since(threads) == []
+    assert loop_threads_since(threads) == []
 
 
-async def test_a_wire_closed_under_cancellation_leaves_no_thread(
+async def test_closing_a_client_in_a_cancelled_scope_leaves_no_thread(
     site: Site, threads: set[threading.Thread]
 ) -> None:
-    """`aclose` in a scope that was cancelled still ends every loop."""
+    """`aclose` ends every loop thread although its scope is cancelled."""
     with anyio.CancelScope() as scope:
-        async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, wire):
-            wire._lanes.under_way[0] = 10
-            await wire.fill(
+        async with site.opened(ranged(random_bytes(BODY)), loops=3) as (server, client):
+            client._loops.in_flight[0] = 10
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY
             )
-            assert len(lanes_since(threads)) == 1
+            assert len(loop_threads_since(threads)) == 1
             scope.cancel()
 
-    assert lanes_since(threads) == []
+    assert loop_threads_since(threads) == []
 
 
-async def test_a_wire_may_be_used_again_after_it_was_closed(
+async def test_a_client_can_be_used_again_after_it_was_closed(
     site: Site, threads: set[threading.Thread]
 ) -> None:
-    """Closing twice is fine, and a later body starts a lane anew."""
+    """Closing twice is allowed, and a later body starts a loop thread again."""
     content = random_bytes(BODY)
-    async with site.opened(ranged(content), loops=2) as (server, wire):
-        wire._lanes.under_way[0] = 10
+    async with site.opened(ranged(content), loops=2) as (server, client):
+        client._loops.in_flight[0] = 10
         for _ in range(2):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
-            await wire.aclose()
-            await wire.aclose()
-            assert lanes_since(threads) == []
+            memory = bytearray(BODY)
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+            assert memory == content
+            await client.aclose()
+            await client.aclose()
+            assert loop_threads_since(threads) == []
 
     assert server.connections == 2
 
 
-async def test_one_cap_holds_for_all_loops(site: Site) -> None:
+async def test_one_rate_limiter_serves_all_loops(site: Site) -> None:
     """Every byte is counted once, whichever thread received it."""
-    throttle, taken = counting_throttle()
+    rate_limiter, counts = counting_rate_limiter()
     content = random_bytes(6 * BODY)
-    async with site.opened(ranged(content), loops=2, throttle=throttle) as (server, wire):
-        await fill_at_once(wire, f"{server.base}/f", bytearray(len(content)), every=BODY)
+    opened = site.opened(ranged(content), loops=2, rate_limiter=rate_limiter)
+    async with opened as (server, client):
+        await fill_at_once(client, f"{server.base}/f", bytearray(len(content)), every=BODY)
 
-    assert sum(taken) == len(content)
-
-
-# --- a lane alone
+    assert sum(counts) == len(content)
 
 
-async def test_a_lane_runs_the_same_kind_of_loop() -> None:
-    """uvloop beside uvloop, asyncio beside asyncio, in another thread."""
-    lane = LoopThread()
-    lane.open()
+# --- LoopThread
+
+
+async def test_a_loop_thread_runs_the_same_kind_of_loop() -> None:
+    """uvloop if the test runs on uvloop, else asyncio, and in another thread."""
+    thread = LoopThread()
+    thread.open()
 
     async def where() -> tuple[type, int]:
         return type(asyncio.get_running_loop()), threading.get_ident()
 
     try:
-        kind, thread = await lane.run(where)
+        kind, identity = await thread.run(where)
     finally:
-        await lane.aclose()
+        await thread.aclose()
 
     assert kind.__module__ == type(asyncio.get_running_loop()).__module__
-    assert thread != threading.get_ident()
+    assert identity != threading.get_ident()
 
 
 @pytest.mark.parametrize("cancellations", [1, 5])
-async def test_a_cancelled_call_waits_until_its_work_has_ended(cancellations: int) -> None:
-    """However often asyncio cancels the caller, it comes back only after the work."""
-    lane = LoopThread()
-    lane.open()
+async def test_a_cancelled_call_waits_until_its_function_has_ended(cancellations: int) -> None:
+    """However often asyncio cancels the caller, `run` returns only after the function."""
+    thread = LoopThread()
+    thread.open()
     started, ended = threading.Event(), threading.Event()
     may_end = threading.Event()
 
@@ -364,7 +358,7 @@ async def test_a_cancelled_call_waits_until_its_work_has_ended(cancellations: in
             ended.set()
 
     try:
-        task = asyncio.ensure_future(lane.run(work))
+        task = asyncio.ensure_future(thread.run(work))
         await until(started.is_set)
         for _ in range(cancellations):
             task.cancel()
@@ -377,35 +371,36 @@ async def test_a_cancelled_call_waits_until_its_work_has_ended(cancellations: in
         assert ended.is_set()
     finally:
         may_end.set()
-        await lane.aclose()
+        await thread.aclose()
 
 
-async def test_a_call_that_is_cancelled_at_once_neither_hangs_nor_leaks() -> None:
-    """A cancellation may come before the lane has begun with the work."""
-    lane = LoopThread()
-    lane.open()
-    running: list[str] = []
+async def test_a_call_that_is_cancelled_at_once_neither_hangs_nor_leaves_a_task() -> None:
+    """A cancellation may come before the loop thread has started the function."""
+    thread = LoopThread()
+    thread.open()
+    states: list[str] = []
 
     async def work() -> None:
-        running.append("begun")
+        states.append("begun")
         try:
             await anyio.sleep_forever()
         finally:
-            running.append("ended")
+            states.append("ended")
 
     try:
         for _ in range(20):
             with anyio.CancelScope() as scope:
                 scope.cancel()
-                await lane.run(work)
-            assert running.count("begun") == running.count("ended")
+                await thread.run(work)
+            assert scope.cancelled_caught
+            assert states.count("begun") == states.count("ended")
     finally:
-        await lane.aclose()
+        await thread.aclose()
 
 
-async def test_connections_of_a_wire_that_was_never_used_close(threads: set[Any]) -> None:
-    """No thread is started for closing."""
-    wire = HttpClient(Timeouts(), loops=4)
-    await wire.aclose()
+async def test_closing_an_unused_client_starts_no_thread(threads: set[threading.Thread]) -> None:
+    """`aclose` has nothing to do in a loop that was never used."""
+    client = HttpClient(Timeouts(), loops=4)
+    await client.aclose()
 
-    assert lanes_since(threads) == []
+    assert loop_threads_since(threads) == []

@@ -1,4 +1,4 @@
-"""`hftransfer._http.parser`: heads, chunked and encoded bodies from bytes, or a refusal."""
+"""`hftransfer._http.parser`: heads, chunked and encoded bodies from bytes, or an error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer._http.parser import (
-    ChunkedBody,
+    ChunkedDecoder,
     Headers,
     MalformedResponseError,
-    decoded,
+    ReceiveBuffer,
+    decode_content,
     parse_head,
 )
 
 
 def test_headers_are_found_in_any_case_and_the_first_of_several_counts() -> None:
-    """Servers write names as they like."""
+    """Servers write the names in different ways."""
     headers = Headers([("ETag", "a"), ("etag", "b"), ("X-One", "1")])
 
     assert headers["eTAG"] == headers.get("ETag") == "a"
@@ -30,7 +31,7 @@ def test_headers_are_found_in_any_case_and_the_first_of_several_counts() -> None
 
 
 @pytest.mark.parametrize(
-    ("head", "method", "length", "chunked", "keeps"),
+    ("head", "method", "length", "chunked", "keep_alive"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5", "GET", 5, False, True),
         (b"HTTP/1.1 200\r\nContent-Length:5", "GET", 5, False, True),
@@ -45,12 +46,12 @@ def test_headers_are_found_in_any_case_and_the_first_of_several_counts() -> None
     ],
 )
 def test_where_a_body_ends(
-    head: bytes, method: str, length: int | None, chunked: bool, keeps: bool
+    head: bytes, method: str, length: int | None, chunked: bool, keep_alive: bool
 ) -> None:
-    """By its length, its chunks or its connection; and whether that is of further use."""
+    """After its length, its last chunk or with its connection, which may be kept alive or not."""
     found = parse_head(head, method)
 
-    assert (found.length, found.chunked, found.keeps) == (length, chunked, keeps)
+    assert (found.length, found.chunked, found.keep_alive) == (length, chunked, keep_alive)
 
 
 @pytest.mark.parametrize(
@@ -68,15 +69,15 @@ def test_where_a_body_ends(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
     ],
 )
-def test_what_is_no_head_is_refused(head: bytes) -> None:
-    """Rather than guessed at: a wrong guess hands out wrong bytes."""
+def test_a_malformed_head_is_an_error(head: bytes) -> None:
+    """A wrong guess of where the body ends would return wrong bytes."""
     with pytest.raises(MalformedResponseError):
         parse_head(head, "GET")
 
 
 @given(st.binary(max_size=600))
-def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
-    """Nothing that a server sends raises another error."""
+def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
+    """No bytes of a server raise another error."""
     try:
         parse_head(data, "GET")
     except MalformedResponseError:
@@ -93,12 +94,12 @@ def _chunked(pieces: list[bytes], trailer: bytes = b"") -> bytes:
     st.lists(st.integers(1, 40), max_size=30),
     st.sampled_from([b"", b"ETag: a\r\n"]),
 )
-def test_chunks_arrive_however_they_are_cut(
+def test_chunks_are_decoded_from_pieces_of_any_length(
     pieces: list[bytes], cuts: list[int], trailer: bytes
 ) -> None:
-    """The content is that of the chunks, and its end is noticed with its last byte."""
+    """The content is that of the chunks, and its end is detected with its last byte."""
     raw = _chunked(pieces, trailer)
-    body = ChunkedBody()
+    body = ChunkedDecoder()
     position = 0
     for cut in [*cuts, len(raw)]:
         assert body.ended == (position >= len(raw))
@@ -106,24 +107,24 @@ def test_chunks_arrive_however_they_are_cut(
         position += cut
 
     assert body.ended
-    assert not body.surplus
+    assert not body.has_surplus
     assert bytes(body.take()) == b"".join(pieces)
 
 
-def test_bytes_behind_the_last_chunk_are_noticed() -> None:
-    """The connection is then of no further use."""
-    body = ChunkedBody()
+def test_bytes_after_the_last_chunk_are_detected() -> None:
+    """The connection cannot be reused then."""
+    body = ChunkedDecoder()
     body.feed(_chunked([b"abc"]) + b"HTTP/1.1")
 
     assert body.ended
-    assert body.surplus
+    assert body.has_surplus
 
 
 @pytest.mark.parametrize("raw", [b"x\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"\r\n", b"a" * 20_000])
-def test_what_are_no_chunks_is_refused(raw: bytes) -> None:
-    """A body whose extent is not known is not handed out."""
+def test_malformed_chunks_are_an_error(raw: bytes) -> None:
+    """It is not known where such a body ends."""
     with pytest.raises(MalformedResponseError):
-        ChunkedBody().feed(raw)
+        ChunkedDecoder().feed(raw)
 
 
 @pytest.mark.parametrize(
@@ -133,15 +134,58 @@ def test_what_are_no_chunks_is_refused(raw: bytes) -> None:
         ("deflate", zlib.compress(b"words" * 100)),
         ("deflate", zlib.compress(b"words" * 100)[2:-4]),
     ],
+    ids=["gzip", "zlib", "raw deflate"],
 )
 def test_an_encoded_body_is_decoded_up_to_a_limit(encoding: str, encoded: bytes) -> None:
-    """However much it would become."""
-    assert decoded(bytearray(encoded), encoding, 10_000) == b"words" * 100
-    assert decoded(bytearray(encoded), encoding, 7) == b"wordswo"
+    """However large the decoded body would be."""
+    assert decode_content(bytearray(encoded), encoding, 10_000) == b"words" * 100
+    assert decode_content(bytearray(encoded), encoding, 7) == b"wordswo"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
-def test_an_encoding_that_is_unknown_or_damaged_is_refused(encoding: str) -> None:
-    """Its bytes are not taken for the content."""
+def test_an_unknown_or_damaged_encoding_is_an_error(encoding: str) -> None:
+    """The encoded bytes are not returned as the content."""
     with pytest.raises(MalformedResponseError):
-        decoded(bytearray(b"\x1f\x8bjunk"), encoding, 100)
+        decode_content(bytearray(b"\x1f\x8bjunk"), encoding, 100)
+
+
+# --- ReceiveBuffer
+
+
+def write(buffer: ReceiveBuffer, data: bytes) -> int:
+    """Write as much of `data` as there is memory for; return how many bytes."""
+    space = buffer.space()
+    count = min(len(space), len(data))
+    space[:count] = data[:count]
+    return count
+
+
+@given(st.lists(st.integers(1, 30), max_size=20))
+def test_a_head_is_taken_from_pieces_of_any_length(cuts: list[int]) -> None:
+    """Interim responses before it are skipped, and the bytes after it are returned."""
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+    data = interim + head + b"hello"
+    buffer = ReceiveBuffer()
+    position = 0
+    taken = None
+    for cut in [*cuts, len(data)]:
+        count = write(buffer, data[position : position + cut])
+        position += count
+        taken = buffer.take_head(count, "GET")
+        assert (taken is not None) == (position >= len(interim + head))
+        if taken is not None:
+            break
+
+    assert taken is not None
+    assert taken[0].length == 5
+    assert bytes(taken[1]) == data[len(interim + head) : position]
+    assert len(buffer.space()) > len(data)
+
+
+def test_a_head_without_end_is_an_error() -> None:
+    """A response cannot fill the memory of the client."""
+    buffer = ReceiveBuffer()
+    with pytest.raises(MalformedResponseError, match="too long"):
+        while count := write(buffer, b"x" * 5000):
+            buffer.take_head(count, "GET")

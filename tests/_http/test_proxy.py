@@ -1,4 +1,4 @@
-"""`hftransfer._http.proxy`: bodies come through proxies, and what those refuse is named."""
+"""`hftransfer._http.proxy`: requests through proxies, and the errors of proxies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.http import (
     Exchange,
     Site,
     http_proxy,
-    open_wire,
+    open_client,
     random_bytes,
     ranged,
     raw_server,
@@ -32,16 +32,16 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-async def test_bodies_come_through_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forwarded or tunnelled, bodies land in place and the proxy's connection is used again."""
+async def test_bodies_arrive_through_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwarded or tunnelled; the connection to the proxy is reused."""
     content = random_bytes(BODY)
-    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, wire):
+    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, client):
         monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", proxy.url)
         for _ in range(3):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
-        await wire.aclose()
+            memory = bytearray(BODY)
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+            assert memory == content
+        await client.aclose()
 
     host = server.base.partition("//")[2]
     tunnel, forward = [f"CONNECT {host} HTTP/1.1"], [f"GET {server.base}/f HTTP/1.1"] * 3
@@ -49,19 +49,19 @@ async def test_bodies_come_through_a_proxy(site: Site, monkeypatch: pytest.Monke
     assert (len(server.requests), server.connections) == (3, 1)
 
 
-async def test_a_proxy_is_told_its_user(
+async def test_a_proxy_gets_its_credentials(
     site: Site, either_client: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Name and password stand quoted in its URL; the server behind it does not see them."""
+    """User and password are quoted in its URL; the server behind it does not get them."""
     content = random_bytes(1000)
-    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, wire):
-        named = proxy.url.replace("//", "//some%20one:p%40ss%3Aword@")
-        monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", named)
-        buffer = bytearray(1000)
-        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=1000)
-        await wire.aclose()
+    async with http_proxy() as proxy, site.opened(ranged(content)) as (server, client):
+        url = proxy.url.replace("//", "//some%20one:p%40ss%3Aword@")
+        monkeypatch.setenv("HTTPS_PROXY" if site.tls else "HTTP_PROXY", url)
+        memory = bytearray(1000)
+        await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=1000)
+        await client.aclose()
 
-    assert buffer == content
+    assert memory == content
     assert proxy.users == ["some one:p@ss:word"]
     if site.tls:
         assert server.requests[0].header("Proxy-Authorization") is None
@@ -79,49 +79,53 @@ async def test_a_proxy_is_told_its_user(
         ("http://p:port", None),
     ],
 )
-def test_which_proxies_are_spoken_to(url: str, proxy: Proxy | None) -> None:
-    """The others are left to aiohttp, which knows some and says what it thinks of the rest."""
+def test_which_proxies_are_supported(url: str, proxy: Proxy | None) -> None:
+    """Requests by the others are left to aiohttp, which supports some and rejects the rest."""
     assert parse_proxy(url) == proxy
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
-    [(b"", "hung up"), (b"SSH-2.0\r\n\r\n", "speaks no HTTP"), (b"x" * 99_000, "hung up")],
+    ("sent", "message"),
+    [
+        (b"", "the proxy on the way to h:443 closed the connection"),
+        (b"x" * 99_000, "the proxy on the way to h:443 closed the connection"),
+        (b"SSH-2.0\r\n\r\n", "the response of the proxy on the way to h:443 is not HTTP"),
+    ],
 )
-async def test_a_tunnel_through_something_else_is_an_error(
-    said: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_tunnel_through_another_kind_of_server_is_an_error(
+    sent: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is no proxy is named, and no socket is left behind."""
+    """The message names the proxy, and no socket is left open."""
 
     async def reply(exchange: Exchange) -> None:
-        exchange.writer.write(said)
+        exchange.writer.write(sent)
         exchange.writer.close()
 
-    async with raw_server(reply) as server, open_wire() as wire:
+    async with raw_server(reply) as server, open_client() as client:
         monkeypatch.setenv("HTTPS_PROXY", server.base)
-        with pytest.raises(NetworkError, match=f"the proxy .* to h:443 {message}"):
-            await wire.request("GET", "https://h/")
+        with pytest.raises(NetworkError, match=message):
+            await client.request("GET", "https://h/")
 
 
 @pytest.mark.parametrize(
     ("status", "kind"), [(407, RejectedError), (403, RejectedError), (502, NetworkError)]
 )
-async def test_a_proxy_that_refuses_a_tunnel_is_named(
+async def test_a_proxy_that_refuses_a_tunnel_is_an_error(
     secure_site: Site,
     either_client: None,
     monkeypatch: pytest.MonkeyPatch,
     status: int,
     kind: type[TransferError],
 ) -> None:
-    """Whether a try later can help depends on what the proxy says."""
+    """Its kind says whether a retry can help; its message has no credentials."""
     async with (
         http_proxy(f"{status} No") as proxy,
-        secure_site.opened(ranged(b"")) as (server, wire),
+        secure_site.opened(ranged(b"")) as (server, client),
     ):
         secret = proxy.url.replace("//", "//user:do-not-show@")
         monkeypatch.setenv("HTTPS_PROXY", secret)
         with pytest.raises(kind, match=f"the proxy .* answered {status}") as caught:
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
             )
 

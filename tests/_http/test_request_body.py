@@ -1,4 +1,4 @@
-"""`hftransfer._http.request_body`: bodies leave from where they lie, in memory or in a file."""
+"""`hftransfer._http.request_body`: bodies are sent from where they are, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.http import (
     QUIET,
     Exchange,
     Site,
-    counting_throttle,
+    counting_rate_limiter,
     in_file,
     mapped,
     open_files,
@@ -33,7 +33,7 @@ from support.http import (
 
 pytestmark = [pytest.mark.anyio, *QUIET]
 
-# More than the sockets of a loopback connection hold.
+# More than the socket buffers of a loopback connection hold.
 LARGE = 20 * MIB
 
 
@@ -49,14 +49,15 @@ async def accept(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, LARGE])
 async def test_a_body_arrives_byte_for_byte(site: Site, either_client: None, size: int) -> None:
-    """Any size, twice on one connection, with its length and without a made-up type."""
+    """Any size, twice on one connection, with Content-Length and without Content-Type."""
     content = random_bytes(size)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         for _ in range(2):
-            answer = await wire.request("PUT", f"{server.base}/part", body=memoryview(content))
-            assert (answer.status, answer.body) == (200, b"ok")
+            response = await client.request("PUT", f"{server.base}/part", body=memoryview(content))
+            assert (response.status, response.body) == (200, b"ok")
 
     assert server.connections == 1
+    assert len(server.requests) == 2
     for request in server.requests:
         assert request.body == content
         assert request.header("Content-Length") == str(size)
@@ -64,15 +65,15 @@ async def test_a_body_arrives_byte_for_byte(site: Site, either_client: None, siz
         assert request.header("Transfer-Encoding") is None
 
 
-@pytest.mark.parametrize("kind", ["bytes", "words", "map"])
+@pytest.mark.parametrize("kind", ["bytes", "integers", "map"])
 async def test_any_memory_can_be_sent(site: Site, either_client: None, kind: str) -> None:
-    """What counts is the bytes, not how the view that is given divides them."""
+    """The bytes are sent, whatever the item size of the view."""
     content = random_bytes(MIB)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         with mapped(MIB) as memory:
             memory[:] = content
-            views = {"bytes": content, "words": memoryview(content).cast("I"), "map": memory}
-            await wire.request("PUT", f"{server.base}/part", body=views[kind])
+            views = {"bytes": content, "integers": memoryview(content).cast("I"), "map": memory}
+            await client.request("PUT", f"{server.base}/part", body=views[kind])
 
     assert server.requests[0].body == content
 
@@ -87,7 +88,7 @@ async def test_a_part_of_a_file_arrives_byte_for_byte(
     size: int,
     disk: str,
 ) -> None:
-    """From the page cache or the disk, whatever the file system can do."""
+    """From the page cache or the disk, also if the file system lacks sendfile."""
     content = random_bytes(size + 20)
     real = os.preadv
 
@@ -103,25 +104,26 @@ async def test_a_part_of_a_file_arrives_byte_for_byte(
         monkeypatch.setattr(os, "preadv", preadv)
     elif disk == "no sendfile":
         monkeypatch.setattr(os, "sendfile", sendfile)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         with in_file(tmp_path / "f", content) as whole:
             for _ in range(2):
-                answer = await wire.request(
+                response = await client.request(
                     "PUT", f"{server.base}/p", body=whole.subrange(10, size)
                 )
-                assert (answer.status, answer.body) == (200, b"ok")
+                assert (response.status, response.body) == (200, b"ok")
 
     assert server.connections == 1
+    assert len(server.requests) == 2
     for request in server.requests:
         assert request.body == content[10 : 10 + size]
         assert request.header("Content-Length") == str(size)
 
 
 @pytest.mark.parametrize("shorter", [True, False])
-async def test_a_file_that_changes_while_it_is_sent_is_no_body(
+async def test_a_file_that_changes_while_it_is_sent_is_an_error(
     site: Site, tmp_path: Path, shorter: bool
 ) -> None:
-    """That is an error which says so, and costs the connection, whatever the server thinks."""
+    """Whatever the server responds; and the connection is closed."""
     path = tmp_path / "model.bin"
 
     async def reply(exchange: Exchange) -> None:
@@ -134,23 +136,23 @@ async def test_a_file_that_changes_while_it_is_sent_is_no_body(
         await accept(exchange)
 
     before = open_files()
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         url = f"{server.base}/part"
         with (
             in_file(path, random_bytes(LARGE)) as whole,
             pytest.raises(SourceChangedError, match=r"model\.bin was changed"),
         ):
-            await wire.request("PUT", url, body=whole)
+            await client.request("PUT", url, body=whole)
         with in_file(path, random_bytes(MIB)) as whole:
-            answer = await wire.request("PUT", url, body=whole)
-            assert answer.status == 200
+            response = await client.request("PUT", url, body=whole)
+            assert response.status == 200
 
     assert server.connections == 2
     await all_closed(before)
 
 
 async def discard(exchange: Exchange) -> None:
-    """Read a body without keeping it, slowly: in small pieces, with other work between them."""
+    """Read a body slowly, in small pieces, without keeping it."""
     left = int(exchange.request.header("Content-Length") or 0)
     while left:
         left -= len(await exchange.reader.read(min(left, 16 * KIB)))
@@ -158,29 +160,31 @@ async def discard(exchange: Exchange) -> None:
     await accept(exchange)
 
 
-@pytest.mark.parametrize("lies", ["memory", "file"])
-async def test_a_slow_server_costs_no_memory(site: Site, tmp_path: Path, lies: str) -> None:
-    """While the server does not take them, bytes stay where they lie and are copied nowhere."""
+@pytest.mark.parametrize("origin", ["memory", "file"])
+async def test_a_slow_server_costs_no_memory(site: Site, tmp_path: Path, origin: str) -> None:
+    """Bytes that the server does not accept yet stay where they are and are not copied."""
     with mapped(LARGE) as memory, in_file(tmp_path / "f", bytes(LARGE)) as file:
-        async with site.opened(discard, reads_body=False) as (server, wire):
+        async with site.opened(discard, reads_body=False) as (server, client):
             url = f"{server.base}/part"
-            await wire.request("PUT", url, body=memory[:MIB])  # connect first
+            await client.request("PUT", url, body=memory[:MIB])  # connect first
             tracemalloc.start()
             try:
-                answer = await wire.request("PUT", url, body=file if lies == "file" else memory)
+                response = await client.request(
+                    "PUT", url, body=file if origin == "file" else memory
+                )
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
 
-    assert answer.status == 200
-    assert peak < 3 * MIB  # of which the most is the server's
+    assert response.status == 200
+    assert peak < 3 * MIB  # most of it is the server's
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_an_early_refusal_is_the_answer(
+async def test_an_early_refusal_is_the_response(
     site: Site, either_client: None, closes: bool
 ) -> None:
-    """A server may refuse in the middle of a body, and hang up or not: its answer counts."""
+    """A server may refuse in the middle of a body, and close or not: its response counts."""
     content = random_bytes(LARGE)
 
     async def reply(exchange: Exchange) -> None:
@@ -194,24 +198,24 @@ async def test_an_early_refusal_is_the_answer(
             await exchange.reader.read(-1)
 
     before = open_files()
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         for _ in range(3):
             try:
-                answer = await wire.request("PUT", f"{server.base}/part", body=content)
+                response = await client.request("PUT", f"{server.base}/part", body=content)
             except NetworkError:
-                # A TLS transport that cannot write does not read any more, either.
+                # A TLS transport that cannot write does not read either.
                 assert site.tls
                 assert closes
             else:
-                assert (answer.status, answer.body) == (403, b"denied")
+                assert (response.status, response.body) == (403, b"denied")
     await all_closed(before)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_connection_that_breaks_under_a_body_is_a_network_error(
+async def test_a_connection_that_breaks_during_a_body_is_a_network_error(
     site: Site, either_client: None, how: str
 ) -> None:
-    """Nothing hangs, and no descriptor is left."""
+    """The call does not hang, and no descriptor is left open."""
     content = random_bytes(LARGE)
 
     async def reply(exchange: Exchange) -> None:
@@ -219,28 +223,28 @@ async def test_a_connection_that_breaks_under_a_body_is_a_network_error(
         exchange.reset() if how == "reset" else exchange.writer.transport.abort()
 
     before = open_files()
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         with pytest.raises(NetworkError) as caught:
-            await wire.request("PUT", f"{server.base}/part?do-not-show", body=content)
+            await client.request("PUT", f"{server.base}/part?do-not-show", body=content)
     assert "do-not-show" not in str(caught.value)
     await all_closed(before)
 
 
-async def test_a_server_that_takes_nothing_is_a_stall(site: Site, either_client: None) -> None:
-    """Sending has a time limit of its own, over TLS, too."""
+async def test_a_server_that_accepts_nothing_is_a_stall(site: Site, either_client: None) -> None:
+    """The read timeout holds while a body is sent, too."""
     content = random_bytes(LARGE)
-    over = asyncio.Event()
+    may_end = asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
         exchange.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await over.wait()
+        await may_end.wait()
         exchange.writer.transport.abort()
 
     before = open_files()
-    async with site.opened(reply, reads_body=False, read=0.3) as (server, wire):
-        with pytest.raises(StalledError, match=r"127.0.0.1:\d+ took nothing for too long"):
-            await wire.request("PUT", f"{server.base}/part", body=content)
-        over.set()
+    async with site.opened(reply, reads_body=False, read=0.3) as (server, client):
+        with pytest.raises(StalledError, match=r"127.0.0.1:\d+ accepted nothing for too long"):
+            await client.request("PUT", f"{server.base}/part", body=content)
+        may_end.set()
     await all_closed(before)
 
 
@@ -248,9 +252,9 @@ async def test_a_server_that_takes_nothing_is_a_stall(site: Site, either_client:
 async def test_a_cancelled_body_is_read_no_more(
     site: Site, either_client: None, loops: int
 ) -> None:
-    """After a cancellation in the middle the memory may change: the server never sees that."""
+    """After a cancellation the memory may change, and the server receives none of that."""
     cancelled = asyncio.Event()
-    got: list[bytes] = []
+    received: list[bytes] = []
 
     async def reply(exchange: Exchange) -> None:
         if exchange.request.connection > 1:
@@ -261,47 +265,47 @@ async def test_a_cancelled_body_is_read_no_more(
         await cancelled.wait()
         try:
             while data := await exchange.reader.read(MIB):
-                got.append(data)
+                received.append(data)
         finally:
             exchange.writer.close()
 
     before = open_files()
     with mapped(LARGE) as memory:
         memory[:] = b"\x01" * LARGE
-        async with site.opened(reply, reads_body=False, loops=loops) as (server, wire):
-            wire._lanes.under_way[0] = 10  # so the first one is a lane's, if there are lanes
+        async with site.opened(reply, reads_body=False, loops=loops) as (server, client):
+            client._loops.in_flight[0] = 10  # so the request goes to the loop thread, if any
             url = f"{server.base}/part"
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(lambda: wire.request("PUT", url, body=memory))
+                tasks.start_soon(lambda: client.request("PUT", url, body=memory))
                 await until(lambda: server.connections == 1 and bool(server.requests))
                 for _ in range(200):
                     await asyncio.sleep(0)
                 tasks.cancel_scope.cancel()
             memory[:] = b"\x02" * LARGE
             cancelled.set()
-            answer = await wire.request("PUT", url, body=memory[:MIB])
-            assert answer.status == 200
+            response = await client.request("PUT", url, body=memory[:MIB])
+            assert response.status == 200
 
     assert server.connections == 2
-    assert b"\x02" not in b"".join(got)
-    assert len(b"".join(got)) < LARGE - MIB
+    assert b"\x02" not in b"".join(received)
+    assert len(b"".join(received)) < LARGE - MIB
     await all_closed(before)
 
 
 @pytest.mark.parametrize("size", [100, MIB])
-async def test_a_cap_counts_every_byte_that_is_sent(
+async def test_the_rate_limiter_counts_every_byte_that_is_sent(
     site: Site, either_client: None, size: int
 ) -> None:
-    """Once, however the body goes out."""
-    throttle, taken = counting_throttle()
-    async with site.opened(accept, throttle=throttle) as (server, wire):
-        await wire.request("PUT", f"{server.base}/part", body=bytes(size))
+    """Once, however the body is sent."""
+    rate_limiter, counts = counting_rate_limiter()
+    async with site.opened(accept, rate_limiter=rate_limiter) as (server, client):
+        await client.request("PUT", f"{server.base}/part", body=bytes(size))
 
-    assert sum(taken) == size
+    assert sum(counts) == size
 
 
-async def test_an_answer_before_the_end_of_a_body_costs_the_connection(site: Site) -> None:
-    """Whatever it says: what is left of the body would be taken for the next request."""
+async def test_a_response_before_the_end_of_a_body_closes_the_connection(site: Site) -> None:
+    """The server would take the rest of the body for the next request."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.reader.readexactly(MIB)
@@ -309,70 +313,68 @@ async def test_an_answer_before_the_end_of_a_body_costs_the_connection(site: Sit
         await exchange.flush()
         await exchange.reader.read(-1)
 
-    async with site.opened(reply, reads_body=False) as (server, wire):
+    async with site.opened(reply, reads_body=False) as (server, client):
         for _ in range(2):
-            answer = await wire.request("PUT", f"{server.base}/part", body=bytes(LARGE))
-            assert answer.status == 200
+            response = await client.request("PUT", f"{server.base}/part", body=bytes(LARGE))
+            assert response.status == 200
 
     assert server.connections == 2
 
 
-async def test_a_default_timeout_of_sockets_blocks_no_loop(site: Site) -> None:
-    """`socket.setdefaulttimeout`, which is somebody else's, does not make sending blocking."""
-    turns = 0
+async def test_a_default_timeout_of_sockets_does_not_block_the_loop(site: Site) -> None:
+    """`socket.setdefaulttimeout`, set by other code, does not make sending blocking."""
+    iterations = 0
 
     async def count() -> None:
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     socket.setdefaulttimeout(50.0)
     try:
         async with (
-            site.opened(discard, reads_body=False) as (server, wire),
+            site.opened(discard, reads_body=False) as (server, client),
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(count)
-            await wire.request("PUT", f"{server.base}/part", body=bytes(LARGE))
+            await client.request("PUT", f"{server.base}/part", body=bytes(LARGE))
             tasks.cancel_scope.cancel()
     finally:
         socket.setdefaulttimeout(None)
 
-    assert turns > 10
+    assert iterations > 10
 
 
-async def test_without_a_descriptor_a_body_goes_through_the_transport(
+async def test_without_a_descriptor_a_body_is_sent_by_the_transport(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a transport gives no socket, the same bytes arrive by the ordinary way."""
-    monkeypatch.setattr(request_body, "_plain_socket", lambda transport: None)
+    """A transport may have no socket; the same bytes arrive."""
+    monkeypatch.setattr(request_body, "_duplicate_socket", lambda transport: None)
     content = random_bytes(5 * MIB + 7)
-    async with site.opened(accept) as (server, wire):
+    async with site.opened(accept) as (server, client):
         for _ in range(2):
-            answer = await wire.request("PUT", f"{server.base}/part", body=content)
-            assert answer.status == 200
+            response = await client.request("PUT", f"{server.base}/part", body=content)
+            assert response.status == 200
 
     assert [request.body == content for request in server.requests] == [True, True]
     assert server.connections == 1
 
 
-async def test_a_body_is_sent_again_where_an_idle_connection_had_ended(
-    site: Site, either_client: None
-) -> None:
-    """The replacement of a connection that the server closed begins at the first byte."""
+async def test_a_body_is_replayed_from_its_first_byte(site: Site, either_client: None) -> None:
+    """If the reused connection was closed by the server."""
     content = random_bytes(MIB)
 
     async def reply(exchange: Exchange) -> None:
         await accept(exchange)
         exchange.writer.close()
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(5):
-            answer = await wire.request("PUT", f"{server.base}/part", body=content)
-            assert answer.status == 200
+            response = await client.request("PUT", f"{server.base}/part", body=content)
+            assert response.status == 200
 
-    assert all(request.body == content for request in server.requests)
+    assert [request.body == content for request in server.requests] == [True] * 5
 
 
 async def all_closed(before: dict[str, str]) -> None:

@@ -1,4 +1,7 @@
-"""`hftransfer._http.client`: bodies arrive in the caller's memory, and leave the pool clean."""
+"""`hftransfer._http.response_body`: bodies arrive in the caller's memory, and the pool stays clean.
+
+The tests of stalls wait for a short read timeout, because uvloop's clock cannot be moved.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,13 @@ from support.http import (
     partial_head,
     random_bytes,
     ranged,
+    set_read_timeout,
     until,
-    wait_for_bodies,
 )
 
 pytestmark = [pytest.mark.anyio, *QUIET]
 
-# Larger than what the two sockets of a loopback connection hold, so the receiver works in rounds.
+# Larger than the socket buffers of a loopback connection, so that it takes several reads.
 LARGE = 16 * MIB
 BODY = 3 * MIB
 
@@ -51,13 +54,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail if more of a body is copied than may come together with its head."""
+    """Fail if more of a body is copied than can arrive together with its head."""
     copied: Counter[response_body.ResponseBody] = Counter()
     real = response_body.ResponseBody._put
 
-    def put(self: response_body.ResponseBody, span: ByteRangeBuffer, data: memoryview) -> bool:
+    def put(self: response_body.ResponseBody, buffer: ByteRangeBuffer, data: memoryview) -> bool:
         copied[self] += len(data)
-        return real(self, span, data)
+        return real(self, buffer, data)
 
     monkeypatch.setattr(response_body.ResponseBody, "_put", put)
     yield
@@ -67,96 +70,96 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # --- whole bodies
 
 
-async def test_a_large_body_lands_in_the_callers_memory(site: Site, in_place: None) -> None:
-    """The mapped memory has every byte, nothing around it changes, and nothing large is made."""
+async def test_a_large_body_is_received_into_the_callers_memory(site: Site, in_place: None) -> None:
+    """Every byte is there, the memory around it does not change, and nothing large is allocated."""
     content = random_bytes(LARGE)
     with mapped(LARGE + 2 * KIB) as memory:
-        async with site.opened(ranged(content)) as (server, wire):
+        async with site.opened(ranged(content)) as (server, client):
             url = f"{server.base}/f"
-            await wire.fill(url, ByteRangeBuffer(0, memory[:MIB]), size=LARGE)  # connect first
+            await client.fill(url, ByteRangeBuffer(0, memory[:MIB]), size=LARGE)  # connect first
             tracemalloc.start()
             try:
-                await wire.fill(url, ByteRangeBuffer(0, memory[KIB : KIB + LARGE]), size=LARGE)
+                await client.fill(url, ByteRangeBuffer(0, memory[KIB : KIB + LARGE]), size=LARGE)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
 
         assert memory[KIB : KIB + LARGE] == content
         assert bytes(memory[KIB + LARGE :]) == bytes(KIB)
-    assert peak < 3 * MIB  # what the server and TLS need for their pieces
+    assert peak < 3 * MIB  # the pieces of the server and of TLS
 
 
 async def test_one_connection_serves_many_bodies(site: Site, in_place: None) -> None:
-    """Twenty bodies in a row are asked for on the connection of the first."""
+    """Twenty consecutive bodies arrive over the connection of the first."""
     content = random_bytes(20 * MIB)
-    buffer = bytearray(len(content))
-    async with site.opened(ranged(content)) as (server, wire):
+    memory = bytearray(len(content))
+    async with site.opened(ranged(content)) as (server, client):
         for start in range(0, len(content), MIB):
-            span = ByteRangeBuffer(start, memoryview(buffer)[start : start + MIB])
-            assert await wire.fill(f"{server.base}/f", span, size=len(content)) is None
+            buffer = ByteRangeBuffer(start, memoryview(memory)[start : start + MIB])
+            assert await client.fill(f"{server.base}/f", buffer, size=len(content)) is None
 
-    assert buffer == content
+    assert memory == content
     assert (len(server.requests), server.connections) == (20, 1)
 
 
 async def test_bodies_of_every_small_size_share_a_connection(site: Site) -> None:
-    """Where exactly a body ends, relative to what came with its head, makes no difference."""
+    """Whether a body ends within or after the read that brought its head makes no difference."""
     content = random_bytes(600 * KIB)
     sizes = [1, 2, 255, 16 * KIB, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 256 * KIB, 600 * KIB - 7]
-    async with site.opened(ranged(content)) as (server, wire):
+    async with site.opened(ranged(content)) as (server, client):
         for size in sizes:
-            buffer = bytearray(size)
-            await wire.fill(
-                f"{server.base}/f", ByteRangeBuffer(7, memoryview(buffer)), size=len(content)
+            memory = bytearray(size)
+            await client.fill(
+                f"{server.base}/f", ByteRangeBuffer(7, memoryview(memory)), size=len(content)
             )
-            assert buffer == content[7 : 7 + size]
+            assert memory == content[7 : 7 + size]
 
     assert server.connections == 1
 
 
 async def test_a_body_may_come_together_with_its_head(site: Site, either_client: None) -> None:
-    """Small bodies are done when the head is."""
+    """A small body is complete with the head."""
     content = random_bytes(100 * KIB)
 
     async def reply(exchange: Exchange) -> None:
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         head = f"HTTP/1.1 206 P\r\nContent-Range: bytes {start}-{stop - 1}/{len(content)}\r\n"
         head += f"Content-Length: {stop - start}\r\n\r\n"
         exchange.writer.write(head.encode() + content[start:stop])
 
-    buffer = bytearray(1000)
-    async with site.opened(reply) as (server, wire):
+    memory = bytearray(1000)
+    async with site.opened(reply) as (server, client):
         for start in (0, 5000):
-            await wire.fill(
-                f"{server.base}/f", ByteRangeBuffer(start, memoryview(buffer)), size=len(content)
+            await client.fill(
+                f"{server.base}/f", ByteRangeBuffer(start, memoryview(memory)), size=len(content)
             )
-            assert buffer == content[start : start + 1000]
+            assert memory == content[start : start + 1000]
 
     assert server.connections == 1
 
 
 @pytest.mark.parametrize("pauses_at", [0, 1, 70_000, BODY - 1])
 async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> None:
-    """The head alone, or nearly everything: the rest arrives in place all the same."""
+    """The head alone, or nearly all bytes: the rest is received in place."""
     content = random_bytes(BODY)
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
         await exchange.send(content[:pauses_at])
-        await until(lambda: span.filled == pauses_at)
+        await until(lambda: buffer.filled == pauses_at)
         await exchange.send(content[pauses_at:])
 
-    async with site.opened(reply) as (server, wire):
-        await wire.fill(f"{server.base}/f", span, size=BODY)
-        assert span.buffer == content
-        span.reset()
-        await wire.fill(f"{server.base}/f", span, size=BODY)
+    async with site.opened(reply) as (server, client):
+        await client.fill(f"{server.base}/f", buffer, size=BODY)
+        assert buffer.buffer == content
+        buffer.reset()
+        await client.fill(f"{server.base}/f", buffer, size=BODY)
 
     assert server.connections == 1
 
 
-# --- the plain path
+# --- bodies of unknown length
 
 
 async def chunked(exchange: Exchange) -> None:
@@ -175,16 +178,16 @@ async def until_close(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("reply", "connections"), [(chunked, 1), (until_close, 2)])
-async def test_a_body_without_a_length_is_the_same(
+async def test_a_body_without_a_length_is_received(
     site: Site, either_client: None, reply: Reply, connections: int
 ) -> None:
-    """Chunked, or until the connection ends: the same bytes in the same memory."""
-    async with site.opened(reply) as (server, wire):
+    """Chunked, or ended by the connection."""
+    async with site.opened(reply) as (server, client):
         for _ in range(2):
-            buffer = bytearray(BODY)
-            span = ByteRangeBuffer(0, memoryview(buffer))
-            await wire.fill(f"{server.base}/f", span, size=BODY, ranged=False)
-            assert buffer == random_bytes(BODY)
+            memory = bytearray(BODY)
+            buffer = ByteRangeBuffer(0, memoryview(memory))
+            await client.fill(f"{server.base}/f", buffer, size=BODY, ranged=False)
+            assert memory == random_bytes(BODY)
 
     assert server.connections == connections
 
@@ -192,8 +195,8 @@ async def test_a_body_without_a_length_is_the_same(
 # --- bodies that break
 
 
-def broken_once(content: bytes, at: int, how: str, span: ByteRangeBuffer) -> Reply:
-    """Return a reply that breaks its first body after `at` bytes of it have arrived."""
+def broken_once(content: bytes, at: int, how: str, buffer: ByteRangeBuffer) -> Reply:
+    """Return a reply that breaks the first body after `at` bytes of it have arrived."""
     whole = ranged(content)
     breaks = iter([True])
 
@@ -201,10 +204,10 @@ def broken_once(content: bytes, at: int, how: str, span: ByteRangeBuffer) -> Rep
         if not next(breaks, False):
             await whole(exchange)
             return
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         await partial_head(exchange, start, stop, len(content))
         await exchange.send(content[start : start + at])
-        await until(lambda: span.filled == at)
+        await until(lambda: buffer.filled == at)
         exchange.reset() if how == "reset" else exchange.writer.close()
 
     return reply
@@ -217,20 +220,20 @@ def broken_once(content: bytes, at: int, how: str, span: ByteRangeBuffer) -> Rep
 async def test_a_broken_body_keeps_what_arrived(
     site: Site, either_client: None, how: str, message: str
 ) -> None:
-    """The error says where; the next try asks for the rest, on another connection."""
+    """The error says where it broke; the next request is for the rest, on a new connection."""
     content = random_bytes(BODY)
-    buffer = bytearray(BODY - 5)
-    span = ByteRangeBuffer(5, memoryview(buffer))
+    memory = bytearray(BODY - 5)
+    buffer = ByteRangeBuffer(5, memoryview(memory))
     arrived = 2 * MIB
-    async with site.opened(broken_once(content, arrived, how, span)) as (server, wire):
+    async with site.opened(broken_once(content, arrived, how, buffer)) as (server, client):
         url = f"{server.base}/f?secret"
         expected = rf"/f\?…: .*{message.format(5 + arrived)} of {BODY}"
         with pytest.raises(NetworkError, match=expected):
-            await wire.fill(url, span, size=BODY)
-        assert span.filled == arrived
-        assert await wire.fill(url, span, size=BODY) is None
+            await client.fill(url, buffer, size=BODY)
+        assert buffer.filled == arrived
+        assert await client.fill(url, buffer, size=BODY) is None
 
-    assert buffer == content[5:]
+    assert memory == content[5:]
     assert [request.header("Range") for request in server.requests] == [
         f"bytes=5-{BODY - 1}",
         f"bytes={5 + arrived}-{BODY - 1}",
@@ -239,7 +242,7 @@ async def test_a_broken_body_keeps_what_arrived(
 
 
 async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place: None) -> None:
-    """The end of the connection is no error when the body is complete."""
+    """The end of the connection is not an error when the body is complete."""
     content = random_bytes(BODY)
     whole = ranged(content)
 
@@ -247,43 +250,43 @@ async def test_a_server_may_close_right_after_the_last_byte(site: Site, in_place
         await whole(exchange)
         exchange.writer.close()
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(3):
-            buffer = bytearray(BODY)
-            await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=BODY)
-            assert buffer == content
+            memory = bytearray(BODY)
+            await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(memory)), size=BODY)
+            assert memory == content
 
     assert server.connections == 3
 
 
-@pytest.mark.parametrize("surplus", ["a byte", "another answer", "as much again"])
-async def test_bytes_behind_a_body_cost_the_connection(
+@pytest.mark.parametrize("surplus", ["a byte", "another response", "as much again"])
+async def test_bytes_after_a_body_close_the_connection(
     site: Site, in_place: None, surplus: str
 ) -> None:
-    """What follows a body is never taken for the answer to the next request."""
+    """They are never mistaken for the response to the next request."""
     content = random_bytes(BODY)
     extra = {
         "a byte": b"x",
-        "another answer": b"HTTP/1.1 206 P\r\nContent-Length: 1\r\n\r\nx",
+        "another response": b"HTTP/1.1 206 P\r\nContent-Length: 1\r\n\r\nx",
         "as much again": content,
     }[surplus]
 
-    span = ByteRangeBuffer(0, memoryview(bytearray()))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray()))
 
     async def reply(exchange: Exchange) -> None:
         await partial_head(exchange, 0, BODY, BODY)
-        # The last bytes and what follows them arrive in one piece: the socket is empty by then.
+        # The socket is empty, so the last bytes and the surplus arrive together.
         await exchange.send(content[: -64 * KIB])
-        await until(lambda: span.filled == BODY - 64 * KIB)
+        await until(lambda: buffer.filled == BODY - 64 * KIB)
         exchange.writer.write(content[-64 * KIB :] + extra)
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         for _ in range(3):
-            buffer = bytearray(BODY + 100)
-            span = ByteRangeBuffer(0, memoryview(buffer)[:BODY])
-            await wire.fill(f"{server.base}/f", span, size=BODY)
-            assert buffer[:BODY] == content
-            assert buffer[BODY:] == bytes(100)
+            memory = bytearray(BODY + 100)
+            buffer = ByteRangeBuffer(0, memoryview(memory)[:BODY])
+            await client.fill(f"{server.base}/f", buffer, size=BODY)
+            assert memory[:BODY] == content
+            assert memory[BODY:] == bytes(100)
 
     assert server.connections == 3
 
@@ -291,10 +294,10 @@ async def test_bytes_behind_a_body_cost_the_connection(
 @pytest.mark.parametrize(
     ("more", "message"), [(6, "more bytes arrived"), (-6, f"ended at byte {BODY - 6} of {BODY}")]
 )
-async def test_a_length_that_contradicts_the_range_is_found_out(
+async def test_a_length_that_contradicts_the_range_is_an_error(
     site: Site, either_client: None, more: int, message: str
 ) -> None:
-    """A body of another length than its range is refused at its end, not waited for."""
+    """A body of another length than its range fails at its end, not by a timeout."""
     content = random_bytes(BODY + 6)
 
     async def reply(exchange: Exchange) -> None:
@@ -305,22 +308,22 @@ async def test_a_length_that_contradicts_the_range_is_found_out(
         )
         await exchange.send(content[: BODY + more])
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         with pytest.raises(NetworkError, match=message):
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY
             )
 
 
-async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: None) -> None:
-    """After the call was cancelled its memory is the caller's, and the pool is as before."""
+async def test_a_cancelled_request_writes_no_more(site: Site, either_client: None) -> None:
+    """After the cancellation the memory is the caller's, and the next request is right."""
     content = b"\xff" * LARGE
     with mapped(LARGE) as memory:
-        span = ByteRangeBuffer(0, memory)
+        buffer = ByteRangeBuffer(0, memory)
         cancelled, hung_up = asyncio.Event(), asyncio.Event()
 
         async def reply(exchange: Exchange) -> None:
-            start, stop = exchange.request.extent
+            start, stop = exchange.request.byte_range
             half = (start + stop) // 2
             await partial_head(exchange, start, stop, LARGE)
             try:
@@ -330,59 +333,59 @@ async def test_a_cancelled_body_is_written_no_more(site: Site, either_client: No
                     await exchange.send(content[half:stop])
                     return
                 await exchange.send(content[half : half + KIB])
-                await exchange.reader.read()  # until the client has hung up
+                await exchange.reader.read()  # until the client has closed the connection
             finally:
                 if stop - start == LARGE:
                     hung_up.set()
 
-        async with site.opened(reply) as (server, wire):
+        async with site.opened(reply) as (server, client):
             url = f"{server.base}/f"
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(lambda: wire.fill(url, span, size=LARGE))
-                await until(lambda: span.filled > MIB)
+                tasks.start_soon(lambda: client.fill(url, buffer, size=LARGE))
+                await until(lambda: buffer.filled > MIB)
                 tasks.cancel_scope.cancel()
             cancelled.set()
             before = bytes(memory)
-            assert span.filled < LARGE
-            # The server goes on sending until it learns that nobody listens.
+            assert buffer.filled < LARGE
+            # The server goes on sending until it notices that the connection is closed.
             await hung_up.wait()
             assert memory == before
 
-            await wire.fill(url, ByteRangeBuffer(9, memory[:MIB]), size=LARGE)
+            await client.fill(url, ByteRangeBuffer(9, memory[:MIB]), size=LARGE)
 
         assert [request.connection for request in server.requests] == [1, 2]
 
 
-async def test_a_cancellation_together_with_the_last_byte_leaves_the_pool_clean(
+async def test_a_cancellation_at_the_last_byte_closes_the_connection(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled between the end of the body and its return: nothing breaks, nothing is reused."""
+    """Between the end of the body and the return of the call nothing is reused."""
     content = random_bytes(BODY)
     scope = anyio.CancelScope()
     real = connection.Connection._finish
 
-    def finish(self: Any, **options: Any) -> None:
-        real(self, **options)
+    def finish(*args: Any, **options: Any) -> None:
+        real(*args, **options)
         scope.cancel()
 
-    async with site.opened(ranged(content)) as (server, wire):
+    async with site.opened(ranged(content)) as (server, client):
         url = f"{server.base}/f"
         with monkeypatch.context() as patch:
             patch.setattr(connection.Connection, "_finish", finish)
-            span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+            buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
             with scope:
-                await wire.fill(url, span, size=BODY)
+                await client.fill(url, buffer, size=BODY)
         assert scope.cancelled_caught
-        assert span.buffer == content
-        await wire.fill(url, ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY)
+        assert buffer.buffer == content
+        await client.fill(url, ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY)
 
     assert server.connections == 2
 
 
 async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> None:
-    """Silence inside a body is noticed; what arrived stays, the connection does not."""
+    """What arrived is kept; the connection is closed."""
     content = random_bytes(BODY)
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     whole = ranged(content)
 
     async def reply(exchange: Exchange) -> None:
@@ -393,28 +396,28 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
         await exchange.send(content[:MIB])
         await exchange.reader.read()  # until the client gives up
 
-    async with site.opened(reply) as (server, wire):
-        wait_for_bodies(wire, 0.3)
+    async with site.opened(reply) as (server, client):
+        set_read_timeout(client, 0.3)
         with pytest.raises(StalledError, match=r"127\.0\.0\.1:\d+ sent nothing for too long"):
-            await wire.fill(f"{server.base}/f", span, size=BODY)
-        arrived = span.filled  # where this machine is slower than 0.3 s, not all that was sent
-        wait_for_bodies(wire, 30.0)
-        await wire.fill(f"{server.base}/f", span, size=BODY)
+            await client.fill(f"{server.base}/f", buffer, size=BODY)
+        arrived = buffer.filled  # not all that was sent, if this machine was too slow for 0.3 s
+        set_read_timeout(client, 30.0)
+        await client.fill(f"{server.base}/f", buffer, size=BODY)
 
-    assert span.buffer == content
-    assert server.requests[1].extent == (arrived, BODY)
+    assert buffer.buffer == content
+    assert server.requests[1].byte_range == (arrived, BODY)
     assert server.connections == 2
 
 
-async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) -> None:
-    """The half that was given away is another's: this one's connection is closed at its end."""
+async def test_a_buffer_that_is_split_ends_early(site: Site, either_client: None) -> None:
+    """The other half belongs to another request: the connection is closed at the split."""
     content = random_bytes(BODY)
-    buffer = bytearray(BODY)
-    span = ByteRangeBuffer(0, memoryview(buffer))
+    memory = bytearray(BODY)
+    buffer = ByteRangeBuffer(0, memoryview(memory))
     split, ended = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         await partial_head(exchange, start, stop, BODY)
         if start:
             await exchange.send(content[start:stop])
@@ -422,29 +425,29 @@ async def test_a_span_that_is_split_ends_early(site: Site, either_client: None) 
         await exchange.send(content[: BODY // 4])
         await split.wait()
         await exchange.send(content[BODY // 4 : BODY - 1])
-        await exchange.reader.read()  # the client hangs up before the last byte
+        await exchange.reader.read()  # the client closes before the last byte
         ended.set()
 
-    async with site.opened(reply) as (server, wire):
+    async with site.opened(reply) as (server, client):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: wire.fill(url, span, size=BODY))
-            await until(lambda: span.filled == BODY // 4)
-            other = span.split_off(1)
+            tasks.start_soon(lambda: client.fill(url, buffer, size=BODY))
+            await until(lambda: buffer.filled == BODY // 4)
+            other = buffer.split_off(1)
             split.set()
         assert other is not None
-        assert span.missing == 0
-        await wire.fill(url, other, size=BODY)
+        assert buffer.missing == 0
+        await client.fill(url, other, size=BODY)
 
-    assert buffer == content
-    assert server.requests[1].extent == (other.start, BODY)
+    assert memory == content
+    assert server.requests[1].byte_range == (other.start, BODY)
     assert server.connections == 2
 
 
 async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: None) -> None:
-    """What is copied, too, leaves off where its span ends now."""
+    """A body that is copied ends at the split, too."""
     content = random_bytes(BODY)
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
     split = asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
@@ -454,58 +457,58 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
             await split.wait()
         await exchange.reader.read()  # the end of the body is never sent
 
-    async with site.opened(reply) as (server, wire), anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: wire.fill(f"{server.base}/f", span, size=BODY, ranged=False))
-        await until(lambda: span.filled == BODY // 4)
-        span.split_off(1)
+    async with site.opened(reply) as (server, client), anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.fill(f"{server.base}/f", buffer, size=BODY, ranged=False))
+        await until(lambda: buffer.filled == BODY // 4)
+        buffer.split_off(1)
         split.set()
 
-    assert span.missing == 0
-    assert span.buffer[: span.limit] == content[: span.limit]
+    assert buffer.missing == 0
+    assert buffer.buffer[: buffer.limit] == content[: buffer.limit]
 
 
-# --- answers that are no body
+# --- errors and redirects
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [("416 Range Not Satisfiable", RejectedError), ("403 Forbidden", AccessError), ("302", None)],
 )
-async def test_a_refusal_keeps_the_connection(
+async def test_an_error_keeps_the_connection(
     site: Site, either_client: None, status: str, kind: type[TransferError] | None
 ) -> None:
-    """An answer whose short body was read leaves its connection for the next request."""
+    """A response whose short body was read leaves its connection to the next request."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.head(f"{status} -", "Location: /elsewhere", "Content-Length: 5")
         await exchange.send(b"sorry")
 
-    span = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
-    async with site.opened(reply) as (server, wire):
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(BODY)))
+    async with site.opened(reply) as (server, client):
         for _ in range(3):
             if kind is None:
-                answer = await wire.fill(f"{server.base}/f", span, size=BODY)
-                assert isinstance(answer, Response)
+                response = await client.fill(f"{server.base}/f", buffer, size=BODY)
+                assert isinstance(response, Response)
             else:
                 with pytest.raises(kind, match="sorry"):
-                    await wire.fill(f"{server.base}/f", span, size=BODY)
+                    await client.fill(f"{server.base}/f", buffer, size=BODY)
 
     assert server.connections == 1
 
 
-async def test_a_refusal_whose_words_never_end_is_still_a_refusal(
+async def test_an_error_whose_body_never_ends_is_still_raised(
     site: Site, either_client: None
 ) -> None:
-    """The status is known; a body that stalls is not waited for without a limit."""
+    """The status is known, so a body that stalls is cut."""
 
     async def reply(exchange: Exchange) -> None:
-        # In one piece: who has the head has the first of the words, too.
+        # In one piece, so that the head does not arrive without the first bytes of the body.
         await exchange.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\nbecause")
         await exchange.reader.read()
 
-    async with site.opened(reply) as (server, wire):
-        wait_for_bodies(wire, 0.2)
+    async with site.opened(reply) as (server, client):
+        set_read_timeout(client, 0.2)
         with pytest.raises(AccessError, match="answered 403: because"):
-            await wire.fill(
+            await client.fill(
                 f"{server.base}/f", ByteRangeBuffer(0, memoryview(bytearray(9))), size=9
             )

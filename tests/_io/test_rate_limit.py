@@ -181,7 +181,7 @@ async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
     limiter = Recording()
     reply = chunked if how == "chunked" else ranged(random_bytes(SIZE))
     buffer = bytearray(SIZE)
-    async with site.opened(reply, throttle=limiter) as (server, wire):
+    async with site.opened(reply, rate_limiter=limiter) as (server, wire):
         span = ByteRangeBuffer(0, memoryview(buffer))
         await wire.fill(f"{server.base}/f", span, size=SIZE, ranged=how == "direct")
 
@@ -201,7 +201,7 @@ async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
 async def test_the_delay_of_a_small_body_precedes_the_next_request(site: Site, size: int) -> None:
     """The limit also holds for many small files: the delay at the end is not skipped."""
     limiter = Recording()
-    async with site.opened(ranged(random_bytes(SIZE)), throttle=limiter) as (server, wire):
+    async with site.opened(ranged(random_bytes(SIZE)), rate_limiter=limiter) as (server, wire):
         for _ in range(3):
             span = ByteRangeBuffer(0, memoryview(bytearray(size)))
             await wire.fill(f"{server.base}/f", span, size=SIZE)
@@ -221,7 +221,7 @@ async def test_streams_and_sent_bodies_are_charged(site: Site) -> None:
         await exchange.head("200 OK", f"Content-Length: {SIZE}")
         await exchange.send(content)
 
-    async with site.opened(reply, throttle=limiter) as (server, wire):
+    async with site.opened(reply, rate_limiter=limiter) as (server, wire):
         async with wire.stream(f"{server.base}/f", size=SIZE) as body:
             assert not isinstance(body, Response)
             await body.readinto(memoryview(bytearray(SIZE)))
@@ -249,7 +249,7 @@ async def test_a_new_rate_ends_delays_that_have_begun(site: Site, direction: str
 
     buffer = bytearray(SIZE)
     span = ByteRangeBuffer(0, memoryview(buffer))
-    async with site.opened(reply, throttle=limiter, reads_body=False) as (server, wire):
+    async with site.opened(reply, rate_limiter=limiter, reads_body=False) as (server, wire):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
             if direction == "up":
@@ -275,7 +275,7 @@ async def test_a_delay_longer_than_the_read_timeout_is_not_a_stall(site: Site) -
     size = len(content)
     limiter = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
     buffer = bytearray(size)
-    async with site.opened(ranged(content), throttle=limiter, read=0.6) as (server, wire):
+    async with site.opened(ranged(content), rate_limiter=limiter, read=0.6) as (server, wire):
         limiter.charge(320 * KIB)  # another transfer has used up the next second
         await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
 

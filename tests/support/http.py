@@ -1,6 +1,6 @@
-"""What the tests of the wire share: servers of a few lines, a proxy, loops, watched memory.
+"""Servers, a proxy, clients and memory for the tests of `hftransfer._http`.
 
-Servers run in the loop of the test and say exactly what a test wants said.
+The servers run in the event loop of the test and send exactly the bytes that the test gives them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import pytest
 import trustme
 
 from hftransfer._http.client import HttpClient
+from hftransfer._http.pool import ConnectionPool
 from hftransfer._io.file_range import FileRange
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.options import Timeouts
@@ -43,15 +44,15 @@ LOOPS = [
         marks=pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="no uvloop"),
     ),
 ]
-"""Parameters of a module's `anyio_backend`: both event loops that the wire runs on."""
+"""Parameters of a module's `anyio_backend`: both event loops that `HttpClient` supports."""
 
 QUIET = (
-    # Python 3.10's TLS transports say so of every connection that their peer has closed.
+    # Python 3.10's TLS transports warn about every connection that the peer has closed.
     [pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")]
     if sys.version_info < (3, 11)
     else []
 )
-"""Marks of the modules that let servers close connections."""
+"""Marks of the modules in which servers close connections."""
 
 
 # --- bodies
@@ -59,15 +60,15 @@ QUIET = (
 
 @contextmanager
 def in_file(path: Path, content: bytes) -> Iterator[FileRange]:
-    """Write `content` to `path`, and open it as what the body of a request can be."""
+    """Write `content` to `path`, and open the file as the body of a request."""
     path.write_bytes(content)
-    with opened_file(path) as region:
-        yield region
+    with opened_file(path) as range_of_file:
+        yield range_of_file
 
 
 @contextmanager
 def opened_file(path: Path) -> Iterator[FileRange]:
-    """Open all bytes of a file."""
+    """Open the whole of a file."""
     fd = os.open(path, os.O_RDONLY)
     try:
         yield FileRange.whole(fd, str(path))
@@ -80,7 +81,7 @@ def opened_file(path: Path) -> Iterator[FileRange]:
 
 @dataclass
 class Request:
-    """A request as it arrived."""
+    """A request that a server has received."""
 
     connection: int
     head: bytes
@@ -92,7 +93,7 @@ class Request:
         return matched and matched[1].decode()
 
     @property
-    def extent(self) -> tuple[int, int]:
+    def byte_range(self) -> tuple[int, int]:
         """``(start, stop)`` of the Range header."""
         matched = re.fullmatch(r"bytes=(\d+)-(\d+)", self.header("Range") or "")
         assert matched is not None
@@ -101,55 +102,61 @@ class Request:
 
 @dataclass
 class Exchange:
-    """One request and the connection on which it is to be answered."""
+    """One request that a server has received, and the connection for the response."""
 
     request: Request
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Send `data`, a piece at a time, as fast as the client takes it.
+        """Send `data`, a piece at a time, as fast as the client receives it.
 
         Raises:
-            ConnectionError: if the client has gone.
+            ConnectionError: if the client has closed the connection.
         """
         view = memoryview(data)
         for start in range(0, len(view), 64 * KIB):
-            if self.writer.is_closing():  # uvloop would raise another error
+            if self.writer.is_closing():  # uvloop's `write` raises another error
                 raise ConnectionResetError
             self.writer.write(view[start : start + 64 * KIB])
             await self.writer.drain()
 
     async def head(self, status: str, *headers: str) -> None:
+        """Send the head of a response."""
         await self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode())
 
     async def flush(self) -> None:
-        """Wait until all that was sent is in the kernel's hands, or the connection is lost."""
+        """Wait until the kernel has all that was sent, or the connection is lost."""
 
         def is_sent() -> bool:
             try:
                 return self.writer.transport.get_write_buffer_size() == 0
             except (AttributeError, RuntimeError):
-                return True  # uvloop has none when it is lost
+                return True  # a lost transport of uvloop
 
         await until(is_sent)
 
     def reset(self) -> None:
-        """Close the connection by a RST instead of a FIN."""
+        """Close the connection with a RST instead of a FIN."""
         own = self.writer.get_extra_info("socket")
         own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
-# What a server sees of a client that went away in the middle of something.
-_GONE = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ssl.SSLError)
+# Raised in a server when the client has closed the connection.
+_DISCONNECTED = (
+    ConnectionError,
+    asyncio.IncompleteReadError,
+    asyncio.LimitOverrunError,
+    ssl.SSLError,
+)
 
 Reply = Callable[[Exchange], Awaitable[None]]
 
 
 @dataclass
 class RawServer:
-    """What a `raw_server` has seen."""
+    """The address of a server and the requests that it has received."""
 
     base: str = ""
     connections: int = 0
@@ -160,10 +167,10 @@ class RawServer:
 async def raw_server(
     reply: Reply, *, tls: ssl.SSLContext | None = None, reads_body: bool = True
 ) -> AsyncIterator[RawServer]:
-    """Serve requests on as many connections as come; an answer may close its connection.
+    """Serve requests on any number of connections; a reply may close its connection.
 
     Args:
-        reply: answers one request.
+        reply: sends the response to one request.
         tls: for https.
         reads_body: False if `reply` reads the request's body itself.
     """
@@ -172,7 +179,7 @@ async def raw_server(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.connections += 1
         connection = seen.connections
-        with contextlib.suppress(*_GONE):
+        with contextlib.suppress(*_DISCONNECTED):
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 request = Request(connection, head, b"")
@@ -195,7 +202,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def _listening(serve: Serve, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-    """Serve on a free port; in the end, wait until every connection's task has ended."""
+    """Serve on a free port; at the end, wait until every connection's task has ended."""
     tasks: set[asyncio.Task[Any]] = set()
     writers: list[asyncio.StreamWriter] = []
 
@@ -220,20 +227,20 @@ async def _listening(serve: Serve, tls: ssl.SSLContext | None) -> AsyncIterator[
             task.cancel()
         await until(lambda: not tasks)
         for writer in writers:
-            writer.transport.abort()  # Python 3.10's TLS waits for the client's farewell
+            writer.transport.abort()  # Python 3.10's TLS waits for the client's close_notify
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks run until something has happened; the test's time limit bounds it."""
+    """Let other tasks run until a condition holds; the test's time limit bounds it."""
     while not condition():  # noqa: ASYNC110 - conditions of other tasks, threads and the kernel
         await asyncio.sleep(0)
 
 
 def ranged(content: bytes | memoryview) -> Reply:
-    """Return a reply that answers ranges of `content` and keeps the connection."""
+    """Return a reply that sends ranges of `content` and keeps the connection open."""
 
     async def reply(exchange: Exchange) -> None:
-        start, stop = exchange.request.extent
+        start, stop = exchange.request.byte_range
         await partial_head(exchange, start, stop, len(content))
         await exchange.send(memoryview(content)[start:stop])
 
@@ -254,21 +261,21 @@ async def partial_head(exchange: Exchange, start: int, stop: int, size: int) -> 
 
 @dataclass
 class ProxyLog:
-    """Where a proxy listens, and what it has seen."""
+    """The address of a proxy, and the requests that it has received."""
 
     url: str = ""
     lines: list[str] = field(default_factory=list)
     """Request lines."""
     users: list[str | None] = field(default_factory=list)
-    """Who each request said it came from, decoded."""
+    """User and password of each request, decoded."""
 
 
 @asynccontextmanager
 async def http_proxy(refusal: str | None = None) -> AsyncIterator[ProxyLog]:
-    """Forward by CONNECT, or plain requests without a body on their own keep-alive tunnel.
+    """A proxy that opens tunnels (CONNECT), and forwards plain requests without a body.
 
     Args:
-        refusal: status line with which everything is refused.
+        refusal: status and reason with which it refuses every request.
     """
     log = ProxyLog()
 
@@ -295,7 +302,7 @@ async def http_proxy(refusal: str | None = None) -> AsyncIterator[ProxyLog]:
                 if upstream is None:
                     upstream = await asyncio.open_connection(matched[1], int(matched[2]))
                 upstream[1].write(f"{method} {matched[3]} HTTP/1.1\r\n".encode() + rest)
-                await _relay_answer(upstream[0], writer)
+                await _relay_response(upstream[0], writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -323,7 +330,7 @@ async def _relay(one: Stream, other: Stream) -> None:
         tasks.start_soon(pump, other[0], one[1])
 
 
-async def _relay_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _relay_response(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     writer.write(head)
     left = int(Request(0, head, b"").header("Content-Length") or 0)
@@ -338,46 +345,47 @@ async def _relay_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 @asynccontextmanager
-async def open_wire(
+async def open_client(
     *,
     verify: str | None = None,
-    throttle: RateLimiter | None = None,
+    rate_limiter: RateLimiter | None = None,
     loops: int | None = 1,
     **timeouts: float,
 ) -> AsyncIterator[HttpClient]:
-    """A `HttpClient`, closed in the end."""
-    wire = HttpClient(Timeouts(**timeouts), verify=verify, throttle=throttle, loops=loops)
+    """An `HttpClient`, closed at the end."""
+    client = HttpClient(Timeouts(**timeouts), verify=verify, rate_limiter=rate_limiter, loops=loops)
     try:
-        yield wire
+        yield client
     finally:
-        await wire.aclose()
+        await client.aclose()
 
 
-def counting_throttle() -> tuple[RateLimiter, list[int]]:
-    """A cap that holds nothing back, and the bytes that it was told of, call by call."""
-    throttle = RateLimiter(1e12)
-    taken: list[int] = []
-    real = throttle.charge
+def counting_rate_limiter() -> tuple[RateLimiter, list[int]]:
+    """Return a rate limiter that demands no delays, and the bytes that it counts, call by call."""
+    rate_limiter = RateLimiter(1e12)
+    counts: list[int] = []
+    real = rate_limiter.charge
 
     def charge(count: int) -> float:
-        taken.append(count)
+        counts.append(count)
         return real(count)
 
-    throttle.charge = charge  # type: ignore[method-assign]
-    return throttle, taken
+    rate_limiter.charge = charge  # type: ignore[method-assign]
+    return rate_limiter, counts
 
 
-def wait_for_bodies(wire: HttpClient, seconds: float) -> None:
-    """From now on let a server be silent for `seconds`."""
-    large = wire._ready_aiohttp()
+def set_read_timeout(client: HttpClient, seconds: float) -> None:
+    """Change the read timeout for the connections that are opened from now on."""
+    large = client._ready_aiohttp()
     large._timeouts = replace(large._timeouts, read=seconds)
-    for client in (wire._http1, *(other._client for other in wire._lanes._others)):
-        client._timeouts = replace(client._timeouts, read=seconds)
+    for pool in (client._pool, *(remote._client for remote in client._loops._remotes)):
+        assert isinstance(pool, ConnectionPool)
+        pool._timeouts = replace(pool._timeouts, read=seconds)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A way to serve and to fetch: plain, or by TLS with a CA of our own."""
+    """Servers and clients that trust them: plain, or with TLS and a CA of the tests."""
 
     tls: ssl.SSLContext | None
     verify: str | None
@@ -386,17 +394,17 @@ class Site:
     async def opened(
         self, reply: Reply, **options: Any
     ) -> AsyncIterator[tuple[RawServer, HttpClient]]:
-        """A server that answers by `reply`, and a wire that trusts it."""
+        """A server that responds by `reply`, and a client that trusts it."""
         served = {key: options.pop(key) for key in ("reads_body",) if key in options}
         async with (
             raw_server(reply, tls=self.tls, **served) as server,
-            open_wire(verify=self.verify, **options) as wire,
+            open_client(verify=self.verify, **options) as client,
         ):
-            yield server, wire
+            yield server, client
 
 
 def secure_site(folder: Path) -> Site:
-    """Return a site of https, whose CA's certificate lies in `folder`."""
+    """Return a site with TLS, and write the certificate of its CA to `folder`."""
     authority = trustme.CA()
     bundle = folder / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
@@ -406,13 +414,13 @@ def secure_site(folder: Path) -> Site:
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:
-    """Return bytes that are the same in each run and look like nothing else."""
+    """Return bytes that are the same in each run, and different for each seed."""
     return random.Random(seed).randbytes(size)
 
 
 @contextlib.contextmanager
 def mapped(size: int) -> Any:
-    """Memory of whole pages, as the engine's buffers are; yields a view of `size` bytes."""
+    """Map whole pages, as the engine does for its buffers; yield a view of `size` bytes."""
     memory = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
     view = memoryview(memory)
     try:

@@ -279,7 +279,7 @@ class HubSource:
 
     async def _find(self, url: str) -> tuple[str, float]:
         """Return the URL behind a file's ``resolve`` and its lifetime in seconds."""
-        _, url = await self._ask_hub(url, self._wire.locate)
+        _, url = await self._ask_hub(url, self._wire.get_headers)
         return url, url_lifetime(url)
 
     async def _ask_hub(

@@ -20,7 +20,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import COMBINABLE, upload_checksums
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
-from hftransfer._http.status import seconds_of_date
+from hftransfer._http.status import parse_http_date
 from hftransfer._io.file_range import Body
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
@@ -92,7 +92,7 @@ class S3Client:
         self._wire = HttpClient(
             self.options.timeouts,
             verify=self._account.verify,
-            throttle=self._throttle,
+            rate_limiter=self._throttle,
             loops=self.options.loops,
         )
         self._stack.push_async_callback(self._wire.aclose)
@@ -182,7 +182,7 @@ class S3Client:
         *,
         size: int,
         headers: Mapping[str, str],
-        heard: Callable[[Mapping[str, str]], object] | None = None,
+        on_headers: Callable[[Mapping[str, str]], object] | None = None,
     ) -> None:
         """Fill what is missing of `span` from an object of `size` bytes, by one request.
 
@@ -197,7 +197,7 @@ class S3Client:
             refusal: Response | None
             try:
                 refusal = await self.wire.fill(
-                    url, span, size=size, headers=signed, ranged=not whole, heard=heard
+                    url, span, size=size, headers=signed, ranged=not whole, on_headers=on_headers
                 )
                 cause = None
             except TransferError as error:
@@ -274,7 +274,7 @@ class S3Client:
         return False
 
     def _set_clock(self, date: str) -> bool:
-        theirs = seconds_of_date(date)
+        theirs = parse_http_date(date)
         if theirs is None:
             return False
         self._ahead = theirs - time.time()

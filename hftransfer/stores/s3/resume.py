@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import anyio.to_thread
 
 from hftransfer._core.checksums import COMBINABLE
-from hftransfer._http.status import seconds_of_date
+from hftransfer._http.status import parse_http_date
 from hftransfer.errors import TransferError, TransientError
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.headers import customer_key_headers
@@ -144,7 +144,7 @@ def _seconds_since(moment: str, now: str) -> float | None:
     """Return the seconds between a time of a listing and one of a header."""
     from datetime import datetime  # rarely needed, and slow to load
 
-    until = seconds_of_date(now)
+    until = parse_http_date(now)
     try:
         since = datetime.fromisoformat(moment.replace("Z", "+00:00"))
     except ValueError:  # not said

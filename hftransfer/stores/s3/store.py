@@ -202,7 +202,7 @@ class S3Source:
                 span,
                 size=entry.size,
                 headers=headers,
-                heard=answers.append if verify else None,
+                on_headers=answers.append if verify else None,
             )
         except NotFoundError as error:
             raise self._vanished(error) from error

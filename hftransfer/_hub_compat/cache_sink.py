@@ -23,7 +23,7 @@ from hftransfer._io.partial_file import remove_stale_partials, write_whole, writ
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.store import LocalFileSink, check_destination, is_small
+from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small
 
 __all__ = ("HubCacheSink",)
 

@@ -34,7 +34,7 @@ from hftransfer.errors import (
 from hftransfer.options import RetryPolicy, TransferOptions
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.store import LocalSource
+from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from hftransfer._io.partial_file import remove_stale_partials, write_whole, writ
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small
+from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
 
 __all__ = ("HubCacheSink",)
 
@@ -102,7 +102,7 @@ class HubCacheSink:
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
-        if etag in self._absent and is_small(entry, chunk_size):
+        if etag in self._absent and is_small_file(entry, chunk_size):
             blob = self._repo.blob(etag)
             publish = partial(self._publish_small, etag)
             return LockedSmallFileSink(publish, lock, self._batch, blob)
@@ -121,7 +121,7 @@ class HubCacheSink:
                 chunk_size,
                 stem=f"{etag}.{etag[:16]}",
                 fsync=self._options.fsync,
-                ways=self._ways,
+                write_policy=self._ways,
             )
         except BaseException:
             lock.release()

@@ -56,7 +56,7 @@ class MemoryStore:
         """Files begun as a sink and neither committed nor aborted."""
         self.resumable_chunks: dict[str, dict[int, bytes]] = {}
         """Chunks kept by aborted files, by path and chunk index."""
-        self.damaged: set[tuple[str, int]] = set()
+        self._corrupted: set[tuple[str, int]] = set()
         self._digests = digests
         self._ranges = ranges
         self._failures: list[tuple[str, str | None, int | None, BaseException]] = []
@@ -89,9 +89,9 @@ class MemoryStore:
         self._holds[path, start] = event
         return event
 
-    def damage_held(self, path: str, index: int) -> None:
+    def corrupt_resumable_chunk(self, path: str, index: int) -> None:
         """Flip the first byte of a kept chunk, leaving the record of its digest as it is."""
-        self.damaged.add((path, index))
+        self._corrupted.add((path, index))
 
     def _check(self, operation: str, path: str | None = None, start: int | None = None) -> None:
         for failure in self._failures:
@@ -175,7 +175,7 @@ class _MemoryFileSink:
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         await anyio.lowlevel.checkpoint()
         buffer[:] = self._chunks[chunk.index]
-        if (self._entry.path, chunk.index) in self._store.damaged:
+        if (self._entry.path, chunk.index) in self._store._corrupted:
             buffer[0] ^= 1
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:

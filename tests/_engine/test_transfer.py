@@ -269,7 +269,7 @@ async def test_a_damaged_kept_chunk_is_fetched_again() -> None:
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
         await _move(source, sink)
-    sink.damage_held("folder/large", min(sink.resumable_chunks["folder/large"]))
+    sink.corrupt_resumable_chunk("folder/large", min(sink.resumable_chunks["folder/large"]))
 
     await _move(source, sink)
 

@@ -41,8 +41,8 @@ __all__ = (
     "LocalSink",
     "SmallFileSink",
     "check_destination",
-    "is_small",
-    "stem_for",
+    "is_small_file",
+    "partial_file_stem",
 )
 
 # Up to this many bytes a file is written at once: sooner fetched again than resumed.
@@ -52,7 +52,7 @@ _SMALL_FILE = 1 << 20
 _WRITERS = 4
 
 
-def stem_for(target: Path, identity: str, size: int) -> str:
+def partial_file_stem(target: Path, identity: str, size: int) -> str:
     """Return the stem of the partial files of `target` with content `identity`.
 
     Hidden, at most 140 bytes, and other for other content: what is resumed is what is
@@ -114,7 +114,7 @@ class LocalFileSink:
         partial_folder: Path | None = None,
         stem: str | None = None,
         fsync: bool = False,
-        ways: WritePolicy | None = None,
+        write_policy: WritePolicy | None = None,
         on_publish: Callable[[FileManifest], None] | None = None,
     ) -> LocalFileSink:
         """Make the folders of `target` and its partial file, resuming one that is there.
@@ -125,9 +125,9 @@ class LocalFileSink:
             chunk_size: bytes per chunk.
             partial_folder: where the partial file lies, on the same file system.
                 Default: the target's folder.
-            stem: of the partial file's name. Default: `stem_for`.
+            stem: of the partial file's name. Default: `partial_file_stem`.
             fsync: flush to the disk before the rename.
-            ways: decides which writes go past the page cache. Default: none.
+            write_policy: decides which writes go past the page cache. Default: none.
             on_publish: called in a worker thread right after the rename.
 
         Raises:
@@ -143,11 +143,11 @@ class LocalFileSink:
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
             return PartialFile(
                 folder,
-                stem or stem_for(target, entry.identity, entry.size),
+                stem or partial_file_stem(target, entry.identity, entry.size),
                 identity=entry.identity,
                 size=entry.size,
                 chunk_size=chunk_size,
-                ways=ways,
+                ways=write_policy,
             )
 
         # Not abandoned by a cancellation, so the open file always reaches its owner.
@@ -186,7 +186,7 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(abandon)
 
 
-def is_small(entry: Entry, chunk_size: int) -> bool:
+def is_small_file(entry: Entry, chunk_size: int) -> bool:
     """Return True if `entry` is a case for `SmallFileSink`: one short chunk, or none."""
     return entry.size <= min(_SMALL_FILE, chunk_size)
 
@@ -244,7 +244,7 @@ class LocalSink:
         self._single = single
         self._fsync = fsync
         self._direct_io = direct_io
-        self._ways: WritePolicy | None = None
+        self._write_policy: WritePolicy | None = None
         self._batch = ThreadBatch(quick=not fsync)
 
     @property
@@ -258,21 +258,21 @@ class LocalSink:
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
         await anyio.to_thread.run_sync(check_destination, folder, size)
-        self._ways = WritePolicy(self._direct_io, size, cache_room())
+        self._write_policy = WritePolicy(self._direct_io, size, cache_room())
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
-        if is_small(entry, chunk_size):
+        if is_small_file(entry, chunk_size):
             publish = partial(
                 write_whole,
                 target,
                 folder=target.parent,
-                stem=stem_for(target, entry.identity, entry.size),
+                stem=partial_file_stem(target, entry.identity, entry.size),
                 fsync=self._fsync,
             )
             return SmallFileSink(publish, self._batch)
         return await LocalFileSink.open(
-            target, entry, chunk_size, fsync=self._fsync, ways=self._ways
+            target, entry, chunk_size, fsync=self._fsync, write_policy=self._write_policy
         )
 
     async def finish(self, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""Local files for tests of stores: contents, chunks, trees, and processes without privileges."""
+"""Helpers for tests of the local store: contents, chunks, folders, unprivileged processes."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def make(folder: Path, *names: str) -> None:
 
 
 def without_privileges(folder: Path, program: str) -> str:
-    """Run `program`, which knows `folder`, in a process of its own; return what it prints.
+    """Run `program`, in which `folder` is defined, in a child process; return its standard output.
 
-    Permissions do not bind root, so the process gives up its capabilities first (capset(2),
-    version 3 of its header, for itself). For other users there is nothing to give up.
+    Root bypasses permissions, so the process first drops its capabilities (capset(2), header
+    version 3, for itself). Other users have none.
     """
     header = f"""
         import ctypes, struct

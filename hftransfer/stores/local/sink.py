@@ -1,7 +1,8 @@
 """Local files and folders as a sink.
 
-A file under its final name is complete and verified, or absent: chunks go into a
-`PartialFile` beside it, which is renamed when the engine says that all is well.
+A file under its final name is complete and verified. The chunks of a large file go into a
+`PartialFile` beside it, which is renamed on commit and resumed after an interruption. A small
+file is written to a temporary name and renamed in one call (`SmallFileSink`).
 """
 
 from __future__ import annotations
@@ -45,24 +46,25 @@ __all__ = (
     "partial_file_stem",
 )
 
-# Up to this many bytes a file is written at once: sooner fetched again than resumed.
-_SMALL_FILE = 1 << 20
-
-# Writes of one file that wait for the disk at a time; through the page cache it is one.
-_WRITERS = 4
+# Files of up to this many bytes have no journal: to fetch one again costs less than to resume it.
+_SMALL_FILE_BYTES = 1 << 20
+# Worker threads per file that read or write its partial file. Direct writes use all of them;
+# `PartialFile` serializes writes through the page cache.
+_THREADS_PER_FILE = 4
 
 
 def partial_file_stem(target: Path, identity: str, size: int) -> str:
-    """Return the stem of the partial files of `target` with content `identity`.
+    """Return the stem of the names of the partial file of `target` and of its journal.
 
-    Hidden, at most 140 bytes, and other for other content: what is resumed is what is
-    wanted, whatever the file of that name held before.
+    It starts with a dot, has at most 140 bytes, and ends with a hash of `identity` and `size`, so
+    that a partial file is resumed only for the content that it was begun with.
     """
     content = chunk_digest(memoryview(f"{identity} {size}".encode()))[:16]
-    return f"{_name_stem(target)}.{content}"
+    return f"{_stem_prefix(target)}.{content}"
 
 
-def _name_stem(target: Path) -> str:
+def _stem_prefix(target: Path) -> str:
+    """Return the part of `partial_file_stem` that does not depend on the content."""
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
 
 
@@ -71,7 +73,7 @@ def check_destination(folder: Path, size: int) -> None:
 
     Raises:
         DestinationError: if a file is in the way or the folder is not writable.
-        DiskFullError: if the file system has no room.
+        DiskFullError: if the file system has less than `size` bytes free.
     """
     existing = folder
     with writing(folder):
@@ -84,11 +86,14 @@ def check_destination(folder: Path, size: int) -> None:
         status = os.statvfs(existing)
     free = status.f_bavail * status.f_frsize
     if free < size:
-        raise DiskFullError(f"no room in {existing}: {size} bytes are needed, {free} are free")
+        raise DiskFullError(f"no space in {existing}: {size} bytes are needed, {free} are free")
 
 
 class LocalFileSink:
-    """One local file on its way; made by `open`."""
+    """Writes the chunks of one local file into its partial file; made by `open`.
+
+    Blocking calls run in worker threads, at most `_THREADS_PER_FILE` at a time for one file.
+    """
 
     def __init__(
         self,
@@ -102,7 +107,7 @@ class LocalFileSink:
         self._partial = partial_file
         self._fsync = fsync
         self._on_publish = on_publish
-        self._writers = anyio.CapacityLimiter(_WRITERS)
+        self._thread_limiter = anyio.CapacityLimiter(_THREADS_PER_FILE)
 
     @classmethod
     async def open(
@@ -117,21 +122,22 @@ class LocalFileSink:
         write_policy: WritePolicy | None = None,
         on_publish: Callable[[FileManifest], None] | None = None,
     ) -> LocalFileSink:
-        """Make the folders of `target` and its partial file, resuming one that is there.
+        """Create the folders of `target` and open its partial file, resuming an existing one.
 
         Args:
             target: the final name.
-            entry: what is to be written.
+            entry: what will be written.
             chunk_size: bytes per chunk.
-            partial_folder: where the partial file lies, on the same file system.
+            partial_folder: folder of the partial file, on the same file system.
                 Default: the target's folder.
-            stem: of the partial file's name. Default: `partial_file_stem`.
-            fsync: flush to the disk before the rename.
-            write_policy: decides which writes go past the page cache. Default: none.
-            on_publish: called in a worker thread right after the rename.
+            stem: stem of the partial file's name. Default: `partial_file_stem`.
+            fsync: flush the file to the disk before the rename, and the folder after it.
+            write_policy: decides which writes bypass the page cache. Default: none does.
+            on_publish: called with the file's manifest in a worker thread, after the rename.
 
         Raises:
-            DestinationError: if the file cannot be made there.
+            DestinationError: if the file cannot be created there.
+            DiskFullError: if there is no space for it.
         """
         folder = partial_folder or target.parent
 
@@ -150,7 +156,7 @@ class LocalFileSink:
                 ways=write_policy,
             )
 
-        # Not abandoned by a cancellation, so the open file always reaches its owner.
+        # `run_sync` waits for the thread even when cancelled, so the open file is never lost.
         partial_file = await anyio.to_thread.run_sync(make)
         return cls(target, partial_file, fsync=fsync, on_publish=on_publish)
 
@@ -160,12 +166,12 @@ class LocalFileSink:
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         read = partial(self._partial.read_into, chunk.start, buffer)
-        if await anyio.to_thread.run_sync(read, limiter=self._writers) < len(buffer):
+        if await anyio.to_thread.run_sync(read, limiter=self._thread_limiter) < len(buffer):
             raise IntegrityError(f"{self._target}: the partial file is shorter than its journal")
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         write = partial(self._partial.write, chunk.index, chunk.start, data, digest)
-        await anyio.to_thread.run_sync(write, limiter=self._writers)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
 
     async def commit(self, manifest: FileManifest) -> None:
         def publish() -> None:
@@ -176,7 +182,7 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(publish)
 
     async def abort(self, *, discard: bool) -> None:
-        # A partial file without a single journalled chunk has nothing to resume.
+        # Without a chunk in the journal there is nothing to resume.
         def abandon() -> None:
             if discard or self._partial.journal.is_empty:
                 self._partial.remove()
@@ -187,16 +193,17 @@ class LocalFileSink:
 
 
 def is_small_file(entry: Entry, chunk_size: int) -> bool:
-    """Return True if `entry` is a case for `SmallFileSink`: one short chunk, or none."""
-    return entry.size <= min(_SMALL_FILE, chunk_size)
+    """Return True if `SmallFileSink` can write `entry`: at most one chunk, and at most 1 MiB."""
+    return entry.size <= min(_SMALL_FILE_BYTES, chunk_size)
 
 
 class SmallFileSink:
-    """A file of at most one chunk, published by its only `write`, which gets verified bytes.
+    """A file of at most one chunk. Its only `write` publishes it: the bytes are verified by then.
 
     Args:
-        publish: gives the file its content; called in a worker thread.
-        batch: shared by the small files of one sink.
+        publish: writes the file with the given content under its final name; blocking, called
+            through `batch`.
+        batch: runs the blocking calls; shared by the small files of one sink.
     """
 
     def __init__(self, publish: Callable[[memoryview], None], batch: ThreadBatch) -> None:
@@ -206,28 +213,28 @@ class SmallFileSink:
         self._is_published = False
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
-        raise UnsupportedError("small files are not resumed")
+        raise UnsupportedError("small files are not resumed")  # never called: none is resumable
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         await self._batch.run(partial(self._publish, data))
         self._is_published = True
 
     async def commit(self, manifest: FileManifest) -> None:
-        if not self._is_published:  # an empty file has no chunk that could have been written
+        if not self._is_published:  # an empty file has no chunk, and so no `write`
             await self._batch.run(partial(self._publish, memoryview(b"")))
 
     async def abort(self, *, discard: bool) -> None:
-        pass  # the file is absent, or whole and verified
+        pass  # the file is absent, or complete and verified
 
 
 class LocalSink:
-    """A folder, or with `single` one file.
+    """Writes files into a folder, or with `single` one file.
 
     Args:
-        path: the folder that takes the files, or the file itself.
-        single: `path` is the name of the only file.
-        fsync: flush files to the disk before they get their names.
-        direct_io: whether to write past the page cache; see `TransferOptions.direct_io`.
+        path: the folder, or with `single` the file.
+        single: `path` is the name of the only file, whatever the source calls it.
+        fsync: flush each file to the disk before the rename, and its folder after it.
+        direct_io: whether writes bypass the page cache; see `TransferOptions.direct_io`.
     """
 
     limits = PartLimits()
@@ -276,13 +283,14 @@ class LocalSink:
         )
 
     async def finish(self, manifest: Manifest) -> None:
-        stems: dict[Path, set[str]] = {}
+        """Remove partial files of other contents of the files that were moved."""
+        prefixes: dict[Path, set[str]] = {}
         for path in manifest.files:
             target = self._target(path)
-            stems.setdefault(target.parent, set()).add(_name_stem(target))
+            prefixes.setdefault(target.parent, set()).add(_stem_prefix(target))
 
         def clean() -> None:
-            for folder, names in stems.items():
+            for folder, names in prefixes.items():
                 remove_stale_partials(folder, names)
 
         await anyio.to_thread.run_sync(clean)

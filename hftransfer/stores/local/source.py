@@ -13,30 +13,24 @@ import anyio.to_thread
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import UNABLE, FileRange, changed, read_fully, reading
-from hftransfer._io.partial_file import (
-    is_partial_name,
-)
-from hftransfer.errors import (
-    AccessError,
-    NotFoundError,
-    TransferError,
-)
+from hftransfer._io.partial_file import is_partial_name
+from hftransfer.errors import AccessError, NotFoundError, TransferError
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FillStream
 
 __all__ = ("LocalSource",)
 
-# So much is copied from the page cache sooner than a thread would have been woken.
-_AT_ONCE = 256 * 1024
-# Bookkeeping of a `local_dir` download, of no use anywhere else.
-_BOOKKEEPING = (".cache", "huggingface")
+# Copying this many bytes from the page cache takes less time than waking a worker thread.
+_INLINE_READ_BYTES = 256 * 1024
+# Where huggingface_hub keeps the metadata of a `local_dir` download, below that folder.
+_LOCAL_DIR_METADATA = (".cache", "huggingface")
 
 
 class LocalSource:
-    """A file, or all files under a folder (links to files are followed, to folders not).
+    """A file, or all files below a folder. Links to files are followed, links to folders are not.
 
-    Left out are partial files of interrupted transfers and huggingface_hub's
-    ``.cache/huggingface`` bookkeeping.
+    Partial files of interrupted transfers and huggingface_hub's ``.cache/huggingface`` metadata
+    are left out. The etag of an entry is the file's inode, size and modification time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +38,8 @@ class LocalSource:
         self.commit: str | None = None
         self.single = False
         """True once `list` found a file rather than a folder."""
-        self._reads_at_once = True
+        self._can_read_inline = True
+        """False once the file system has refused a read that must not wait for the disk."""
 
     @property
     def location(self) -> str:
@@ -65,12 +60,12 @@ class LocalSource:
         except PermissionError as error:
             raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
 
-    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        rest = span.remaining
-        at_once = self._reads_at_once and len(rest) <= _AT_ONCE
-        if not (at_once and self._read_into(entry, span.position, rest, wait=False)):
-            await anyio.to_thread.run_sync(self._read_into, entry, span.position, rest)
-        span.advance(len(rest))
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        remaining = buffer.remaining
+        inline = self._can_read_inline and len(remaining) <= _INLINE_READ_BYTES
+        if not (inline and self._read_into(entry, buffer.position, remaining, wait=False)):
+            await anyio.to_thread.run_sync(self._read_into, entry, buffer.position, remaining)
+        buffer.advance(len(remaining))
 
     def _path_of(self, entry: Entry) -> str:
         return str(self._path) if self.single else f"{self._path}/{entry.path}"
@@ -78,7 +73,11 @@ class LocalSource:
     def _read_into(
         self, entry: Entry, start: int, buffer: memoryview, *, wait: bool = True
     ) -> bool:
-        """Fill `buffer`; without `wait` return False if the disk has to be waited for."""
+        """Fill `buffer` from byte `start` on.
+
+        Returns:
+            True, or with `wait=False` False if the read would have to wait for the disk.
+        """
         path = self._path_of(entry)
         with reading(path):
             fd = _open(path)
@@ -88,7 +87,7 @@ class LocalSource:
             except OSError as error:
                 if wait or error.errno not in UNABLE:
                     raise
-                self._reads_at_once = False
+                self._can_read_inline = False
                 return False
             finally:
                 os.close(fd)
@@ -110,7 +109,7 @@ class LocalSource:
             try:
                 yield whole
             except TransferError:
-                whole.check()  # for then it is this that a store complains of
+                whole.check()  # a changed file explains the store's error, and is raised instead
                 raise
             whole.check()
         finally:
@@ -134,7 +133,7 @@ def _etag(status: os.stat_result) -> str:
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Give the paths of the files below `root`, relative to it, in a stable order."""
+    """Yield the paths of the files below `root`, relative to it, in a stable order."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -142,8 +141,8 @@ def _walk(root: str) -> Iterator[str]:
     for folder, names, files in os.walk(root, onerror=fail):
         names.sort()
         inside = folder[len(root) :].strip("/")
-        if inside == _BOOKKEEPING[0] and _BOOKKEEPING[1] in names:
-            names.remove(_BOOKKEEPING[1])
+        if inside == _LOCAL_DIR_METADATA[0] and _LOCAL_DIR_METADATA[1] in names:
+            names.remove(_LOCAL_DIR_METADATA[1])
         prefix = f"{inside}/" if inside else ""
         for name in sorted(files):
             if not is_partial_name(name):

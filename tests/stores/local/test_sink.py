@@ -1,4 +1,4 @@
-"""`stores.local.sink`: what lands where, and what an interrupted write leaves."""
+"""`hftransfer.stores.local.sink`: final names, partial files, resuming, destination checks."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def put(sink: LocalSink, path: str, content: bytes = CONTENT, etag: str = 
 
 
 @pytest.mark.anyio
-async def test_files_appear_when_they_are_committed(tmp_path: Path) -> None:
-    """Until `commit` there is nothing under the final name, and after it nothing else."""
+async def test_a_file_has_its_final_name_only_after_commit(tmp_path: Path) -> None:
+    """Before `commit` only partial files exist, and after it only the file."""
     sink = LocalSink(tmp_path / "out")
     await sink.prepare([entry_of("sub/model.bin")])
     file = await begin(sink, entry_of("sub/model.bin"))
@@ -57,8 +57,8 @@ async def test_files_appear_when_they_are_committed(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT])
-async def test_an_existing_file_is_replaced_at_once(tmp_path: Path, content: bytes) -> None:
-    """A reader that has the old file open keeps it whole; the name has the new one."""
+async def test_an_existing_file_is_replaced_atomically(tmp_path: Path, content: bytes) -> None:
+    """A reader that has the old file open can still read all of it."""
     make(tmp_path, "model.bin", "neighbour.txt", "sub/other.txt")
     sink = LocalSink(tmp_path)
     with (tmp_path / "model.bin").open("rb") as old:
@@ -73,8 +73,8 @@ async def test_an_existing_file_is_replaced_at_once(tmp_path: Path, content: byt
 
 
 @pytest.mark.anyio
-async def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
-    """What a link in the destination points at (a cache's blob) stays as it is."""
+async def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    """The target of a link in the destination, such as a blob of a cache, is not modified."""
     make(tmp_path, "blob")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/model.bin").symlink_to("../blob")
@@ -85,8 +85,8 @@ async def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
-async def test_a_single_file_gets_the_name_of_the_destination(tmp_path: Path) -> None:
-    """With `single` the path is the file's, whatever it was called in the source."""
+async def test_single_names_the_file_after_the_destination(tmp_path: Path) -> None:
+    """With `single` the path is the file's name, whatever the source calls it."""
     sink = LocalSink(tmp_path / "deep/renamed.bin", single=True)
     await sink.prepare([entry_of("model.bin")])
     await put(sink, "model.bin")
@@ -96,7 +96,7 @@ async def test_a_single_file_gets_the_name_of_the_destination(tmp_path: Path) ->
 
 @pytest.mark.anyio
 async def test_an_aborted_file_is_resumed_by_the_next_sink(tmp_path: Path) -> None:
-    """Journalled chunks are held for the same content and nothing else."""
+    """Chunks in the journal are resumable for the same content only."""
     first = await begin(LocalSink(tmp_path), entry_of("model.bin"))
     await write(first, CONTENT, count=2)
     await first.abort(discard=False)
@@ -120,10 +120,10 @@ async def test_an_aborted_file_is_resumed_by_the_next_sink(tmp_path: Path) -> No
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("count", "discard"), [(0, False), (0, True), (2, True)])
-async def test_an_abort_with_nothing_to_keep_leaves_nothing(
+async def test_abort_without_resumable_chunks_leaves_no_file(
     tmp_path: Path, count: int, discard: bool
 ) -> None:
-    """Without a journalled chunk, or when told to discard, both files are deleted."""
+    """With an empty journal, or with `discard`, partial file and journal are deleted."""
     file = await begin(LocalSink(tmp_path), entry_of("model.bin"))
     await write(file, CONTENT, count=count)
     await file.abort(discard=discard)
@@ -133,7 +133,7 @@ async def test_an_abort_with_nothing_to_keep_leaves_nothing(
 
 @pytest.mark.anyio
 async def test_two_transfers_of_one_file_do_not_share_a_partial_file(tmp_path: Path) -> None:
-    """While one works on a partial file, another takes its own; the last rename wins."""
+    """A second transfer opens a partial file of its own; the last rename wins."""
     sink = LocalSink(tmp_path)
     first = await begin(sink, entry_of("model.bin"))
     second = await begin(sink, entry_of("model.bin"))
@@ -147,27 +147,27 @@ async def test_two_transfers_of_one_file_do_not_share_a_partial_file(tmp_path: P
 
 @pytest.mark.anyio
 async def test_finish_removes_partial_files_of_earlier_content(tmp_path: Path) -> None:
-    """Left-overs of the files just moved go; those of others, and of a living transfer, stay."""
+    """Those of files in the manifest are removed, unless a transfer still has them open."""
     sink = LocalSink(tmp_path)
     for name, etag in [("model.bin", "old"), ("other.bin", "old")]:
         stale = await begin(sink, entry_of(name, etag=etag))
         await write(stale, CONTENT, count=1)
         await stale.abort(discard=False)
-    living = await begin(sink, entry_of("model.bin", etag="newer"))
-    await write(living, CONTENT, count=1)
+    active = await begin(sink, entry_of("model.bin", etag="newer"))
+    await write(active, CONTENT, count=1)
     await put(sink, "model.bin")
     await sink.finish(Manifest(source="test", files={"model.bin": manifest_of(CONTENT)}))
 
     left = [name for name in tree(tmp_path) if name != "model.bin"]
     assert len([name for name in left if name.startswith(".other.bin.")]) == 2
     assert len([name for name in left if name.startswith(".model.bin.")]) == 2
-    await living.abort(discard=True)
+    await active.abort(discard=True)
     assert not [name for name in tree(tmp_path) if name.startswith(".model.bin.")]
 
 
 @pytest.mark.anyio
-async def test_a_hostile_path_is_refused(tmp_path: Path) -> None:
-    """The sink itself lets no file out of its folder."""
+async def test_a_path_outside_the_folder_is_rejected(tmp_path: Path) -> None:
+    """The sink itself checks paths, whatever the source lists."""
     with pytest.raises(LocationError, match="stays inside"):
         await begin(LocalSink(tmp_path / "out"), entry_of("../x"))
 
@@ -175,8 +175,8 @@ async def test_a_hostile_path_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_folder_in_the_way_of_a_file_is_named(tmp_path: Path) -> None:
-    """A folder is never replaced by a file."""
+async def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """The error names the folder that has the file's name."""
     make(tmp_path, "model.bin/inside")
     with pytest.raises(DestinationError, match=r"model\.bin: a folder of that name is in the way"):
         await begin(LocalSink(tmp_path), entry_of("model.bin"))
@@ -185,8 +185,8 @@ async def test_a_folder_in_the_way_of_a_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
-    """A file where the destination or a folder of it should be is an error, and stays."""
+async def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    """A file at the place of the destination, or of a folder of it, is an error and stays."""
     make(tmp_path, "out", "folder/sub")
     with pytest.raises(DestinationError, match="out is a file"):
         await LocalSink(tmp_path / "out").prepare([entry_of("a")])
@@ -198,8 +198,8 @@ async def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"out": b"out", "folder/sub": b"folder/sub"}
 
 
-def test_a_disk_without_room_is_full_before_anything_is_written(tmp_path: Path) -> None:
-    """More bytes than the file system has are refused with both numbers; no folder is made."""
+def test_a_disk_without_enough_space_is_found_before_writing(tmp_path: Path) -> None:
+    """The message has needed and free bytes; no folder is created."""
     with pytest.raises(DiskFullError, match=rf"{1 << 62} bytes are needed, \d+ are free"):
         check_destination(tmp_path / "new", 1 << 62)
 
@@ -207,8 +207,8 @@ def test_a_disk_without_room_is_full_before_anything_is_written(tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_the_published_file_is_announced(tmp_path: Path) -> None:
-    """`on_publish` runs after the file has its name, with the file's manifest."""
+async def test_on_publish_runs_after_the_rename(tmp_path: Path) -> None:
+    """It is called once, with the file's manifest, when the file has its final name."""
     target = tmp_path / "model.bin"
     seen: list[tuple[FileManifest, bytes]] = []
     file = await LocalFileSink.open(
@@ -226,8 +226,8 @@ async def test_the_published_file_is_announced(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"model.bin": CONTENT}
 
 
-def test_a_folder_that_may_not_be_written_is_a_destination_error(tmp_path: Path) -> None:
-    """It is found before any byte moves; a folder below it, only when its file is written."""
+def test_a_folder_without_write_permission_is_a_destination_error(tmp_path: Path) -> None:
+    """`prepare` checks the destination; a folder below it is checked when its file is written."""
     make(tmp_path, "readonly/keep", "mixed/sub/keep")
     (tmp_path / "readonly").chmod(0o555)
     (tmp_path / "mixed").chmod(0o777)

@@ -1,4 +1,4 @@
-"""`stores.local.source`: what is listed, and what a changed file does."""
+"""`hftransfer.stores.local.source`: listing, reading, and files that change while being read."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def read(source: LocalSource, entry: Entry, start: int = 0, stop: int | No
 
 
 @pytest.mark.anyio
-async def test_a_folder_is_listed_with_all_below_it(tmp_path: Path) -> None:
-    """Files of every depth, hidden ones too, are listed once, in a stable order, and read."""
+async def test_list_returns_every_file_below_the_folder(tmp_path: Path) -> None:
+    """Files at every depth, hidden ones included, are listed once, in a stable order."""
     make(tmp_path, "b.txt", "a/x.bin", "a/b/c.bin", ".hidden", ".cache/other/file")
     (tmp_path / "empty-folder").mkdir()
     source = LocalSource(tmp_path)
@@ -59,8 +59,8 @@ async def test_a_folder_is_listed_with_all_below_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_one_file_is_listed_under_its_name(tmp_path: Path) -> None:
-    """A file as location is one entry, of which any range can be read, also as a stream."""
+async def test_a_single_file_is_listed_under_its_name(tmp_path: Path) -> None:
+    """A location that is a file has one entry; `fill` and `stream` read it."""
     path = tmp_path / "deep" / "model.bin"
     path.parent.mkdir()
     path.write_bytes(CONTENT)
@@ -77,8 +77,8 @@ async def test_one_file_is_listed_under_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_bookkeeping_and_partial_files_are_left_out(tmp_path: Path) -> None:
-    """What an interrupted transfer or `local_dir` left behind is not content."""
+async def test_partial_files_and_hub_metadata_are_not_listed(tmp_path: Path) -> None:
+    """Files of interrupted transfers and of `local_dir` downloads are not content."""
     sink = LocalSink(tmp_path)
     interrupted = await begin(sink, entry_of("model.bin"))
     await write(interrupted, CONTENT, count=2)
@@ -97,8 +97,8 @@ async def test_bookkeeping_and_partial_files_are_left_out(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
-async def test_links_to_files_are_followed_and_to_folders_not(tmp_path: Path) -> None:
-    """huggingface_hub's cache is made of links to files; a link to a folder may be a circle."""
+async def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
+    """huggingface_hub's cache consists of links to files; a link to a folder can form a cycle."""
     make(tmp_path, "blobs/b1", "snapshot/plain")
     (tmp_path / "snapshot/model.bin").symlink_to("../blobs/b1")
     (tmp_path / "snapshot/loop").symlink_to("..")
@@ -110,8 +110,8 @@ async def test_links_to_files_are_followed_and_to_folders_not(tmp_path: Path) ->
 
 
 @pytest.mark.anyio
-async def test_nothing_there_is_not_found(tmp_path: Path) -> None:
-    """The message is the path and that there is nothing."""
+async def test_a_missing_path_is_not_found(tmp_path: Path) -> None:
+    """The message names the path."""
     with pytest.raises(NotFoundError, match="absent: no such file or folder"):
         await LocalSource(tmp_path / "absent").list()
 
@@ -138,10 +138,10 @@ def _touch(path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("change", [_truncate, _grow, _rewrite, _touch])
-async def test_a_file_changed_after_listing_is_not_read(
+async def test_reading_a_file_changed_after_listing_fails(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    """A source that is written to while it is copied gives an error, not a mixture."""
+    """A source that is modified while it is copied gives an error, not a mixture of contents."""
     path = tmp_path / "model.bin"
     path.write_bytes(CONTENT)
     source = LocalSource(tmp_path)
@@ -153,14 +153,14 @@ async def test_a_file_changed_after_listing_is_not_read(
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="not on this system")
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="preadv2 is not available")
 @pytest.mark.parametrize(
-    ("refusal", "again"), [(errno.EAGAIN, True), (errno.EOPNOTSUPP, False), (None, True)]
+    ("nowait_error", "asked_again"), [(errno.EAGAIN, True), (errno.EOPNOTSUPP, False), (None, True)]
 )
-async def test_a_small_file_is_read_by_a_thread_where_the_disk_is_to_be_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int | None, again: bool
+async def test_a_small_read_uses_a_thread_only_if_it_must_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nowait_error: int | None, asked_again: bool
 ) -> None:
-    """What is cached is read at once; a file system that cannot tell is asked only once."""
+    """Cached bytes are read in the event loop. A file system without RWF_NOWAIT is asked once."""
     data = b"content"
     (tmp_path / "f").write_bytes(data)
     source = LocalSource(tmp_path)
@@ -171,8 +171,8 @@ async def test_a_small_file_is_read_by_a_thread_where_the_disk_is_to_be_waited_f
     def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         here = threading.current_thread() is threading.main_thread()
         calls.append((flags, here))
-        if flags and refusal is not None:
-            raise OSError(refusal, os.strerror(refusal))
+        if flags and nowait_error is not None:
+            raise OSError(nowait_error, os.strerror(nowait_error))
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", preadv)
@@ -181,17 +181,17 @@ async def test_a_small_file_is_read_by_a_thread_where_the_disk_is_to_be_waited_f
         await source.fill(entry, ByteRangeBuffer(0, memoryview(memory)))
         assert memory == data
 
-    at_once = (os.RWF_NOWAIT, True)
+    inline = (os.RWF_NOWAIT, True)
     in_a_thread = (0, False)
-    if refusal is None:
-        assert calls == [at_once] * 2
+    if nowait_error is None:
+        assert calls == [inline] * 2
     else:
-        assert calls == [at_once, in_a_thread, *[at_once] * again, in_a_thread]
+        assert calls == [inline, in_a_thread, *[inline] * asked_again, in_a_thread]
 
 
 @pytest.mark.anyio
-async def test_a_file_removed_after_listing_is_a_changed_source(tmp_path: Path) -> None:
-    """A listed file that is gone is not reported as a location that never was."""
+async def test_reading_a_file_removed_after_listing_fails(tmp_path: Path) -> None:
+    """The error is that the source changed, not that the location does not exist."""
     path = tmp_path / "model.bin"
     path.write_bytes(CONTENT)
     source = LocalSource(tmp_path)
@@ -202,8 +202,8 @@ async def test_a_file_removed_after_listing_is_a_changed_source(tmp_path: Path) 
         await read(source, entry)
 
 
-def test_a_file_that_may_not_be_read_is_an_access_error(tmp_path: Path) -> None:
-    """Unreadable files and folders are named, with the reason."""
+def test_a_file_without_read_permission_is_an_access_error(tmp_path: Path) -> None:
+    """Listing names the unreadable folder and reading names the file, with the reason."""
     make(tmp_path, "closed.bin", "shut/inside")
     (tmp_path / "closed.bin").chmod(0)
     (tmp_path / "shut").chmod(0)

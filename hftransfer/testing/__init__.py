@@ -24,8 +24,8 @@ from hftransfer.testing._faults import (
     Status,
     WrongRange,
 )
-from hftransfer.testing._hub_wire import RequestRecord
 from hftransfer.testing._repositories import Commit, Repo
+from hftransfer.testing._request_log import RequestRecord
 from hftransfer.testing.hub import HubServer
 
 __all__ = [

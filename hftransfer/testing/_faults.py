@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
-from hftransfer.testing._answers import Answer, Call, FileBody, Host
+from hftransfer.testing._responses import Answer, Call, FileBody, Host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

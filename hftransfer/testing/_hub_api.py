@@ -12,8 +12,8 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlencode
 
-from hftransfer.testing._answers import Answer, Call, FileBody, json_answer, redirect_answer
 from hftransfer.testing._hub_routes import Route, parse_route
+from hftransfer.testing._responses import Answer, Call, FileBody, json_answer, redirect_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

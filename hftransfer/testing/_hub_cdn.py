@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
-from hftransfer.testing._answers import Answer, Call, FileBody
+from hftransfer.testing._responses import Answer, Call, FileBody
 
 if TYPE_CHECKING:
     from hftransfer.testing._content import Blob

@@ -15,7 +15,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     import ssl
 
-from hftransfer.testing._answers import Host
+from hftransfer.testing._responses import Host
 
 _BACKLOG = 1024
 _BIND_ATTEMPTS = 20

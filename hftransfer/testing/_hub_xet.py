@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from hftransfer.testing._answers import Answer, json_answer
+from hftransfer.testing._responses import Answer, json_answer
 
 if TYPE_CHECKING:
     from hftransfer.testing._content import Blob

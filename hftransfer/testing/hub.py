@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from hftransfer.testing._answers import Answer, Call, Host, negotiate
 from hftransfer.testing._content import DEFAULT_LFS_THRESHOLD, Blob, BlobStore, Content
 from hftransfer.testing._faults import ExpireUrls, Fault, FaultHandle, FaultPlan
 from hftransfer.testing._hub_api import HubApi
 from hftransfer.testing._hub_cdn import Cdn, cdn_path
 from hftransfer.testing._hub_thread import ServerThread
-from hftransfer.testing._hub_wire import Delivery, Exchange, RequestLog, RequestRecord, spoil
 from hftransfer.testing._hub_xet import XetStorage
 from hftransfer.testing._repositories import REPO_TYPES, Repo, Repositories, RepoType, folder_files
+from hftransfer.testing._request_log import Exchange, RequestLog, RequestRecord
+from hftransfer.testing._response_sender import Delivery, spoil
+from hftransfer.testing._responses import Answer, Call, Host, negotiate
 
 __all__ = ("HubServer",)
 

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer.testing import RandomFile
-from hftransfer.testing._answers import (
+from hftransfer.testing._content import BlobStore, git_blob_id
+from hftransfer.testing._hub_cdn import UrlSigner
+from hftransfer.testing._hub_routes import parse_route
+from hftransfer.testing._responses import (
     Answer,
     FileBody,
     UnsatisfiableRangeError,
     negotiate,
     parse_range,
 )
-from hftransfer.testing._content import BlobStore, git_blob_id
-from hftransfer.testing._hub_cdn import UrlSigner
-from hftransfer.testing._hub_routes import parse_route
 
 MIB = 1 << 20
 

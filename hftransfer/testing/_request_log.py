@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hftransfer.testing._responses import Call, Host
+from hftransfer.testing._responses import Host, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request that a server received.
+    """One request that a server received, as it was when `HubServer.requests` was read.
 
     Attributes:
         host: `"hub"` or `"cdn"`.
         method: HTTP method.
-        path: Percent-encoded path as sent.
-        query: Percent-encoded query as sent, without the question mark.
-        headers: Request headers; look-ups ignore case.
-        status: Status code of the answer; 0 while none was sent.
-        range: The Range header, or `None`.
-        bytes_sent: Body bytes handed to the connection's socket so far; of a client that went
-            away that can be up to the socket buffers more than it has read.
-        connection: Number of the connection, counted from 1 over both hosts.
-        file: `repo_id/path` of the file that the request was about, or `None`.
+        path: percent-encoded path as sent.
+        query: percent-encoded query as sent, without the question mark.
+        headers: request headers; look-ups ignore case.
+        status: status code of the response; 0 while none has been sent.
+        range: the Range header, or `None`.
+        bytes_sent: body bytes written to the connection's socket so far. If the client closed the
+            connection, it may have read fewer, by up to the size of the socket buffers.
+        connection: number of the connection, counted from 1 over both hosts.
+        file: `repo_id/path` of the file that was requested, or `None`.
     """
 
     host: Host
@@ -42,27 +42,30 @@ class RequestRecord:
     file: str | None = None
 
 
-class Exchange:
-    """The record of one request while it grows."""
+class PendingRecord:
+    """The record of one request, updated while the response is sent.
 
-    def __init__(self, call: Call, connection: int) -> None:
-        self._call = call
+    Written in the server's thread. Readers may see `bytes_sent` a moment late.
+    """
+
+    def __init__(self, request: Request, connection: int) -> None:
+        self._request = request
         self._connection = connection
         self.status = 0
         self.bytes_sent = 0
         self.file: str | None = None
 
     def snapshot(self) -> RequestRecord:
-        """Return the record as it stands."""
-        call = self._call
+        """Return the record as it is now."""
+        request = self._request
         return RequestRecord(
-            host=call.host,
-            method=call.method,
-            path=call.path,
-            query=call.query,
-            headers=call.headers,
+            host=request.host,
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=request.headers,
             status=self.status,
-            range=call.range,
+            range=request.range,
             bytes_sent=self.bytes_sent,
             connection=self._connection,
             file=self.file,
@@ -70,21 +73,21 @@ class Exchange:
 
 
 class RequestLog:
-    """Every request since the last `clear`, readable from any thread."""
+    """Every request since the last `clear`; may be read from any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._exchanges: list[Exchange] = []
+        self._records: list[PendingRecord] = []
         self._in_flight = 0
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, record: PendingRecord) -> None:
         """Add the record of a request that has just arrived."""
         with self._changed:
-            self._exchanges.append(exchange)
+            self._records.append(record)
             self._in_flight += 1
 
     def end(self) -> None:
-        """Note that one request is over."""
+        """Record that the response to one request has ended."""
         with self._changed:
             self._in_flight -= 1
             self._changed.notify_all()
@@ -92,14 +95,14 @@ class RequestLog:
     def records(self) -> list[RequestRecord]:
         """Return a copy in order of arrival."""
         with self._changed:
-            return [exchange.snapshot() for exchange in self._exchanges]
+            return [record.snapshot() for record in self._records]
 
     def clear(self) -> None:
-        """Forget all records."""
+        """Remove all records."""
         with self._changed:
-            self._exchanges.clear()
+            self._records.clear()
 
     def wait_idle(self, timeout: float | None) -> bool:
-        """Block until no request is being answered; return `False` if the time ran out."""
+        """Block until every response has ended; return `False` if that takes too long."""
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight == 0, timeout)

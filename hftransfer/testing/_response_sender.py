@@ -1,8 +1,8 @@
-"""Writes answers to connections: sendfile, throttling, faults, and the record of what was sent.
+"""Sends responses to connections: sendfile, throttling, faults, and counting the bytes.
 
-Plain connections get file bodies by `sendfile`, in pieces so that the record of bytes is never far
-behind; TLS connections get them read and written. A throttled body goes the same way in smaller
-pieces, each paid for before it is sent.
+Plain connections get file bodies by `sendfile`, at most 1 MiB per call, so that the count of
+bytes sent is never far behind. For TLS connections the file is read and written. A throttled
+body is sent in smaller steps, each after a delay.
 """
 
 from __future__ import annotations
@@ -27,89 +27,99 @@ from hftransfer.testing._faults import (
     Status,
     WrongRange,
 )
-from hftransfer.testing._request_log import Exchange
-from hftransfer.testing._responses import Answer, Call, FileBody, negotiate, partial
+from hftransfer.testing._request_log import PendingRecord
+from hftransfer.testing._responses import (
+    FileBody,
+    Request,
+    Response,
+    apply_conditions,
+    partial_content,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import FileIO
 
-_PIECE_BYTES = 1 << 20
+# Most bytes per sendfile call, and per read of a file that is sent over TLS.
+_SENDFILE_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
-_PACES_PER_SECOND = 50
+# A throttled body is sent in this many steps per second.
+_STEPS_PER_SECOND = 50
+# Unused time of a throttled body that may be made up for afterwards, seconds.
 _BURST_SECONDS = 0.1
 _BODY_FAULTS = (CorruptByte, CutBody, ResetConnection, Stall)
 
 
-class Delivery:
-    """Sends one answer over one connection.
+class ResponseSender:
+    """Sends one response over one connection.
 
     Args:
-        request: The request to answer.
-        exchange: Where to note the status and the bytes sent.
-        rate: Returns the allowed bytes per second at the moment, or `None` for no limit.
-        released: Returns the event that ends the present stalls.
+        request: aiohttp's request to respond to.
+        record: where the status and the bytes sent are recorded.
+        rate: returns the present limit in bytes per second, or `None` for no limit.
+        released: returns the event that ends the present stalls.
     """
 
     def __init__(
         self,
         request: web.BaseRequest,
-        exchange: Exchange,
+        record: PendingRecord,
         *,
         rate: Callable[[], float | None],
         released: Callable[[], asyncio.Event],
     ) -> None:
         self._request = request
-        self._exchange = exchange
+        self._record = record
         self._rate = rate
         self._released = released
         self._loop = asyncio.get_running_loop()
-        self._paid_until = self._loop.time()
+        self._send_at = self._loop.time()
+        """Loop time at which the next bytes of a throttled body may be sent."""
 
-    async def send(self, answer: Answer, handle: FaultHandle | None) -> web.StreamResponse:
-        """Send `answer`, spoilt by the fault of `handle` if there is one."""
+    async def send(self, response: Response, handle: FaultHandle | None) -> web.StreamResponse:
+        """Send `response`; `handle` is the fault that hits the request, if any."""
         action = handle.fault.action if handle is not None else None
         if isinstance(action, ResetConnection) and action.after_bytes == 0:
             _happened(handle)
             reset(self._transport())
             return web.Response()
-        length = 0 if self._request.method == "HEAD" else len(answer.body)
+        length = 0 if self._request.method == "HEAD" else len(response.body)
         if isinstance(action, Stall) and length == 0:
             await self._stall(handle)
         elif not isinstance(action, _BODY_FAULTS):
-            _happened(handle)  # before the client can see anything of it
-        response = web.StreamResponse(status=answer.status, headers=answer.headers)
-        response.content_length = len(answer.body)
-        self._exchange.status = answer.status
+            _happened(handle)  # before the client can see any of it
+        stream = web.StreamResponse(status=response.status, headers=response.headers)
+        stream.content_length = len(response.body)
+        self._record.status = response.status
         try:
-            await response.prepare(self._request)
+            await stream.prepare(self._request)
             if length:
-                await self._send_body(response, answer.body, handle)
-            await response.write_eof()
+                await self._send_body(stream, response.body, handle)
+            await stream.write_eof()
         except ConnectionError:
-            # The client has gone, which is its right: aiohttp would log a traceback.
+            # The client closed the connection, which is not an error. aiohttp would log it.
             transport = self._request.transport
             if transport is not None and not transport.is_closing():
                 transport.abort()
-        return response
+        return stream
 
     async def _send_body(
-        self, response: web.StreamResponse, body: bytes | FileBody, handle: FaultHandle | None
+        self, stream: web.StreamResponse, body: bytes | FileBody, handle: FaultHandle | None
     ) -> None:
         action = handle.fault.action if handle is not None else None
         length = len(body)
         if isinstance(action, CorruptByte):
             assert isinstance(body, FileBody)
-            spoilt = action.offset - body.start
-            await self._send_piece(response, body, 0, spoilt)
+            corrupted = action.offset - body.start
+            await self._send_part(stream, body, 0, corrupted)
             _happened(handle)
-            await self._send_inverted(response, body, spoilt)
-            await self._send_piece(response, body, spoilt + 1, length)
+            await self._send_inverted(stream, body, corrupted)
+            await self._send_part(stream, body, corrupted + 1, length)
         elif isinstance(action, CutBody | ResetConnection | Stall):
-            await self._send_piece(response, body, 0, action.after_bytes)
+            await self._send_part(stream, body, 0, action.after_bytes)
             if isinstance(action, Stall):
                 await self._stall(handle)
-                await self._send_piece(response, body, action.after_bytes, length)
+                await self._send_part(stream, body, action.after_bytes, length)
                 return
             _happened(handle)
             if isinstance(action, CutBody):
@@ -117,7 +127,7 @@ class Delivery:
             else:
                 reset(self._transport())
         else:
-            await self._send_piece(response, body, 0, length)
+            await self._send_part(stream, body, 0, length)
 
     async def _stall(self, handle: FaultHandle | None) -> None:
         released = self._released()
@@ -125,96 +135,99 @@ class Delivery:
         await released.wait()
 
     async def _send_inverted(
-        self, response: web.StreamResponse, body: FileBody, position: int
+        self, stream: web.StreamResponse, body: FileBody, position: int
     ) -> None:
+        """Send the bitwise complement of the byte at `position` of the body."""
         with body.open() as file:
             (value,) = os.pread(file.fileno(), 1, body.start + position)
-        await self._pay(1)
-        await response.write(bytes([value ^ 0xFF]))
-        self._exchange.bytes_sent += 1
+        await self._throttle(1)
+        await stream.write(bytes([value ^ 0xFF]))
+        self._record.bytes_sent += 1
 
-    async def _send_piece(
-        self, response: web.StreamResponse, body: bytes | FileBody, start: int, stop: int
+    async def _send_part(
+        self, stream: web.StreamResponse, body: bytes | FileBody, start: int, stop: int
     ) -> None:
         """Send the bytes `start` to `stop` of the body."""
         if isinstance(body, bytes):
-            await self._write(response, body[start:stop])
+            await self._write(stream, body[start:stop])
             return
         with body.open() as file:
             position, end = body.start + start, body.start + stop
             while position < end:
-                count = await self._pay(end - position)
+                count = await self._throttle(end - position)
                 if self._transport().get_extra_info("sslcontext") is None:
                     count = await self._sendfile(file, position, count)
                 else:
-                    piece = os.pread(file.fileno(), min(count, _READ_BYTES), position)
-                    await self._write(response, piece)
-                    count = len(piece)
+                    data = os.pread(file.fileno(), min(count, _READ_BYTES), position)
+                    await self._write(stream, data)
+                    count = len(data)
                 if count == 0:
                     raise RuntimeError(f"{body.source} was truncated while it was served")
                 position += count
 
-    async def _write(self, response: web.StreamResponse, piece: bytes) -> None:
-        await response.write(piece)
-        self._exchange.bytes_sent += len(piece)
+    async def _write(self, stream: web.StreamResponse, data: bytes) -> None:
+        await stream.write(data)
+        self._record.bytes_sent += len(data)
 
     async def _sendfile(self, file: FileIO, position: int, count: int) -> int:
-        """Send from `file` and return how many bytes; on failure count those that went out.
+        """Send from `file`; return the number of bytes sent, and record it on an error too.
 
-        `loop.sendfile` leaves the file's position behind the last byte that it sent.
+        `loop.sendfile` leaves the file's position after the last byte that it sent.
         """
         file.seek(position)
         try:
             sent = await self._loop.sendfile(self._transport(), file, position, count)
         except BaseException:
-            self._exchange.bytes_sent += file.tell() - position
+            self._record.bytes_sent += file.tell() - position
             raise
-        self._exchange.bytes_sent += sent
+        self._record.bytes_sent += sent
         return sent
 
-    async def _pay(self, wanted: int) -> int:
-        """Wait until bytes may be sent and return how many, at most `wanted`."""
+    async def _throttle(self, wanted: int) -> int:
+        """Wait until the rate limit permits; return how many bytes to send, at most `wanted`."""
         rate = self._rate()
         if rate is None:
-            return min(wanted, _PIECE_BYTES)
-        count = max(1, min(wanted, _PIECE_BYTES, int(rate / _PACES_PER_SECOND)))
+            return min(wanted, _SENDFILE_BYTES)
+        count = max(1, min(wanted, _SENDFILE_BYTES, int(rate / _STEPS_PER_SECOND)))
         now = self._loop.time()
-        self._paid_until = max(self._paid_until, now - _BURST_SECONDS) + count / rate
-        if self._paid_until > now:
-            await asyncio.sleep(self._paid_until - now)
+        self._send_at = max(self._send_at, now - _BURST_SECONDS) + count / rate
+        if self._send_at > now:
+            await asyncio.sleep(self._send_at - now)
         return count
 
     def _transport(self) -> asyncio.WriteTransport:
         transport = self._request.transport
         if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client went away")
+            raise ConnectionResetError("the client closed the connection")
         return transport
 
 
-def spoil(answer: Answer, call: Call, action: Action | None) -> Answer:
-    """Return the answer that a fault puts in place of the real one.
+def apply_fault(response: Response, request: Request, action: Action | None) -> Response:
+    """Return the response that a fault sends in place of the regular one.
+
+    Faults of the body are applied later, by `ResponseSender`.
 
     Args:
-        answer: The real answer, with a whole file where it has one.
-        call: The request.
-        action: The fault's action, or `None`.
+        response: the regular response, with the whole file if it has one.
+        request: the request; its Range and preconditions are applied here.
+        action: the fault's action, or `None`.
     """
     if isinstance(action, Status):
-        return Answer(action.code, action.headers, action.body, answer.file)
+        return Response(action.code, action.headers, action.body, response.file)
     if isinstance(action, Redirect):
-        return Answer(action.status, {"Location": action.location}, b"", answer.file)
+        return Response(action.status, {"Location": action.location}, b"", response.file)
     if isinstance(action, IgnoreRange):
-        return answer
-    ranged = negotiate(answer, call.headers)
+        return response
+    ranged = apply_conditions(response, request.headers)
     if isinstance(action, WrongRange) and isinstance(ranged.body, FileBody):
         body = ranged.body
         start = min(max(0, body.start + action.shift), body.size - 1)
-        return partial(answer, start, min(start + len(body), body.size))
+        return partial_content(response, start, min(start + len(body), body.size))
     return ranged
 
 
 def reset(transport: asyncio.WriteTransport) -> None:
-    """Close a connection with RST, dropping what was not sent yet."""
+    """Close a connection with RST and discard what was not sent yet."""
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

@@ -1,7 +1,7 @@
-"""Fixtures for every test: a clean environment, real servers, fresh buckets.
+"""Fixtures for all tests: a clean environment, S3 and Hub servers, buckets, HTTP sites.
 
-Servers live as long as the session; what tests put into them does not: each test gets
-a bucket or a Hub server of its own.
+S3 servers are session-scoped, and each test gets a new bucket, which is removed after it. Hub
+servers are started per test.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ if TYPE_CHECKING:
     from hftransfer.testing import HubServer
     from support.http import Site
 
-# huggingface_hub reads its environment once, when it is imported, so what must never be
-# the developer's own is set before anything can import it.
+# huggingface_hub reads the environment once, on import. So the developer's settings are removed
+# before anything can import it.
 for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
     del os.environ[_name]
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
-os.environ["HF_HOME"] = os.devnull  # unusable: a test that needs it gets its own below
+os.environ["HF_HOME"] = os.devnull  # unusable; `clean_environ` gives each test its own
 
 _S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server"}
+# `clean_environ` removes variables with these prefixes, with the exceptions below.
 _CLEANED = ("AWS_", "HF_", "HUGGING_FACE_", "HFTRANSFER_", "METAFLOW_")
 _KEPT = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HFTRANSFER_MINIO")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def heed_sigint() -> None:
-    """Let child processes be interruptible where this one was started in the background.
+def default_sigint() -> None:
+    """Restore the default SIGINT handler, so that child processes can be interrupted.
 
-    A shell without job control starts `command &` with SIGINT ignored, which is inherited.
+    A shell without job control starts `command &` with SIGINT ignored, and children inherit that.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,16 +56,16 @@ def heed_sigint() -> None:
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run `@pytest.mark.anyio` tests on asyncio and on trio."""
+    """Event loop of `@pytest.mark.anyio` tests: each runs on asyncio and on trio."""
     return str(request.param)
 
 
 @pytest.fixture(autouse=True)
 def clean_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Hide the developer's settings and give Hugging Face an empty home; yields that home.
+    """Remove the developer's settings; yield the test's Hugging Face home, an empty folder.
 
-    Has a `MonkeyPatch` of its own, so that a test's `monkeypatch.undo()` cannot bring
-    the developer's settings back.
+    Applies to environment variables of AWS, Hugging Face, hftransfer and Metaflow. It has a
+    `MonkeyPatch` of its own, so that a test's `monkeypatch.undo()` does not restore them.
     """
     home = tmp_path_factory.mktemp("hf-home")
     with pytest.MonkeyPatch.context() as patch:
@@ -84,7 +85,7 @@ def clean_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _patch_huggingface_hub(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Make huggingface_hub's constants what a process started now would have."""
+    """Set huggingface_hub's constants to what a process started now would read."""
     from huggingface_hub import constants
 
     values = {
@@ -110,21 +111,47 @@ def _unavailable(error: ServerNotFoundError) -> None:
     pytest.skip(str(error))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that reaches an S3 server through its fixtures."""
+def _fixtures_of(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that use an S3 server; group the tests that share an expensive fixture."""
+    has_xdist = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if {"minio", "seaweedfs", "rclone", "moto", "s3_server"} & set(
-            getattr(item, "fixturenames", ())
-        ):
+        if _S3_FIXTURES & _fixtures_of(item):
             item.add_marker("s3")
+        if has_xdist and (group := _xdist_group(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _xdist_group(item: pytest.Item) -> str | None:
+    """Return the name of the group of tests that one pytest-xdist worker runs, or None.
+
+    One worker runs all tests with SeaweedFS, which takes seconds to start (the other S3 servers
+    less than half a second), and all tests of a module that share a fixture of the module, since
+    some of those run whole flows or build a wheel.
+    """
+    if not isinstance(item, pytest.Function):
+        return None
+    callspec = getattr(item, "callspec", None)
+    parameters = {} if callspec is None else callspec.params
+    if "seaweedfs" in item.fixturenames or parameters.get("s3_server") == "seaweedfs":
+        return "seaweedfs"
+    fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+    if any(
+        fixture.scope == "module" or (fixture.scope == "session" and ".py" in fixture.baseid)
+        for fixture in fixtures
+    ):
+        return item.nodeid.partition("::")[0]
+    return None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build MinIO before the first test, where no test's time limit runs, and say so."""
-    wanted = any("minio" in getattr(item, "fixturenames", ()) for item in session.items) or any(
-        "s3_server" in getattr(item, "fixturenames", ()) for item in session.items
-    )
-    if not wanted or session.config.option.collectonly:
+    """Build MinIO if a test needs it, before any test's timeout starts, and log that."""
+    needs_minio = any({"minio", "s3_server"} & _fixtures_of(item) for item in session.items)
+    if not needs_minio or session.config.option.collectonly:
         return
 
     capture = session.config.pluginmanager.getplugin("capturemanager")
@@ -132,34 +159,34 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         with capture.global_and_fixture_disabled():
             ensure_minio()
     except ServerNotFoundError:
-        pass  # the fixture asks again and reports it per test
+        pass  # the fixture `minio` reports it, once per test
 
 
 @pytest.fixture(scope="session")
 def minio() -> Iterator[S3Server]:
-    """A MinIO server for the session."""
-    yield from _served(start_minio)
+    """MinIO; skips the test, or fails it in CI, if there is no binary. Session-scoped."""
+    yield from _running(start_minio)
 
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[S3Server]:
-    """A SeaweedFS server for the session."""
-    yield from _served(start_seaweedfs)
+    """SeaweedFS, if it is installed (see `minio`). Session-scoped."""
+    yield from _running(start_seaweedfs)
 
 
 @pytest.fixture(scope="session")
 def rclone() -> Iterator[S3Server]:
-    """rclone's S3 server for the session."""
-    yield from _served(start_rclone)
+    """rclone's S3 server, if it is installed (see `minio`). Session-scoped."""
+    yield from _running(start_rclone)
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
-    """moto's S3 server for the session."""
-    yield from _served(start_moto)
+    """moto's S3 server, if it is installed (see `minio`). Session-scoped."""
+    yield from _running(start_moto)
 
 
-def _served(start: Callable[[], S3Server]) -> Iterator[S3Server]:
+def _running(start: Callable[[], S3Server]) -> Iterator[S3Server]:
     try:
         server = start()
     except ServerNotFoundError as error:
@@ -171,7 +198,7 @@ def _served(start: Callable[[], S3Server]) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session", params=["minio", "seaweedfs"])
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
-    """Each real S3 server in turn: the two that test most; others by `indirect` parameters."""
+    """MinIO and SeaweedFS in turn; a test selects others by `indirect` parametrization."""
     server = request.getfixturevalue(request.param)
     assert isinstance(server, S3Server)
     return server
@@ -179,23 +206,23 @@ def s3_server(request: pytest.FixtureRequest) -> S3Server:
 
 @pytest.fixture
 def bucket(s3_server: S3Server, clean_environ: Path) -> Iterator[Bucket]:
-    """A fresh bucket on each real S3 server, with `AWS_*` pointing there."""
+    """A new bucket on each `s3_server`; `AWS_*` variables make clients use that server."""
     client = s3_client(s3_server)
-    fresh = Bucket(s3_server, f"test-{uuid.uuid4().hex[:16]}")
-    client.create_bucket(Bucket=fresh.name)
+    created = Bucket(s3_server, f"test-{uuid.uuid4().hex[:16]}")
+    client.create_bucket(Bucket=created.name)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.client_environ().items():
             patch.setenv(name, value)
         try:
-            yield fresh
+            yield created
         finally:
-            remove_bucket(client, fresh.name)
+            remove_bucket(client, created.name)
             client.close()
 
 
 @pytest.fixture
 def hub(clean_environ: Path) -> Iterator[HubServer]:
-    """A fresh Hub server on loopback, without repositories."""
+    """A new Hub server on loopback, without repositories."""
     from hftransfer.testing import HubServer
 
     with HubServer() as server:
@@ -204,7 +231,7 @@ def hub(clean_environ: Path) -> Iterator[HubServer]:
 
 @pytest.fixture(scope="session")
 def secure_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Servers with TLS, and a CA of the tests."""
+    """An HTTPS site whose certificate is signed by a CA of the test session."""
     from support import http
 
     return http.secure_site(tmp_path_factory.mktemp("authority"))
@@ -212,7 +239,7 @@ def secure_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(params=["http", "https"])
 def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
-    """Servers without TLS, and with it."""
+    """An HTTP site and an HTTPS site in turn."""
     from support import http
 
     return secure_site if request.param == "https" else http.Site(None, None)
@@ -220,8 +247,8 @@ def site(request: pytest.FixtureRequest, secure_site: Site) -> Site:
 
 @pytest.fixture(params=["ours", "aiohttp"])
 def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are sent by our own client, and by aiohttp, as for unusual URLs and proxies."""
+    """Send requests with our HTTP/1.1 client, and with aiohttp as for unusual URLs and proxies."""
     from hftransfer._http.pool import ConnectionPool
 
     if request.param == "aiohttp":
-        monkeypatch.setattr(ConnectionPool, "supports", lambda self, url: False)
+        monkeypatch.setattr(ConnectionPool, "takes", lambda self, url: False)

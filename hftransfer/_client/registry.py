@@ -20,7 +20,8 @@ from hftransfer.locations import (
 )
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, Sink, Source
-from hftransfer.stores.local.store import LocalSink, LocalSource
+from hftransfer.stores.local.sink import LocalSink
+from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.store import LocalFileSink, check_destination, is_small
+from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
 
 __all__ = ("HubCacheSink",)
 
@@ -106,7 +106,7 @@ class HubCacheSink:
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
-        if etag in self._absent and is_small(entry, chunk_size):
+        if etag in self._absent and is_small_file(entry, chunk_size):
             blob = self._repo.blob(etag)
             publish = partial(self._publish_small, etag)
             return LockedSmallFileSink(publish, lock, self._batch, blob)

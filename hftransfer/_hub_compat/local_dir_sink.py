@@ -29,7 +29,7 @@ from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.store import LocalFileSink, check_destination, is_small
+from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
 
 __all__ = ("LocalDirSink",)
 
@@ -119,7 +119,7 @@ class LocalDirSink:
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
         lock = FileLock(self._local_dir.lock(entry.path))
-        if entry.path in self._absent and is_small(entry, chunk_size):
+        if entry.path in self._absent and is_small_file(entry, chunk_size):
             publish = partial(self._publish_small, entry, target, record)
             return LockedSmallFileSink(publish, lock, self._batch, target)
         try:

@@ -19,7 +19,7 @@ from hftransfer._core.plan import Chunk
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.thread_batch import ThreadBatch
-from hftransfer.stores.local.store import LocalFileSink, SmallFileSink
+from hftransfer.stores.local.sink import LocalFileSink, SmallFileSink
 
 __all__ = ("LockedFileSink", "LockedSmallFileSink", "storing")
 

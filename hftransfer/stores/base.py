@@ -1,10 +1,27 @@
-"""The two small protocols between the engine and every store.
+"""The protocols between the engine and the stores: what a new store has to implement.
 
-A `Source` lists files and fills buffers; a `Sink` opens a `FileSink` per file, which
-takes chunks in any order from buffers that it must not keep. The engine decides which
-chunk moves when, hashes, retries and verifies; a store only moves bytes, and raises
-errors of `hftransfer.errors` (a `TransientError` is tried again by the engine, per
-chunk, and by nobody else).
+A `Source` lists files and fills buffers. A `Sink` opens one `FileSink` per file, which takes
+the file's chunks in any order. The engine plans chunks, schedules, hashes, verifies and
+retries; a store only moves bytes. `hftransfer.stores.memory` is the shortest complete example.
+
+Order of calls::
+
+    source.list()                       once
+    sink.prepare(entries)               once, before any byte is moved
+      sink.begin(entry, chunk_size)     per file; files run concurrently
+        file_sink.read_into / .write    per chunk; chunks run concurrently
+        file_sink.commit                once, or .abort
+    sink.finish(manifest)               once, if the transfer succeeded
+
+Threads: every method is called in the client's event loop, which runs in one thread. A method
+must not block; blocking calls belong into worker threads. Every ``await`` may be cancelled.
+
+Memory: a buffer that a method receives belongs to the engine's memory budget. A store may use it
+until the method returns or raises, and must keep no reference to it afterwards.
+
+Errors: a store raises errors of `hftransfer.errors`. The engine retries an operation that
+raises a `TransientError`, per chunk and as the `RetryPolicy` says; a store must not retry
+reads or writes of chunks itself. Any other error ends the transfer of the file.
 """
 
 from __future__ import annotations
@@ -41,16 +58,18 @@ class Entry:
     size: int
     """Bytes."""
     digest: Digest | None = None
-    """What the source vouches for; checked while the bytes arrive."""
+    """Digest of the whole content as the source declares it. The engine computes it while the
+    bytes arrive; a mismatch is an `IntegrityError`."""
     etag: str | None = None
-    """Version of the content, as the source names it; part of what a resume must match."""
+    """Version of the content in the source's own terms. A transfer is resumed only if it is
+    unchanged."""
     manifest: FileManifest | None = None
     """Chunk digests recorded by an earlier transfer; each chunk must match its own."""
     part_size: int | None = None
-    """Bytes after which the store keeps the content in another piece, if it is known: ranges
-    within one piece are the cheaper ones."""
+    """Bytes per part in which the store keeps the content, if known. A range within one part
+    is cheaper to read than a range across a boundary."""
     properties: Mapping[str, str] = field(default_factory=dict)
-    """What a sink may keep with the content (``content-type``, ``blob-id``, …)."""
+    """What a sink may store beside the content (``content-type``, ``blob-id``, …)."""
 
     @property
     def identity(self) -> str:
@@ -61,7 +80,7 @@ class Entry:
 
 
 class FillStream:
-    """The `ByteStream` of a source that can be read at any place: one `fill` after another."""
+    """The `ByteStream` of a source that can read ranges: consecutive calls of `Source.fill`."""
 
     def __init__(self, source: Source, entry: Entry) -> None:
         self._source = source
@@ -74,15 +93,15 @@ class FillStream:
 
 
 class Source(Protocol):
-    """Where files come from."""
+    """Reads files."""
 
     @property
     def location(self) -> str:
-        """For people: the location string, without credentials."""
+        """The location string for messages and manifests, without credentials."""
 
     @property
     def commit(self) -> str | None:
-        """The immutable version that `list` resolved to, if the store has such a thing."""
+        """The immutable version that `list` resolved, or None if the store has no versions."""
 
     async def list(self) -> Sequence[Entry]:
         """Return all files, in a stable order.
@@ -92,99 +111,166 @@ class Source(Protocol):
             AccessError: if it may not be read.
         """
 
-    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        """Fill what is missing of `span` with the bytes of `entry`: all of it, or raise.
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        """Fill `buffer` with its range of `entry`, from `buffer.position` to `buffer.stop`.
 
-        What has arrived before an error stays in the span, and the next call goes on there.
+        Returns when nothing is missing. On an error or a cancellation the bytes that have
+        arrived stay in `buffer`, and the next call with it continues there. The engine may
+        lower `buffer.limit` while this runs, when it gives the end of the range to another
+        call: bytes beyond the new limit are then not needed.
+
+        Called concurrently, for several ranges of one file and for several files.
+
+        Args:
+            entry: as returned by `list`.
+            buffer: at most one chunk.
 
         Raises:
-            RangeNotSupportedError: if only the whole file can be read; see `stream`.
-            SourceChangedError: if the content is no longer the one that was listed.
-            TransientError: if trying again may help.
+            RangeNotSupportedError: if only the whole file can be read. The engine then reads
+                the file with `stream`.
+            SourceChangedError: if the content is not the one that was listed.
+            TransientError: if a retry may succeed.
         """
 
     def stream(self, entry: Entry) -> AbstractAsyncContextManager[ByteStream]:
-        """Open `entry` as one body, for stores or servers that cannot read ranges."""
+        """Open `entry` as one sequential body, for servers that cannot read ranges.
+
+        Raises, on entry, the errors of `fill` except `RangeNotSupportedError`.
+        """
 
 
 @runtime_checkable
 class FileBackedSource(Protocol):
-    """A source whose files need not be read into memory, since they lie on this machine."""
+    """A source whose entries are files of this machine, so that the kernel can send them.
+
+    Implemented in addition to `Source`. With a `SendfileSink`, the bytes then go from the page
+    cache to the socket without passing through this process's memory.
+    """
 
     def open_file(self, entry: Entry) -> AbstractAsyncContextManager[FileRange]:
-        """Open `entry`, for its bytes to be read and sent from there.
+        """Open `entry`; the range is all of it, and is valid inside the context.
 
         Raises:
-            SourceChangedError: also at the end, in place of what a store may have said, if
-                the file is no longer the one that was listed.
-            AccessError: if it may not be read.
+            SourceChangedError: on entry or on exit, if the file is no longer the one that was
+                listed. On exit it replaces a `TransferError` of the body: a changed file is the
+                likely cause of what the store rejected.
+            AccessError: if the file may not be read.
         """
 
 
 class FileSink(Protocol):
-    """One file on its way into a sink."""
+    """Writes one file; returned by `Sink.begin`.
+
+    The last call is `commit`, when every chunk is written or reused, or `abort`, after an error
+    or a cancellation; if `commit` raises, `abort` follows. An empty file has no chunks, so that
+    `commit` is the first call.
+    """
 
     @property
     def resumable_chunks(self) -> Mapping[int, str]:
-        """Chunks kept from an interrupted transfer: index to XXH3-128. Not yet verified."""
+        """Chunks kept from an interrupted transfer: index to recorded XXH3-128, in hex.
+
+        The engine reads each with `read_into` and hashes it; a chunk that does not match its
+        record is fetched and written again.
+        """
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
-        """Fill `buffer` with a held chunk, for it to be verified and passed on."""
+        """Fill `buffer`, of `chunk.size` bytes, with a chunk of `resumable_chunks`."""
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
-        """Store `data`, whose XXH3-128 is `digest`; return when `data` may be reused.
+        """Store `data`, of `chunk.size` bytes; return when the memory may be reused.
 
-        Chunks come in any order, several at a time, and again after a failed try.
+        Called for several chunks concurrently, in any order, and again for the same chunk
+        after a `TransientError`. For a file of one chunk the engine compares the digest of the
+        whole file with the source's before this call, so that an implementation may publish
+        the file here.
+
+        Args:
+            chunk: the range of the file.
+            data: valid during the call.
+            digest: XXH3-128 of `data`, in hex.
         """
 
     async def commit(self, manifest: FileManifest) -> None:
         """Publish the file under its name. All chunks are written and verified."""
 
     async def abort(self, *, discard: bool) -> None:
-        """Give up. What the next transfer can resume may stay unless `discard` is set."""
+        """Release everything; the file does not appear under its name.
+
+        The engine shields this call from cancellation and gives all calls together 1.5 seconds.
+
+        Args:
+            discard: delete what was written, because its content is wrong. Otherwise chunks may
+                be kept for the next transfer to resume.
+        """
 
 
 @runtime_checkable
 class SendfileSink(Protocol):
-    """A file sink that can take chunks from where they lie in a file.
+    """A file sink that can also send chunks directly from an open file (sendfile(2)).
 
-    The bytes that it reads may be others than those that were hashed, if somebody writes
-    into the file meanwhile. So it names a checksum, which it is given, too, and by which
-    the other end finds that out; and the lender looks at the file again at the end.
+    Implemented in addition to `FileSink`. The file is read twice: once to hash it, once to send
+    it. If another process writes to it in between, the bytes sent differ from the bytes hashed.
+    Two checks detect that: the receiver verifies `sendfile_checksum`, which was computed
+    together with the hash, and `FileBackedSource.open_file` compares the file's size and
+    modification time at the end.
     """
 
     @property
     def sendfile_checksum(self) -> str | None:
-        """Name of that checksum (see `_core.checksums`), or None if chunks must come in memory."""
+        """Algorithm that the receiver verifies (a name of `_core.checksums`).
+
+        None if there is no such check: the engine then uses `FileSink.write`.
+        """
 
     async def write_file_range(
-        self, chunk: Chunk, region: FileRange, digest: str, checksum: bytes
+        self, chunk: Chunk, file_range: FileRange, digest: str, checksum: bytes
     ) -> None:
-        """Store `region`, whose XXH3-128 is `digest`, as `FileSink.write` does."""
+        """Store `file_range`, of `chunk.size` bytes, under the same rules as `FileSink.write`.
+
+        Args:
+            chunk: the range of the file.
+            file_range: where the bytes are; valid during the call.
+            digest: XXH3-128 of the bytes, in hex.
+            checksum: the `sendfile_checksum` of the bytes.
+        """
 
 
 class Sink(Protocol):
-    """Where files go to."""
+    """Writes files."""
 
     @property
     def location(self) -> str:
-        """For people: the location string, without credentials."""
+        """The location string for messages and reports, without credentials."""
 
     @property
     def limits(self) -> PartLimits:
-        """What one chunk may be."""
+        """Smallest and largest chunk in bytes, and most chunks per file, that it accepts."""
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        """Check that everything can be written, before any byte moves.
+        """Check that all of `entries` can be written, before any byte is moved.
 
         Raises:
-            DestinationError: if it is in the way, not writable, or too small.
+            DestinationError: if something is in the way, or the destination is not writable
+                or too small.
             NotFoundError: if the bucket does not exist.
             AccessError: if it may not be written.
         """
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        """Open one file, or return None if exactly this content is there already."""
+        """Open one file for writing, or return None if it already has exactly this content.
+
+        Called again for the same entry after `FileSink.abort`, if its bytes were wrong.
+
+        Args:
+            entry: what will be written.
+            chunk_size: bytes per chunk, within `limits`; the last chunk may be shorter.
+        """
 
     async def finish(self, manifest: Manifest) -> None:
-        """All files are committed: write what refers to the whole."""
+        """Write what refers to the transfer as a whole, for example a manifest.
+
+        Args:
+            manifest: the files that were moved. Files that `begin` skipped, and failed files
+                that the caller tolerates, are not in it.
+        """

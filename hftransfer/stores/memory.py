@@ -1,8 +1,8 @@
-"""Files in memory, as source and sink: for tests, and wherever bytes are wanted at hand.
+"""Files in memory, as source and sink; for tests of the engine.
 
-A `MemoryStore` can be told to fail (`fail`), to wait (`hold`) and to refuse ranges, and
-keeps count of what it was asked, so that the engine's behaviour can be shown without a
-network and on any anyio backend.
+A `MemoryStore` can raise planned errors (`fail`), block a read (`hold`) and refuse ranges, and
+records every read, so that tests can drive the engine without a network and on any anyio
+backend.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ("MemoryStore",)
 
 
 class MemoryStore:
-    """Named files in memory.
+    """Named files in memory. The contents are not part of the engine's memory budget.
 
     Args:
-        files: path to content.
-        location: for people.
+        files: path to content. Default: empty, as for a sink.
+        location: the location string for messages.
         digests: list each file with its sha256, as the Hub does.
-        ranges: answer ranged reads; else every one of them raises
-            `RangeNotSupportedError` and `stream` must be used.
-        limits: as a sink, what one chunk may be.
+        ranges: False to raise `RangeNotSupportedError` for every read of less than a whole
+            file, so that `stream` must be used.
+        limits: as a sink, the accepted chunk sizes. Default: any.
     """
 
     commit: str | None = None
@@ -51,16 +51,16 @@ class MemoryStore:
         self.location = location
         self.limits = limits or PartLimits()
         self.reads: list[tuple[str, int, int]] = []
-        """(path, start, stop) of every read, in order, failed ones included."""
+        """(path, start, stop), in bytes, of every read in call order; failed reads are included."""
         self.open_files = 0
-        """Files begun as a sink and neither committed nor aborted."""
+        """Files opened by `begin` and neither committed nor aborted."""
         self.resumable_chunks: dict[str, dict[int, bytes]] = {}
-        """Chunks kept by aborted files, by path and chunk index."""
-        self.damaged: set[tuple[str, int]] = set()
+        """Contents of the chunks that aborted files keep: path, then chunk index."""
+        self._corrupted: set[tuple[str, int]] = set()
         self._digests = digests
         self._ranges = ranges
         self._failures: list[tuple[str, str | None, int | None, BaseException]] = []
-        self._holds: dict[tuple[str, int], anyio.Event] = {}
+        self._blocked_reads: dict[tuple[str, int], anyio.Event] = {}
 
     def fail(
         self,
@@ -71,37 +71,38 @@ class MemoryStore:
         start: int | None = None,
         times: int = 1,
     ) -> None:
-        """Raise `error` from the next `times` matching operations.
+        """Raise `error` from the next `times` matching operations, instead of running them.
 
         Args:
             operation: ``list``, ``read``, ``prepare``, ``begin``, ``write``, ``commit`` or
                 ``finish``.
-            error: what is raised.
+            error: the exception.
             path: only for this file. Default: any.
-            start: only for the chunk that starts here. Default: any.
-            times: how often.
+            start: only for a read or write at this byte offset. Default: any.
+            times: number of operations that fail.
         """
         self._failures += [(operation, path, start, error)] * times
 
     def hold(self, path: str, start: int) -> anyio.Event:
-        """Let the next read of `path` at `start` wait until the returned event is set."""
+        """Block the next read of `path` at byte `start` until the returned event is set."""
         event = anyio.Event()
-        self._holds[path, start] = event
+        self._blocked_reads[path, start] = event
         return event
 
-    def damage_held(self, path: str, index: int) -> None:
-        """Flip the first byte of a kept chunk, leaving the record of its digest as it is."""
-        self.damaged.add((path, index))
+    def corrupt_resumable_chunk(self, path: str, index: int) -> None:
+        """Return a kept chunk with its first byte changed, under its unchanged digest."""
+        self._corrupted.add((path, index))
 
     def _check(self, operation: str, path: str | None = None, start: int | None = None) -> None:
         for failure in self._failures:
+            planned, planned_path, planned_start, error = failure
             if (
-                failure[0] == operation
-                and failure[1] in (None, path)
-                and failure[2] in (None, start)
+                planned == operation
+                and planned_path in (None, path)
+                and planned_start in (None, start)
             ):
                 self._failures.remove(failure)
-                raise failure[3]
+                raise error
 
     async def list(self) -> Sequence[Entry]:
         await anyio.lowlevel.checkpoint()
@@ -118,17 +119,17 @@ class MemoryStore:
         digest = Digest("sha256", sha256) if self._digests else None
         return Entry(path=path, size=len(content), digest=digest, etag=sha256)
 
-    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        if not self._ranges and (span.start, span.limit) != (0, entry.size):
-            raise RangeNotSupportedError(f"{self.location}{entry.path}: no ranges here")
-        rest = span.remaining
-        await self._read(entry, span.position, rest)
-        span.advance(len(rest))
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        if not self._ranges and (buffer.start, buffer.limit) != (0, entry.size):
+            raise RangeNotSupportedError(f"{self.location}{entry.path}: ranges are not supported")
+        remaining = buffer.remaining
+        await self._read(entry, buffer.position, remaining)
+        buffer.advance(len(remaining))
 
     async def _read(self, entry: Entry, start: int, buffer: memoryview) -> None:
         self.reads.append((entry.path, start, start + len(buffer)))
         await anyio.lowlevel.checkpoint()
-        if event := self._holds.pop((entry.path, start), None):
+        if event := self._blocked_reads.pop((entry.path, start), None):
             await event.wait()
         self._check("read", entry.path, start)
         buffer[:] = self.files[entry.path][start : start + len(buffer)]
@@ -175,7 +176,7 @@ class _MemoryFileSink:
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         await anyio.lowlevel.checkpoint()
         buffer[:] = self._chunks[chunk.index]
-        if (self._entry.path, chunk.index) in self._store.damaged:
+        if (self._entry.path, chunk.index) in self._store._corrupted:
             buffer[0] ^= 1
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:

@@ -1,4 +1,4 @@
-"""A sink that keeps nothing: for whoever wants bytes read and checked, and no copy of them."""
+"""A sink that discards what it is given: the source is read and verified, nothing is stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("NullSink",)
 
 
 class NullSink:
-    """Takes every file and forgets it."""
+    """Accepts every file and discards its bytes."""
 
     limits = PartLimits()
     location = "nowhere"
@@ -22,18 +22,18 @@ class NullSink:
         pass
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        return _Discarded()
+        return _NullFileSink()
 
     async def finish(self, manifest: Manifest) -> None:
         pass
 
 
-class _Discarded:
+class _NullFileSink:
     def __init__(self) -> None:
         self.resumable_chunks: Mapping[int, str] = {}
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
-        raise UnsupportedError(f"chunk {chunk.index} was discarded")
+        raise UnsupportedError("discarded chunks cannot be read back")
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         pass

@@ -1,7 +1,10 @@
-"""Servers for tests of code that moves models and datasets: real sockets, scripted faults.
+"""Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
-`HubServer` is a Hugging Face Hub with its CDN. huggingface_hub, hftransfer and any other client
-work against it unmodified::
+`HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. Example::
+
+    import huggingface_hub
+    from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
 
     with HubServer() as hub:
         repo = hub.create_repo("acme/tiny", files={"config.json": b"{}"})
@@ -24,8 +27,8 @@ from hftransfer.testing._faults import (
     Status,
     WrongRange,
 )
-from hftransfer.testing._hub_wire import RequestRecord
 from hftransfer.testing._repositories import Commit, Repo
+from hftransfer.testing._request_log import RequestRecord
 from hftransfer.testing.hub import HubServer
 
 __all__ = [

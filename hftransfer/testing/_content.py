@@ -1,8 +1,8 @@
-"""File contents of a test repository: where their bytes lie on disk, and their digests.
+"""File contents of a test repository: the files on disk that hold them, and their digests.
 
-Contents arrive as `bytes`, as a `pathlib.Path` (served from where it lies) or as a
-`RandomFile` (generated into the server's directory). Every content ends as a file on disk, so
-that bodies of any size go out by `sendfile` and none is kept in memory.
+A content is given as `bytes`, as a `pathlib.Path` (served in place) or as a `RandomFile`
+(generated into the server's directory). Every content is stored as a file, so that bodies of
+any size are sent by `sendfile` and none is kept in memory.
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ LFS_SUFFIXES = frozenset({
     ".safetensors", ".tar", ".tflite", ".tgz", ".wasm", ".xz", ".zip", ".zst",
 })
 # fmt: on
-"""What the `.gitattributes` of a new Hub repository sends to LFS."""
+"""Suffixes of LFS files in the `.gitattributes` of a new Hub repository."""
 
 
 @dataclass(frozen=True)
 class RandomFile:
-    """Incompressible bytes that are a function of `size` and `seed` alone.
+    """Incompressible bytes that depend only on `size` and `seed`.
 
     Args:
-        size: Length in bytes, 0 or more.
-        seed: Two files of one size and different seeds differ.
+        size: length in bytes, 0 or more.
+        seed: files of equal size and different seeds have different contents.
 
     Raises:
-        ValueError: `size` is negative.
+        ValueError: if `size` is negative.
+
+    Example::
+
+        repo.commit({"model.safetensors": RandomFile(64 << 20, seed=1)})
     """
 
     size: int
@@ -51,10 +55,10 @@ class RandomFile:
             raise ValueError(f"RandomFile size must not be negative, got {self.size}")
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the content in blocks of 1 MiB, the last one shorter.
+        """Yield the content in blocks of 1 MiB; the last block may be shorter.
 
-        Each block is a window on two blocks of random bytes, stamped with its index so that no
-        two blocks of one file are equal. That is about ten times as fast as drawing every byte.
+        Each block is a random slice of 2 MiB of random bytes, and starts with its index so that
+        no two blocks of a file are equal. This is about ten times as fast as generating every byte.
         """
         source = random.Random(f"hftransfer.testing/{self.seed}/{self.size}")
         pool = source.randbytes(min(self.size + 8, 2 * BLOCK_BYTES))
@@ -65,24 +69,24 @@ class RandomFile:
             yield (stamp + pool[window : window + length])[:length]
 
     def read_bytes(self) -> bytes:
-        """Return the whole content, all of it in memory."""
+        """Return the whole content; all of it is in memory."""
         return b"".join(self.blocks())
 
 
 Content: TypeAlias = bytes | Path | RandomFile
-"""What a file of a commit may be made from."""
+"""The accepted contents of a file of a commit."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """One stored file content and how the Hub names it.
+    """One stored file content and its digests.
 
     Attributes:
-        source: The file on disk that holds the bytes.
-        size: Length in bytes.
-        oid: Git blob sha1 in hex: of the content, or for an LFS file of its pointer.
-        sha256: Digest of the content in hex.
-        pointer_size: Length of the LFS pointer in bytes, or `None` for a regular file.
+        source: the file on disk with the bytes.
+        size: length in bytes.
+        oid: git blob sha1 in hex; for an LFS file that of its pointer.
+        sha256: sha256 of the content in hex.
+        pointer_size: length of the LFS pointer in bytes; `None` for a regular file.
     """
 
     source: Path
@@ -93,24 +97,24 @@ class Blob:
 
     @property
     def is_lfs(self) -> bool:
-        """Return `True` if the Hub keeps this content in LFS."""
+        """`True` if the Hub stores this content in LFS."""
         return self.pointer_size is not None
 
     @property
     def etag(self) -> str:
-        """Digest by which the Hub host identifies the file: sha256 for LFS, else git sha1."""
+        """ETag of the file on the Hub host, without quotes: sha256 for LFS, else git blob sha1."""
         return self.sha256 if self.is_lfs else self.oid
 
     def read_bytes(self) -> bytes:
-        """Return the whole content, all of it in memory."""
+        """Return the whole content; all of it is in memory."""
         return self.source.read_bytes()
 
 
 class BlobStore:
-    """Turns contents into `Blob` values, generating files below one directory.
+    """Stores contents as files and returns their `Blob`. May be used from any thread.
 
     Args:
-        root: Existing directory for contents that are not files yet.
+        root: existing directory for the files of contents that are not a `Path`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -123,13 +127,13 @@ class BlobStore:
         """Store `content` for the repository path `path` and return its blob.
 
         Args:
-            path: Path inside the repository; its suffix may make the file LFS.
+            path: path in the repository; its suffix may make the file an LFS file.
             content: `bytes`, an existing file, or a `RandomFile`.
-            lfs_threshold: Size in bytes from which any file is LFS.
+            lfs_threshold: size in bytes from which any file is an LFS file.
 
         Raises:
-            FileNotFoundError: `content` is a path where no file is.
-            TypeError: `content` is of another type.
+            FileNotFoundError: if `content` is a path without a file.
+            TypeError: if `content` has another type.
         """
         _check_type(path, content)
         size = _size_of(content)
@@ -150,7 +154,10 @@ class BlobStore:
         return Blob(source, size, git_blob_id(pointer), sha256.hexdigest(), len(pointer))
 
     def _stored(self, content: Content) -> tuple[Path, Iterator[bytes]]:
-        """Return the content's file and its blocks; iterating over new ones writes the file."""
+        """Return the file of a content and its blocks.
+
+        The blocks of a new content are written to the file while they are iterated.
+        """
         if isinstance(content, Path):
             source = content.resolve(strict=True)
             return source, _read_blocks(source)
@@ -186,7 +193,7 @@ def _read_blocks(source: Path) -> Iterator[bytes]:
 
 
 def _write_blocks(source: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield each block after it has been written, so that it is hashed while in the cache."""
+    """Yield each block after writing it, so that it is hashed while it is in the CPU cache."""
     with source.open("xb") as stream:
         for block in blocks:
             stream.write(block)
@@ -194,7 +201,7 @@ def _write_blocks(source: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """Return the git-lfs pointer file of a content (git-lfs specification, version 1)."""
+    """Return the git-lfs pointer of a content (git-lfs specification, version 1)."""
     return b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (
         sha256.encode(),
         size,
@@ -202,6 +209,6 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 
 def git_blob_id(content: bytes) -> str:
-    """Return git's object id of a blob in hex."""
+    """Return the git object id of a blob, in hex."""
     header = b"blob %d\0" % len(content)
     return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""Faults that a server can be told to commit: which requests they hit, and what then happens."""
+"""Faults that a server injects: which requests they hit, and what the client then sees."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
-from hftransfer.testing._answers import Answer, Call, FileBody, Host
+from hftransfer.testing._responses import FileBody, Host, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Status:
-    """Answer with this status, headers and body in place of the real answer."""
+    """Respond with this status, headers and body in place of the regular response."""
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Redirect:
-    """Answer with a redirect to `location`, which is sent as it is."""
+    """Respond with a redirect; `location` is sent unchanged."""
 
     location: str
     status: int = 302
@@ -33,7 +33,7 @@ class Redirect:
 
 @dataclass(frozen=True)
 class CutBody:
-    """Promise the whole Content-Length, send `after_bytes` of the body, close the connection."""
+    """Announce the whole Content-Length, send `after_bytes` of the body, close the connection."""
 
     after_bytes: int
 
@@ -42,7 +42,7 @@ class CutBody:
 class ResetConnection:
     """Send `after_bytes` of the body, then reset the connection (RST).
 
-    With 0 the connection is reset before anything is answered.
+    With 0 the connection is reset before any byte of the response is sent.
     """
 
     after_bytes: int = 0
@@ -50,9 +50,9 @@ class ResetConnection:
 
 @dataclass(frozen=True)
 class Stall:
-    """Send the head and `after_bytes` of the body, then nothing more.
+    """Send status, headers and `after_bytes` of the body, then wait.
 
-    The rest follows after `HubServer.release`. An answer without a body stalls before its head.
+    The rest is sent after `HubServer.release`. A response without a body waits before its status.
     """
 
     after_bytes: int = 0
@@ -60,14 +60,14 @@ class Stall:
 
 @dataclass(frozen=True)
 class IgnoreRange:
-    """Answer a ranged request for a file with 200 and the whole file."""
+    """Respond to a ranged request for a file with 200 and the whole file."""
 
 
 @dataclass(frozen=True)
 class WrongRange:
-    """Answer a ranged request with the range that lies `shift` bytes further on, and say so.
+    """Respond to a ranged request with the range that starts `shift` bytes later.
 
-    Content-Range and body agree with each other but not with what was asked.
+    Content-Range and body are consistent with each other, but not with the request.
     """
 
     shift: int
@@ -75,14 +75,14 @@ class WrongRange:
 
 @dataclass(frozen=True)
 class CorruptByte:
-    """Invert the byte at `offset` (from the start of the file) in answers that contain it."""
+    """Invert the byte at `offset` (from the start of the file) in responses that contain it."""
 
     offset: int
 
 
 @dataclass(frozen=True)
 class ExpireUrls:
-    """From this request on the CDN answers 403 to every URL that was signed before it."""
+    """From this request on, the CDN responds 403 to every URL that was signed before it."""
 
 
 Action: TypeAlias = (
@@ -101,22 +101,28 @@ Action: TypeAlias = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One planned misbehaviour of a server.
+    """One planned fault of a server.
 
-    A fault that could have no effect on a request does not count it: `IgnoreRange` and
-    `WrongRange` hit only ranged requests for files, `CorruptByte` only answers that contain the
+    A request on which the action would have no effect does not match: `IgnoreRange` and
+    `WrongRange` hit only ranged requests for files, `CorruptByte` only responses that contain the
     byte, and `CutBody`, `ResetConnection` and `Stall` only bodies longer than `after_bytes`.
 
+    Example::
+
+        # The second ranged request to the CDN for the file ends after 1000 bytes.
+        Fault(host="cdn", path="*/model.safetensors", ranged=True, after=1, action=CutBody(1000))
+
     Args:
-        action: What happens.
-        host: `"hub"`, `"cdn"`, or `None` for both.
-        method: HTTP method, or `None` for any.
-        path: `fnmatch` pattern (`*` crosses `/`), or `None` for any. It is matched with the
-            decoded path of the request and with `repo_id/path` of the file that the request is
-            about, so `*/model.safetensors` hits a file on both hosts.
-        ranged: Hit only requests with (`True`) or without (`False`) a Range header.
-        after: How many matching requests pass untouched first.
-        times: How many requests are then hit; `None` for all.
+        action: what happens.
+        host: `"hub"` or `"cdn"`; `None` for both.
+        method: HTTP method; `None` for any.
+        path: `fnmatch` pattern for a whole path (`*` also matches `/`); `None` for any. It is
+            compared with the decoded path of the request and with `repo_id/path` of the
+            requested file, so that `*/model.safetensors` hits a file on both hosts.
+        ranged: `True` hits only requests with a Range header, `False` only those without;
+            `None` hits both.
+        after: number of matching requests that are served normally first.
+        times: number of matching requests that are then hit; `None` for all.
     """
 
     action: Action
@@ -127,25 +133,27 @@ class Fault:
     after: int = 0
     times: int | None = 1
 
-    def matches(self, call: Call, answer: Answer) -> bool:
-        """Return `True` if this fault can hit `call`, which would be answered with `answer`."""
-        if self.host not in (None, call.host) or self.method not in (None, call.method):
+    def matches(self, request: Request, response: Response) -> bool:
+        """Return `True` if this fault can hit `request`, whose regular response is `response`."""
+        if self.host not in (None, request.host) or self.method not in (None, request.method):
             return False
-        if self.ranged not in (None, call.range is not None):
+        if self.ranged not in (None, request.range is not None):
             return False
-        if self.path is not None and not self._matches_path(call, answer):
+        if self.path is not None and not self._matches_path(request, response):
             return False
-        return _has_effect(self.action, call, answer)
+        return _has_effect(self.action, request, response)
 
-    def _matches_path(self, call: Call, answer: Answer) -> bool:
+    def _matches_path(self, request: Request, response: Response) -> bool:
         assert self.path is not None
-        names = [unquote(call.path)] if answer.file is None else [unquote(call.path), answer.file]
+        names = [unquote(request.path)]
+        if response.file is not None:
+            names.append(response.file)
         return any(fnmatchcase(name, self.path) for name in names)
 
 
-def _has_effect(action: Action, call: Call, answer: Answer) -> bool:
-    body = answer.body
-    length = 0 if call.method == "HEAD" else len(body)
+def _has_effect(action: Action, request: Request, response: Response) -> bool:
+    body = response.body
+    length = 0 if request.method == "HEAD" else len(body)
     if isinstance(action, Stall | ResetConnection):
         return action.after_bytes == 0 or length > action.after_bytes
     if isinstance(action, CutBody):
@@ -153,53 +161,56 @@ def _has_effect(action: Action, call: Call, answer: Answer) -> bool:
     if isinstance(action, CorruptByte):
         return length > 0 and isinstance(body, FileBody) and body.start <= action.offset < body.stop
     if isinstance(action, IgnoreRange | WrongRange):
-        return answer.status == 206
+        return response.status == 206
     return True
 
 
 class FaultHandle:
-    """Watches one fault of a server; returned by `HubServer.add_fault`."""
+    """Counts and awaits one fault of a server; returned by `HubServer.add_fault`.
+
+    Methods may be called from any thread.
+    """
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         self._happened = threading.Event()
         self._lock = threading.Lock()
-        self._seen = 0
-        self._done = 0
+        self._matched = 0
+        self._count = 0
 
     @property
     def count(self) -> int:
-        """How many times the fault has happened."""
+        """Number of times the fault has happened."""
         with self._lock:
-            return self._done
+            return self._count
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the fault has happened once.
 
-        A fault in the middle of a body has happened when the bytes before it have been written.
+        A fault within a body has happened when the bytes before it have been sent.
 
         Args:
-            timeout: Seconds to wait at most; `None` waits for ever.
+            timeout: most seconds to wait; `None` for no limit.
 
         Returns:
-            `False` if the time ran out first.
+            `False` if the time ran out.
         """
         return self._happened.wait(timeout)
 
     def happened(self) -> None:
-        """Record that the fault has taken place; called by the server."""
+        """Count the fault; called by the server."""
         with self._lock:
-            self._done += 1
+            self._count += 1
         self._happened.set()
 
-    def claims(self, call: Call, answer: Answer) -> bool:
-        """Return `True` if this fault hits `call`, and count that; called by the server."""
+    def claims(self, request: Request, response: Response) -> bool:
+        """Return `True` if this fault hits `request`, and count the match; called by the server."""
         fault = self.fault
-        if not fault.matches(call, answer):
+        if not fault.matches(request, response):
             return False
         with self._lock:
-            self._seen += 1
-            hits = self._seen - fault.after
+            self._matched += 1
+            hits = self._matched - fault.after
             return hits > 0 and (fault.times is None or hits <= fault.times)
 
 
@@ -218,12 +229,12 @@ class FaultPlan:
         return handle
 
     def clear(self) -> None:
-        """Forget every fault; those that are happening go on."""
+        """Remove every fault; stalls in progress continue."""
         with self._lock:
             self._handles.clear()
 
-    def claim(self, call: Call, answer: Answer) -> FaultHandle | None:
-        """Return the fault that hits `call`, at most one, and count it as used."""
+    def claim(self, request: Request, response: Response) -> FaultHandle | None:
+        """Return the first fault that hits `request`, and count the match."""
         with self._lock:
             handles = tuple(self._handles)
-        return next((handle for handle in handles if handle.claims(call, answer)), None)
+        return next((handle for handle in handles if handle.claims(request, response)), None)

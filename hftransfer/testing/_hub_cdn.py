@@ -1,8 +1,8 @@
-"""The CDN behind the Hub: signed URLs that expire, and the files behind them.
+"""The CDN of the Hub: signed URLs that expire, and the files that they serve.
 
-The shape is CloudFront's with a custom policy, which is what the Hub's LFS bridge uses: `Expires`,
-`Policy`, `Signature`, `Key-Pair-Id` in the query. The signature covers the path and the whole
-query as sent, so a client that re-encodes or reorders the URL is refused, as on the real CDN.
+URLs have CloudFront's form with a custom policy, as those of the Hub's LFS bridge: `Expires`,
+`Policy`, `Signature` and `Key-Pair-Id` in the query. The signature covers the path and the whole
+query as sent. As on the real CDN, a URL that a client re-encoded or reordered is rejected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
-from hftransfer.testing._answers import Answer, Call, FileBody
+from hftransfer.testing._responses import FileBody, Request, Response
 
 if TYPE_CHECKING:
     from hftransfer.testing._content import Blob
@@ -30,7 +30,7 @@ _FROM_CLOUDFRONT = str.maketrans("-_~", "+=/")
 
 
 class UrlSigner:
-    """Signs URLs with one key pair at a time; `rotate` makes all earlier URLs invalid."""
+    """Signs URLs with the current key; `rotate` invalidates all earlier URLs."""
 
     def __init__(self) -> None:
         self._serial = itertools.count(1)
@@ -39,18 +39,18 @@ class UrlSigner:
         self.rotate()
 
     def rotate(self) -> None:
-        """Replace the key pair."""
+        """Replace the key."""
         self._secret = secrets.token_bytes(32)
         self._key_id = f"K{next(self._serial):013d}"
 
     def sign(self, path: str, query: str, *, expires: float, expected_range: str | None) -> str:
-        """Return the target (path and query) to be requested until the time `expires`.
+        """Return a target (path and query) that is valid until `expires`.
 
         Args:
-            path: Percent-encoded path.
-            query: Percent-encoded query to which the signature is appended.
-            expires: Seconds since the epoch.
-            expected_range: Range header that every request must then carry, or `None`.
+            path: percent-encoded path.
+            query: percent-encoded query, to which the signature is appended.
+            expires: seconds since the epoch.
+            expected_range: Range header that every request must have; `None` for any or none.
         """
         condition: dict[str, object] = {"DateLessThan": {"AWS:EpochTime": expires}}
         if expected_range is not None:
@@ -59,16 +59,16 @@ class UrlSigner:
         target = f"{path}?{query}&Expires={math.ceil(expires)}&Policy={_encode(policy.encode())}"
         return f"{target}&Signature={self._signature(target)}&Key-Pair-Id={self._key_id}"
 
-    def refusal(self, target: str, range_header: str | None, *, now: float) -> str | None:
-        """Return why a request is refused, or `None` if its URL is good.
+    def rejection(self, target: str, range_header: str | None, *, now: float) -> str | None:
+        """Return why a request is rejected, or `None` if its URL is valid.
 
         Args:
-            target: Path and query exactly as received.
-            range_header: The request's Range header.
-            now: Seconds since the epoch.
+            target: path and query exactly as received.
+            range_header: the request's Range header.
+            now: seconds since the epoch.
         """
-        signed, found, rest = target.partition("&Signature=")
-        if not found:
+        signed, separator, rest = target.partition("&Signature=")
+        if not separator:
             return "Missing Key-Pair-Id query parameter or cookie value"
         signature, _, key_id = rest.partition("&Key-Pair-Id=")
         if key_id != self._key_id:
@@ -79,18 +79,18 @@ class UrlSigner:
         condition = json.loads(_decode(policy))["Statement"][0]["Condition"]
         if now >= condition["DateLessThan"]["AWS:EpochTime"]:
             return "Auth failed: expired"
-        bound = condition.get("ByteRange", {}).get("ExpectedHeader", range_header)
-        return None if bound == range_header else "Auth failed: invalid range"
+        expected = condition.get("ByteRange", {}).get("ExpectedHeader", range_header)
+        return None if expected == range_header else "Auth failed: invalid range"
 
     def _signature(self, target: str) -> str:
         return _encode(hmac.digest(self._secret, target.encode(), "sha256"))
 
 
 class Cdn:
-    """Signs and answers URLs of LFS files.
+    """Signs the URLs of LFS files and responds to requests for them.
 
     Args:
-        url_lifetime: Seconds for which a signed URL is valid; may be changed at any time.
+        url_lifetime: seconds for which a signed URL is valid; may be changed at any time.
     """
 
     def __init__(self, *, url_lifetime: float) -> None:
@@ -100,14 +100,14 @@ class Cdn:
         self._objects: dict[str, tuple[str, Blob]] = {}
 
     def expire_urls(self) -> None:
-        """Refuse every URL signed so far."""
+        """Reject every URL signed so far."""
         with self._lock:
             self._signer.rotate()
 
     def signed_target(self, repo: Repo, path: str, blob: Blob, *, range_header: str | None) -> str:
-        """Return path and query of a fresh signed URL for the file `path` of `repo`.
+        """Return path and query of a new signed URL for the file `path` of `repo`.
 
-        A Range header on the request that asked for the URL binds the URL to that range.
+        If the `resolve` request had a Range header, the URL serves that range only.
         """
         location = cdn_path(repo, path, blob)
         name = path.rpartition("/")[2]
@@ -122,42 +122,42 @@ class Cdn:
                 expected_range=range_header,
             )
 
-    def answer(self, call: Call) -> Answer:
-        """Return the whole file behind a signed URL, or why not."""
+    def respond(self, request: Request) -> Response:
+        """Return a response with the whole file of a signed URL, or with an error."""
         with self._lock:
-            file, blob = self._objects.get(call.path, (None, None))
-            refusal = self._signer.refusal(call.target, call.range, now=time.time())
-        if call.method not in ("GET", "HEAD"):
-            return _refusal(405, "MethodNotAllowed", "only GET and HEAD are served here", file)
-        if "Authorization" in call.headers:
-            # S3 behind a signed URL answers so too; here it also catches a leaked Hub token.
+            file, blob = self._objects.get(request.path, (None, None))
+            reason = self._signer.rejection(request.target, request.range, now=time.time())
+        if request.method not in ("GET", "HEAD"):
+            return _error(405, "MethodNotAllowed", "only GET and HEAD are served here", file)
+        if "Authorization" in request.headers:
+            # As S3 for a signed URL. Here it also detects a client that leaks the Hub token.
             message = "Only one auth mechanism allowed; the Authorization header must not be sent"
-            return _refusal(400, "InvalidArgument", message, file)
-        if refusal is not None:
-            return _refusal(403, "AccessDenied", refusal, file)
+            return _error(400, "InvalidArgument", message, file)
+        if reason is not None:
+            return _error(403, "AccessDenied", reason, file)
         if blob is None:
-            return _refusal(404, "NoSuchKey", "no such object", file)
+            return _error(404, "NoSuchKey", "no such object", file)
         headers = {
             "Content-Type": "application/octet-stream",
-            "Content-Disposition": parse_qs(call.query)["response-content-disposition"][0],
-            "ETag": f'"{call.path.rpartition("/")[2]}"',
+            "Content-Disposition": parse_qs(request.query)["response-content-disposition"][0],
+            "ETag": f'"{request.path.rpartition("/")[2]}"',
             "Accept-Ranges": "bytes",
             "Cache-Control": "public, max-age=31536000",
         }
-        return Answer(200, headers, FileBody(blob.source, 0, blob.size, blob.size), file)
+        return Response(200, headers, FileBody(blob.source, 0, blob.size, blob.size), file)
 
 
 def cdn_path(repo: Repo, path: str, blob: Blob) -> str:
     """Return the path of the CDN's URL for the file `path` of `repo`."""
-    # The real CDN's name for a content is its Xet hash: 64 hex digits that are not the sha256.
+    # The real CDN names a content by its Xet hash: 64 hex digits that are not its sha256.
     content_id = hashlib.sha256(f"xet\0{path}\0{blob.sha256}".encode()).hexdigest()
     return f"/xet-bridge-us/{repo.storage_id}/{content_id}"
 
 
-def _refusal(status: int, code: str, message: str, file: str | None) -> Answer:
+def _error(status: int, code: str, message: str, file: str | None) -> Response:
     error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     body = f'<?xml version="1.0" encoding="UTF-8"?>{error}'.encode()
-    return Answer(status, {"Content-Type": "text/xml"}, body, file)
+    return Response(status, {"Content-Type": "text/xml"}, body, file)
 
 
 def _encode(value: bytes) -> str:

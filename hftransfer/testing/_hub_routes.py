@@ -1,4 +1,4 @@
-"""What a path on the Hub host means."""
+"""Parses the paths of requests to the Hub host."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _API_ACTIONS = frozenset(("revision", "tree", "paths-info", "refs", "xet-read-to
 
 @dataclass(frozen=True)
 class Route:
-    """A request path taken apart.
+    """The parts of a request path.
 
     Attributes:
         action: `info`, `tree`, `paths-info`, `refs`, `xet-read-token`, `resolve` or
             `resolve-cache`.
-        repo_type: Kind of repository.
-        repo_id: Decoded, with or without a namespace.
-        revision: Decoded.
-        path: Decoded path inside the repository; empty for its root.
-        before: Raw part of the path in front of the repository id, with its last slash.
-        after: Raw part of the path behind it, empty or with its first slash.
+        repo_type: kind of repository.
+        repo_id: decoded, with or without a namespace.
+        revision: decoded.
+        path: decoded path inside the repository; empty for its root.
+        before: percent-encoded path up to the repository id, with the slash in between.
+        after: percent-encoded path after the repository id; empty, or starts with a slash.
     """
 
     action: str
@@ -38,13 +38,13 @@ class Route:
 def parse_route(raw_path: str) -> Route | None:
     """Return the route of a percent-encoded path, or `None` if the Hub has no such page.
 
-    Segments are decoded after splitting, because a revision such as `refs/pr/1` is sent as one
-    segment with `%2F` in it.
+    Segments are decoded after splitting: a revision such as `refs/pr/1` is sent as one segment
+    that contains `%2F`.
     """
     segments = raw_path.strip("/").split("/")
     if segments[0] == "api" and len(segments) > 2:
         if segments[1] == "resolve-cache" and len(segments) > 4:
-            return _with_verbless_revision(segments)
+            return _resolve_cache(segments)
         if segments[1] in _PLURALS:
             return _api(segments)
         return None
@@ -69,8 +69,8 @@ def _api(segments: list[str]) -> Route | None:
     return None
 
 
-def _with_verbless_revision(segments: list[str]) -> Route | None:
-    """Parse `api/resolve-cache/models/NS/NAME/COMMIT/PATH`: the 40-hex commit ends the id."""
+def _resolve_cache(segments: list[str]) -> Route | None:
+    """Parse `api/resolve-cache/models/NS/NAME/COMMIT/PATH`: the commit ends the id."""
     if segments[2] not in _PLURALS:
         return None
     for length in (1, 2):
@@ -91,7 +91,7 @@ def _resolve(segments: list[str]) -> Route | None:
 
 
 def _revision(tail: list[str]) -> tuple[str, list[str]]:
-    """Split a revision off; `refs/pr/1` may also come as three segments."""
+    """Split the revision from the path; `refs/pr/1` may also be three segments."""
     if tail[0] == "refs" and len(tail) >= 3:
         return unquote("/".join(tail[:3])), tail[3:]
     return unquote(tail[0]), tail[1:]

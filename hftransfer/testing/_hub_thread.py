@@ -15,17 +15,26 @@ from aiohttp import web
 if TYPE_CHECKING:
     import ssl
 
-from hftransfer.testing._answers import Host
+from hftransfer.testing._responses import Host
 
 _BACKLOG = 1024
 _BIND_ATTEMPTS = 20
+# Time for handlers to end after their connections were closed, seconds.
 _SHUTDOWN_SECONDS = 0.5
 
 Handler = Callable[[Host, web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ServerThread:
-    """The thread, the event loop and the listening sockets of a started server."""
+    """Serves requests from the constructor on until `stop`.
+
+    Args:
+        handler: responds to the requests of both hosts; runs in the event loop of the thread.
+        ssl_context: for HTTPS; `None` for HTTP.
+
+    Raises:
+        OSError: if no loopback port is free.
+    """
 
     def __init__(self, handler: Handler, ssl_context: ssl.SSLContext | None) -> None:
         self._handler = handler
@@ -39,7 +48,7 @@ class ServerThread:
         self._sockets: dict[Host, list[socket.socket]] = {"hub": hub, "cdn": cdn}
         self.hub_port: int = hub[0].getsockname()[1]
         self.cdn_port: int = cdn[0].getsockname()[1]
-        # Not new_event_loop: an embedder's policy may make that uvloop, whose sendfile copies.
+        # Not new_event_loop: the process may have set uvloop's policy, whose sendfile copies.
         self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop()
         self._stopping = asyncio.Event()
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -53,7 +62,7 @@ class ServerThread:
             raise
 
     def stop(self) -> None:
-        """Drop all connections and wait for the thread to end."""
+        """Close all connections and wait until the thread has ended."""
         self.loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
@@ -88,7 +97,7 @@ class ServerThread:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             return await self._handler(host, request)
 
-        # A client that goes away cancels its handler: that is how a stall learns of it.
+        # The handler is cancelled when the client closes the connection, which ends a stall.
         server = web.Server(handle, handler_cancellation=True, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
@@ -107,9 +116,9 @@ def _localhost() -> list[tuple[int, str]]:
 
 
 def _is_usable(family: int, address: str) -> bool:
-    """Return `False` if the machine knows the name of an address that it does not have.
+    """Return `False` if the machine does not have this address although a name resolves to it.
 
-    Containers often list `::1` for localhost with IPv6 switched off.
+    Containers often list `::1` for localhost while IPv6 is disabled.
     """
     try:
         socket.create_server((address, 0), family=family).close()
@@ -121,10 +130,10 @@ def _is_usable(family: int, address: str) -> bool:
 
 
 def _listen_on_one_port(addresses: list[tuple[int, str]]) -> list[socket.socket]:
-    """Bind one free port on every address, so that a host name means the same over v4 and v6.
+    """Bind the same free port on every address, so that a host name works over IPv4 and IPv6.
 
     Raises:
-        OSError: No port was free on all of them.
+        OSError: if no port was free on all of them.
     """
     for attempt in range(1, _BIND_ATTEMPTS + 1):
         sockets: list[socket.socket] = []

@@ -1,4 +1,4 @@
-"""MinIO, which publishes no wheel: found, or built once at a pinned version."""
+"""Starts MinIO. There is no wheel of it: the binary is found, or built at a pinned version."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from hftransfer.testing._s3_process import (
     Launch,
     S3Server,
     ServerNotFoundError,
-    answers,
     free_ports,
-    start,
-    tail,
+    last_lines,
+    responds,
+    start_server,
 )
 
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
-"""The Go module version of ``github.com/minio/minio`` that `ensure_minio` builds."""
+"""Go module version of ``github.com/minio/minio`` that `ensure_minio` builds."""
 
 
 def find_minio() -> Path | None:
-    """Return MinIO's binary, or None where there is none.
+    """Return the path of MinIO's binary, or None if there is none.
 
-    Looks at the environment variable ``HFTRANSFER_MINIO``, then on ``PATH``, then into
-    the cache that `ensure_minio` fills.
+    It is the value of the environment variable ``HFTRANSFER_MINIO`` if that is set, else
+    ``minio`` on ``PATH``, else the binary that `ensure_minio` built.
 
     Raises:
-        ServerNotFoundError: if ``HFTRANSFER_MINIO`` names something that cannot be run.
+        ServerNotFoundError: if ``HFTRANSFER_MINIO`` is not an executable file.
     """
     named = os.environ.get("HFTRANSFER_MINIO")
     if named:
@@ -54,17 +54,17 @@ def find_minio() -> Path | None:
 
 
 def ensure_minio(log: Callable[[str], object] | None = None) -> Path:
-    """Return MinIO's binary, building it first where there is none.
+    """Return the path of MinIO's binary; build it first if `find_minio` finds none.
 
-    The build runs ``go install`` at `MINIO_VERSION`: about 4 minutes on 2 cores and
-    150 MB, once per user. Two processes that want it at the same time build it once.
+    The build runs ``go install`` at `MINIO_VERSION`, once per user: about 4 minutes on 2 cores, and
+    150 MB. A second process waits for the build of the first.
 
     Args:
-        log: Called with one line before the build and one after it. Defaults to
-            writing them to standard error.
+        log: called with one line before the build and one line after it. Default: writes
+            them to standard error.
 
     Raises:
-        ServerNotFoundError: if there is neither MinIO nor Go, or the build failed.
+        ServerNotFoundError: if there is neither MinIO nor Go, or if the build fails.
     """
     found = find_minio()
     if found:
@@ -77,24 +77,24 @@ def ensure_minio(log: Callable[[str], object] | None = None) -> Path:
             "or install Go 1.24 or newer so that it can be built"
         )
 
-    say = log or _say_on_stderr
+    log = log or _write_to_stderr
     target = _cached_minio()
     target.parent.mkdir(parents=True, exist_ok=True)
     with _file_lock(target.with_name(target.name + ".lock")):
-        if not target.is_file():  # else another process built it while this one waited
-            _build_minio(go, target, say)
+        if not target.is_file():  # else another process built it in the meantime
+            _build_minio(go, target, log)
     return target
 
 
 def start_minio(root: Path | None = None) -> S3Server:
-    """Start MinIO with an empty or existing store and return once it answers.
+    """Start MinIO and return when it is ready. With an existing `root` its buckets are kept.
 
     Args:
-        root: Folder for data and log; kept on close. Defaults to a temporary folder,
-            removed on close.
+        root: folder for data and log, kept on close. Default: a temporary folder, removed
+            on close.
 
     Raises:
-        ServerNotFoundError: if there is no MinIO and it cannot be built.
+        ServerNotFoundError: if there is no MinIO, and it cannot be built.
         ServerStartError: if it does not start.
     """
     binary = ensure_minio()
@@ -112,13 +112,13 @@ def start_minio(root: Path | None = None) -> S3Server:
                 "MINIO_REGION": REGION,
                 "MINIO_BROWSER": "off",
                 "MINIO_UPDATE": "off",
-                "MINIO_CI_CD": "1",  # lets it store on the root disk
+                "MINIO_CI_CD": "1",  # permits data on the disk of the root file system
             },
             port=port,
-            is_ready=lambda: answers(port, "/minio/health/ready"),
+            is_ready=lambda: responds(port, "/minio/health/ready"),
         )
 
-    return start("minio", root, launch)
+    return start_server("minio", root, launch)
 
 
 def _cached_minio() -> Path:
@@ -126,14 +126,14 @@ def _cached_minio() -> Path:
     return Path(cache, "hftransfer", "bin", f"minio-{MINIO_VERSION}")
 
 
-def _build_minio(go: str, target: Path, say: Callable[[str], object]) -> None:
-    say(
+def _build_minio(go: str, target: Path, log: Callable[[str], object]) -> None:
+    log(
         f"hftransfer: building MinIO {MINIO_VERSION} once with `go install` into {target} "
         "(about 4 minutes on 2 cores, 150 MB)"
     )
     started = time.monotonic()
     folder = target.with_name(target.name + ".build")
-    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed: the lock is ours
+    shutil.rmtree(folder, ignore_errors=True)  # left by a build that was killed; the lock is held
     folder.mkdir()
     try:
         result = subprocess.run(
@@ -146,14 +146,14 @@ def _build_minio(go: str, target: Path, say: Callable[[str], object]) -> None:
             check=False,
         )
         if result.returncode != 0:
-            raise ServerNotFoundError(f"building MinIO failed:\n{tail(result.stdout)}")
+            raise ServerNotFoundError(f"building MinIO failed:\n{last_lines(result.stdout)}")
         (folder / "minio").replace(target)
     finally:
         shutil.rmtree(folder)
-    say(f"hftransfer: built MinIO in {time.monotonic() - started:.0f} s")
+    log(f"hftransfer: built MinIO in {time.monotonic() - started:.0f} s")
 
 
-def _say_on_stderr(line: str) -> None:
+def _write_to_stderr(line: str) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""Repositories of the test Hub: commits, references, renames, and who may read what."""
+"""Repositories of the test Hub: commits, references, renames and read permissions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TreeEntry:
 
 @dataclass(frozen=True)
 class Commit:
-    """One immutable state of a repository: its 40-hex id and its files by path."""
+    """One commit of a repository: its id (40 hex digits) and its files by path."""
 
     id: str
     files: Mapping[str, Blob]
@@ -53,13 +53,14 @@ class Repo:
     Its settings are plain attributes and may be changed while the server runs.
 
     Attributes:
-        repo_id: `namespace/name`, or a bare `name`.
+        repo_id: `namespace/name`, or a `name` without namespace.
         repo_type: `"model"`, `"dataset"` or `"space"`.
-        private: Without a token that may read it the repository does not exist.
-        gated: Metadata is public, but files are refused without a token that may read them.
-        disabled: Every request is answered 403 "Access to this resource is disabled."
-        direct: The Hub host answers `resolve` with the file itself (200) instead of redirecting.
-        lfs_threshold: Size in bytes from which a newly committed file is LFS.
+        private: respond that the repository does not exist to requests without a token that may
+            read it.
+        gated: deny files, but not metadata, to requests without a token that may read it.
+        disabled: respond 403 "Access to this resource is disabled." to every request.
+        direct: respond to `resolve` with the file itself (200) instead of a redirect.
+        lfs_threshold: size in bytes from which a newly committed file is an LFS file.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Repo:
         self.disabled = False
         self.direct = direct
         self.lfs_threshold = lfs_threshold
-        # The CDN names repositories by an id that a rename does not change.
+        # The CDN identifies a repository by an id that does not change when it is renamed.
         self.storage_id = hashlib.sha256(f"{repo_type}/{repo_id}".encode()).hexdigest()[:24]
         self._store = store
         self._lock = threading.Lock()
@@ -106,10 +107,10 @@ class Repo:
             return dict(self._tags)
 
     def find(self, revision: str) -> Commit:
-        """Return the commit that a branch, a tag or a full commit id names.
+        """Return the commit of a branch, a tag or a full commit id.
 
         Raises:
-            KeyError: There is no such revision.
+            KeyError: if there is no such revision.
         """
         with self._lock:
             commit_id = self._branches.get(revision) or self._tags.get(revision) or revision
@@ -119,7 +120,7 @@ class Repo:
         """Return the stored file at `path`: its bytes, size and digests.
 
         Raises:
-            KeyError: There is no such revision, or no such file in it.
+            KeyError: if there is no such revision, or no such file in it.
         """
         return self.find(revision).files[path]
 
@@ -133,17 +134,18 @@ class Repo:
         """Add a commit on top of a branch.
 
         Args:
-            files: Contents by repository path. A path is taken as it is, also a hostile one
-                such as `../x`, so that clients can be tested against it.
-            revision: The branch to move.
-            delete: Paths to leave out.
+            files: contents by repository path. Paths are not checked, so that clients can be
+                tested with malicious ones such as `../x`.
+            revision: the branch that the commit is added to.
+            delete: paths that the commit removes.
 
         Returns:
-            The new commit's 40-hex id: the same for the same history of the same repository.
+            The id of the new commit, 40 hex digits. It depends only on the type and id of the
+            repository and on its history.
 
         Raises:
-            KeyError: The branch, or a path of `delete`, does not exist.
-            FileNotFoundError: A content is a path where no file is.
+            KeyError: if the branch, or a path of `delete`, does not exist.
+            FileNotFoundError: if a content is a path without a file.
         """
         added = {
             path: self._store.add(path, content, lfs_threshold=self.lfs_threshold)
@@ -160,7 +162,7 @@ class Repo:
         """Point the branch `name` (also a full name such as `refs/pr/1`) at a revision.
 
         Raises:
-            KeyError: There is no such revision.
+            KeyError: if there is no such revision.
         """
         commit_id = self.find(from_revision).id
         with self._lock:
@@ -170,14 +172,14 @@ class Repo:
         """Point the tag `name` at a revision.
 
         Raises:
-            KeyError: There is no such revision.
+            KeyError: if there is no such revision.
         """
         commit_id = self.find(revision).id
         with self._lock:
             self._tags[name] = commit_id
 
     def start(self, files: Mapping[str, Content]) -> None:
-        """Make the first commit of `main`."""
+        """Create the first commit of `main`."""
         blobs = {
             path: self._store.add(path, content, lfs_threshold=self.lfs_threshold)
             for path, content in files.items()
@@ -196,7 +198,7 @@ class Repo:
 
 
 class Repositories:
-    """Every repository of one server, with the tokens that open the closed ones."""
+    """The repositories of one server, and the tokens that may read private and gated ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -205,10 +207,10 @@ class Repositories:
         self._tokens: dict[str, frozenset[str] | None] = {}
 
     def add(self, repo: Repo) -> None:
-        """Make `repo` known under its id.
+        """Add `repo` under its id.
 
         Raises:
-            ValueError: The id is taken.
+            ValueError: if the id is taken.
         """
         key = (repo.repo_type, repo.repo_id)
         with self._lock:
@@ -218,21 +220,21 @@ class Repositories:
             self._repos[key] = repo
 
     def get(self, repo_type: str, repo_id: str) -> Repo | None:
-        """Return the repository that has this id now."""
+        """Return the repository that has this id at present, or `None`."""
         with self._lock:
             return self._repos.get((repo_type, repo_id))
 
     def new_name(self, repo_type: str, repo_id: str) -> str | None:
-        """Return what a repository that had this id is called now."""
+        """Return the present id of a repository that had the id `repo_id` before, or `None`."""
         with self._lock:
             return self._renamed.get((repo_type, repo_id))
 
     def rename(self, repo_type: str, old: str, new: str) -> None:
-        """Give a repository another id; the old one leads to it from then on.
+        """Change the id of a repository; `new_name` then returns it for the old id.
 
         Raises:
-            KeyError: There is no repository `old`.
-            ValueError: `new` is taken.
+            KeyError: if there is no repository `old`.
+            ValueError: if `new` is taken.
         """
         with self._lock:
             if (repo_type, new) in self._repos:
@@ -247,7 +249,7 @@ class Repositories:
             repo.repo_id = new
 
     def allow(self, token: str, repos: Iterable[str] | None) -> None:
-        """Let `token` read the given closed repositories besides what it may already, or all."""
+        """Permit `token` to read the given repositories, in addition to earlier ones, or all."""
         with self._lock:
             known = self._tokens.get(token, frozenset())
             if repos is None or known is None:
@@ -256,12 +258,12 @@ class Repositories:
                 self._tokens[token] = known | frozenset(repos)
 
     def knows(self, token: str) -> bool:
-        """Return `True` if `token` belongs to a user of this Hub."""
+        """Return `True` if `token` is valid."""
         with self._lock:
             return token in self._tokens
 
     def may_read(self, token: str | None, repo: Repo) -> bool:
-        """Return `True` if `token` opens `repo` although it is private or gated."""
+        """Return `True` if `token` may read `repo` if it is private or gated."""
         with self._lock:
             if token is None or token not in self._tokens:
                 return False
@@ -273,7 +275,7 @@ def folder_files(folder: Path) -> dict[str, Content]:
     """Return every file below `folder` by its relative POSIX path.
 
     Raises:
-        NotADirectoryError: `folder` is not a directory.
+        NotADirectoryError: if `folder` is not a directory.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"not a folder: {folder}")

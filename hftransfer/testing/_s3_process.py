@@ -1,8 +1,8 @@
-"""The processes of the S3 servers: started in a group of their own, awaited, never orphaned.
+"""Runs the S3 servers as child processes, each in a process group of its own.
 
-A second process per server, a shell blocked on a pipe whose other end only this
-process holds, kills the server and removes its temporary folder when this process
-ends in a way that lets no Python code run.
+Each server has a watchdog process: a shell that reads from a pipe whose write end only this
+process has open. If this process is killed, so that no Python code can clean up, the pipe is
+closed; the watchdog then kills the server and removes its temporary folder.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from pathlib import Path
 from types import TracebackType
 
 ACCESS_KEY = "hftransfer"
-SECRET_KEY = "hftransfer-loopback-only"  # noqa: S105 - guards nothing: the server is on loopback
+SECRET_KEY = "hftransfer-loopback-only"  # noqa: S105 - not a secret: the server listens on loopback
 REGION = "us-east-1"
 HOST = "127.0.0.1"
 _START_SECONDS = 40.0
 _START_ATTEMPTS = 3
 _POLL_SECONDS = 0.05
-_TERMINATE_SECONDS = 2.0  # SeaweedFS takes 15 s to stop; its data is thrown away anyway
+# Then the server is killed. SeaweedFS would take 15 s to stop, to keep data that is not needed.
+_TERMINATE_SECONDS = 2.0
 _LOG_TAIL_LINES = 20
 
-# Its arguments: the server's process group, then what to remove. `read` returns when the
-# only writer of standard input, the process that started the server, is gone. A killed
-# server can still finish a write, and a folder that just got a file is not removed.
+# Arguments: the server's process group, then the paths to remove. `read` returns when the process
+# that started the server, the only writer of standard input, has ended. `rm` is repeated because
+# a killed server may still complete a write, and `rm` fails if a file appears in a folder.
 _WATCHDOG = """
 read -r _
 kill -s KILL -- "-$1"
@@ -43,33 +44,33 @@ rm -rf -- "$@" || { sleep 1; rm -rf -- "$@"; }
 
 
 class ServerNotFoundError(FileNotFoundError):
-    """A server's binary is neither installed nor could it be built."""
+    """Raised when the binary of a server is not installed and cannot be built."""
 
 
 class ServerStartError(RuntimeError):
-    """A server ended, or did not become ready in time; the text quotes the end of its log."""
+    """Raised when a server ends or is not ready in time; the message has the end of its log."""
 
 
 @dataclass(kw_only=True, eq=False)
 class S3Server:
-    """A running S3 server and what a client needs to use it.
+    """A running S3 server, and what a client needs to use it.
 
-    A context manager that stops the server on exit.
+    A context manager that stops the server on exit. Returned by `start_minio` and its like.
     """
 
     name: str
     """``"minio"``, ``"seaweedfs"``, ``"rclone"`` or ``"moto"``."""
     endpoint: str
-    """``http://127.0.0.1:PORT``, without a trailing slash; buckets are path-style."""
+    """``http://127.0.0.1:PORT``, without a trailing slash. Buckets are addressed by path."""
     root: Path
-    """Holds the server's data and ``server.log``."""
+    """Folder with the server's data and ``server.log``."""
     access_key: str = ACCESS_KEY
     secret_key: str = field(default=SECRET_KEY, repr=False)
     region: str = REGION
     _stack: ExitStack = field(repr=False)
 
     def client_environ(self) -> dict[str, str]:
-        """Return the ``AWS_*`` variables that point an AWS client at this server alone."""
+        """Return ``AWS_*`` environment variables that make an AWS client use this server only."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -81,7 +82,7 @@ class S3Server:
         }
 
     def close(self) -> None:
-        """Stop the server and remove its root if it was a temporary one. Idempotent."""
+        """Stop the server, and remove its root if that is temporary. Idempotent."""
         self._stack.close()
 
     def __enter__(self) -> S3Server:
@@ -98,21 +99,31 @@ class S3Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One attempt to start a server on ports that were free a moment ago."""
+    """How to start a server once, on ports that were free when they were chosen."""
 
     command: list[str]
     environ: Mapping[str, str]
     port: int
     is_ready: Callable[[], bool]
-    litter: Sequence[Path] = ()
-    """Files that the server makes outside its root and does not remove when killed."""
+    extra_files: Sequence[Path] = ()
+    """Files that the server creates outside its root and does not remove when it is killed."""
 
 
-def start(name: str, root: Path | None, launch: Callable[[Path], Launch]) -> S3Server:
+def start_server(name: str, root: Path | None, launch: Callable[[Path], Launch]) -> S3Server:
+    """Start a server and wait until it is ready.
+
+    Args:
+        name: of the server, for messages and the temporary folder.
+        root: folder for data and log. Default: a temporary folder, removed on close.
+        launch: called with the root, again for every attempt, to choose other ports.
+
+    Raises:
+        ServerStartError: if it ends, or is not ready within 40 seconds.
+    """
     with ExitStack() as stack:
         temporary = root is None
         if root is None:
-            # Short, because SeaweedFS's sockets lie in it and a socket's path has 107 bytes.
+            # Short: SeaweedFS's sockets are in it, and the path of a socket has at most 107 bytes.
             root = Path(tempfile.mkdtemp(prefix=f"{name}-"))
             stack.callback(shutil.rmtree, root, ignore_errors=True)
         root = root.resolve()
@@ -124,7 +135,7 @@ def start(name: str, root: Path | None, launch: Callable[[Path], Launch]) -> S3S
             try:
                 _wait_until_ready(name, process, attempted.is_ready, root / "server.log")
             except ServerStartError as error:
-                # Between choosing a port and the server's bind another process can take it.
+                # Another process may bind a port after it was chosen.
                 if "address already in use" not in str(error) or attempt == _START_ATTEMPTS:
                     raise
             else:
@@ -151,18 +162,18 @@ def _running(launch: Launch, root: Path, *, temporary: bool) -> Iterator[subproc
             start_new_session=True,
         )
     try:
-        with _watchdog(process.pid, [*launch.litter, *([root] if temporary else [])]):
+        with _watchdog(process.pid, [*launch.extra_files, *([root] if temporary else [])]):
             yield process
     finally:
         _stop(process)
-        for path in launch.litter:
+        for path in launch.extra_files:
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _watchdog(group: int, litter: Sequence[Path]) -> Iterator[None]:
+def _watchdog(group: int, extra_files: Sequence[Path]) -> Iterator[None]:
     with subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHDOG, "hftransfer-watchdog", str(group), *map(str, litter)],
+        ["/bin/sh", "-c", _WATCHDOG, "hftransfer-watchdog", str(group), *map(str, extra_files)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -171,7 +182,7 @@ def _watchdog(group: int, litter: Sequence[Path]) -> Iterator[None]:
         try:
             yield
         finally:
-            watchdog.kill()  # before the pipe closes: the orderly way out is ours
+            watchdog.kill()  # before the pipe is closed: this process cleans up itself
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -183,7 +194,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        pass  # nothing of the group is left
+        pass  # every process of the group has ended
     process.wait()
 
 
@@ -199,11 +210,11 @@ def _wait_until_ready(
         else:
             time.sleep(_POLL_SECONDS)
             continue
-        raise ServerStartError(f"{problem}:\n{tail(log.read_text(errors='replace'))}")
+        raise ServerStartError(f"{problem}:\n{last_lines(log.read_text(errors='replace'))}")
 
 
-def answers(port: int, path: str, *, status: int | None = 200, needle: bytes = b"") -> bool:
-    """Return True if a GET of `path` is answered, with `status` unless that is None."""
+def responds(port: int, path: str, *, status: int | None = 200, needle: bytes = b"") -> bool:
+    """Return True if a GET of `path` succeeds: `status` (None: any), and `needle` in the body."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", path)
@@ -216,7 +227,8 @@ def answers(port: int, path: str, *, status: int | None = 200, needle: bytes = b
 
 
 def free_ports(count: int) -> list[int]:
-    # All are bound before the first is released, so they differ from each other.
+    """Return `count` different ports of loopback that are free at present."""
+    # All are bound before the first is released, so that they differ.
     with ExitStack() as stack:
         bound = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in bound:
@@ -224,5 +236,5 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in bound]
 
 
-def tail(text: str) -> str:
+def last_lines(text: str) -> str:
     return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])

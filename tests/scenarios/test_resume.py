@@ -1,4 +1,4 @@
-"""Interrupted processes: what is left of them, and what the next one still has to move."""
+"""Interrupted processes: what they leave behind, and what the next process transfers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.s3 import Bucket, s3_client
 
 SIZE = 40 << 20
 CHUNK = 1 << 20
-LETTING_THROUGH = 12
-WAIT = 30
+SERVED_CHUNKS = 12
+TIMEOUT = 30
 
 
 def _start(hub: HubServer, *destinations: str) -> subprocess.Popen[str]:
@@ -33,40 +33,40 @@ def _start(hub: HubServer, *destinations: str) -> subprocess.Popen[str]:
     )
 
 
-def _stuck(
-    hub: HubServer, destination: str, *, after: int = LETTING_THROUGH
+def _start_and_stall(
+    hub: HubServer, destination: str, *, after: int = SERVED_CHUNKS
 ) -> subprocess.Popen[str]:
-    """Start a copy that is certain to be in its middle: all ranges but the first `after` stall."""
+    """Start a copy and return when one of its requests stalls: all do after the first `after`."""
     stalled = hub.add_fault(Fault(host="cdn", ranged=True, after=after, times=None, action=Stall()))
     process = _start(hub, destination)
-    assert stalled.wait(WAIT)
+    assert stalled.wait(TIMEOUT)
     return process
 
 
-def _stuck_with_all_recorded(hub: HubServer, folder: Path) -> subprocess.Popen[str]:
-    """Start a copy as `_stuck` does, and wait until all that it was sent is in its journal."""
-    process = _stuck(hub, str(folder))
-    while _journalled(folder) < LETTING_THROUGH:
-        with pytest.raises(subprocess.TimeoutExpired):  # its end would be an error
+def _start_and_stall_recorded(hub: HubServer, folder: Path) -> subprocess.Popen[str]:
+    """As `_start_and_stall`, and return when every served chunk is in the journal."""
+    process = _start_and_stall(hub, str(folder))
+    while _count_recorded(folder) < SERVED_CHUNKS:  # bounded by the timeout of the test
+        with pytest.raises(subprocess.TimeoutExpired):  # it must not end
             process.wait(0.05)
     return process
 
 
-def _killed(process: subprocess.Popen[str]) -> None:
+def _kill(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.communicate(timeout=WAIT)
+    process.communicate(timeout=TIMEOUT)
 
 
-def _healed(hub: HubServer) -> None:
-    """Let the CDN answer again, and count from here."""
+def _remove_faults(hub: HubServer) -> None:
+    """Let the CDN respond again, and clear the log of requests."""
     hub.clear_faults()
     hub.release()
     assert hub.wait_idle()
     hub.clear_requests()
 
 
-def _end(process: subprocess.Popen[str]) -> dict[str, int]:
-    out, err = process.communicate(timeout=WAIT)
+def _wait_for_report(process: subprocess.Popen[str]) -> dict[str, int]:
+    out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, err
     report: dict[str, int] = json.loads(out)
     return report
@@ -74,7 +74,7 @@ def _end(process: subprocess.Popen[str]) -> dict[str, int]:
 
 @pytest.fixture
 def repo(hub: HubServer) -> Repo:
-    """The repository ``acme/big``, whose only large file has the sha256 `BIG`."""
+    """The repository ``acme/big`` with one large and one small file."""
     repo = hub.create_repo("acme/big")
     repo.commit({"model.safetensors": RandomFile(SIZE, seed=3), "config.json": b"{}"})
     return repo
@@ -82,7 +82,7 @@ def repo(hub: HubServer) -> Repo:
 
 @pytest.fixture(scope="module")
 def big() -> str:
-    """The sha256 of the large file."""
+    """sha256 of the large file, in hex."""
     digest = hashlib.sha256()
     for block in RandomFile(SIZE, seed=3).blocks():
         digest.update(block)
@@ -93,41 +93,41 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _journalled(folder: Path) -> int:
-    """Chunks that the one journal in `folder`, if it is there yet, says are there."""
+def _count_recorded(folder: Path) -> int:
+    """Return the number of chunks in the journal in `folder`; 0 if there is no journal yet."""
     journals = folder.glob(".model.safetensors.*.journal.incomplete")
     return sum(journal.read_bytes().count(b"\n") - 1 for journal in journals)
 
 
 def _cdn_bytes(hub: HubServer) -> int:
-    assert hub.wait_idle()  # it counts bytes after they have gone
+    assert hub.wait_idle()  # the server counts bytes after sending them
     return sum(record.bytes_sent for record in hub.requests if record.host == "cdn")
 
 
-def test_after_kill_9_only_missing_chunks_move(
+def test_after_sigkill_only_missing_chunks_are_transferred(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path
 ) -> None:
-    """Killed in the middle and started again: exactly the chunks without a record are fetched."""
-    _killed(_stuck_with_all_recorded(hub, tmp_path))
+    """The second process fetches exactly the chunks that are not in the journal."""
+    _kill(_start_and_stall_recorded(hub, tmp_path))
     assert not (tmp_path / "model.safetensors").exists()
-    held = _journalled(tmp_path)
-    _healed(hub)
+    recorded = _count_recorded(tmp_path)
+    _remove_faults(hub)
 
-    report = _end(_start(hub, str(tmp_path)))
+    report = _wait_for_report(_start(hub, str(tmp_path)))
 
-    assert held == LETTING_THROUGH
-    assert held * CHUNK == report["reused_bytes"]
-    assert SIZE - held * CHUNK == _cdn_bytes(hub)
+    assert recorded == SERVED_CHUNKS
+    assert recorded * CHUNK == report["reused_bytes"]
+    assert SIZE - recorded * CHUNK == _cdn_bytes(hub)
     assert big == _sha256(tmp_path / "model.safetensors")
     assert {"config.json", "model.safetensors"} == set(os.listdir(tmp_path))
 
 
-def test_a_record_without_its_bytes_costs_one_chunk(
+def test_a_chunk_lost_after_it_was_recorded_is_fetched_again(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path
 ) -> None:
-    """Bytes lost after they were recorded, as by a power failure, are noticed and fetched."""
-    _killed(_stuck_with_all_recorded(hub, tmp_path))
-    held = _journalled(tmp_path)
+    """Bytes that a power failure lost do not match the digest in the journal."""
+    _kill(_start_and_stall_recorded(hub, tmp_path))
+    recorded = _count_recorded(tmp_path)
     (partial,) = (
         path
         for path in tmp_path.glob(".model.safetensors.*.incomplete")
@@ -138,32 +138,32 @@ def test_a_record_without_its_bytes_costs_one_chunk(
     with partial.open("r+b") as file:
         file.seek(index * CHUNK + 5)
         file.write(b"\0" * 100)
-    _healed(hub)
+    _remove_faults(hub)
 
-    report = _end(_start(hub, str(tmp_path)))
+    report = _wait_for_report(_start(hub, str(tmp_path)))
 
-    assert (held - 1) * CHUNK == report["reused_bytes"]
+    assert (recorded - 1) * CHUNK == report["reused_bytes"]
     assert big == _sha256(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_process_ends_at_once_and_can_go_on(
+def test_an_interrupted_process_ends_and_is_resumed(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C and SIGTERM: no final name, no traceback, one resumable partial file."""
-    process = _stuck_with_all_recorded(hub, tmp_path)
+    """SIGINT and SIGTERM leave no file, no traceback, and a partial file that is resumed."""
+    process = _start_and_stall_recorded(hub, tmp_path)
 
     process.send_signal(number)
-    _, err = process.communicate(timeout=WAIT)
+    _, err = process.communicate(timeout=TIMEOUT)
 
     assert code == process.returncode
     assert "Traceback" not in err
-    left = {name for name in os.listdir(tmp_path) if name.startswith(".")}
-    assert len(left) == 2
+    partial_files = {name for name in os.listdir(tmp_path) if name.startswith(".")}
+    assert len(partial_files) == 2
     assert not (tmp_path / "model.safetensors").exists()
-    _healed(hub)
-    report = _end(_start(hub, str(tmp_path)))
-    assert report["reused_bytes"] == LETTING_THROUGH * CHUNK
+    _remove_faults(hub)
+    report = _wait_for_report(_start(hub, str(tmp_path)))
+    assert report["reused_bytes"] == SERVED_CHUNKS * CHUNK
     assert big == _sha256(tmp_path / "model.safetensors")
 
 
@@ -172,30 +172,37 @@ def test_an_interrupted_process_ends_at_once_and_can_go_on(
 def test_an_interrupted_upload_leaves_no_open_multipart_upload(
     hub: HubServer, repo: Repo, bucket: Bucket, number: signal.Signals
 ) -> None:
-    """Parts were stored already when the signal came: the upload is aborted, no object is there."""
-    process = _stuck(hub, f"{bucket.url}/models/x", after=4)
+    """A multipart upload is open when the signal arrives; it is aborted, and there is no object."""
+    client = s3_client(bucket.server)
+    key = "models/x/model.safetensors"
+
+    def open_uploads() -> int:
+        # MinIO lists uploads only by the exact key.
+        listed = client.list_multipart_uploads(Bucket=bucket.name, Prefix=key)
+        return len(listed.get("Uploads", ()))
+
+    process = _start_and_stall(hub, f"{bucket.url}/models/x", after=4)
+    while not open_uploads():  # bounded by the timeout of the test
+        with pytest.raises(subprocess.TimeoutExpired):  # it must not end
+            process.wait(0.05)
 
     process.send_signal(number)
-    _, err = process.communicate(timeout=WAIT)
+    _, err = process.communicate(timeout=TIMEOUT)
 
     assert "Traceback" not in err
-    client = s3_client(bucket.server)
-    # MinIO finds uploads only by the exact key.
-    key = "models/x/model.safetensors"
-    open_uploads = client.list_multipart_uploads(Bucket=bucket.name, Prefix=key)
-    assert not open_uploads.get("Uploads")
+    assert open_uploads() == 0
     stored = client.list_objects_v2(Bucket=bucket.name).get("Contents", ())
     assert key not in [item["Key"] for item in stored]
 
 
-def test_two_processes_with_one_destination_do_not_disturb_each_other(
+def test_two_processes_with_one_destination_both_succeed(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path
 ) -> None:
-    """Both succeed, the file is right, and no partial file stays."""
+    """The file has the right content, and no partial file is left."""
     processes = [_start(hub, str(tmp_path)) for _ in range(2)]
 
     for process in processes:
-        _end(process)
+        _wait_for_report(process)
 
     assert big == _sha256(tmp_path / "model.safetensors")
     assert {"config.json", "model.safetensors"} == set(os.listdir(tmp_path))
@@ -204,12 +211,12 @@ def test_two_processes_with_one_destination_do_not_disturb_each_other(
 def test_a_new_commit_does_not_resume_the_old_file(
     hub: HubServer, repo: Repo, tmp_path: Path
 ) -> None:
-    """What was kept of other content is not used, and goes when the new file is there."""
-    _killed(_stuck(hub, str(tmp_path)))
-    _healed(hub)
+    """The partial file of the old content is not used, and removed after the transfer."""
+    _kill(_start_and_stall(hub, str(tmp_path)))
+    _remove_faults(hub)
     repo.commit({"model.safetensors": RandomFile(SIZE, seed=4)})
 
-    report = _end(_start(hub, str(tmp_path)))
+    report = _wait_for_report(_start(hub, str(tmp_path)))
 
     assert report["reused_bytes"] == 0
     assert {"config.json", "model.safetensors"} == set(os.listdir(tmp_path))

@@ -1,4 +1,4 @@
-"""`hftransfer.stores.memory`: a store like any other, which fails and waits when told to."""
+"""`hftransfer.stores.memory`: listing, reading, writing, planned errors and blocked reads."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def read(store: MemoryStore, entry: Entry, start: int, stop: int) -> bytes
     return bytes(buffer)
 
 
-async def test_files_are_listed_with_their_digests_and_read() -> None:
-    """Paths come sorted with sha256 and size; ranges and streams give the same bytes."""
+async def test_files_are_listed_with_digests_and_read() -> None:
+    """Entries are sorted and have a sha256; `fill` and `stream` return the same bytes."""
     store = MemoryStore({"b.bin": CONTENT, "a/c.json": b"{}"})
     small, large = await store.list()
 
@@ -49,8 +49,8 @@ async def test_files_are_listed_with_their_digests_and_read() -> None:
     assert store.reads == [("b.bin", 10, 20), ("b.bin", 0, 7), ("b.bin", 7, len(CONTENT))]
 
 
-async def test_a_store_without_digests_still_names_its_content() -> None:
-    """With `digests=False` only the version tells contents apart."""
+async def test_without_digests_the_etag_identifies_the_content() -> None:
+    """With `digests=False` an entry has no digest, and another content has another identity."""
     store = MemoryStore({"a": b"1"}, digests=False)
     (before,) = await store.list()
     store.files["a"] = b"2"
@@ -61,13 +61,13 @@ async def test_a_store_without_digests_still_names_its_content() -> None:
 
 
 async def test_an_empty_store_is_not_found() -> None:
-    """Nothing in memory is nothing to copy."""
+    """Listing a store without files raises `NotFoundError`."""
     with pytest.raises(NotFoundError, match="memory://none/: nothing there"):
         await MemoryStore(location="memory://none/").list()
 
 
-async def test_a_store_without_ranges_gives_whole_files_only() -> None:
-    """With `ranges=False` a part is refused, the whole and the stream are not."""
+async def test_without_ranges_only_whole_files_are_read() -> None:
+    """With `ranges=False` a partial read raises; a whole read and `stream` do not."""
     store = MemoryStore({"a": CONTENT}, ranges=False)
     (entry,) = await store.list()
 
@@ -78,23 +78,23 @@ async def test_a_store_without_ranges_gives_whole_files_only() -> None:
         await body.readinto(memoryview(bytearray(10)))
 
 
-async def test_a_failure_hits_what_it_was_planned_for() -> None:
-    """Operation, path, start and number of a failure are obeyed, and it is then used up."""
+async def test_a_planned_error_is_raised_by_matching_operations_only() -> None:
+    """Operation, path and start must match; after `times` errors operations succeed again."""
     store = MemoryStore({"a": CONTENT, "b": CONTENT})
     first, second = await store.list()
-    store.fail("read", NetworkError("scripted"), path="a", start=10, times=2)
+    store.fail("read", NetworkError("planned"), path="a", start=10, times=2)
 
     await read(store, second, 10, 20)
     await read(store, first, 0, 20)
     for _ in range(2):
-        with pytest.raises(NetworkError, match="scripted"):
+        with pytest.raises(NetworkError, match="planned"):
             await read(store, first, 10, 20)
     assert await read(store, first, 10, 20) == CONTENT[10:20]
     assert len(store.reads) == 5
 
 
-async def test_a_held_read_waits_for_its_event() -> None:
-    """Others pass meanwhile, so a test decides in which order chunks arrive."""
+async def test_a_blocked_read_waits_for_its_event() -> None:
+    """Other reads continue, so that a test controls the order in which chunks arrive."""
     store = MemoryStore({"a": CONTENT})
     (entry,) = await store.list()
     event = store.hold("a", 0)
@@ -114,8 +114,8 @@ async def test_a_held_read_waits_for_its_event() -> None:
     assert order == [100, 0]
 
 
-async def test_a_file_appears_when_it_is_committed() -> None:
-    """Chunks may come in any order; nothing is under the name before `commit`."""
+async def test_a_file_is_stored_on_commit() -> None:
+    """Chunks are written in any order; before `commit` there is no file of that name."""
     store = MemoryStore(limits=PartLimits())
     await store.prepare([])
     file = await store.begin(Entry(path="a", size=len(CONTENT)), CHUNK)
@@ -134,7 +134,7 @@ async def test_a_file_appears_when_it_is_committed() -> None:
 
 @pytest.mark.parametrize("discard", [False, True])
 async def test_an_aborted_file_keeps_its_chunks_unless_discarded(discard: bool) -> None:
-    """The next `begin` holds what was written, with digests; after a discard, nothing."""
+    """The next `begin` finds the written chunks and their digests, or none after a discard."""
     store = MemoryStore()
     entry = Entry(path="a", size=len(CONTENT))
     first = await store.begin(entry, CHUNK)

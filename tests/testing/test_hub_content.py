@@ -1,4 +1,4 @@
-"""Contents, digests, ranges, routes and signatures of the test Hub: its pure parts."""
+"""The pure parts of the test Hub: contents, digests, ranges, routes and signatures."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hftransfer.testing import RandomFile
-from hftransfer.testing._answers import (
-    Answer,
-    FileBody,
-    UnsatisfiableRangeError,
-    negotiate,
-    parse_range,
-)
 from hftransfer.testing._content import BlobStore, git_blob_id
 from hftransfer.testing._hub_cdn import UrlSigner
 from hftransfer.testing._hub_routes import parse_route
+from hftransfer.testing._responses import (
+    FileBody,
+    Response,
+    UnsatisfiableRangeError,
+    apply_conditions,
+    parse_range,
+)
 
 MIB = 1 << 20
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, MIB - 1, MIB, MIB + 1, 3 * MIB + 5])
-def test_random_file_has_its_size_and_is_repeatable(size: int) -> None:
-    """A RandomFile is a function of size and seed, at and around every block boundary."""
+def test_random_file_depends_on_size_and_seed_only(size: int) -> None:
+    """Sizes around the block boundaries; equal seeds give equal contents, others do not."""
     content = RandomFile(size, seed=1).read_bytes()
 
     assert len(content) == size
@@ -37,20 +37,20 @@ def test_random_file_has_its_size_and_is_repeatable(size: int) -> None:
 
 
 def test_random_file_blocks_differ() -> None:
-    """No two blocks of a file are equal, so that a misplaced chunk cannot go unnoticed."""
+    """No two blocks of a file are equal, so that a misplaced chunk is detected."""
     blocks = list(RandomFile(16 * MIB, seed=3).blocks())
 
     assert len(set(blocks)) == len(blocks) == 16
 
 
-def test_random_file_refuses_a_negative_size() -> None:
-    """A negative size is an error when the value is made."""
+def test_random_file_rejects_a_negative_size() -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match="-1"):
         RandomFile(-1)
 
 
 def test_blob_digests_agree_with_git_and_sha256(tmp_path: Path) -> None:
-    """A regular file has git's own blob id, an LFS file the id of its pointer."""
+    """A regular file has the id of `git hash-object`, an LFS file the id of its pointer."""
     content = b"some text\n" * 100
     store = BlobStore(tmp_path)
     regular = store.add("a.txt", content, lfs_threshold=MIB)
@@ -81,15 +81,15 @@ def test_contents_are_stored_once_and_files_are_served_in_place(tmp_path: Path) 
     assert [path.name for path in store_root.iterdir()] == [first.source.name]
 
 
-def test_a_content_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
-    """Text given for bytes is an error that names the file."""
+def test_a_content_of_another_type_is_rejected(tmp_path: Path) -> None:
+    """A `str` in place of `bytes` is an error that names the file."""
     with pytest.raises(TypeError, match=r"config\.json.*str"):
         BlobStore(tmp_path).add("config.json", "{}", lfs_threshold=1)  # type: ignore[arg-type]
 
 
 @given(size=st.integers(0, 50), first=st.integers(0, 60), length=st.integers(1, 60))
 def test_parse_range_is_slicing(size: int, first: int, length: int) -> None:
-    """Closed, open and suffix ranges select what slicing selects, or nothing at all."""
+    """Closed, open and suffix ranges select the same bytes as slices; empty ones raise."""
     content = bytes(range(size))
     cases = {
         f"bytes={first}-{first + length - 1}": content[first : first + length],
@@ -107,8 +107,8 @@ def test_parse_range_is_slicing(size: int, first: int, length: int) -> None:
 
 
 @pytest.mark.parametrize("header", ["bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,3-4", "lines=1-2"])
-def test_ranges_a_server_may_ignore_are_ignored(header: str) -> None:
-    """Several ranges, other units and bad syntax get the whole file."""
+def test_ranges_that_a_server_may_ignore_are_ignored(header: str) -> None:
+    """Several ranges, other units and invalid syntax give None, that is the whole file."""
     assert parse_range(header, 10) is None
 
 
@@ -126,10 +126,10 @@ def test_ranges_a_server_may_ignore_are_ignored(header: str) -> None:
     ],
 )
 def test_preconditions(headers: dict[str, str], status: int) -> None:
-    """If-Match guards the answer, If-Range guards the range."""
-    whole = Answer(200, {"ETag": '"e"'}, FileBody(Path("x"), 0, 10, 10))
+    """If-Match decides on 412, If-Range on whether Range is used."""
+    whole = Response(200, {"ETag": '"e"'}, FileBody(Path("x"), 0, 10, 10))
 
-    assert negotiate(whole, headers).status == status
+    assert apply_conditions(whole, headers).status == status
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_preconditions(headers: dict[str, str], status: int) -> None:
     ],
 )
 def test_routes(path: str, expected: tuple[str, ...]) -> None:
-    """Ids with and without namespace, quoted revisions and nested paths are told apart."""
+    """Ids with and without namespace, quoted revisions and nested paths are parsed."""
     route = parse_route(path)
 
     assert route is not None
@@ -169,29 +169,29 @@ def test_routes(path: str, expected: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/whoami-v2", "/api/models/a/b/tree", "/a/b/c"])
-def test_unknown_pages_have_no_route(path: str) -> None:
-    """Paths outside the Hub's API lead nowhere instead of to a repository."""
+def test_unknown_paths_have_no_route(path: str) -> None:
+    """Paths outside the Hub's API give None."""
     assert parse_route(path) is None
 
 
-def test_signed_urls_are_refused_when_touched_late_or_out_of_range() -> None:
-    """Each way in which a signed URL can be wrong is told apart."""
+def test_expired_modified_or_out_of_range_urls_are_rejected() -> None:
+    """Each reason for a rejection is named."""
     signer = UrlSigner()
     target = signer.sign("/p", "q=%2F", expires=100.0, expected_range=None)
     bound = signer.sign("/p", "q=%2F", expires=100.0, expected_range="bytes=0-9")
 
-    assert signer.refusal(target, "bytes=5-6", now=99.9) is None
-    assert signer.refusal(bound, "bytes=0-9", now=0) is None
+    assert signer.rejection(target, "bytes=5-6", now=99.9) is None
+    assert signer.rejection(bound, "bytes=0-9", now=0) is None
     reasons = [
-        signer.refusal(target, None, now=100.0),
-        signer.refusal(target.replace("%2F", "/"), None, now=0),
-        signer.refusal(target.replace("/p", "/other"), None, now=0),
-        signer.refusal(bound, "bytes=0-8", now=0),
-        signer.refusal(bound, None, now=0),
-        signer.refusal("/p", None, now=0),
+        signer.rejection(target, None, now=100.0),
+        signer.rejection(target.replace("%2F", "/"), None, now=0),
+        signer.rejection(target.replace("/p", "/other"), None, now=0),
+        signer.rejection(bound, "bytes=0-8", now=0),
+        signer.rejection(bound, None, now=0),
+        signer.rejection("/p", None, now=0),
     ]
     signer.rotate()
-    reasons.append(signer.refusal(target, None, now=0))
+    reasons.append(signer.rejection(target, None, now=0))
     assert [str(reason).rpartition(": ")[2] for reason in reasons] == [
         "expired",
         "invalid signature",

@@ -1,4 +1,4 @@
-"""Every fault that the test Hub can be told to commit, as a plain HTTP client sees it."""
+"""Every fault of the test Hub, as a plain HTTP client sees it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def repo(hub: HubServer) -> Repo:
 
 @contextmanager
 def request(url: str, method: str = "GET", **headers: str) -> Iterator[http.client.HTTPResponse]:
-    """Make one request on a connection of its own, following nothing."""
+    """Make one request on a new connection, without following redirects."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=10)
     try:
@@ -52,13 +52,13 @@ def request(url: str, method: str = "GET", **headers: str) -> Iterator[http.clie
         connection.close()
 
 
-def signed(hub: HubServer) -> str:
+def signed_url(hub: HubServer) -> str:
     with request(f"{hub.endpoint}/acme/tiny/resolve/main/{NAME}") as response:
         return response.headers["Location"]
 
 
 def test_status(repo: Repo, hub: HubServer) -> None:
-    """A scripted status comes with its headers and body, once, and is counted."""
+    """The status is sent with its headers and body, once, and is counted."""
     handle = hub.add_fault(
         Fault(host="hub", action=Status(429, {"Retry-After": "3"}, b"slow down"))
     )
@@ -75,7 +75,7 @@ def test_status(repo: Repo, hub: HubServer) -> None:
 
 
 def test_redirect(repo: Repo, hub: HubServer) -> None:
-    """A scripted redirect sends its Location byte for byte."""
+    """Location is sent byte for byte."""
     hub.add_fault(Fault(action=Redirect("http://elsewhere.invalid/%7Ea", status=307)))
 
     with request(f"{hub.endpoint}/api/models/acme/tiny") as response:
@@ -86,9 +86,9 @@ def test_redirect(repo: Repo, hub: HubServer) -> None:
 
 
 def test_cut_body(repo: Repo, hub: HubServer) -> None:
-    """The whole length is promised, a part is sent, the connection ends."""
+    """Content-Length is that of the whole file; the connection is closed after a part."""
     handle = hub.add_fault(Fault(host="cdn", action=CutBody(1000)))
-    with request(signed(hub)) as response:
+    with request(signed_url(hub)) as response:
         assert response.headers["Content-Length"] == str(SIZE)
         with pytest.raises(http.client.IncompleteRead) as cut:
             response.read()
@@ -99,8 +99,8 @@ def test_cut_body(repo: Repo, hub: HubServer) -> None:
     assert hub.requests[-1].bytes_sent == 1000
 
 
-def test_cut_body_of_an_api_answer(repo: Repo, hub: HubServer) -> None:
-    """Answers that are not files can be cut, too."""
+def test_cut_body_of_an_api_response(repo: Repo, hub: HubServer) -> None:
+    """Responses that are not files can be cut, too."""
     hub.add_fault(Fault(host="hub", path="/api/*", action=CutBody(10)))
     with (
         request(f"{hub.endpoint}/api/models/acme/tiny") as response,
@@ -109,9 +109,9 @@ def test_cut_body_of_an_api_answer(repo: Repo, hub: HubServer) -> None:
         response.read()
 
 
-def test_reset_before_the_answer(repo: Repo, hub: HubServer) -> None:
-    """With nothing sent first, the client sees a reset instead of an answer."""
-    url = signed(hub)
+def test_reset_before_the_response(repo: Repo, hub: HubServer) -> None:
+    """With `after_bytes` 0 the client gets a reset and no response."""
+    url = signed_url(hub)
     handle = hub.add_fault(Fault(host="cdn", action=ResetConnection()))
 
     with pytest.raises(ConnectionResetError), request(url):
@@ -122,8 +122,8 @@ def test_reset_before_the_answer(repo: Repo, hub: HubServer) -> None:
 
 
 def test_reset_in_the_body(repo: Repo, hub: HubServer) -> None:
-    """In the middle of a body the connection is reset, not closed."""
-    url = signed(hub)
+    """The connection is reset after `after_bytes`, not closed."""
+    url = signed_url(hub)
     hub.add_fault(Fault(host="cdn", action=ResetConnection(after_bytes=1000)))
 
     with request(url) as response, pytest.raises(ConnectionResetError):
@@ -133,10 +133,10 @@ def test_reset_in_the_body(repo: Repo, hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1000])
-def test_stall_until_released(repo: Repo, hub: HubServer, after: int) -> None:
-    """A stalled body sends its first bytes, and the rest once released."""
+def test_stall_until_release(repo: Repo, hub: HubServer, after: int) -> None:
+    """The first bytes are sent, and the rest after `release`."""
     handle = hub.add_fault(Fault(host="cdn", action=Stall(after)))
-    with request(signed(hub)) as response:
+    with request(signed_url(hub)) as response:
         assert handle.wait(10)
         assert hub.requests[-1].bytes_sent == after
         assert not hub.wait_idle(0)
@@ -144,31 +144,29 @@ def test_stall_until_released(repo: Repo, hub: HubServer, after: int) -> None:
         assert response.read() == repo.blob(NAME).read_bytes()
 
 
-def test_stall_of_an_answer_without_a_body_comes_before_its_head(
-    repo: Repo, hub: HubServer
-) -> None:
-    """A HEAD request that stalls gets no status line before the release."""
-    url = signed(hub)
+def test_a_response_without_a_body_stalls_before_its_status(repo: Repo, hub: HubServer) -> None:
+    """A HEAD request gets no status line before `release`."""
+    url = signed_url(hub)
     handle = hub.add_fault(Fault(host="cdn", method="HEAD", action=Stall()))
     statuses: list[int] = []
 
-    def ask() -> None:
+    def send() -> None:
         with request(url, "HEAD") as response:
             statuses.append(response.status)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    sending = threading.Thread(target=send)
+    sending.start()
     assert handle.wait(10)
     assert hub.requests[-1].status == 0
     hub.release()
-    asking.join(10)
+    sending.join(10)
     assert statuses == [200]
 
 
-def test_a_stall_ends_when_the_client_goes_away(repo: Repo, hub: HubServer) -> None:
-    """The server notices that the client of a stalled answer is gone."""
+def test_a_stall_ends_when_the_client_disconnects(repo: Repo, hub: HubServer) -> None:
+    """The server detects the closed connection, and its response ends."""
     handle = hub.add_fault(Fault(host="cdn", action=Stall(1000)))
-    with request(signed(hub)):
+    with request(signed_url(hub)):
         assert handle.wait(10)
 
     assert hub.wait_idle()
@@ -176,11 +174,11 @@ def test_a_stall_ends_when_the_client_goes_away(repo: Repo, hub: HubServer) -> N
 
 
 def test_close_ends_a_stall() -> None:
-    """Leaving the context drops the connection of a stalled answer."""
+    """Leaving the context closes the connection of a stalled response."""
     with HubServer() as hub:
         hub.create_repo("acme/tiny", files={NAME: RandomFile(SIZE)})
         handle = hub.add_fault(Fault(host="cdn", action=Stall(10)))
-        parts = urlsplit(signed(hub))
+        parts = urlsplit(signed_url(hub))
         client = socket.create_connection(("localhost", parts.port or 0), timeout=10)
         client.sendall(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert handle.wait(10)
@@ -192,8 +190,8 @@ def test_close_ends_a_stall() -> None:
 
 
 def test_ignore_range(repo: Repo, hub: HubServer) -> None:
-    """A ranged request gets 200 and everything; requests without a Range do not count."""
-    url = signed(hub)
+    """A ranged request gets 200 and the whole file; requests without a Range do not match."""
+    url = signed_url(hub)
     handle = hub.add_fault(Fault(action=IgnoreRange()))
 
     with request(url) as response:
@@ -208,26 +206,26 @@ def test_ignore_range(repo: Repo, hub: HubServer) -> None:
 
 @pytest.mark.parametrize(("shift", "start"), [(3, 8), (-3, 2), (-100, 0)])
 def test_wrong_range(repo: Repo, hub: HubServer, shift: int, start: int) -> None:
-    """Another range than the one asked for is served and declared."""
+    """Another range than the requested one is sent and declared in Content-Range."""
     hub.add_fault(Fault(action=WrongRange(shift)))
 
-    with request(signed(hub), Range="bytes=5-9") as response:
+    with request(signed_url(hub), Range="bytes=5-9") as response:
         assert response.status == 206
         assert response.headers["Content-Range"] == f"bytes {start}-{start + 4}/{SIZE}"
         assert response.read() == repo.blob(NAME).read_bytes()[start : start + 5]
 
 
 def test_corrupt_byte(repo: Repo, hub: HubServer) -> None:
-    """One byte is inverted, in the first answer that contains it and in no other."""
-    url, content = signed(hub), repo.blob(NAME).read_bytes()
+    """One byte is inverted, in the first response that contains it and in no other."""
+    url, content = signed_url(hub), repo.blob(NAME).read_bytes()
     handle = hub.add_fault(Fault(action=CorruptByte(1000)))
 
     with request(url, Range="bytes=0-999") as response:
         assert response.read() == content[:1000]
     assert handle.count == 0
-    spoilt = bytes([content[1000] ^ 0xFF])
+    corrupted = bytes([content[1000] ^ 0xFF])
     with request(url, Range="bytes=990-1009") as response:
-        assert response.read() == content[990:1000] + spoilt + content[1001:1010]
+        assert response.read() == content[990:1000] + corrupted + content[1001:1010]
     with request(url) as response:
         assert response.read() == content
     assert handle.count == 1
@@ -235,31 +233,31 @@ def test_corrupt_byte(repo: Repo, hub: HubServer) -> None:
 
 @pytest.mark.parametrize("offset", [0, SIZE - 1])
 def test_corrupt_byte_at_the_ends(repo: Repo, hub: HubServer, offset: int) -> None:
-    """The first and the last byte can be inverted, too."""
+    """The first and the last byte of a file can be inverted."""
     content = bytearray(repo.blob(NAME).read_bytes())
     content[offset] ^= 0xFF
     hub.add_fault(Fault(action=CorruptByte(offset)))
 
-    with request(signed(hub)) as response:
+    with request(signed_url(hub)) as response:
         assert response.read() == content
 
 
 def test_expire_urls(repo: Repo, hub: HubServer) -> None:
-    """From the fault on, earlier URLs are refused and later ones are served."""
-    early = signed(hub)
+    """After the fault, URLs signed earlier are rejected and new ones are served."""
+    early = signed_url(hub)
     hub.add_fault(Fault(host="cdn", after=1, action=ExpireUrls()))
     statuses = []
     for url in (early, early, early):
         with request(url) as response:
             statuses.append(response.status)
-    with request(signed(hub)) as response:
+    with request(signed_url(hub)) as response:
         statuses.append(response.status)
 
     assert statuses == [200, 403, 403, 200]
 
 
 def test_after_and_times(repo: Repo, hub: HubServer) -> None:
-    """A fault passes `after` matches, hits `times`, then rests; `None` hits for ever."""
+    """A fault passes `after` matches, then hits `times`; `None` is unlimited."""
     url = f"{hub.endpoint}/api/models/acme/tiny"
 
     def statuses(count: int) -> list[int]:
@@ -277,8 +275,8 @@ def test_after_and_times(repo: Repo, hub: HubServer) -> None:
     assert statuses(1) == [200]
 
 
-def test_faults_are_tried_in_the_order_in_which_they_were_added(repo: Repo, hub: HubServer) -> None:
-    """A request is hit by one fault, the first that fits."""
+def test_the_first_matching_fault_hits(repo: Repo, hub: HubServer) -> None:
+    """A request is hit by one fault, in the order in which they were added."""
     first = hub.add_fault(Fault(action=Status(500)))
     second = hub.add_fault(Fault(action=Status(502)))
     seen = []
@@ -306,9 +304,11 @@ def test_faults_are_tried_in_the_order_in_which_they_were_added(repo: Repo, hub:
         (Fault(action=Stall(10)), False),
     ],
 )
-def test_what_a_fault_fits(repo: Repo, hub: HubServer, fault: Fault, hit: bool) -> None:
-    """Host, method, Range, path or file name, and the length of the body are looked at."""
-    url = signed(hub)
+def test_which_requests_a_fault_matches(
+    repo: Repo, hub: HubServer, fault: Fault, hit: bool
+) -> None:
+    """Host, method, Range, path or file, and the length of the body decide."""
+    url = signed_url(hub)
     handle = hub.add_fault(fault)
     with request(url, Range="bytes=0-9") as response:
         response.read()
@@ -317,7 +317,7 @@ def test_what_a_fault_fits(repo: Repo, hub: HubServer, fault: Fault, hit: bool) 
 
 
 def test_huggingface_hub_survives_a_cut(repo: Repo, hub: HubServer) -> None:
-    """A real client meets the fault, asks the CDN again and ends with the right bytes."""
+    """A real client requests the rest from the CDN and has the right bytes."""
     hub.add_fault(Fault(host="cdn", method="GET", path=f"*/{NAME}", action=CutBody(1000)))
     path = huggingface_hub.hf_hub_download("acme/tiny", NAME, endpoint=hub.endpoint)
 

@@ -1,4 +1,4 @@
-"""The test Hub as huggingface_hub and as a plain HTTP client see it."""
+"""The test Hub, used by huggingface_hub and by a plain HTTP client."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FILES: dict[str, bytes | Path | RandomFile] = {
 }
 
 
-class Reply(NamedTuple):
+class Result(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
@@ -49,8 +49,8 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-def fetch(url: str, method: str = "GET", **headers: str) -> Reply:
-    """Make one request on a connection of its own, following nothing."""
+def fetch(url: str, method: str = "GET", **headers: str) -> Result:
+    """Make one request on a new connection, without following redirects."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=10)
     try:
@@ -58,7 +58,7 @@ def fetch(url: str, method: str = "GET", **headers: str) -> Reply:
         connection.request(method, target, headers=headers)
         response = connection.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, names, response.read())
+        return Result(response.status, names, response.read())
     finally:
         connection.close()
 
@@ -107,7 +107,7 @@ def download(
 
 @pytest.mark.parametrize("page_size", [1, 2, 1000])
 def test_snapshot_download_gets_every_file(tmp_path: Path, page_size: int) -> None:
-    """huggingface_hub downloads the very tree that was committed, whatever the page size."""
+    """huggingface_hub downloads the committed files, for any page size."""
     with HubServer(page_size=page_size) as hub:
         repo = hub.create_repo("acme/tiny", files=FILES)
         snapshot = download(hub, "acme/tiny", tmp_path)
@@ -121,8 +121,10 @@ def test_snapshot_download_gets_every_file(tmp_path: Path, page_size: int) -> No
 
 @pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
 @pytest.mark.parametrize("repo_id", ["acme/tiny", "bert-base-uncased"])
-def test_kinds_and_bare_ids(hub: HubServer, tmp_path: Path, repo_type: str, repo_id: str) -> None:
-    """All three kinds of repository work, with and without a namespace."""
+def test_repository_types_and_ids_without_namespace(
+    hub: HubServer, tmp_path: Path, repo_type: str, repo_id: str
+) -> None:
+    """All three types of repository can be downloaded, with and without a namespace."""
     repo = hub.create_repo(repo_id, repo_type=repo_type, files=FILES)  # type: ignore[arg-type]
 
     snapshot = download(hub, repo_id, tmp_path, repo_type=repo_type)
@@ -130,8 +132,8 @@ def test_kinds_and_bare_ids(hub: HubServer, tmp_path: Path, repo_type: str, repo
     assert tree_on_disk(snapshot) == expected_tree(repo)
 
 
-def test_the_same_id_in_two_kinds_is_two_repositories(hub: HubServer, tmp_path: Path) -> None:
-    """A dataset does not answer for a model of the same name."""
+def test_the_same_id_in_two_types_is_two_repositories(hub: HubServer, tmp_path: Path) -> None:
+    """A dataset and a model of the same name have different files."""
     hub.create_repo("acme/x", files={"a": b"model"})
     hub.create_repo("acme/x", repo_type="dataset", files={"a": b"dataset"})
 
@@ -141,7 +143,7 @@ def test_the_same_id_in_two_kinds_is_two_repositories(hub: HubServer, tmp_path: 
 
 
 def test_a_child_process_needs_only_the_environment(tiny: Repo, hub: HubServer) -> None:
-    """A process started with `environ()` downloads without any other setting."""
+    """A process started with `environ()` needs no other setting."""
     code = "import huggingface_hub as h; print(h.snapshot_download('acme/tiny'))"
     child = subprocess.run(
         [sys.executable, "-c", code],
@@ -155,7 +157,7 @@ def test_a_child_process_needs_only_the_environment(tiny: Repo, hub: HubServer) 
 
 
 def test_revisions(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
-    """Branches, tags, pull requests and commits name the states that they were given."""
+    """Branches, tags, pull requests and commits can be downloaded and are listed as refs."""
     first = tiny.head
     tiny.create_tag("v1")
     tiny.create_branch("refs/pr/1")
@@ -176,8 +178,8 @@ def test_revisions(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
     assert [ref.name for ref in refs.pull_requests or []] == ["refs/pr/1"]
 
 
-def test_commit_ids_are_repeatable() -> None:
-    """The same history has the same ids on every server."""
+def test_commit_ids_are_reproducible() -> None:
+    """The same history has the same commit id on every server."""
     heads = set()
     for _ in range(2):
         with HubServer() as hub:
@@ -187,7 +189,7 @@ def test_commit_ids_are_repeatable() -> None:
 
 
 def test_a_repository_from_a_folder(hub: HubServer, tmp_path: Path) -> None:
-    """A folder becomes the first commit, and its files are not copied."""
+    """The files of a folder are the first commit and are not copied."""
     source = tmp_path / "model"
     (source / "sub").mkdir(parents=True)
     (source / "a.txt").write_bytes(b"a")
@@ -198,8 +200,8 @@ def test_a_repository_from_a_folder(hub: HubServer, tmp_path: Path) -> None:
     assert repo.blob("sub/b.bin").source == source / "sub" / "b.bin"
 
 
-def test_metadata_calls_agree_with_what_was_committed(tiny: Repo, hub: HubServer) -> None:
-    """Repository info, tree and paths-info tell sizes and digests of every file."""
+def test_metadata_has_sizes_and_digests(tiny: Repo, hub: HubServer) -> None:
+    """Repository info, tree and paths-info have the committed sizes and digests."""
     api = huggingface_hub.HfApi(hub.endpoint, token=False)
     weights = tiny.blob("weights/model.safetensors")
     info = api.model_info("acme/tiny", files_metadata=True)
@@ -219,11 +221,11 @@ def test_metadata_calls_agree_with_what_was_committed(tiny: Repo, hub: HubServer
     assert found.last_commit.oid == tiny.head
 
 
-# --- who may read what
+# --- permissions
 
 
-def test_missing_revision_and_entry(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
-    """Each thing that is not there raises huggingface_hub's own error for it."""
+def test_missing_repository_revision_and_file(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
+    """Each raises its own exception in huggingface_hub."""
     with pytest.raises(RepositoryNotFoundError) as missing:
         download(hub, "acme/none", tmp_path)
     with pytest.raises(RevisionNotFoundError):
@@ -238,7 +240,7 @@ def test_missing_revision_and_entry(tiny: Repo, hub: HubServer, tmp_path: Path) 
 
 
 def test_private(hub: HubServer, tmp_path: Path) -> None:
-    """A private repository does not exist for those without a token that opens it."""
+    """Without a token that may read it, a private repository does not exist."""
     hub.create_repo("acme/secret", private=True, token="hf_right", files={"a": b"1"})
     hub.add_token("hf_other", repos=["acme/elsewhere"])
     hub.add_token("hf_all")
@@ -253,7 +255,7 @@ def test_private(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_gated(hub: HubServer, tmp_path: Path) -> None:
-    """A gated repository can be listed by all and read by those let in."""
+    """Downloading a gated repository needs a token that may read it."""
     hub.create_repo("acme/gated", gated=True, token="hf_right", files={"a": b"1"})
     hub.add_token("hf_other", repos=[])
 
@@ -265,7 +267,7 @@ def test_gated(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_disabled_and_invalid_token(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
-    """A disabled repository and a token that nobody has are refused as on the Hub."""
+    """Both get the status and message of the real Hub."""
     with pytest.raises(HfHubHTTPError, match="Invalid credentials in Authorization header"):
         download(hub, "acme/tiny", tmp_path, token="hf_unknown")
 
@@ -275,12 +277,15 @@ def test_disabled_and_invalid_token(tiny: Repo, hub: HubServer, tmp_path: Path) 
 
 
 def test_renamed(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
-    """Old names, also of two renames ago, lead to the repository; a private one stays hidden."""
+    """All earlier names redirect; they do not reveal a private repository."""
     hub.rename_repo("acme/tiny", "acme/small")
     hub.rename_repo("acme/small", "bare")
-    reply = fetch(f"{hub.endpoint}/acme/tiny/resolve/main/config.json?x=1")
+    result = fetch(f"{hub.endpoint}/acme/tiny/resolve/main/config.json?x=1")
 
-    assert (reply.status, reply.headers["location"]) == (307, "/bare/resolve/main/config.json?x=1")
+    assert (result.status, result.headers["location"]) == (
+        307,
+        "/bare/resolve/main/config.json?x=1",
+    )
     for name in ("acme/tiny", "acme/small", "bare"):
         found = download(hub, name, tmp_path / name)
         assert tree_on_disk(found) == expected_tree(tiny)
@@ -289,11 +294,11 @@ def test_renamed(tiny: Repo, hub: HubServer, tmp_path: Path) -> None:
         download(hub, "acme/tiny", tmp_path / "private")
 
 
-# --- the wire
+# --- HTTP responses
 
 
-def test_every_hub_answer_has_rate_limit_headers(tiny: Repo, hub: HubServer) -> None:
-    """Answers, redirects and errors of the Hub host name their bucket."""
+def test_every_hub_response_has_rate_limit_headers(tiny: Repo, hub: HubServer) -> None:
+    """API responses, redirects and errors of the Hub host name their quota."""
     for path, bucket in (
         ("/api/models/acme/tiny", "api"),
         ("/api/models/acme/none", "api"),
@@ -305,7 +310,7 @@ def test_every_hub_answer_has_rate_limit_headers(tiny: Repo, hub: HubServer) -> 
 
 
 def test_a_regular_file_is_redirected_to_the_resolve_cache(tiny: Repo, hub: HubServer) -> None:
-    """307 to a relative address, then 200 with the git id as ETag, and ranges."""
+    """307 to a relative URL, then 200 with the git blob id as ETag, and ranges."""
     blob = tiny.blob("weights/deep/er/vocab.txt")
     first = fetch(f"{hub.endpoint}/acme/tiny/resolve/main/weights/deep/er/vocab.txt")
     location = first.headers["location"]
@@ -320,30 +325,30 @@ def test_a_regular_file_is_redirected_to_the_resolve_cache(tiny: Repo, hub: HubS
     assert (ranged.status, ranged.body) == (206, b"\nb")
     assert ranged.headers["content-range"] == "bytes 1-2/4"
     assert (head.status, head.headers["content-length"], head.body) == (200, "4", b"")
-    for reply in (first, second, ranged, head):
-        assert reply.headers["x-repo-commit"] == tiny.head
+    for result in (first, second, ranged, head):
+        assert result.headers["x-repo-commit"] == tiny.head
 
 
-def resolve(hub: HubServer, path: str = "weights/model.safetensors", **headers: str) -> Reply:
+def resolve(hub: HubServer, path: str = "weights/model.safetensors", **headers: str) -> Result:
     return fetch(f"{hub.endpoint}/acme/tiny/resolve/main/{path}", **headers)
 
 
 def test_an_lfs_file_is_redirected_to_the_cdn(tiny: Repo, hub: HubServer) -> None:
-    """302 to a signed URL on another host, with the digest on the Hub's answer only."""
+    """302 to a signed URL on another host; only the Hub's response has the digest."""
     blob = tiny.blob("weights/model.safetensors")
     content = blob.read_bytes()
-    reply = resolve(hub)
-    location = reply.headers["location"]
+    result = resolve(hub)
+    location = result.headers["location"]
     whole, ranged = fetch(location), fetch(location, Range=f"bytes={MIB}-{MIB + 9}")
 
-    assert reply.status == 302
+    assert result.status == 302
     assert location.startswith(f"{hub.cdn_endpoint}/")
     assert urlsplit(location).hostname != urlsplit(hub.endpoint).hostname
     assert "Expires=" in location
-    assert reply.headers["x-linked-etag"] == f'"{blob.sha256}"'
-    assert reply.headers["x-linked-size"] == str(blob.size)
-    assert reply.headers["x-repo-commit"] == tiny.head
-    assert reply.headers["content-length"] != str(blob.size)
+    assert result.headers["x-linked-etag"] == f'"{blob.sha256}"'
+    assert result.headers["x-linked-size"] == str(blob.size)
+    assert result.headers["x-repo-commit"] == tiny.head
+    assert result.headers["content-length"] != str(blob.size)
     assert (whole.status, whole.body) == (200, content)
     assert (ranged.status, ranged.body) == (206, content[MIB : MIB + 10])
     assert ranged.headers["content-range"] == f"bytes {MIB}-{MIB + 9}/{blob.size}"
@@ -353,16 +358,16 @@ def test_an_lfs_file_is_redirected_to_the_cdn(tiny: Repo, hub: HubServer) -> Non
     assert fetch(location, **{"If-Match": '"other"'}).status == 412
 
 
-def test_the_cdn_refuses_credentials(tiny: Repo, hub: HubServer) -> None:
-    """A token that reaches the CDN is an error, so that a leak fails a test."""
-    reply = fetch(resolve(hub).headers["location"], Authorization="Bearer hf_x")
+def test_the_cdn_rejects_credentials(tiny: Repo, hub: HubServer) -> None:
+    """A token sent to the CDN gives 400, so that a client that leaks it fails its tests."""
+    result = fetch(resolve(hub).headers["location"], Authorization="Bearer hf_x")
 
-    assert reply.status == 400
-    assert b"auth mechanism" in reply.body
+    assert result.status == 400
+    assert b"auth mechanism" in result.body
 
 
 def test_signed_urls_expire(tiny: Repo, hub: HubServer) -> None:
-    """A URL past its lifetime is refused; a fresh one is served."""
+    """An expired URL is rejected; a new one is served."""
     hub.url_lifetime = 0
     late = fetch(resolve(hub).headers["location"])
     hub.url_lifetime = 60
@@ -371,8 +376,8 @@ def test_signed_urls_expire(tiny: Repo, hub: HubServer) -> None:
     assert fetch(resolve(hub).headers["location"]).status == 200
 
 
-def test_signed_urls_must_be_used_as_they_are(tiny: Repo, hub: HubServer) -> None:
-    """A client that re-quotes the query is refused."""
+def test_modified_signed_urls_are_rejected(tiny: Repo, hub: HubServer) -> None:
+    """A URL whose query was re-encoded gives 403."""
     location = resolve(hub).headers["location"]
 
     assert "%2F" in location
@@ -380,7 +385,7 @@ def test_signed_urls_must_be_used_as_they_are(tiny: Repo, hub: HubServer) -> Non
 
 
 def test_a_url_resolved_with_a_range_serves_that_range_only(tiny: Repo, hub: HubServer) -> None:
-    """A Range header on resolve binds the signed URL to it."""
+    """A Range header on resolve binds the signed URL to that range."""
     location = resolve(hub, Range="bytes=0-9").headers["location"]
     other = fetch(location, Range="bytes=10-19")
 
@@ -389,29 +394,29 @@ def test_a_url_resolved_with_a_range_serves_that_range_only(tiny: Repo, hub: Hub
     assert fetch(location).status == 403
 
 
-def test_direct_repositories_answer_without_a_redirect(hub: HubServer, tmp_path: Path) -> None:
+def test_direct_repositories_respond_without_a_redirect(hub: HubServer, tmp_path: Path) -> None:
     """With `direct` the Hub host sends the file itself."""
     repo = hub.create_repo("acme/tiny", direct=True, files=FILES)
-    reply = resolve(hub, Range="bytes=0-3")
+    result = resolve(hub, Range="bytes=0-3")
     blob = repo.blob("weights/model.safetensors")
 
-    assert (reply.status, reply.body) == (206, blob.read_bytes()[:4])
-    assert reply.headers["etag"] == f'"{blob.sha256}"'
+    assert (result.status, result.body) == (206, blob.read_bytes()[:4])
+    assert result.headers["etag"] == f'"{blob.sha256}"'
     assert tree_on_disk(download(hub, "acme/tiny", tmp_path)) == expected_tree(repo)
     assert {record.host for record in hub.requests} == {"hub"}
 
 
 def test_tree_pages_link_to_the_next(hub: HubServer) -> None:
-    """Pages of `limit` entries in path order, each with an absolute link but the last."""
+    """Pages have `limit` entries in path order; all but the last have an absolute link."""
     hub.create_repo("a/b", files={"d/x": b"", "a": b"", "z": b""})
     url, paths, pages = f"{hub.endpoint}/api/models/a/b/tree/main?recursive=true&limit=2", [], 0
     while url:
-        reply = fetch(url)
-        rows = reply.json()
+        result = fetch(url)
+        rows = result.json()
         assert isinstance(rows, list)
         paths += [(row["path"], row["type"]) for row in rows]
         pages += 1
-        link = reply.headers.get("link", "")
+        link = result.headers.get("link", "")
         url = link.partition("<")[2].partition(">")[0]
 
     assert paths == [("a", "file"), ("d", "directory"), ("d/x", "file"), ("z", "file")]
@@ -419,8 +424,8 @@ def test_tree_pages_link_to_the_next(hub: HubServer) -> None:
     assert fetch(f"{hub.endpoint}/api/models/a/b/tree/main?limit=x").status == 400
 
 
-def test_a_hostile_path_is_listed_as_it_is(hub: HubServer) -> None:
-    """A repository may contain a path that leaves the destination, to test clients with."""
+def test_a_malicious_path_is_listed_unchanged(hub: HubServer) -> None:
+    """A repository may contain paths with `..`, to test clients."""
     hub.create_repo("a/evil", files={"../../evil": b"", "ok": b""})
     rows = fetch(f"{hub.endpoint}/api/models/a/evil/tree/main?recursive=true").json()
 
@@ -432,7 +437,7 @@ def test_a_hostile_path_is_listed_as_it_is(hub: HubServer) -> None:
 
 
 def test_requests_are_recorded(tiny: Repo, hub: HubServer) -> None:
-    """A record tells host, status, range, bytes, file and connection of a request."""
+    """A record has host, status, range, bytes, file and connection of a request."""
     location = resolve(hub, Authorization="").headers["location"]
     fetch(location, Range="bytes=5-9")
     assert hub.wait_idle()
@@ -449,8 +454,8 @@ def test_requests_are_recorded(tiny: Repo, hub: HubServer) -> None:
     assert hub.requests == []
 
 
-def test_a_client_that_goes_away_is_charged_only_for_what_was_sent(hub: HubServer) -> None:
-    """Of a body that nobody reads only what fits into socket buffers counts as sent."""
+def test_bytes_sent_counts_only_what_was_sent(hub: HubServer) -> None:
+    """If a client stops reading, at most the socket buffers are counted in addition."""
     size = 64 * MIB
     hub.create_repo("acme/tiny", files={"weights/model.safetensors": RandomFile(size)})
     parts = urlsplit(resolve(hub).headers["location"])
@@ -466,8 +471,8 @@ def test_a_client_that_goes_away_is_charged_only_for_what_was_sent(hub: HubServe
     assert len(taken) <= sent < size // 2
 
 
-def test_a_throttle_can_be_lifted_under_way(tiny: Repo, hub: HubServer) -> None:
-    """A throttled body is on its way for long, arrives whole, and is freed with the throttle."""
+def test_a_rate_limit_can_be_removed_during_a_response(tiny: Repo, hub: HubServer) -> None:
+    """A throttled body is sent at full speed after the limit is removed."""
     hub.cdn_bytes_per_second = 1000.0  # the whole body would take most of an hour
     content = tiny.blob("weights/model.safetensors").read_bytes()
     parts = urlsplit(resolve(hub).headers["location"])
@@ -484,8 +489,8 @@ def test_a_throttle_can_be_lifted_under_way(tiny: Repo, hub: HubServer) -> None:
     assert start + rest == content
 
 
-def test_close_drops_connections_and_leaves_nothing(tmp_path: Path) -> None:
-    """Closing ends a throttled body at once, with its thread, its port and its files."""
+def test_close_closes_connections_and_removes_files(tmp_path: Path) -> None:
+    """Closing ends a throttled body, the thread, the listening port and generated files."""
     before = set(threading.enumerate())
     hub = HubServer(cdn_bytes_per_second=1.0)
     with hub:
@@ -508,8 +513,8 @@ def test_close_drops_connections_and_leaves_nothing(tmp_path: Path) -> None:
         refused.connect()
 
 
-def test_a_server_that_is_not_running_says_so() -> None:
-    """Before the start and after the close every use is a clear error."""
+def test_a_server_that_is_not_running_raises() -> None:
+    """Before the start and after `close`, use raises RuntimeError."""
     hub = HubServer()
     with pytest.raises(RuntimeError, match="not running"):
         hub.create_repo("a/b")
@@ -521,8 +526,8 @@ def test_a_server_that_is_not_running_says_so() -> None:
         hub.start()
 
 
-def test_ids_must_be_free_and_kinds_known(tiny: Repo, hub: HubServer) -> None:
-    """Creating or renaming onto an existing id, and an unknown kind, are refused."""
+def test_taken_ids_and_unknown_types_are_rejected(tiny: Repo, hub: HubServer) -> None:
+    """Creating, and renaming to, an existing id raises, and so does an unknown type."""
     hub.create_repo("acme/other")
     with pytest.raises(ValueError, match="already"):
         hub.create_repo("acme/tiny")
@@ -533,7 +538,7 @@ def test_ids_must_be_free_and_kinds_known(tiny: Repo, hub: HubServer) -> None:
 
 
 @pytest.mark.anyio
-async def test_it_is_an_asynchronous_context_manager_too() -> None:
+async def test_it_is_also_an_asynchronous_context_manager() -> None:
     """`async with` starts and stops the server on any event loop."""
     async with HubServer() as hub:
         assert hub.endpoint.startswith("http://127.0.0.1:")
@@ -542,13 +547,13 @@ async def test_it_is_an_asynchronous_context_manager_too() -> None:
 
 
 def test_https(tmp_path: Path) -> None:
-    """With a certificate both hosts speak HTTPS, and large bodies arrive whole."""
+    """With a certificate both hosts serve HTTPS, and a large body is complete."""
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
     server_context, client_context = _contexts(authority)
     with HubServer(ssl_context=server_context) as hub:
         repo = hub.create_repo("acme/tiny", files=FILES)
-        replies = []
+        results = []
         url = f"{hub.endpoint}/acme/tiny/resolve/main/weights/model.safetensors"
         for _ in range(2):
             parts = urlsplit(url)
@@ -557,11 +562,11 @@ def test_https(tmp_path: Path) -> None:
             )
             connection.request("GET", f"{parts.path}?{parts.query}")
             response = connection.getresponse()
-            replies.append(response.read())
+            results.append(response.read())
             url = response.headers["Location"]
             connection.close()
 
-        assert replies[1] == repo.blob("weights/model.safetensors").read_bytes()
+        assert results[1] == repo.blob("weights/model.safetensors").read_bytes()
         assert hub.cdn_endpoint.startswith("https://localhost:")
 
 
@@ -575,10 +580,10 @@ def _contexts(authority: object) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-def test_a_client_that_hangs_up_is_no_error(
+def test_a_client_that_disconnects_is_not_logged(
     hub: HubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever has seen enough of a file may go: the server has nothing to report."""
+    """A client that closes the connection within a body causes no log message."""
     hub.create_repo("acme/big", direct=True, files={"w.bin": RandomFile(64 << 20)})
     parts = urlsplit(hub.endpoint)
     for _ in range(3):

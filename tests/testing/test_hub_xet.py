@@ -1,4 +1,4 @@
-"""The test Hub announces Xet files, and lets other servers stand in for its hosts."""
+"""Xet announcements of the test Hub, and other servers in place of its hosts."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def announce(hub: HubServer, repo: Repo) -> None:
 
 def get_json(url: str, token: str | None = None) -> tuple[dict[str, str], Any]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with urlopen(Request(url, headers=headers), timeout=10) as answer:  # noqa: S310 - ours
-        return dict(answer.headers), json.load(answer)
+    with urlopen(Request(url, headers=headers), timeout=10) as response:  # noqa: S310 - loopback
+        return dict(response.headers), json.load(response)
 
 
-def test_nothing_speaks_of_xet_unless_announced(hub: HubServer, repo: Repo) -> None:
-    """A Hub without an announcement is one without Xet, and tells clients not to try."""
+def test_without_an_announcement_there_is_no_xet(hub: HubServer, repo: Repo) -> None:
+    """Neither tree nor resolve mention Xet, and `environ` disables it for clients."""
     _, tree = get_json(f"{hub.endpoint}/api/models/org/model/tree/main")
     url = hf_hub_url("org/model", "model.safetensors", endpoint=hub.endpoint)
 
@@ -52,8 +52,8 @@ def test_nothing_speaks_of_xet_unless_announced(hub: HubServer, repo: Repo) -> N
     assert hub.environ()["HF_HUB_DISABLE_XET"] == "1"
 
 
-def test_the_tree_names_the_hash_of_announced_files_alone(hub: HubServer, repo: Repo) -> None:
-    """Listings and path look-ups carry `xetHash` where there is one, as huggingface_hub reads."""
+def test_listings_have_the_hash_of_announced_files(hub: HubServer, repo: Repo) -> None:
+    """Tree and paths-info have `xetHash` for announced files only."""
     announce(hub, repo)
 
     api = HfApi(endpoint=hub.endpoint)
@@ -65,8 +65,8 @@ def test_the_tree_names_the_hash_of_announced_files_alone(hub: HubServer, repo: 
     assert "HF_HUB_DISABLE_XET" not in hub.environ()
 
 
-def test_resolve_names_hash_and_token_route(hub: HubServer, repo: Repo) -> None:
-    """huggingface_hub finds the hash, and a route that hands out a token with its expiry."""
+def test_resolve_has_hash_and_token_route(hub: HubServer, repo: Repo) -> None:
+    """huggingface_hub finds the hash, and the route returns a token with its expiry."""
     announce(hub, repo)
 
     url = hf_hub_url("org/model", "model.safetensors", endpoint=hub.endpoint)
@@ -81,22 +81,24 @@ def test_resolve_names_hash_and_token_route(hub: HubServer, repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_tokens_for_closed_repositories_need_access(hub: HubServer, *, gated: bool) -> None:
-    """Who may not read the files gets no token for the store either."""
-    repo = hub.create_repo("org/closed", private=not gated, gated=gated, token="opens")
+def test_tokens_of_private_and_gated_repositories_need_access(
+    hub: HubServer, *, gated: bool
+) -> None:
+    """Without read access the route returns 401."""
+    repo = hub.create_repo("org/restricted", private=not gated, gated=gated, token="may-read")
     announce_all = {blob.sha256: XET_HASH for blob in repo.find("main").files.values()}
     hub.announce_xet(CAS, announce_all)
-    route = f"{hub.endpoint}/api/models/org/closed/xet-read-token/main"
+    route = f"{hub.endpoint}/api/models/org/restricted/xet-read-token/main"
 
     with pytest.raises(OSError, match="401"):
         get_json(route)
-    assert get_json(route, "opens")[1]["casUrl"] == CAS
+    assert get_json(route, "may-read")[1]["casUrl"] == CAS
 
 
-def test_who_does_not_speak_xet_downloads_as_before(
+def test_a_client_without_xet_downloads_from_the_cdn(
     hub: HubServer, repo: Repo, tmp_path: Path
 ) -> None:
-    """The CDN still serves an announced file."""
+    """The CDN serves an announced file, too."""
     announce(hub, repo)
 
     hftransfer.snapshot_download("org/model", local_dir=tmp_path, endpoint=hub.endpoint)
@@ -105,8 +107,8 @@ def test_who_does_not_speak_xet_downloads_as_before(
     assert (tmp_path / "model.safetensors").read_bytes() == expected
 
 
-def test_huggingface_hub_asks_the_announced_store(hub: HubServer, repo: Repo) -> None:
-    """With hf_xet, huggingface_hub goes to the store with the Hub's token and not to the CDN."""
+def test_huggingface_hub_uses_the_announced_store(hub: HubServer, repo: Repo) -> None:
+    """With hf_xet, huggingface_hub sends the token to the store and does not use the CDN."""
     pytest.importorskip("hf_xet")
     with recording_store() as (url, seen):
         blob = repo.find("main").files["model.safetensors"]
@@ -125,7 +127,7 @@ def test_huggingface_hub_asks_the_announced_store(hub: HubServer, repo: Repo) ->
 
 @contextmanager
 def recording_store() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """A store that has nothing, and remembers what it was asked."""
+    """Run a store without files; yield its URL and the (path, authorization) of its requests."""
     seen: list[tuple[str, str | None]] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -159,7 +161,7 @@ def serving(handler: Any) -> Iterator[str]:
 
 
 def test_another_server_can_be_the_cdn(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
-    """`cdn_blobs` names every path that redirects to `cdn_url` will ask for."""
+    """A server with the blobs of `cdn_blobs` at their paths replaces the CDN."""
     for path, blob in hub.cdn_blobs(repo).items():
         link = tmp_path / "www" / path.lstrip("/")
         link.parent.mkdir(parents=True)
@@ -182,8 +184,8 @@ def test_another_server_can_be_the_cdn(hub: HubServer, repo: Repo, tmp_path: Pat
     assert [blob.size for blob in hub.cdn_blobs(repo).values()] == [70_000]  # LFS files only
 
 
-def test_answers_name_the_proxy_in_front(hub: HubServer, repo: Repo) -> None:
-    """With `public_url` the Hub calls itself by it, while it listens where it did."""
+def test_responses_use_the_url_of_the_proxy(hub: HubServer, repo: Repo) -> None:
+    """With `public_url`, links and `endpoint` use it; the server still listens at its own URL."""
     own = hub.endpoint
     hub.public_url = "http://127.0.0.1:9"
     announce(hub, repo)

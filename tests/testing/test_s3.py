@@ -1,4 +1,4 @@
-"""The real S3 servers of `hftransfer.testing.s3`: started, usable, stopped, never orphaned."""
+"""The S3 servers of `hftransfer.testing.s3`: start, use, stop, and after the owner was killed."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from support.s3 import Bucket, s3_client
 _STARTERS = {"minio": s3.start_minio, "seaweedfs": s3.start_seaweedfs}
 
 
-def _binary_or_skip(name: str, request: pytest.FixtureRequest) -> None:
-    request.getfixturevalue(name)  # the session's server decides between skip and failure
+def _skip_without_binary(name: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(name)  # the fixture of the server skips, or fails in CI
 
 
 @pytest.mark.s3
-def test_an_object_put_is_an_object_got(bucket: Bucket) -> None:
-    """Each server stores what a plain S3 client puts, and answers a range with a range."""
+def test_a_stored_object_is_read_in_ranges(bucket: Bucket) -> None:
+    """A plain S3 client stores an object and gets the requested range of it."""
     client = s3_client(bucket.server)
     client.put_object(Bucket=bucket.name, Key="a/b", Body=b"0123456789")
 
-    answer = client.get_object(Bucket=bucket.name, Key="a/b", Range="bytes=2-4")
+    response = client.get_object(Bucket=bucket.name, Key="a/b", Range="bytes=2-4")
 
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 206
-    assert answer["ContentRange"] == "bytes 2-4/10"
-    assert answer["Body"].read() == b"234"
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 206
+    assert response["ContentRange"] == "bytes 2-4/10"
+    assert response["Body"].read() == b"234"
 
 
 @pytest.mark.s3
-def test_a_multipart_upload_is_assembled_in_order(bucket: Bucket) -> None:
-    """Each server completes a multipart upload whose parts arrived out of order."""
+def test_a_multipart_upload_is_completed(bucket: Bucket) -> None:
+    """The object has its parts in order, although they were uploaded in reverse."""
     client = s3_client(bucket.server)
     parts = {1: b"a" * (5 << 20), 2: b"b" * 17}
     upload = client.create_multipart_upload(Bucket=bucket.name, Key="m")["UploadId"]
     etags = {}
     for number in (2, 1):
-        answer = client.upload_part(
+        response = client.upload_part(
             Bucket=bucket.name, Key="m", UploadId=upload, PartNumber=number, Body=parts[number]
         )
-        etags[number] = answer["ETag"]
+        etags[number] = response["ETag"]
     client.complete_multipart_upload(
         Bucket=bucket.name,
         Key="m",
@@ -66,7 +66,7 @@ def test_a_multipart_upload_is_assembled_in_order(bucket: Bucket) -> None:
 
 @pytest.mark.s3
 def test_a_missing_bucket_is_an_error(s3_server: S3Server) -> None:
-    """No server creates a bucket because something was written to it."""
+    """No server creates a bucket on the first write."""
     with pytest.raises(ClientError) as caught:
         s3_client(s3_server).put_object(Bucket="never-created", Key="k", Body=b"")
 
@@ -74,19 +74,19 @@ def test_a_missing_bucket_is_an_error(s3_server: S3Server) -> None:
 
 
 @pytest.mark.s3
-def test_wrong_keys_are_refused(bucket: Bucket) -> None:
-    """The credentials of a server are checked, so that tests of wrong ones mean something."""
-    stranger = replace(bucket.server, secret_key="not the key")
+def test_a_wrong_secret_key_is_rejected(bucket: Bucket) -> None:
+    """Signatures are verified, so that tests with wrong credentials are meaningful."""
+    unauthorized = replace(bucket.server, secret_key="not the key")
 
     with pytest.raises(ClientError) as caught:
-        s3_client(stranger).list_objects_v2(Bucket=bucket.name)
+        s3_client(unauthorized).list_objects_v2(Bucket=bucket.name)
 
     assert caught.value.response["Error"]["Code"] == "SignatureDoesNotMatch"
 
 
 @pytest.mark.s3
-def test_the_environment_alone_points_a_client_at_the_server(bucket: Bucket) -> None:
-    """`client_environ` is all that an AWS client needs."""
+def test_client_environ_is_sufficient(bucket: Bucket) -> None:
+    """An AWS client without other configuration uses the server."""
     import botocore.session
 
     client: Any = botocore.session.Session().create_client("s3")
@@ -95,8 +95,8 @@ def test_the_environment_alone_points_a_client_at_the_server(bucket: Bucket) -> 
 
 
 @pytest.mark.s3
-def test_the_secret_key_is_not_printed(s3_server: S3Server) -> None:
-    """The repr of a server can go into a log."""
+def test_the_secret_key_is_not_in_the_repr(s3_server: S3Server) -> None:
+    """The repr of a server may be logged."""
     assert s3_server.secret_key not in repr(s3_server)
 
 
@@ -106,8 +106,8 @@ def test_the_secret_key_is_not_printed(s3_server: S3Server) -> None:
 def test_close_stops_the_server_and_keeps_a_given_root(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """After close nothing listens, closing again is fine, and the data is still there."""
-    _binary_or_skip(name, request)
+    """After `close` the port is closed; a given root keeps its data. Closing is idempotent."""
+    _skip_without_binary(name, request)
     with _STARTERS[name](tmp_path) as server:
         s3_client(server).create_bucket(Bucket="kept")
     server.close()
@@ -122,11 +122,11 @@ def test_close_stops_the_server_and_keeps_a_given_root(
 @pytest.mark.s3
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _STARTERS)
-def test_a_killed_owner_leaves_neither_server_nor_folder(
+def test_killing_the_owner_stops_the_server_and_removes_its_folder(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    """SIGKILL of the process that started a server ends the server and its temporary root."""
-    _binary_or_skip(name, request)
+    """After SIGKILL of the process that started it, server and temporary root are gone."""
+    _skip_without_binary(name, request)
     script = (
         "import os, signal\n"
         f"from hftransfer.testing.s3 import start_{name} as start\n"
@@ -134,16 +134,16 @@ def test_a_killed_owner_leaves_neither_server_nor_folder(
         "print(server.root, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    # The server and its watchdog inherit `alive`; it reads as closed once both are gone.
-    alive, held = os.pipe()
+    # The server and its watchdog inherit the write end; the pipe is closed when both have ended.
+    alive, write_end = os.pipe()
     try:
         owner = subprocess.Popen(
-            [sys.executable, "-c", _INHERITING.format(fd=held) + script],
+            [sys.executable, "-c", _INHERITING.format(fd=write_end) + script],
             stdout=subprocess.PIPE,
-            pass_fds=[held],
+            pass_fds=[write_end],
             text=True,
         )
-        os.close(held)
+        os.close(write_end)
         root, _ = owner.communicate(timeout=50)
         select.select([alive], [], [])
 
@@ -155,7 +155,7 @@ def test_a_killed_owner_leaves_neither_server_nor_folder(
         os.close(alive)
 
 
-# Lets every child of the script keep descriptor `fd`, which `close_fds` would close.
+# Every child of the script inherits the descriptor `fd`, which `close_fds` would close.
 _INHERITING = """
 import functools, subprocess
 subprocess.Popen.__init__ = functools.partialmethod(subprocess.Popen.__init__, pass_fds=[{fd}])
@@ -165,7 +165,7 @@ subprocess.Popen.__init__ = functools.partialmethod(subprocess.Popen.__init__, p
 def test_a_server_that_cannot_start_quotes_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a server said before it ended is in the error."""
+    """The error has the end of the server's log."""
     broken = tmp_path / "minio"
     broken.write_text("#!/bin/sh\necho the disk is full >&2\nexit 3\n")
     broken.chmod(0o755)
@@ -176,7 +176,7 @@ def test_a_server_that_cannot_start_quotes_its_log(
 
 
 def test_a_wrong_path_to_minio_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typo in HFTRANSFER_MINIO is reported, not silently built around."""
+    """A wrong HFTRANSFER_MINIO is an error; MinIO is not built instead."""
     monkeypatch.setenv("HFTRANSFER_MINIO", str(tmp_path / "nowhere"))
 
     with pytest.raises(ServerNotFoundError, match=r"HFTRANSFER_MINIO=.*nowhere"):
@@ -184,7 +184,7 @@ def test_a_wrong_path_to_minio_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class TestEnsureMinio:
-    """The build, with a `go` that records how it was called."""
+    """The build, with a `go` script that records its arguments."""
 
     @pytest.fixture(autouse=True)
     def _nothing_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,13 +200,13 @@ class TestEnsureMinio:
         go.chmod(0o755)
 
     def test_without_go_the_error_says_what_to_do(self) -> None:
-        """Neither MinIO nor Go: nothing is found, and the error names the ways out."""
+        """Without MinIO and Go, the error lists the three possible remedies."""
         assert s3.find_minio() is None
         with pytest.raises(ServerNotFoundError, match=r"HFTRANSFER_MINIO.*PATH.*install Go"):
             s3.ensure_minio()
 
     def test_the_pinned_version_is_built_once_into_the_cache(self, tmp_path: Path) -> None:
-        """The second call finds the first one's binary, and only the first says anything."""
+        """The second call finds the binary of the first; only the first logs."""
         self._install_go(
             tmp_path,
             f'echo "$@" >> {tmp_path}/calls\n'
@@ -230,7 +230,7 @@ class TestEnsureMinio:
         ]
 
     def test_two_processes_build_once(self, tmp_path: Path) -> None:
-        """A process that comes while another builds waits for that build and uses it."""
+        """A process that is started during the build waits for it and uses its binary."""
         (tmp_path / "gate").mkdir()
         os.mkfifo(tmp_path / "gate" / "started")
         os.mkfifo(tmp_path / "gate" / "go-on")
@@ -240,21 +240,21 @@ class TestEnsureMinio:
             f"echo > {tmp_path}/gate/started\nread -r _ < {tmp_path}/gate/go-on\n"
             ': > "$GOBIN/minio"; /bin/chmod +x "$GOBIN/minio"',
         )
-        ask = "from hftransfer.testing.s3 import ensure_minio; print(ensure_minio())"
-        command = [sys.executable, "-c", ask]
+        code = "from hftransfer.testing.s3 import ensure_minio; print(ensure_minio())"
+        command = [sys.executable, "-c", code]
         with (
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first,
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second,
         ):
             (tmp_path / "gate" / "started").read_text()
             (tmp_path / "gate" / "go-on").write_text("\n")
-            answers = {first.communicate()[0], second.communicate()[0]}
+            printed = {first.communicate()[0], second.communicate()[0]}
 
-        assert len(answers) == 1
+        assert len(printed) == 1
         assert (tmp_path / "calls").read_text().count("install") == 1
 
-    def test_a_failed_build_quotes_go_and_leaves_nothing(self, tmp_path: Path) -> None:
-        """What Go said is in the error, and no half-built binary is ever found."""
+    def test_a_failed_build_shows_the_output_of_go(self, tmp_path: Path) -> None:
+        """The error has Go's output, and an incomplete binary is not found later."""
         self._install_go(tmp_path, 'echo half > "$GOBIN/minio"; echo no network >&2; exit 1')
 
         with pytest.raises(ServerNotFoundError, match="no network"):

@@ -1,17 +1,18 @@
-"""What the Hub's answers mean: errors in its own terms, one file's headers, URL lifetimes.
+"""What the Hub's responses mean: entries, pages, URL lifetimes and errors. Pure, no I/O.
 
-Pure. ``HEAD resolve`` names a file's commit (``X-Repo-Commit``) and, for LFS files,
-``X-Linked-Etag`` (sha256) and ``X-Linked-Size``; for others ``ETag`` (git blob sha1) and
-``Content-Length`` of the answer that is no redirect. Only answers of the Hub count: the
-content network has etags of its own that are no digests.
+``HEAD resolve`` names a file's commit in ``X-Repo-Commit``. For an LFS file ``X-Linked-Etag`` is
+the sha256 and ``X-Linked-Size`` the size; for other files ``ETag`` is the git blob sha1, and
+``Content-Length`` the size, of the response that is not a redirect. Only responses of the Hub
+count: etags of the content network are not digests.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from hftransfer._core.digests import Digest
 from hftransfer._http.status import is_redirect
@@ -23,41 +24,115 @@ from hftransfer.errors import (
     TransferError,
     redact,
 )
-from hftransfer.locations import HubLocation
+from hftransfer.locations import HubLocation, safe_path
 from hftransfer.stores.base import Entry
 
-__all__ = ("described_file", "hub_error", "url_lifetime")
+__all__ = (
+    "entry_from_head",
+    "entry_from_tree",
+    "explain_hub_error",
+    "next_page",
+    "repo_path",
+    "url_lifetime",
+)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
-# A signed URL that does not say when it expires is renewed after this long, seconds.
+_NEXT_LINK = re.compile(r'<([^>]+)>\s*;[^,]*rel="?next"?')
+# Lifetime in seconds of a signed URL that does not say when it expires.
 _DEFAULT_LIFETIME = 50 * 60.0
-# Renewed so long before it expires that a request made now is answered in time, seconds.
-_MARGIN = 60.0
+# Seconds before its expiry at which a URL counts as expired, so that requests arrive in time.
+_EXPIRY_MARGIN = 60.0
 
 
-def described_file(path: str, answers: Sequence[Response]) -> tuple[str, Entry]:
-    """Return the commit and the entry of a file from the Hub's answers to HEAD, in order.
+def repo_path(entry: Entry) -> str:
+    """Return the path of `entry` from the root of its repository."""
+    return entry.properties.get("repo-path", entry.path)
+
+
+def entry_from_tree(item: Mapping[str, Any], root: str) -> Entry | None:
+    """Return the entry of one file of a tree listing, or None if it is not below `root`.
+
+    Args:
+        item: of type ``file``, from the JSON of ``/api/models/…/tree/…``.
+        root: folder or file of the repository; empty for all of it. Entry paths are relative
+            to a folder; a file is listed under its name.
 
     Raises:
-        RejectedError: if they lack what is needed.
+        LocationError: if the path leads out of the repository.
     """
-    last = answers[-1]
-    own = {} if is_redirect(last) else last.headers
-    etag = _first(answers, "X-Linked-Etag") or own.get("ETag", "")
-    size = _first(answers, "X-Linked-Size") or own.get("Content-Length", "")
-    commit = _first(answers, "X-Repo-Commit")
+    path = safe_path(str(item["path"]))
+    relative = path
+    if root and path == root:
+        relative = path.rpartition("/")[2]
+    elif root:
+        if not path.startswith(f"{root}/"):
+            return None
+        relative = path[len(root) + 1 :]
+    properties = {"repo-path": path, "blob-id": str(item["oid"])}
+    if lfs := item.get("lfs"):
+        digest = Digest("sha256", str(lfs["oid"]))
+        properties |= {"lfs-sha256": str(lfs["oid"]), "lfs-size": str(lfs["size"])}
+    else:
+        digest = Digest("git-sha1", str(item["oid"]))
+    if xet := item.get("xetHash"):
+        properties["xet-hash"] = str(xet)
+    return Entry(
+        path=relative,
+        size=int(item["size"]),
+        digest=digest,
+        etag=digest.value,
+        properties=properties,
+    )
+
+
+def next_page(url: str, response: Response, endpoint: str) -> str | None:
+    """Return the URL of the next page of a listing, or None after the last page.
+
+    A mirror may forward the ``Link`` of its upstream, which names another host. Such a link
+    is rewritten to `endpoint`: the token must not be sent to another host.
+
+    Args:
+        url: of this page.
+        response: this page.
+        endpoint: base URL of the Hub, without a slash at the end.
+    """
+    link = _NEXT_LINK.search(response.headers.get("Link", ""))
+    if link is None:
+        return None
+    following: str = urljoin(url, link[1])
+    parts = urlsplit(following)
+    if parts[:2] == urlsplit(endpoint)[:2]:
+        return following
+    return f"{endpoint}{parts.path}" + (f"?{parts.query}" if parts.query else "")
+
+
+def entry_from_head(path: str, responses: Sequence[Response]) -> tuple[str, Entry]:
+    """Return the commit and the entry of a file from the Hub's responses to HEAD.
+
+    Args:
+        path: of the file in the repository.
+        responses: the redirects in order, then the final response, at least one.
+
+    Raises:
+        RejectedError: if commit, etag or size is missing.
+    """
+    last = responses[-1]
+    final_headers = {} if is_redirect(last) else last.headers
+    etag = _first(responses, "X-Linked-Etag") or final_headers.get("ETag", "")
+    size = _first(responses, "X-Linked-Size") or final_headers.get("Content-Length", "")
+    commit = _first(responses, "X-Repo-Commit")
     digest = _digest(etag.removeprefix("W/").strip('"'))
     if not _SHA1.fullmatch(commit) or digest is None or not size.isdecimal():
         raise RejectedError(
-            f"{redact(last.url)}: the answer does not name commit, etag and size of {path!r}: "
+            f"{redact(last.url)}: the response does not name commit, etag and size of {path!r}: "
             "is there a proxy that removes headers?"
         )
     return commit, Entry(path=path, size=int(size), digest=digest, etag=digest.value)
 
 
-def _first(answers: Sequence[Response], header: str) -> str:
-    return next((a.headers[header] for a in answers if header in a.headers), "")
+def _first(responses: Sequence[Response], header: str) -> str:
+    return next((each.headers[header] for each in responses if header in each.headers), "")
 
 
 def _digest(etag: str) -> Digest | None:
@@ -67,36 +142,40 @@ def _digest(etag: str) -> Digest | None:
 
 
 def url_lifetime(url: str) -> float:
-    """Return for how many seconds a signed URL may be used (CloudFront and S3 forms)."""
+    """Return for how many more seconds a signed URL may be used.
+
+    Reads ``Expires`` (CloudFront, seconds since the epoch) and ``X-Amz-Expires`` (S3, seconds
+    from now). Negative if the URL has expired.
+    """
     query = parse_qs(urlsplit(url).query)
     try:
         if "Expires" in query:
-            return float(query["Expires"][0]) - time.time() - _MARGIN
+            return float(query["Expires"][0]) - time.time() - _EXPIRY_MARGIN
         if "X-Amz-Expires" in query:
-            return float(query["X-Amz-Expires"][0]) - _MARGIN
+            return float(query["X-Amz-Expires"][0]) - _EXPIRY_MARGIN
     except ValueError:
-        pass  # not a number: as good as not said
+        pass  # not a number: the expiry is unknown
     return _DEFAULT_LIFETIME
 
 
-def hub_error(error: TransferError, location: HubLocation, endpoint: str) -> TransferError:
-    """Return what an answer of the Hub means in its own terms (``X-Error-Code``).
+def explain_hub_error(error: TransferError, location: HubLocation, endpoint: str) -> TransferError:
+    """Return a more specific error if the Hub's headers give the reason (``X-Error-Code``).
 
     Args:
-        error: as made from the status; returned as it is where there is nothing to add.
-        location: what was asked for.
+        error: as derived from the status; returned unchanged if there is nothing to add.
+        location: what was requested.
         endpoint: base URL of the Hub, for the message.
     """
     response = error.response
     if response is None:
         return error
     code = response.headers.get("X-Error-Code", "")
-    said = response.headers.get("X-Error-Message", "")
+    message = response.headers.get("X-Error-Message", "")
     repo = f"{location.repo_type} {location.repo_id!r} on {redact(endpoint)}"
     if code == "GatedRepo":
         return AccessError(
             f"access to {repo} is restricted: accept its conditions on its page and give a token "
-            f"of that account (HF_TOKEN or `hf auth login`). {said}".rstrip(),
+            f"of that account (HF_TOKEN or `hf auth login`). {message}".rstrip(),
             response=response,
         )
     if code == "RevisionNotFound":
@@ -105,9 +184,11 @@ def hub_error(error: TransferError, location: HubLocation, endpoint: str) -> Tra
         )
     if code == "EntryNotFound":
         return NotFoundError(f"{error} (no such file in {repo})", response=response)
-    if said == "Access to this resource is disabled.":
+    if message == "Access to this resource is disabled.":
         return AccessError(f"{repo} is disabled", response=response)
-    if code == "RepoNotFound" or (response.status == 401 and "Invalid" not in said):
+    # For a private repository the Hub responds 401 without a token, and 404 with one that may
+    # not read it. A 401 for an invalid token has "Invalid" in its message.
+    if code == "RepoNotFound" or (response.status == 401 and "Invalid" not in message):
         return NotFoundError(
             f"there is no {repo}, or it is private and the token given, if any, may not read it",
             response=response,

@@ -1,11 +1,13 @@
-"""Where the Hub keeps small files, learnt from where it sent others of the same commit.
+"""Predicts the URLs of small files on the Hub, to save the redirect of each.
 
-``resolve`` answers for a regular file with a redirect to the Hub's own cache, whose
-address is made of the commit, the path and the file's git id (shapes as in the issues of
-https://github.com/huggingface/huggingface_hub). All three are known from the listing, so
-once two files have shown the same form the others are asked for where they will be: one
-request each, instead of two. An address that does not answer with the file ends the
-guessing, and a wrong content would be found by its digest like any other.
+For a regular (non-LFS) file, ``resolve`` redirects to the Hub's own cache, at a URL that is made
+of the commit, the path and the file's git blob id (examples in the issues of
+https://github.com/huggingface/huggingface_hub). The listing contains all three. Once two files
+have shown the same URL template, the other files are requested directly: one request each
+instead of two.
+
+A predicted URL is only an optimization. If it is not answered with the file, prediction is
+disabled and the file is resolved. If the content is wrong, the digest shows it, as for any file.
 """
 
 from __future__ import annotations
@@ -13,64 +15,74 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-__all__ = ("CacheAddresses", "address_form")
+__all__ = ("UrlGuesser", "url_template")
 
-# Of other characters it is not known how often they are percent-encoded there.
-_PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
-_PATH, _QUOTED, _ID = "\0path\0", "\0quoted\0", "\0id\0"
+# How the Hub percent-encodes paths with other characters is not known.
+_UNRESERVED_PATH = re.compile(r"[A-Za-z0-9._/-]+")
+# Placeholders in a template. NUL does not occur in a URL.
+_PATH, _QUOTED_PATH, _BLOB_ID = "\0path\0", "\0quoted\0", "\0id\0"
 
 
-def address_form(url: str, path: str, blob_id: str) -> str | None:
-    """Return `url` with the file's own parts replaced by marks, or None if it has not all of them.
+def url_template(url: str, path: str, blob_id: str) -> str | None:
+    """Return `url` with placeholders for the path and the blob id of its file.
 
     Args:
-        url: where the file `path` was found.
-        path: in the repository.
-        blob_id: its git id.
+        url: served the file.
+        path: of the file in the repository.
+        blob_id: git blob id of the file, 40 hex digits.
+
+    Returns:
+        None if `url` does not end with the path or its query does not contain the blob id: then
+        it says nothing about the URLs of other files.
     """
-    address, question, query = url.partition("?")
-    quoted = quote(path, safe="")
-    if not address.endswith(f"/{path}") or blob_id not in query:
+    base, question_mark, query = url.partition("?")
+    if not base.endswith(f"/{path}") or blob_id not in query:
         return None
-    form = address[: -len(path)] + _PATH
-    return form + question + query.replace(quoted, _QUOTED).replace(blob_id, _ID)
+    query = query.replace(quote(path, safe=""), _QUOTED_PATH).replace(blob_id, _BLOB_ID)
+    return base[: -len(path)] + _PATH + question_mark + query
 
 
-class CacheAddresses:
-    """Learns the form of addresses and applies it."""
+class UrlGuesser:
+    """Derives the URL template of one commit from resolved files, and applies it.
+
+    States: learning (at most one template seen, no guesses); confirmed (two files had the same
+    template, which is applied); disabled (templates differed, or a guess failed; final).
+    """
 
     def __init__(self) -> None:
-        self._form: str | None = None
+        self._template: str | None = None
         self._is_confirmed = False
-        self._is_given_up = False
-        self._seen: set[str] = set()
+        self._is_disabled = False
+        self._observed_paths: set[str] = set()
 
     def observe(self, url: str, path: str, blob_id: str) -> None:
-        """Note that the file `path` was found at `url`."""
-        if self._is_given_up or self._is_confirmed or path in self._seen:
+        """Learn from a file that was resolved: `url` served `path` with git id `blob_id`."""
+        if self._is_disabled or self._is_confirmed or path in self._observed_paths:
             return
-        if not _PLAIN.fullmatch(path):
+        if not _UNRESERVED_PATH.fullmatch(path):
             return
-        self._seen.add(path)
-        form = address_form(url, path, blob_id)
-        if form is None or self._form not in (None, form):
-            self.abandon()
+        self._observed_paths.add(path)
+        template = url_template(url, path, blob_id)
+        if template is None or self._template not in (None, template):
+            self.disable()
         else:
-            self._is_confirmed = self._form is not None
-            self._form = form
+            self._is_confirmed = self._template is not None
+            self._template = template
 
     def guess(self, path: str, blob_id: str) -> str | None:
-        """Return where the file `path` will be, or None if that is not known."""
-        if self._form is None or not self._is_confirmed or not _PLAIN.fullmatch(path):
+        """Return the URL that the file `path` should have, or None if it cannot be predicted."""
+        if self._template is None or not self._is_confirmed:
+            return None
+        if not _UNRESERVED_PATH.fullmatch(path):
             return None
         return (
-            self._form.replace(_PATH, path)
-            .replace(_QUOTED, quote(path, safe=""))
-            .replace(_ID, blob_id)
+            self._template.replace(_PATH, path)
+            .replace(_QUOTED_PATH, quote(path, safe=""))
+            .replace(_BLOB_ID, blob_id)
         )
 
-    def abandon(self) -> None:
-        """Guess no more."""
-        self._is_given_up = True
+    def disable(self) -> None:
+        """Make no more guesses."""
+        self._is_disabled = True
         self._is_confirmed = False
-        self._form = None
+        self._template = None

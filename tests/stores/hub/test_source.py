@@ -1,9 +1,9 @@
-"""`hftransfer.stores.hub.source` against a real Hub server: what is asked, where, and how often."""
+"""`hftransfer.stores.hub.source` against a Hub server: which requests it sends, and errors."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from hftransfer.errors import (
     NotFoundError,
     RangeNotSupportedError,
     RejectedError,
-    Response,
     ServerError,
     ThrottledError,
     TransferError,
@@ -29,7 +28,6 @@ from hftransfer.errors import (
 from hftransfer.locations import HubLocation
 from hftransfer.options import Timeouts
 from hftransfer.stores.base import Entry
-from hftransfer.stores.hub.metadata import hub_error
 from hftransfer.stores.hub.source import HubSource
 from hftransfer.testing import (
     ExpireUrls,
@@ -56,11 +54,11 @@ async def open_source(
     hub: HubServer, location: HubLocation, *, token: str | None = None
 ) -> AsyncIterator[HubSource]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    wire = HttpClient(Timeouts())
+    client = HttpClient(Timeouts())
     try:
-        yield HubSource(wire, location, endpoint=hub.endpoint, headers=headers, retry=NO_WAITING)
+        yield HubSource(client, location, endpoint=hub.endpoint, headers=headers, retry=NO_WAITING)
     finally:
-        await wire.aclose()
+        await client.aclose()
 
 
 async def read(source: HubSource, entry: Entry, start: int, stop: int) -> bytes:
@@ -100,7 +98,7 @@ def at_cdn(hub: HubServer) -> list[RequestRecord]:
 
 @pytest.mark.parametrize("page_size", [1, 2, 5, 1000])
 async def test_every_page_of_a_listing_is_read(page_size: int) -> None:
-    """Five files and two folders are listed completely, in order, whatever the page size."""
+    """Five files and two folders are listed completely, for any page size."""
     names = ["a.json", "b/c.json", "b/d/e.json", "f g+h.json", "schön.json"]
     with HubServer(page_size=page_size) as hub:
         hub.create_repo("acme/tiny", files={name: name.encode() for name in names})
@@ -114,7 +112,7 @@ async def test_every_page_of_a_listing_is_read(page_size: int) -> None:
     assert len(pages) == -(-7 // page_size)
 
 
-async def test_entries_carry_the_digests_of_the_hub(hub: HubServer) -> None:
+async def test_entries_have_the_digests_of_the_hub(hub: HubServer) -> None:
     """LFS files are listed with their sha256, regular ones with git's sha1 of the blob."""
     repo = hub.create_repo("acme/tiny", files={"config.json": b"{}", "model.bin": b"weights"})
     async with open_source(hub, HubLocation("acme/tiny")) as source:
@@ -145,7 +143,7 @@ async def test_entries_carry_the_digests_of_the_hub(hub: HubServer) -> None:
 async def test_a_location_may_be_a_folder_or_one_file(
     hub: HubServer, path: str, expected: list[str], single: bool
 ) -> None:
-    """Paths are relative to the location, and a folder's name is not a mere prefix."""
+    """Paths are relative to the location; `onnx` selects neither `onnx.json` nor `onnx2`."""
     names = ["onnx/a.json", "onnx/b.json", "onnx.json", "onnx2/c.json"]
     hub.create_repo("acme/tiny", files={name: name.encode() for name in names})
     async with open_source(hub, HubLocation("acme/tiny", path=path)) as source:
@@ -158,8 +156,8 @@ async def test_a_location_may_be_a_folder_or_one_file(
 
 
 @pytest.mark.parametrize("repo_type", ["model", "dataset", "space"])
-async def test_every_type_of_repository_is_read(hub: HubServer, repo_type: Any) -> None:
-    """Datasets and spaces have prefixes of their own in both kinds of URL."""
+async def test_every_repository_type_is_read(hub: HubServer, repo_type: Any) -> None:
+    """Datasets and spaces have a prefix in API and in resolve URLs."""
     hub.create_repo(
         "acme/tiny", repo_type=repo_type, files={"a.json": b"{}", "b.bin": b"0123456789"}
     )
@@ -171,8 +169,8 @@ async def test_every_type_of_repository_is_read(hub: HubServer, repo_type: Any) 
         assert await read(source, large, 0, 10) == b"0123456789"
 
 
-async def test_a_branch_with_a_slash_and_a_tag_are_revisions(hub: HubServer) -> None:
-    """A revision is quoted in URLs, and the commit it resolves to is what is read."""
+async def test_a_tag_and_a_branch_with_slashes_are_revisions(hub: HubServer) -> None:
+    """The revision is quoted in URLs; files are read at the commit it resolves to."""
     repo = hub.create_repo("acme/tiny", files={"a.json": b"old"})
     repo.create_tag("v1.0")
     repo.create_branch("refs/pr/1")
@@ -185,8 +183,8 @@ async def test_a_branch_with_a_slash_and_a_tag_are_revisions(hub: HubServer) -> 
             assert await read(source, entry, 0, entry.size) == content
 
 
-async def test_a_commit_as_revision_is_not_asked_for(hub: HubServer) -> None:
-    """A pinned commit costs no revision request, and later commits do not matter to it."""
+async def test_a_commit_as_revision_needs_no_request(hub: HubServer) -> None:
+    """A commit is not resolved again, and later commits do not change what is read."""
     repo = hub.create_repo("acme/tiny", files={"a.json": b"old"})
     pinned = repo.head
     repo.commit({"a.json": b"newer"})
@@ -197,8 +195,8 @@ async def test_a_commit_as_revision_is_not_asked_for(hub: HubServer) -> None:
     assert not [request for request in hub.requests if "/revision/" in request.path]
 
 
-async def test_a_commit_made_between_listing_and_reading_changes_nothing(hub: HubServer) -> None:
-    """What is read is the commit that was listed, not what the branch is by then."""
+async def test_a_commit_after_the_listing_is_not_read(hub: HubServer) -> None:
+    """Files are read at the commit that was listed, whole or in ranges."""
     repo = hub.create_repo("acme/tiny", files={"a.bin": b"old bytes"})
     async with open_source(hub, HubLocation("acme/tiny")) as source:
         (entry,) = await source.list()
@@ -208,16 +206,16 @@ async def test_a_commit_made_between_listing_and_reading_changes_nothing(hub: Hu
         assert await read(source, entry, 0, 3) == b"old"
 
 
-async def test_a_hostile_path_is_refused(hub: HubServer) -> None:
-    """A repository cannot name a file outside of the folder it is downloaded to."""
+async def test_a_path_outside_the_destination_is_rejected(hub: HubServer) -> None:
+    """A repository cannot write outside the folder that it is downloaded to."""
     hub.create_repo("acme/evil").commit({"../../etc/cron.d/x": b"!"})
     async with open_source(hub, HubLocation("acme/evil")) as source:
         with pytest.raises(TransferError, match="stays inside"):
             await source.list()
 
 
-async def test_the_next_page_is_asked_of_this_endpoint(hub: HubServer) -> None:
-    """A Link to another host (a mirror's upstream) gives its query only; no token goes there."""
+async def test_the_next_page_is_requested_from_the_endpoint(hub: HubServer) -> None:
+    """A Link to another host (a mirror's upstream) is rewritten; the token is not sent there."""
     hub.create_repo("acme/tiny", files={"a.json": b"{}"})
     hub.add_token(TOKEN)
     foreign = f"{hub.cdn_endpoint}/api/models/acme/tiny/tree/main?recursive=true"
@@ -232,15 +230,15 @@ async def test_the_next_page_is_asked_of_this_endpoint(hub: HubServer) -> None:
     assert {request.host for request in hub.requests} == {"hub"}
 
 
-# --- where bytes lie
+# --- content URLs
 
 
-async def test_a_file_is_resolved_once_for_all_its_chunks(hub: HubServer, tmp_path: Path) -> None:
-    """Eleven chunks cost one resolve, without a Range and without any HEAD."""
+async def test_all_chunks_of_a_file_share_one_resolve(hub: HubServer, tmp_path: Path) -> None:
+    """Eleven chunks need one resolve request, without a Range header, and no HEAD."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     report = await copy_big(hub, tmp_path / "out")
 
-    assert hub.wait_idle()  # it counts bytes after they have gone
+    assert hub.wait_idle()  # the server counts bytes after sending them
     assert (report.retries, report.verified) == (0, 1)
     assert {request.method for request in hub.requests} == {"GET"}
     assert [request.range for request in resolves(hub)] == [None]
@@ -250,8 +248,8 @@ async def test_a_file_is_resolved_once_for_all_its_chunks(hub: HubServer, tmp_pa
     assert sum(request.bytes_sent for request in ranged) == BIG.size
 
 
-async def test_the_token_stays_on_the_hub(hub: HubServer, tmp_path: Path) -> None:
-    """Authorization goes with every request to the Hub's origin and with none to the CDN."""
+async def test_the_token_is_sent_to_the_hub_only(hub: HubServer, tmp_path: Path) -> None:
+    """Every request to the Hub's origin has Authorization, and no request to the CDN."""
     hub.create_repo("acme/big", private=True, token=TOKEN, files={"model.safetensors": BIG})
     await copy_big(hub, tmp_path / "out", token=TOKEN)
 
@@ -261,10 +259,10 @@ async def test_the_token_stays_on_the_hub(hub: HubServer, tmp_path: Path) -> Non
         assert sent == (f"Bearer {TOKEN}" if request.host == "hub" else None)
 
 
-async def test_requests_to_the_hub_carry_huggingface_hubs_headers(
+async def test_requests_to_the_hub_have_huggingface_hubs_user_agent(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    """The user agent names this library, in huggingface_hub's form."""
+    """The user agent has huggingface_hub's format and names this library."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     await copy_big(hub, tmp_path / "out")
 
@@ -273,10 +271,10 @@ async def test_requests_to_the_hub_carry_huggingface_hubs_headers(
     assert agents == {expected}
 
 
-async def test_expired_urls_are_replaced_once_for_all_chunks(
+async def test_expired_urls_are_resolved_once_for_all_chunks(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    """When all URLs expire in the middle of a file, its chunks share one fresh one."""
+    """If all URLs expire during a file, its chunks share one fresh URL."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     handle = hub.add_fault(Fault(action=ExpireUrls(), host="cdn", ranged=True, after=3))
     report = await copy_big(hub, tmp_path / "out")
@@ -286,8 +284,8 @@ async def test_expired_urls_are_replaced_once_for_all_chunks(
     assert report.retries == len([r for r in at_cdn(hub) if r.status == 403]) >= 1
 
 
-async def test_a_url_about_to_expire_is_replaced_before_it_is_used(hub: HubServer) -> None:
-    """A signed URL with less than a minute left is not used again; one that lasts is."""
+async def test_a_url_about_to_expire_is_not_used_again(hub: HubServer) -> None:
+    """A signed URL with less than a minute left is resolved again for every read."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     for lifetime, expected in [(3600.0, 1), (30.0, 3)]:
         hub.url_lifetime = lifetime
@@ -298,11 +296,11 @@ async def test_a_url_about_to_expire_is_replaced_before_it_is_used(hub: HubServe
                 await read(source, entry, start, start + 100)
 
         assert len(resolves(hub)) == expected
-        assert all(request.status == 206 for request in at_cdn(hub))
+        assert [request.status for request in at_cdn(hub)] == [206] * 3
 
 
-async def test_chunks_that_start_together_wait_for_one_resolve(hub: HubServer) -> None:
-    """Concurrent reads of a file that was never resolved ask once."""
+async def test_concurrent_first_reads_resolve_once(hub: HubServer) -> None:
+    """Ten concurrent reads of a file that is not resolved yet send one resolve request."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     async with open_source(hub, HubLocation("acme/big")) as source:
         (entry,) = await source.list()
@@ -314,8 +312,8 @@ async def test_chunks_that_start_together_wait_for_one_resolve(hub: HubServer) -
     assert len(at_cdn(hub)) == 10
 
 
-async def test_a_file_in_one_chunk_needs_no_range(hub: HubServer) -> None:
-    """A whole file is asked for without a Range: one redirect and one body."""
+async def test_a_file_of_one_chunk_is_read_without_a_range(hub: HubServer) -> None:
+    """Each file costs two requests, a redirect and the body, neither with a Range header."""
     hub.create_repo("acme/tiny", files={"model.bin": b"0123456789", "config.json": b"{}"})
     async with open_source(hub, HubLocation("acme/tiny")) as source:
         for entry in await source.list():
@@ -325,8 +323,8 @@ async def test_a_file_in_one_chunk_needs_no_range(hub: HubServer) -> None:
     assert [request.host for request in hub.requests] == ["hub", "hub", "hub", "hub", "hub", "cdn"]
 
 
-async def test_refused_ranges_degrade_to_one_stream(hub: HubServer, tmp_path: Path) -> None:
-    """Where even fresh URLs refuse every range, the file comes as one body, and is right."""
+async def test_rejected_ranges_fall_back_to_one_stream(hub: HubServer, tmp_path: Path) -> None:
+    """If fresh URLs reject every range, the file is read as one body and verified."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     hub.add_fault(Fault(action=Status(403), host="cdn", ranged=True, times=None))
     report = await copy_big(hub, tmp_path / "out")
@@ -335,8 +333,8 @@ async def test_refused_ranges_degrade_to_one_stream(hub: HubServer, tmp_path: Pa
     assert [(r.range, r.status) for r in at_cdn(hub)][-1] == (None, 200)
 
 
-async def test_ignored_ranges_degrade_to_one_stream(hub: HubServer, tmp_path: Path) -> None:
-    """A CDN that answers 200 to ranges is read as one stream, and what comes is right."""
+async def test_ignored_ranges_fall_back_to_one_stream(hub: HubServer, tmp_path: Path) -> None:
+    """A CDN that responds 200 to ranges is read as one body, and the file is verified."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     hub.add_fault(Fault(action=IgnoreRange(), host="cdn", times=None))
     report = await copy_big(hub, tmp_path / "out")
@@ -345,8 +343,8 @@ async def test_ignored_ranges_degrade_to_one_stream(hub: HubServer, tmp_path: Pa
     assert [r.range for r in at_cdn(hub)][-1] is None
 
 
-async def test_refusals_are_counted_until_ranges_are_given_up(hub: HubServer) -> None:
-    """A refused fresh URL is expired at first; refused again and again, ranges are impossible."""
+async def test_ranges_are_given_up_after_three_rejections(hub: HubServer) -> None:
+    """Two rejections in a row mean an expired URL, the third that ranges are not supported."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     handle = hub.add_fault(Fault(action=Status(403), host="cdn", ranged=True, times=4))
     seen: list[type[TransferError]] = []
@@ -362,8 +360,8 @@ async def test_refusals_are_counted_until_ranges_are_given_up(hub: HubServer) ->
     assert handle.count == 3
 
 
-async def test_a_direct_hub_serves_ranges_itself(hub: HubServer, tmp_path: Path) -> None:
-    """A Hub that answers `resolve` with the file is read in ranges there, with the token."""
+async def test_a_hub_without_redirects_serves_ranges_itself(hub: HubServer, tmp_path: Path) -> None:
+    """If `resolve` responds with the file, ranges are read from it, with the token."""
     hub.create_repo(
         "acme/big", direct=True, private=True, token=TOKEN, files={"model.safetensors": BIG}
     )
@@ -375,7 +373,7 @@ async def test_a_direct_hub_serves_ranges_itself(hub: HubServer, tmp_path: Path)
 
 
 async def test_a_renamed_repository_is_found(hub: HubServer, tmp_path: Path) -> None:
-    """Redirects of listing and resolving lead to the new name, the token goes along."""
+    """Listing and resolving follow redirects to the new name and send the token."""
     hub.create_repo("acme/old", private=True, token=TOKEN, files={"model.safetensors": BIG})
     hub.rename_repo("acme/old", "acme/new")
     hub.add_token(TOKEN, repos=["acme/new"])
@@ -385,11 +383,11 @@ async def test_a_renamed_repository_is_found(hub: HubServer, tmp_path: Path) -> 
     assert (tmp_path / "out/model.safetensors").read_bytes() == b"".join(BIG.blocks())
 
 
-async def test_endless_redirects_end(hub: HubServer) -> None:
-    """A Hub that redirects in circles is given up, each way of reading alike."""
+async def test_a_redirect_loop_is_rejected(hub: HubServer) -> None:
+    """Range, whole file and stream each stop after 20 redirects."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
-    circle = f"{hub.endpoint}/acme/big/resolve/main/model.safetensors"
-    hub.add_fault(Fault(action=Redirect(circle), path="*/resolve/*", times=None))
+    loop = f"{hub.endpoint}/acme/big/resolve/main/model.safetensors"
+    hub.add_fault(Fault(action=Redirect(loop), path="*/resolve/*", times=None))
     async with open_source(hub, HubLocation("acme/big")) as source:
         (entry,) = await source.list()
         with pytest.raises(RejectedError, match="more than 20 redirects"):
@@ -401,12 +399,12 @@ async def test_endless_redirects_end(hub: HubServer) -> None:
                 pass
 
 
-# --- trying again, and refusals
+# --- retries and errors
 
 
 @pytest.mark.parametrize("path", ["*/revision/*", "*/tree/*", "*/resolve/*"])
-async def test_a_throttled_request_is_tried_again(hub: HubServer, path: str) -> None:
-    """429 with `Retry-After: 0` on any request of the Hub costs one more request."""
+async def test_a_throttled_request_is_retried(hub: HubServer, path: str) -> None:
+    """429 with `Retry-After: 0` on revision, tree or resolve costs one more request."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     handle = hub.add_fault(Fault(action=Status(429, {"Retry-After": "0"}), path=path))
     async with open_source(hub, HubLocation("acme/big")) as source:
@@ -416,8 +414,8 @@ async def test_a_throttled_request_is_tried_again(hub: HubServer, path: str) -> 
     assert handle.count == 1
 
 
-async def test_a_hub_that_stays_throttled_says_so(hub: HubServer) -> None:
-    """After the last try the error is the throttling, with the number of tries."""
+async def test_permanent_throttling_is_reported(hub: HubServer) -> None:
+    """After the last attempt the error is the 429, with the number of attempts."""
     hub.create_repo("acme/tiny", files={"a.json": b"{}"})
     handle = hub.add_fault(Fault(action=Status(429, {"Retry-After": "0"}), times=None))
     async with open_source(hub, HubLocation("acme/tiny")) as source:
@@ -427,8 +425,8 @@ async def test_a_hub_that_stays_throttled_says_so(hub: HubServer) -> None:
     assert handle.count == 4
 
 
-async def test_a_page_in_place_of_the_api_is_a_server_error(hub: HubServer) -> None:
-    """A captive portal's HTML is named as what it is."""
+async def test_html_in_place_of_json_is_a_server_error(hub: HubServer) -> None:
+    """The page of a captive portal gives an error that says so."""
     hub.create_repo("acme/tiny", files={"a.json": b"{}"})
     hub.add_fault(Fault(action=Status(200, {"Content-Type": "text/html"}, b"<html>"), times=None))
     async with open_source(hub, HubLocation("acme/tiny")) as source:
@@ -444,22 +442,22 @@ async def list_of(hub: HubServer, token: str | None = None, **where: Any) -> Non
 
 
 async def test_a_missing_repository_is_not_found(hub: HubServer) -> None:
-    """The message names type, id and Hub, and says that a private one would look alike."""
+    """The message has type, id and Hub, and says that the repository may be private."""
     with pytest.raises(NotFoundError, match=r"no dataset 'acme/none' on http.*or it is private"):
         await list_of(hub, repo_id="acme/none", repo_type="dataset")
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 async def test_a_private_repository_looks_missing(hub: HubServer, token: str | None) -> None:
-    """Without a token that opens it, a private repository is not found."""
+    """Without a token that may read it, a private repository is not found."""
     hub.create_repo("acme/tiny", private=True, files={"a.json": b"{}"})
     hub.add_token(TOKEN, repos=[])
     with pytest.raises(NotFoundError, match="private and the token given, if any, may not read"):
         await list_of(hub, token)
 
 
-async def test_an_unknown_token_is_refused(hub: HubServer) -> None:
-    """A token that belongs to nobody is an access error, not a missing repository."""
+async def test_an_invalid_token_is_an_access_error(hub: HubServer) -> None:
+    """An invalid token is not reported as a missing repository, and not shown."""
     hub.create_repo("acme/tiny", files={"a.json": b"{}"})
     with pytest.raises(AccessError, match="401") as caught:
         await list_of(hub, "hf_wrong")
@@ -468,52 +466,32 @@ async def test_an_unknown_token_is_refused(hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
-async def test_a_gated_repository_says_how_to_get_in(hub: HubServer, token: str | None) -> None:
-    """The message of a gated repository is what to do about it."""
+async def test_the_error_of_a_gated_repository_says_what_to_do(
+    hub: HubServer, token: str | None
+) -> None:
+    """The message asks to accept the conditions and to give a token."""
     hub.create_repo("acme/tiny", gated=True, files={"a.json": b"{}"})
     hub.add_token(TOKEN, repos=[])
     with pytest.raises(AccessError, match=r"accept its conditions.*HF_TOKEN"):
         await list_of(hub, token)
 
 
-async def test_an_unknown_revision_is_named(hub: HubServer) -> None:
-    """The repository exists and the revision does not: the message says just that."""
+async def test_an_unknown_revision_is_not_found(hub: HubServer) -> None:
+    """The message names the repository and the revision."""
     hub.create_repo("acme/tiny", files={"a.json": b"{}"})
     with pytest.raises(NotFoundError, match=r"model 'acme/tiny'.*has no revision 'v9'"):
         await list_of(hub, revision="v9")
 
 
-async def test_an_unknown_path_is_named(hub: HubServer) -> None:
-    """A path that is neither file nor folder is not found, whichever its neighbours."""
+async def test_an_unknown_path_is_not_found(hub: HubServer) -> None:
+    """A prefix of a folder's name is neither a file nor a folder."""
     hub.create_repo("acme/tiny", files={"onnx/a.json": b"{}"})
     with pytest.raises(NotFoundError, match="hf://acme/tiny/on: no such file or folder"):
         await list_of(hub, path="on")
 
 
-async def test_a_disabled_repository_is_said_to_be_disabled(hub: HubServer) -> None:
-    """The Hub's 403 for taken down repositories is not blamed on the token."""
+async def test_a_disabled_repository_is_reported_as_disabled(hub: HubServer) -> None:
+    """The Hub's 403 for a disabled repository is not reported as a problem of the token."""
     hub.create_repo("acme/tiny", files={"a.json": b"{}"}).disabled = True
     with pytest.raises(AccessError, match=r"model 'acme/tiny' on .* is disabled$"):
         await list_of(hub)
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "kind"),
-    [
-        (404, {"X-Error-Code": "EntryNotFound"}, NotFoundError),
-        (401, {}, NotFoundError),
-        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, AccessError),
-        (403, {}, AccessError),
-    ],
-)
-async def test_an_answer_is_read_in_the_hubs_terms(
-    status: int, headers: Mapping[str, str], kind: type[TransferError]
-) -> None:
-    """X-Error-Code and X-Error-Message decide what a status means; the response is kept."""
-    response = Response("GET", "http://hub/x", status, headers)
-    error = hub_error(
-        AccessError("as the status says", response=response), HubLocation("a/b"), "http://hub"
-    )
-
-    assert type(error) is kind
-    assert error.response is response

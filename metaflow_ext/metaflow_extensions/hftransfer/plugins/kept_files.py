@@ -21,7 +21,7 @@ from hftransfer._core.plan import Chunk, PartLimits, plan_chunks
 from hftransfer._io.direct_io import DirectIO
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.store import LocalSink
+from hftransfer.stores.local.sink import LocalSink
 
 
 class KeepingSink:

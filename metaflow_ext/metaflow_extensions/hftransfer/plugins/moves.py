@@ -23,7 +23,8 @@ from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
 from hftransfer.stores.base import Entry, Sink, Source
-from hftransfer.stores.local.store import LocalSink, LocalSource
+from hftransfer.stores.local.sink import LocalSink
+from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.null import NullSink
 from hftransfer.sync import run_sync
 

@@ -1,4 +1,4 @@
-"""HTTP requests and answers as values, and the rules of ranges and preconditions (RFC 9110)."""
+"""HTTP requests and responses as values, and the rules for ranges and preconditions (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Host = Literal["hub", "cdn"]
 
 
 @dataclass(frozen=True)
-class Call:
-    """One request as it came over the wire; `path` and `query` are still percent-encoded."""
+class Request:
+    """One request as received; `path` and `query` are percent-encoded."""
 
     host: Host
     method: str
@@ -39,7 +39,7 @@ class Call:
         return f"{self.path}?{self.query}" if self.query else self.path
 
     def parameters(self) -> dict[str, str]:
-        """Return the decoded query, the last value of each name."""
+        """Return the decoded query; of repeated names the last value."""
         return dict(parse_qsl(self.query, keep_blank_values=True))
 
 
@@ -61,14 +61,14 @@ class FileBody:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What to send back.
+class Response:
+    """A response to send.
 
     Attributes:
         status: HTTP status code.
-        headers: Without Content-Length, which follows from the body.
-        body: Bytes, or a piece of a file.
-        file: `repo_id/path` of the repository file that the request was about.
+        headers: without Content-Length, which is derived from the body.
+        body: bytes, or a range of a file.
+        file: `repo_id/path` of the repository file that was requested, or `None`.
     """
 
     status: int
@@ -77,20 +77,20 @@ class Answer:
     file: str | None = None
 
 
-def json_answer(
+def json_response(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Answer:
-    """Return `value` as a JSON answer."""
+) -> Response:
+    """Return `value` as a JSON response."""
     content_type = {"Content-Type": "application/json; charset=utf-8"}
-    return Answer(status, {**content_type, **(headers or {})}, json.dumps(value).encode())
+    return Response(status, {**content_type, **(headers or {})}, json.dumps(value).encode())
 
 
-def redirect_answer(
+def redirect_response(
     status: int, location: str, *, headers: Mapping[str, str] | None = None
-) -> Answer:
-    """Return a redirect; like the Hub's it has a body, whose length is not the file's."""
+) -> Response:
+    """Return a redirect. As on the Hub it has a body, so that Content-Length is not the file's."""
     body = f"Redirecting to {unquote(location.partition('?')[0])}".encode()
-    return Answer(
+    return Response(
         status,
         {"Content-Type": "text/plain; charset=utf-8", "Location": location, **(headers or {})},
         body,
@@ -98,18 +98,18 @@ def redirect_answer(
 
 
 class UnsatisfiableRangeError(Exception):
-    """Raised when no byte of the file is in the range asked for."""
+    """Raised when the requested range contains no byte of the file."""
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """Return the half-open byte range that a Range header asks of a file of `size` bytes.
+    """Return the half-open byte range that a Range header requests of a file of `size` bytes.
 
     Returns:
-        `(start, stop)`, or `None` where a server may ignore the header: another unit, several
-        ranges, or bad syntax.
+        `(start, stop)`, or `None` if a server may ignore the header: another unit, several
+        ranges, or invalid syntax.
 
     Raises:
-        UnsatisfiableRangeError: The range lies outside the file.
+        UnsatisfiableRangeError: if the range is outside the file.
     """
     match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", header.replace(" ", ""))
     if match is None or match[0] == "bytes=-":
@@ -127,43 +127,43 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-def negotiate(answer: Answer, headers: Mapping[str, str]) -> Answer:
-    """Apply a request's preconditions and Range to an answer that carries a whole file.
+def apply_conditions(response: Response, headers: Mapping[str, str]) -> Response:
+    """Apply the preconditions and the Range of a request to a response with a whole file.
 
     Args:
-        answer: 200 with a whole `FileBody`; any other answer is returned as it is.
-        headers: The request's headers, of which Range, If-Range and If-Match count.
+        response: 200 with a whole `FileBody`; any other response is returned unchanged.
+        headers: the request's headers; Range, If-Range and If-Match are used.
 
     Returns:
-        The answer itself, or 206, 412 or 416 in its place.
+        The response itself, or 206, 412 or 416 in its place.
     """
-    body = answer.body
-    if answer.status != 200 or not isinstance(body, FileBody):
-        return answer
-    etag = answer.headers.get("ETag")
+    body = response.body
+    if response.status != 200 or not isinstance(body, FileBody):
+        return response
+    etag = response.headers.get("ETag")
     expected = headers.get("If-Match")
     if expected is not None and expected.strip() != "*" and etag not in _entity_tags(expected):
-        return dataclasses.replace(answer, status=412, body=b"Precondition Failed")
-    asked = headers.get("Range")
+        return dataclasses.replace(response, status=412, body=b"Precondition Failed")
+    range_header = headers.get("Range")
     validator = headers.get("If-Range")
-    if asked is None or (validator is not None and validator.strip() != etag):
-        return answer
+    if range_header is None or (validator is not None and validator.strip() != etag):
+        return response
     try:
-        piece = parse_range(asked, body.size)
+        found = parse_range(range_header, body.size)
     except UnsatisfiableRangeError:
-        refused = {**answer.headers, "Content-Range": f"bytes */{body.size}"}
-        return dataclasses.replace(answer, status=416, headers=refused, body=b"")
-    return answer if piece is None else partial(answer, *piece)
+        unsatisfied = {**response.headers, "Content-Range": f"bytes */{body.size}"}
+        return dataclasses.replace(response, status=416, headers=unsatisfied, body=b"")
+    return response if found is None else partial_content(response, *found)
 
 
-def partial(answer: Answer, start: int, stop: int) -> Answer:
-    """Return the 206 answer for bytes `start` to `stop` of the file that `answer` carries."""
-    body = answer.body
+def partial_content(response: Response, start: int, stop: int) -> Response:
+    """Return the 206 response for the bytes `start` to `stop` of the file in `response`."""
+    body = response.body
     assert isinstance(body, FileBody)
     return dataclasses.replace(
-        answer,
+        response,
         status=206,
-        headers={**answer.headers, "Content-Range": f"bytes {start}-{stop - 1}/{body.size}"},
+        headers={**response.headers, "Content-Range": f"bytes {start}-{stop - 1}/{body.size}"},
         body=dataclasses.replace(body, start=start, stop=stop),
     )
 

@@ -1,0 +1,162 @@
+"""Local files and folders as a source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.streams import ByteStream
+from hftransfer._io.file_range import (
+    UNSUPPORTED_ERRNOS,
+    FileRange,
+    read_fully,
+    read_fully_nowait,
+)
+from hftransfer._io.os_errors import map_read_errors, source_changed
+from hftransfer._io.partial_file import is_partial_file_name
+from hftransfer.errors import AccessError, NotFoundError, TransferError
+from hftransfer.locations import safe_path
+from hftransfer.stores.base import Entry, FillStream
+
+__all__ = ("LocalSource",)
+
+# Copying this many bytes from the page cache takes less time than waking a worker thread.
+_INLINE_READ_BYTES = 256 * 1024
+# Where huggingface_hub keeps the metadata of a `local_dir` download, below that folder.
+_LOCAL_DIR_METADATA = (".cache", "huggingface")
+
+
+class LocalSource:
+    """A file, or all files below a folder. Links to files are followed, links to folders are not.
+
+    Partial files of interrupted transfers and huggingface_hub's ``.cache/huggingface`` metadata
+    are left out. The etag of an entry is the file's inode, size and modification time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.commit: str | None = None
+        self.single = False
+        """True once `list` found a file rather than a folder."""
+        self._can_read_inline = True
+        """False once the file system has refused a read that must not wait for the disk."""
+
+    @property
+    def location(self) -> str:
+        return str(self._path)
+
+    async def list(self) -> Sequence[Entry]:
+        return await anyio.to_thread.run_sync(self._list)
+
+    def _list(self) -> Sequence[Entry]:
+        try:
+            self.single = self._path.is_file()
+            if self.single:
+                return [_entry(str(self._path), self._path.name)]
+            if not self._path.is_dir():
+                raise NotFoundError(f"{self._path}: no such file or folder")
+            root = str(self._path)
+            return [_entry(f"{root}/{name}", name) for name in _walk(root)]
+        except PermissionError as error:
+            raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        remaining = buffer.remaining
+        inline = self._can_read_inline and len(remaining) <= _INLINE_READ_BYTES
+        if not (inline and self._read_into(entry, buffer.position, remaining, wait=False)):
+            await anyio.to_thread.run_sync(self._read_into, entry, buffer.position, remaining)
+        buffer.advance(len(remaining))
+
+    def _path_of(self, entry: Entry) -> str:
+        return str(self._path) if self.single else f"{self._path}/{entry.path}"
+
+    def _read_into(
+        self, entry: Entry, start: int, buffer: memoryview, *, wait: bool = True
+    ) -> bool:
+        """Fill `buffer` from byte `start` on.
+
+        Returns:
+            True, or with `wait=False` False if the read would have to wait for the disk.
+        """
+        path = self._path_of(entry)
+        with map_read_errors(path):
+            fd = _open(path)
+            try:
+                read = read_fully if wait else read_fully_nowait
+                count = read(fd, buffer, start)
+                is_changed = _is_changed(fd, entry)
+            except OSError as error:
+                if wait or error.errno not in UNSUPPORTED_ERRNOS:
+                    raise
+                self._can_read_inline = False
+                return False
+            finally:
+                os.close(fd)
+        if count is None:
+            return False
+        if count < len(buffer) or is_changed:
+            raise source_changed(path)
+        return True
+
+    @asynccontextmanager
+    async def open_file(self, entry: Entry) -> AsyncIterator[FileRange]:
+        path = self._path_of(entry)
+        with map_read_errors(path):
+            fd = await anyio.to_thread.run_sync(_open, path)
+        try:
+            whole = FileRange.whole(fd, path)
+            if _is_changed(fd, entry):
+                raise source_changed(path)
+            try:
+                yield whole
+            except TransferError:
+                # If the file has changed, that explains the store's error, and is raised instead.
+                whole.check_unchanged()
+                raise
+            whole.check_unchanged()
+        finally:
+            os.close(fd)
+
+    @asynccontextmanager
+    async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
+        yield FillStream(self, entry)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_changed(fd: int, entry: Entry) -> bool:
+    return _etag(os.fstat(fd)) != entry.etag
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Yield the paths of the files below `root`, relative to it, in a stable order."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, names, files in os.walk(root, onerror=fail):
+        names.sort()
+        inside = folder[len(root) :].strip("/")
+        if inside == _LOCAL_DIR_METADATA[0] and _LOCAL_DIR_METADATA[1] in names:
+            names.remove(_LOCAL_DIR_METADATA[1])
+        prefix = f"{inside}/" if inside else ""
+        for name in sorted(files):
+            if not is_partial_file_name(name):
+                yield prefix + name
+
+
+def _entry(path: str, name: str) -> Entry:
+    status = os.stat(path)
+    return Entry(path=safe_path(name), size=status.st_size, etag=_etag(status))

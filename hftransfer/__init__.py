@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftransfer._client.client import AsyncClient
     from hftransfer._core.manifest import FileManifest, Manifest
-    from hftransfer._hub_compat.sync import hf_hub_download, snapshot_download
+    from hftransfer._hub_compat.sync_download import hf_hub_download, snapshot_download
     from hftransfer.errors import (
         AccessError,
         DestinationError,
@@ -41,7 +41,7 @@ METAFLOW_PACKAGE_POLICY = "include"
 
 _HOMES = {
     "_client.client": ("AsyncClient",),
-    "_hub_compat.sync": ("hf_hub_download", "snapshot_download"),
+    "_hub_compat.sync_download": ("hf_hub_download", "snapshot_download"),
     "_core.manifest": ("FileManifest", "Manifest"),
     "errors": (
         "AccessError",

@@ -171,7 +171,7 @@ def test_a_copy_loads_only_the_stores_that_it_touches(
 
     loaded = _run(code, tmp_path, destination, HFTRANSFER_ATTEMPTS="1")
 
-    unneeded = ("_hub", "_hub_compat.download", "_client.verify", "stores.hub.", other)
+    unneeded = ("_hub", "_hub_compat.download", "_client.verify_files", "stores.hub.", other)
     prefixes = tuple(f"hftransfer.{each}" for each in unneeded)
     assert "hftransfer._engine.transfer" in loaded
     assert [name for name in loaded if name.startswith(prefixes)] == []

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from hftransfer._client.copy import check_goals, copy_to
+from hftransfer._client.copy_files import check_goals, copy_to
 from hftransfer._client.patterns import Patterns
 from hftransfer._client.registry import OpenStores
 from hftransfer._client.selection import Selection
@@ -163,7 +163,7 @@ class AsyncClient:
             IntegrityError: if the manifest that lies there is damaged.
             UnsupportedError: if nobody says what the bytes should be.
         """
-        from hftransfer._client.verify import verify
+        from hftransfer._client.verify_files import verify
 
         place = parse_location(location)
         return await verify(

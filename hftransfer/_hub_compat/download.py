@@ -16,7 +16,7 @@ from anyio import to_thread
 
 from hftransfer._client.patterns import Patterns, select_entries
 from hftransfer._hub_compat.dry_run import dry_run_info
-from hftransfer._hub_compat.errors import hub_error, raising_hub_errors
+from hftransfer._hub_compat.error_mapping import hub_error, raising_hub_errors
 from hftransfer._hub_compat.offline import (
     Select,
     file_on_disk,

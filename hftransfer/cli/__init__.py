@@ -259,7 +259,7 @@ def _read_manifest(path: str) -> Manifest:
 
 
 def _download(given: argparse.Namespace) -> None:
-    from hftransfer._hub_compat.sync import snapshot_download
+    from hftransfer._hub_compat.sync_download import snapshot_download
 
     print(
         snapshot_download(

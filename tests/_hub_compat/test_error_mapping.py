@@ -7,7 +7,7 @@ import gzip
 import pytest
 from huggingface_hub import errors
 
-from hftransfer._hub_compat.errors import hub_error, raising_hub_errors
+from hftransfer._hub_compat.error_mapping import hub_error, raising_hub_errors
 from hftransfer.errors import (
     AccessError,
     DestinationError,

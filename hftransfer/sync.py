@@ -20,7 +20,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from hftransfer._client import client
 from hftransfer._client.client import AnyLocation, AsyncClient
-from hftransfer._client.patterns import Patterns
+from hftransfer._client.selection import Patterns
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._io.signals import terminable

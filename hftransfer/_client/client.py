@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hftransfer._client.copy_files import check_goals, copy_to
-from hftransfer._client.patterns import Patterns
 from hftransfer._client.registry import OpenStores
-from hftransfer._client.selection import Selection
+from hftransfer._client.selection import Patterns, Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer

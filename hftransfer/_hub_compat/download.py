@@ -14,7 +14,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from hftransfer._client.patterns import Patterns, select_entries
+from hftransfer._client.selection import Patterns, select_entries
 from hftransfer._hub_compat.dry_run import dry_run_info
 from hftransfer._hub_compat.error_mapping import hub_error, raising_hub_errors
 from hftransfer._hub_compat.offline import (

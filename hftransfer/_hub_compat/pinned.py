@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hftransfer._client.patterns import Patterns, select_entries
+from hftransfer._client.selection import Patterns, select_entries
 from hftransfer._hub_compat.cache import RepoCache, is_commit, read_tree
 
 __all__ = ("pinned_snapshot",)

@@ -7,13 +7,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hftransfer import AsyncClient, TransferOptions
-from hftransfer._client.patterns import select_entries
 from hftransfer.errors import IntegrityError, LocationError, NotFoundError, OptionsError
-from hftransfer.stores.base import Entry
 
 
 @pytest.fixture
@@ -132,14 +128,3 @@ async def test_memory_stays_within_the_budget_of_all_transfers(
 
     for number in range(4):
         assert _files(source) == _files(tmp_path / str(number))
-
-
-@given(st.lists(st.text("ab/.*", min_size=1), unique=True), st.lists(st.text("ab/.*")))
-def test_patterns_follow_huggingface_hub(paths: list[str], patterns: list[str]) -> None:
-    """The same files are chosen as by huggingface_hub's own filter."""
-    from huggingface_hub.utils import filter_repo_objects
-
-    entries = [Entry(path=path, size=0) for path in paths]
-    for allow, ignore in ((patterns, None), (None, patterns), (patterns, patterns[:1])):
-        expected = list(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
-        assert expected == [entry.path for entry in select_entries(entries, allow, ignore)]

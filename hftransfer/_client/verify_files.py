@@ -1,7 +1,7 @@
-"""Checking what is stored: which files should be there, with which bytes, and which differ.
+"""The steps of `AsyncClient.verify`: collect the expected digests, read the files, compare.
 
-What the bytes should be is said by a manifest (XXH3 of every chunk), by another place
-with digests (the Hub, for a local copy of a repository), or by the store itself.
+Expected digests are those of a manifest (XXH3 of every chunk), of another location (the Hub,
+for a local copy of a repository), or of the store that has the files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hftransfer._client.registry import OpenStores
+from hftransfer._client.registry import LocationSource, StoreRegistry
 from hftransfer._client.selection import Selection
 from hftransfer._client.sidecar import SIDECAR, read_sidecar
 from hftransfer._core.manifest import Manifest
@@ -27,127 +27,150 @@ from hftransfer.report import Verification
 from hftransfer.stores.base import Entry, Source
 from hftransfer.stores.null import NullSink
 
-__all__ = ("verify",)
+__all__ = ("verify_files",)
 
 
-async def verify(
-    stores: OpenStores,
-    place: Location,
+async def verify_files(
+    stores: StoreRegistry,
+    location: Location,
     selection: Selection,
     context: Context,
     *,
     manifest: Manifest | None,
     against: Location | None,
 ) -> Verification:
-    """Do what `AsyncClient.verify` says."""
-    origin = await stores.source(place)
-    everything = await origin.list()
-    listed = selection.entries([entry for entry in everything if entry.path != SIDECAR])
-    if manifest is not None:
-        expected = _by_manifest(listed, selection.manifest(manifest), "the given manifest")
-    elif against is not None:
-        other = await stores.source(against)
-        expected = _by_digests(listed, selection.entries(await other.list()), other.location)
-    elif found := await read_sidecar(stores, place, origin, everything):
-        expected = _by_manifest(listed, selection.manifest(found), "the manifest beside it")
-    else:
-        known = await stores.with_digests(origin, listed, all_sizes=True)
-        expected = _by_digests(known, known, origin.location)
-    if not expected.says_something:
+    """Implement `AsyncClient.verify` for parsed locations; the arguments are those of `verify`."""
+    origin = await stores.source(location)
+    checks = await _checks(stores, location, origin, selection, manifest, against)
+    if checks.is_empty:
         raise UnsupportedError(
-            f"{origin.location}: nobody says what these bytes should be: give a manifest, "
-            "or a location to compare with"
+            f"{origin.location}: there are no recorded digests to verify it with: give a "
+            "manifest, or a location to compare with"
         )
-    return await _compare(origin, expected, context)
+    return await _compare(origin, checks, context)
 
 
 @dataclass(frozen=True)
-class _Expectation:
-    """What should be at a location."""
+class _Checks:
+    """Which files to read and compare, and what the listings alone have shown."""
 
     against: str
-    """Who says so, for people."""
+    """Where the expected digests come from, as `Verification.against`."""
     entries: Sequence[Entry]
-    """What is there, with what its bytes should be."""
+    """Files to read, each with its expected digest or manifest."""
     missing: Sequence[str]
-    """Paths that should be there."""
+    """Paths that are expected and not listed."""
     unchecked: Sequence[str]
-    """Paths that are there and of which nobody says anything."""
+    """Paths that are listed and have no expected digest."""
     wrong: Mapping[str, str]
-    """Paths to what was found wrong without reading."""
+    """Paths of files whose size already differs, to the description of the difference."""
 
     @property
-    def says_something(self) -> bool:
-        return bool(self.entries or self.missing or self.wrong)
+    def is_empty(self) -> bool:
+        """True if nothing is known about what the files should be."""
+        return not (self.entries or self.missing or self.wrong)
 
 
-def _by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> _Expectation:
-    """Return what `manifest` says of what is there."""
-    there = {entry.path: entry for entry in listed}
+async def _checks(
+    stores: StoreRegistry,
+    location: Location,
+    origin: LocationSource,
+    selection: Selection,
+    manifest: Manifest | None,
+    against: Location | None,
+) -> _Checks:
+    """List `location` and find the expected digests: the first of four places that has them."""
+    everything = await origin.list()
+    listed = selection.entries([entry for entry in everything if entry.path != SIDECAR])
+    if manifest is not None:
+        return _by_manifest(listed, selection.manifest(manifest), "the given manifest")
+    if against is not None:
+        other = await stores.source(against)
+        return _by_digests(listed, selection.entries(await other.list()), other.location)
+    if sidecar := await read_sidecar(stores, location, origin, everything):
+        return _by_manifest(listed, selection.manifest(sidecar), "the manifest beside it")
+    known = await stores.with_digests(origin, listed, all_sizes=True)
+    return _by_digests(known, known, origin.location)
+
+
+def _by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> _Checks:
+    """Return the checks of the `listed` files against the chunk digests of `manifest`."""
+    found = {entry.path: entry for entry in listed}
     wrong = {}
     entries = []
     for path, recorded in manifest.files.items():
-        entry = there.get(path)
+        entry = found.get(path)
         if entry is None:
             continue
         if entry.size != recorded.size:
-            wrong[path] = f"{entry.size} bytes are there, {recorded.size} were recorded"
+            wrong[path] = _size_mismatch(entry.size, recorded.size)
         else:
             entries.append(replace(entry, manifest=recorded, digest=recorded.digest))
-    return _Expectation(
+    return _Checks(
         against=against,
         entries=entries,
-        missing=sorted(set(manifest.files) - set(there)),
-        unchecked=sorted(set(there) - set(manifest.files)),
+        missing=sorted(set(manifest.files) - set(found)),
+        unchecked=sorted(set(found) - set(manifest.files)),
         wrong=wrong,
     )
 
 
-def _by_digests(listed: Sequence[Entry], others: Sequence[Entry], against: str) -> _Expectation:
-    """Return what the digests of `others`, listed elsewhere, say of what is there."""
-    there = {entry.path: entry for entry in listed}
-    known = {entry.path: entry for entry in others}
+def _by_digests(listed: Sequence[Entry], expected: Sequence[Entry], against: str) -> _Checks:
+    """Return the checks of the `listed` files against the digests of the `expected` ones."""
+    found = {entry.path: entry for entry in listed}
+    known = {entry.path: entry for entry in expected}
     wrong = {}
     entries = []
-    unchecked = set(there) - set(known)
-    for path in sorted(set(there) & set(known)):
-        if there[path].size != known[path].size:
-            wrong[path] = f"{there[path].size} bytes are there, not {known[path].size}"
+    unchecked = set(found) - set(known)
+    for path in sorted(set(found) & set(known)):
+        if found[path].size != known[path].size:
+            wrong[path] = _size_mismatch(found[path].size, known[path].size)
         elif known[path].digest is None:
             unchecked.add(path)
         else:
-            entries.append(replace(there[path], digest=known[path].digest))
-    missing = sorted(set(known) - set(there))
-    return _Expectation(against, entries, missing, sorted(unchecked), wrong)
+            entries.append(replace(found[path], digest=known[path].digest))
+    missing = sorted(set(known) - set(found))
+    return _Checks(against, entries, missing, sorted(unchecked), wrong)
 
 
-async def _compare(source: Source, expectation: _Expectation, context: Context) -> Verification:
-    """Read what is expected and compare; a file that differs stops nothing.
+def _size_mismatch(size: int, expected: int) -> str:
+    return f"size mismatch: expected {expected} bytes, got {size}"
 
-    Raises:
-        TransferError: if something cannot be read, other than for its content.
-    """
-    started = time.perf_counter()
-    wrong = dict(expectation.wrong)
-    missing = set(expectation.missing)
 
-    def note(entry: Entry, error: TransferError) -> bool:
-        if isinstance(error, NotFoundError):
-            missing.add(entry.path)
+class _Differences:
+    """What differs so far: sizes from the listings, then the content of each file that is read."""
+
+    def __init__(self, checks: _Checks) -> None:
+        self.wrong = dict(checks.wrong)
+        self.missing = set(checks.missing)
+
+    def record(self, entry: Entry, error: TransferError) -> bool:
+        """Record a file that differs; return False if `error` is another failure to read it."""
+        if isinstance(error, NotFoundError):  # deleted after it was listed
+            self.missing.add(entry.path)
             return True
         if isinstance(error, IntegrityError | SourceChangedError):
-            wrong[entry.path] = error.message.removeprefix(f"{entry.path}: ")
+            self.wrong[entry.path] = error.message.removeprefix(f"{entry.path}: ")
             return True
         return False
 
-    report = await transfer(source, [NullSink()], expectation.entries, context, tolerated=note)
+
+async def _compare(source: Source, checks: _Checks, context: Context) -> Verification:
+    """Read the files of `checks` and compare; a file that differs does not stop the others.
+
+    Raises:
+        TransferError: if a file cannot be read for a reason other than its content.
+    """
+    started = time.perf_counter()
+    found = _Differences(checks)
+    report = await transfer(source, [NullSink()], checks.entries, context, tolerated=found.record)
     return Verification(
         location=source.location,
-        against=expectation.against,
+        against=checks.against,
         files=report.files,
         bytes=report.bytes,
-        wrong=dict(sorted(wrong.items())),
-        missing=tuple(sorted(missing)),
-        unchecked=tuple(expectation.unchecked),
+        wrong=dict(sorted(found.wrong.items())),
+        missing=tuple(sorted(found.missing)),
+        unchecked=tuple(checks.unchecked),
         seconds=time.perf_counter() - started,
     )

@@ -255,7 +255,7 @@ def _read_manifest(path: str) -> Manifest:
     except OSError as error:
         raise NotFoundError(f"cannot read the manifest {path}: {error.strerror}") from error
     except ValueError as error:
-        raise IntegrityError(f"{path} is no manifest: {error}") from error
+        raise IntegrityError(f"{path} is not a manifest: {error}") from error
 
 
 def _download(given: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`verify`: what is stored, compared with a manifest, with the Hub, or with the store's word."""
+"""`verify`: files compared with a manifest, with the Hub, or with the store's own checksums."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_everything_that_is_not_right_is_named(tmp_path: Path) -> None:
     assert not found.ok
     assert sorted(found.wrong) == ["a.bin", "sub/b.txt"]
     assert f"bytes {192 * KIB}-{256 * KIB - 1}" in found.wrong["a.bin"]
-    assert "3 bytes are there, 4 were recorded" in found.wrong["sub/b.txt"]
+    assert "expected 4 bytes, got 3" in found.wrong["sub/b.txt"]
     assert found.missing == ("empty",)
     assert found.unchecked == ("new",)
     assert sorted(chosen.wrong) == ["sub/b.txt"]
@@ -219,10 +219,10 @@ def test_the_command_line_tells_right_from_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["DIR"], 1, "nobody says"),
+        (["DIR"], 1, "no recorded digests"),
         (["DIR/none"], 3, "no such file"),
         (["--manifest", "DIR/none", "DIR"], 3, "cannot read the manifest"),
-        (["--manifest", "DIR/a.bin", "DIR"], 6, "is no manifest"),
+        (["--manifest", "DIR/a.bin", "DIR"], 6, "is not a manifest"),
         (["--manifest", "x", "--against", "y", "DIR"], 2, "not allowed with"),
     ],
 )

@@ -1,43 +1,20 @@
-"""The command line as a process: what it prints, how it exits, how it is interrupted."""
+"""`cp`, `ls` and `verify` as processes: what they do and what they print."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import ssl
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trustme
 
-from hftransfer.testing import Fault, HubServer, RandomFile, Stall, Status
+from hftransfer.testing import HubServer, RandomFile
+from support.cli import CHUNK, run_cli
 
 KIB = 1024
-CHUNK = 64 * KIB
 BIG = RandomFile(40 * CHUNK, seed=3)
-# Nothing here waits this long unless it hangs: then the test fails instead of the whole run.
-PATIENCE = 30
-
-
-def environ(hub: HubServer | None = None) -> dict[str, str]:
-    return {**os.environ, "HFTRANSFER_CHUNK_SIZE": str(CHUNK), **(hub.environ() if hub else {})}
-
-
-def run(*arguments: str | Path, hub: HubServer | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; a traceback on its stderr is never right."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "hftransfer", *map(str, arguments)],
-        env=environ(hub),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert "Traceback" not in finished.stderr, finished.stderr
-    return finished
 
 
 def content(file: RandomFile) -> bytes:
@@ -50,17 +27,32 @@ def names(folder: Path) -> list[str]:
 
 def cdn_bytes(hub: HubServer) -> int:
     """Bytes of bodies that the CDN has sent."""
-    assert hub.wait_idle()  # it counts bytes after they have gone
+    assert hub.wait_idle()  # a request's bytes are counted after they were sent
     return sum(request.bytes_sent for request in hub.requests if request.host == "cdn")
+
+
+def make_tree(folder: Path) -> Path:
+    """A folder with a file of several chunks, a small and an empty one."""
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.bin").write_bytes(os.urandom(300 * KIB))
+    (folder / "sub" / "b.txt").write_bytes(b"text")
+    (folder / "empty").touch()
+    return folder
+
+
+def flip_first_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
 
 
 # --- cp
 
 
-def test_cp_brings_a_repository_into_a_folder(hub: HubServer, tmp_path: Path) -> None:
-    """All files arrive, exit code 0; the summary is one line on stdout, progress on stderr."""
+def test_cp_copies_a_repository_to_a_folder(hub: HubServer, tmp_path: Path) -> None:
+    """All files are copied, exit code 0, and one line of summary on standard output."""
     hub.create_repo("acme/tiny", files={"config.json": b"{}", "sub/model.bin": BIG})
-    finished = run("cp", "hf://acme/tiny", tmp_path / "out", hub=hub)
+    finished = run_cli("cp", "hf://acme/tiny", tmp_path / "out", hub=hub)
 
     assert finished.returncode == 0, finished.stderr
     assert names(tmp_path / "out") == ["config.json", "sub/model.bin"]
@@ -69,36 +61,10 @@ def test_cp_brings_a_repository_into_a_folder(hub: HubServer, tmp_path: Path) ->
     assert finished.stdout.count("\n") == 1
 
 
-def test_progress_without_a_terminal_is_plain_lines(hub: HubServer, tmp_path: Path) -> None:
-    """In a log each step is a line of its own, without control characters, up to 100 %."""
+def test_cp_reads_the_source_once_for_two_destinations(hub: HubServer, tmp_path: Path) -> None:
+    """Both folders get all files; the CDN sends each byte once."""
     hub.create_repo("acme/big", files={"model.bin": BIG})
-    lines = run("cp", "hf://acme/big", tmp_path / "out", hub=hub).stderr.splitlines(keepends=True)
-
-    assert len(lines) >= 5
-    assert all(line.endswith("\n") for line in lines)
-    assert not any("\r" in line or "\x1b" in line for line in lines)
-    assert lines[-1] == "100 %  2.5 MiB of 2.5 MiB\n"
-    percents = [int(line.split("%")[0]) for line in lines]
-    assert percents == sorted(percents)
-
-
-def test_retries_are_told(hub: HubServer, tmp_path: Path) -> None:
-    """A request that is tried again leaves a line with the reason, and the run still succeeds."""
-    hub.create_repo("acme/big", files={"model.bin": BIG})
-    hub.add_fault(Fault(action=Status(503), host="cdn", ranged=True))
-    finished = run("cp", "hf://acme/big", tmp_path / "out", hub=hub)
-
-    assert finished.returncode == 0
-    assert "model.bin: " in finished.stderr
-    assert "answered 503; again in" in finished.stderr
-    assert "Signature" not in finished.stderr
-    assert finished.stdout.rstrip().endswith("1 retries")
-
-
-def test_cp_feeds_several_destinations_in_one_pass(hub: HubServer, tmp_path: Path) -> None:
-    """Two folders get everything while the CDN sends it once."""
-    hub.create_repo("acme/big", files={"model.bin": BIG})
-    finished = run("cp", "hf://acme/big", tmp_path / "one", tmp_path / "two", hub=hub)
+    finished = run_cli("cp", "hf://acme/big", tmp_path / "one", tmp_path / "two", hub=hub)
 
     assert finished.returncode == 0, finished.stderr
     for folder in ("one", "two"):
@@ -118,32 +84,32 @@ def test_cp_feeds_several_destinations_in_one_pass(hub: HubServer, tmp_path: Pat
 def test_cp_copies_local_files(
     tmp_path: Path, source: str, destination: str, expected: list[str]
 ) -> None:
-    """A folder's content goes into the destination; a file gets its name or goes into a folder."""
+    """The files of a folder are copied into the destination; a file to its name or into it."""
     for name in ("a.txt", "sub/b.txt"):
         path = tmp_path / "from" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    finished = run("cp", tmp_path / source, f"{tmp_path}/{destination}")
+    finished = run_cli("cp", tmp_path / source, f"{tmp_path}/{destination}")
 
     assert finished.returncode == 0, finished.stderr
     assert [n for n in names(tmp_path) if not n.startswith("from/")] == expected
 
 
-def test_patterns_choose_files(hub: HubServer, tmp_path: Path) -> None:
+def test_cp_copies_what_the_patterns_select(hub: HubServer, tmp_path: Path) -> None:
     """`--include` and `--exclude` may be repeated."""
     files = dict.fromkeys(("a.json", "b.json", "c.txt", "d.bin"), b"{}")
     hub.create_repo("acme/tiny", files=files)
     patterns = ["--include", "*.json", "--include", "*.txt", "--exclude", "b*"]
-    finished = run("cp", "hf://acme/tiny", tmp_path / "out", *patterns, hub=hub)
+    finished = run_cli("cp", "hf://acme/tiny", tmp_path / "out", *patterns, hub=hub)
 
     assert finished.returncode == 0, finished.stderr
     assert names(tmp_path / "out") == ["a.json", "c.txt"]
 
 
 def test_cp_prints_json(hub: HubServer, tmp_path: Path) -> None:
-    """With `--json` stdout is one JSON object and stderr is empty."""
+    """With `--json` standard output is one JSON object, and standard error is empty."""
     repo = hub.create_repo("acme/big", files={"model.bin": BIG})
-    finished = run("cp", "--json", "hf://acme/big", tmp_path / "out", hub=hub)
+    finished = run_cli("cp", "--json", "hf://acme/big", tmp_path / "out", hub=hub)
     report = json.loads(finished.stdout)
 
     assert finished.stderr == ""
@@ -156,11 +122,11 @@ def test_cp_prints_json(hub: HubServer, tmp_path: Path) -> None:
 # --- ls
 
 
-def test_ls_lists_sizes_and_paths(hub: HubServer) -> None:
-    """One line per file, and as JSON with the digests."""
+def test_ls_prints_sizes_and_paths(hub: HubServer) -> None:
+    """One line per file; with `--json` a list that has the digests too. No content is read."""
     repo = hub.create_repo("acme/tiny", files={"config.json": b"{}", "sub/model.bin": b"12345"})
-    plain = run("ls", "hf://acme/tiny", hub=hub)
-    rows = json.loads(run("ls", "--json", "hf://acme/tiny", hub=hub).stdout)
+    plain = run_cli("ls", "hf://acme/tiny", hub=hub)
+    rows = json.loads(run_cli("ls", "--json", "hf://acme/tiny", hub=hub).stdout)
 
     assert [line.split() for line in plain.stdout.splitlines()] == [
         ["2", "config.json"],
@@ -183,10 +149,10 @@ def test_ls_lists_sizes_and_paths(hub: HubServer) -> None:
     assert not [request for request in hub.requests if request.host == "cdn"]
 
 
-def test_ssl_cert_file_makes_a_private_hub_trusted(
+def test_ssl_cert_file_is_trusted_for_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variable that the message about an unknown certificate names is the one that helps."""
+    """The error about an unknown certificate names SSL_CERT_FILE, and setting it solves it."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -194,9 +160,9 @@ def test_ssl_cert_file_makes_a_private_hub_trusted(
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with HubServer(ssl_context=context) as hub:
         hub.create_repo("acme/tiny", files={"config.json": b"{}"})
-        refused = run("ls", "hf://acme/tiny", hub=hub)
+        refused = run_cli("ls", "hf://acme/tiny", hub=hub)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        listed = run("ls", "hf://acme/tiny", hub=hub)
+        listed = run_cli("ls", "hf://acme/tiny", hub=hub)
 
     assert refused.returncode == 1
     assert "SSL_CERT_FILE" in refused.stderr
@@ -204,102 +170,53 @@ def test_ssl_cert_file_makes_a_private_hub_trusted(
     assert listed.stdout.split() == ["2", "config.json"]
 
 
-# --- exit codes
+# --- verify
+
+
+def test_verify_prints_what_differs(tmp_path: Path) -> None:
+    """Exit code 0 or 6, one line per file that differs and a summary; with `--json` an object."""
+    make_tree(tmp_path / "in")
+    assert run_cli("cp", "--sidecar", tmp_path / "in", tmp_path / "out").returncode == 0
+    intact = run_cli("verify", tmp_path / "out")
+    flip_first_byte(tmp_path / "out" / "a.bin")
+    (tmp_path / "out" / "empty").unlink()
+    damaged = run_cli("verify", tmp_path / "out")
+    as_json = run_cli("verify", "--json", tmp_path / "out")
+    given = run_cli("verify", "--manifest", tmp_path / "out" / ".hftransfer", tmp_path / "in")
+
+    assert intact.returncode == 0, intact.stderr
+    assert intact.stdout == (
+        "3 files correct, 300.0 KiB read; compared with the manifest beside it\n"
+    )
+    assert damaged.returncode == 6
+    lines = damaged.stdout.splitlines()
+    assert lines[0].startswith("wrong    a.bin: bytes 0-65535 ")
+    assert lines[1] == "missing  empty"
+    assert lines[2].startswith("1 file correct, 1 wrong, 1 missing, ")  # wrong bytes are reread
+    assert lines[2].endswith(" read; compared with the manifest beside it")
+    assert as_json.returncode == 6
+    assert as_json.stderr == ""
+    result = json.loads(as_json.stdout)
+    assert (result["ok"], list(result["wrong"]), result["missing"]) == (False, ["a.bin"], ["empty"])
+    assert given.returncode == 0, given.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["cp", "s4://bucket", "OUT"], 2, "unknown scheme s4://"),
-        (["cp", "hf:/acme/tiny", "OUT"], 2, "mistyped 'hf://acme/tiny'"),
-        (["cp", "hf://acme/tiny", "hf://acme/other"], 2, "cannot be uploaded"),
-        (["cp", "--chunk-size", "1x", "hf://acme/tiny", "OUT"], 2, "is not a size"),
-        (["cp", "--connections", "0", "hf://acme/tiny", "OUT"], 2, "connections must be"),
-        (["cp", "--bandwidth", "0", "hf://acme/tiny", "OUT"], 2, "bandwidth must be positive"),
-        (["cp", "--bandwidth", "fast", "hf://acme/tiny", "OUT"], 2, "'fast' is not a size"),
-        (["cp", "--loops", "0", "hf://acme/tiny", "OUT"], 2, "loops must be"),
-        (["cp", "hf://acme/none", "OUT"], 3, "there is no model 'acme/none'"),
-        (["cp", "OUT/absent", "OUT/there"], 3, "no such file or folder"),
-        (["ls", "hf://acme/tiny@v9"], 3, "has no revision 'v9'"),
-        (["cp", "hf://acme/gated", "OUT"], 4, "accept its conditions"),
-        (["cp", "hf://acme/tiny", "OUT/file"], 5, "is a file"),
+        (["DIR"], 1, "no recorded digests"),
+        (["DIR/none"], 3, "no such file"),
+        (["--manifest", "DIR/none", "DIR"], 3, "cannot read the manifest"),
+        (["--manifest", "DIR/a.bin", "DIR"], 6, "is not a manifest"),
+        (["--manifest", "x", "--against", "y", "DIR"], 2, "not allowed with"),
     ],
 )
-def test_each_kind_of_failure_has_its_exit_code(
-    hub: HubServer, tmp_path: Path, arguments: list[str], code: int, message: str
+def test_a_verify_that_cannot_compare_fails(
+    tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    """A failure is one line on stderr that says what is wrong, and a code for scripts."""
-    hub.create_repo("acme/tiny", files={"config.json": b"{}", "model.bin": b"12345"})
-    hub.create_repo("acme/gated", gated=True, files={"model.bin": b"12345"})
-    (tmp_path / "file").write_text("in the way")
-    given = [argument.replace("OUT", str(tmp_path)) for argument in arguments]
-    finished = run(*given, hub=hub)
+    """Each reason has its exit code; none is success."""
+    folder = make_tree(tmp_path / "in")
+    finished = run_cli("verify", *[each.replace("DIR", str(folder)) for each in arguments])
 
     assert finished.returncode == code, finished.stderr
     assert message in finished.stderr
-    assert finished.stderr.startswith("hftransfer: ")
-    assert finished.stderr.count("\n") == 1
-    assert finished.stdout == ""
-    assert names(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize("arguments", [[], ["mv"], ["cp", "one"], ["ls", "--nonsense", "x"]])
-def test_wrong_usage_prints_the_usage(arguments: list[str]) -> None:
-    """What argparse refuses ends with 2, too."""
-    finished = run(*arguments)
-
-    assert finished.returncode == 2
-    assert finished.stderr.startswith("usage: hftransfer")
-
-
-# --- interruption
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
-)
-def test_an_interrupted_copy_is_resumed(
-    hub: HubServer, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    """A signal in the middle leaves no file under its name; the next run goes on from there."""
-    hub.create_repo("acme/big", files={"model.bin": BIG})
-    stalled = hub.add_fault(
-        Fault(action=Stall(1000), host="cdn", ranged=True, after=20, times=None)
-    )
-    out = tmp_path / "out"
-    with subprocess.Popen(
-        [sys.executable, "-m", "hftransfer", "cp", "--connections", "2", "hf://acme/big", out],
-        env=environ(hub),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            # The first line of progress tells of a tenth of the file, verified and stored.
-            first = process.stderr.readline()
-            assert stalled.wait(PATIENCE)
-            process.send_signal(number)
-            process.wait(PATIENCE)
-            stdout, stderr = process.stdout.read(), process.stderr.read()
-        finally:
-            process.kill()
-
-    assert "%" in first, first
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr, stderr
-    assert stdout == ""
-    assert all(name.endswith(".incomplete") for name in names(out)), names(out)
-    assert names(out), "what arrived is kept"
-
-    hub.clear_faults()
-    hub.release()
-    assert hub.wait_idle()
-    hub.clear_requests()
-    report = json.loads(run("cp", "--json", "hf://acme/big", out, hub=hub).stdout)
-    assert names(out) == ["model.bin"]
-    assert (out / "model.bin").read_bytes() == content(BIG)
-    assert report["reused_bytes"] >= BIG.size / 10
-    assert report["bytes"] + report["reused_bytes"] == BIG.size
-    assert cdn_bytes(hub) == report["bytes"]

@@ -1,4 +1,4 @@
-"""Whether a file on the disk is what the Hub has, and copies of files that are.
+"""Compares a file on the disk with its digest on the Hub, and copies files that match.
 
 Everything here blocks and belongs into worker threads.
 """
@@ -16,11 +16,11 @@ from hftransfer.stores.base import Entry
 
 __all__ = ("copy_verified", "has_content")
 
-_PIECE = 4 << 20  # bytes between two looks for the cancellation of the task that waits
+_BLOCK_SIZE = 4 << 20  # bytes between two checks whether the waiting task was cancelled
 
 
 def has_content(file: Path, entry: Entry) -> bool:
-    """Return True if `file` has the size and digest of `entry`.
+    """Return True if `file` has the size and digest of `entry`. Reads the whole file.
 
     Raises:
         OSError: if it cannot be read.
@@ -28,7 +28,7 @@ def has_content(file: Path, entry: Entry) -> bool:
     if entry.digest is None or file.stat().st_size != entry.size:
         return False
     hasher = new_hasher(entry.digest.algorithm, entry.size)
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = memoryview(bytearray(_BLOCK_SIZE))
     with open(file, "rb", buffering=0) as source:
         while count := source.readinto(buffer):
             from_thread.check_cancelled()
@@ -37,13 +37,23 @@ def has_content(file: Path, entry: Entry) -> bool:
 
 
 def copy_verified(source: Path, target: Path, temporary: Path, entry: Entry) -> bool:
-    """Copy `source` to `target` if it has the digest of `entry`: a cache can be damaged."""
+    """Copy `source` to `target` if it has the digest of `entry`; a cached file may be damaged.
+
+    Args:
+        source: file in the cache.
+        target: final path; it is replaced by a rename.
+        temporary: path on the file system of `target`.
+        entry: has size and digest.
+
+    Returns:
+        False, without writing anything, if the digest differs.
+    """
     if not has_content(source, entry):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
-        buffer = memoryview(bytearray(_PIECE))
+        buffer = memoryview(bytearray(_BLOCK_SIZE))
         with open(source, "rb", buffering=0) as reader, open(temporary, "xb") as writer:
             mark_in_use(writer.fileno())
             while count := reader.readinto(buffer):

@@ -1,9 +1,9 @@
-"""Errors of this package as huggingface_hub's own classes.
+"""Maps this package's errors to huggingface_hub's own exception classes.
 
-Callers of `snapshot_download` catch ``RepositoryNotFoundError``, ``GatedRepoError`` and
-their like. Which class a refusal deserves is huggingface_hub's knowledge and changes with
-its version, so the refusal is handed to its own ``hf_raise_for_status`` as a response of
-the HTTP library that the installed version uses.
+Callers of `snapshot_download` catch ``RepositoryNotFoundError``, ``GatedRepoError`` etc. The rules
+that map an HTTP response to a class are huggingface_hub's and change with its version. Therefore
+the response is passed to its own ``hf_raise_for_status``, as an object of the HTTP library that
+the installed version uses.
 """
 
 from __future__ import annotations
@@ -15,59 +15,60 @@ from typing import Any
 
 from hftransfer.errors import IntegrityError, Response, TransferError
 
-__all__ = ("hub_error", "raising_hub_errors")
+__all__ = ("raising_huggingface_errors", "to_huggingface_error")
 
-# The body is at hand decoded and whole; these headers would make a client library decode it
-# once more, or disbelieve its length.
-_ABOUT_THE_WIRE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+# Headers that describe the body as it was transferred. Our `Response` has the whole, decoded body:
+# with these headers an HTTP library would decode it again, or reject its length.
+_BODY_TRANSFER_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
 @contextmanager
-def raising_hub_errors() -> Iterator[None]:
-    """Turn every `TransferError` of the block into what `hub_error` makes of it."""
+def raising_huggingface_errors() -> Iterator[None]:
+    """Raise `to_huggingface_error` of every `TransferError` that leaves the block, from it."""
     try:
         yield
     except TransferError as error:
-        translated = hub_error(error)
-        if translated is error:
+        mapped = to_huggingface_error(error)
+        if mapped is error:
             raise
-        raise translated from error
+        raise mapped from error
 
 
-def hub_error(error: TransferError) -> Exception:
-    """Return the exception that huggingface_hub raises where this package raises `error`.
+def to_huggingface_error(error: TransferError) -> Exception:
+    """Return the exception that huggingface_hub raises in the situation of `error`.
 
-    An error with an HTTP response becomes the matching ``HfHubHTTPError``; damaged content
-    becomes an ``OSError``, as its size check raises; anything else is returned as it is.
+    An error with an HTTP response becomes the matching ``HfHubHTTPError``. An `IntegrityError`
+    becomes an ``OSError``, as huggingface_hub raises for a wrong size. Other errors, and those
+    whose response has no error status, are returned unchanged.
     """
     if error.response is not None:
-        return _refusal(error.response) or error
+        return _http_error(error.response) or error
     if isinstance(error, IntegrityError):
         return OSError(f"Consistency check failed: {error}")
     return error
 
 
-def _refusal(response: Response) -> Exception | None:
-    """The exception for `response`, or None if huggingface_hub sees nothing wrong with it."""
+def _http_error(response: Response) -> Exception | None:
+    """Return what ``hf_raise_for_status`` raises for `response`; None if it raises nothing."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import hf_raise_for_status
 
     try:
         hf_raise_for_status(_native_response(response))
-    except HfHubHTTPError as refused:
-        return refused
+    except HfHubHTTPError as error:
+        return error
     return None
 
 
 def _native_response(response: Response) -> Any:
-    """`response` as an object of the HTTP library of the installed huggingface_hub.
+    """Return `response` as an object of the HTTP library of the installed huggingface_hub.
 
-    The URL loses its query, which may be a signature and would be part of the message.
+    The query of the URL is removed: it may be a signature, and the URL is part of the message.
     """
     import huggingface_hub
 
     url = response.url.partition("?")[0]
-    headers = _content_headers(response.headers)
+    headers = _without_body_transfer_headers(response.headers)
     if huggingface_hub.__version__.startswith("0."):
         requests = importlib.import_module("requests")
         native = requests.Response()
@@ -87,12 +88,14 @@ def _native_response(response: Response) -> Any:
 
 
 def _httpx() -> Any:
-    """httpx for huggingface_hub 1.x, its successor for 2.x (exported under the old name)."""
+    """Return httpx for huggingface_hub 1.x, and for 2.x its successor, exported as ``httpx``."""
     try:
         return importlib.import_module("huggingface_hub.utils").httpx
     except AttributeError:  # before 1.30
         return importlib.import_module("httpx")
 
 
-def _content_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in _ABOUT_THE_WIRE}
+def _without_body_transfer_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value for name, value in headers.items() if name.lower() not in _BODY_TRANSFER_HEADERS
+    }

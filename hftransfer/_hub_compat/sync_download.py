@@ -1,4 +1,4 @@
-"""`snapshot_download` and `hf_hub_download` for synchronous code."""
+"""`snapshot_download` and `hf_hub_download` for synchronous code: the public functions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ("hf_hub_download", "snapshot_download")
 P = ParamSpec("P")
 
 
-def _unless_pinned(download: Callable[P, Any]) -> Callable[P, Any]:
-    """Return `download`, which starts an event loop only where a file may have to be fetched."""
+def _looking_in_cache_first(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Return `function` preceded by `pinned_snapshot`, which needs no event loop and no thread."""
 
-    @wraps(download)
-    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-        # Wrong arguments find nothing here, and are explained there.
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+        # `pinned_snapshot` returns None for invalid arguments; `function` raises their error.
         found = pinned_snapshot(*args, **kwargs) if len(args) == 1 else None  # type: ignore[arg-type]
-        return download(*args, **kwargs) if found is None else found
+        return function(*args, **kwargs) if found is None else found
 
-    return run
+    return wrapper
 
 
-snapshot_download = _unless_pinned(run_sync(download.snapshot_download))
+snapshot_download = _looking_in_cache_first(run_sync(download.snapshot_download))
 hf_hub_download = run_sync(download.hf_hub_download)

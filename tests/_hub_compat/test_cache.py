@@ -123,7 +123,7 @@ def test_a_listing_that_cannot_be_kept_is_no_error(
 
     write_tree(tmp_path / "trees" / "tree.json", [regular()])
 
-    assert "cannot cache the tree listing" in caplog.text
+    assert "cannot cache the listing" in caplog.text
 
 
 # --- refs, blobs and links
@@ -173,7 +173,7 @@ def test_no_path_leaves_the_snapshot(repo: RepoCache, path: str) -> None:
     with pytest.raises(LocationError):
         repo.pointer(_COMMIT, path)
     with pytest.raises(LocationError):
-        repo.mark_missing(_COMMIT, path)
+        repo.record_missing(_COMMIT, path)
     with pytest.raises(LocationError):
         LocalDir(repo.root).file(path)
 
@@ -234,7 +234,7 @@ def test_without_symlinks_files_are_moved_or_copied(
 def test_a_file_known_to_be_missing_is_known_to_huggingface_hub(repo: RepoCache) -> None:
     """Loaders probe for optional files, and are spared the request."""
     repo.write_ref("main", _COMMIT)
-    repo.mark_missing(_COMMIT, "deep/optional.json")
+    repo.record_missing(_COMMIT, "deep/optional.json")
 
     found = huggingface_hub.try_to_load_from_cache(
         "acme/tiny", "deep/optional.json", cache_dir=repo.root

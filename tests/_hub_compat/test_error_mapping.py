@@ -7,7 +7,7 @@ import gzip
 import pytest
 from huggingface_hub import errors
 
-from hftransfer._hub_compat.error_mapping import hub_error, raising_hub_errors
+from hftransfer._hub_compat.error_mapping import raising_huggingface_errors, to_huggingface_error
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -59,7 +59,7 @@ def test_a_refusal_has_the_class_that_huggingface_hub_gives_it(
     status: int, headers: dict[str, str], url: str, expected: type[Exception]
 ) -> None:
     """Status and ``X-Error-Code`` decide, by huggingface_hub's own rules."""
-    error = hub_error(refused(status, headers, url=url))
+    error = to_huggingface_error(refused(status, headers, url=url))
 
     assert isinstance(error, expected)
     assert isinstance(error, errors.HfHubHTTPError)
@@ -70,7 +70,7 @@ def test_what_the_server_said_is_in_the_message() -> None:
     """The request id and the body's explanation help whoever asks for support."""
     headers = {"X-Request-Id": "Root=1-abc", "Content-Type": "application/json"}
 
-    error = hub_error(refused(403, headers, body=b'{"error": "ask the owner"}'))
+    error = to_huggingface_error(refused(403, headers, body=b'{"error": "ask the owner"}'))
 
     assert "Root=1-abc" in str(error)
     assert "ask the owner" in str(error)
@@ -82,7 +82,9 @@ def test_a_body_that_came_compressed_is_not_decoded_twice() -> None:
     length = str(len(gzip.compress(body)))
     headers = {"Content-Encoding": "gzip", "Content-Length": length}
 
-    error = hub_error(refused(403, {**headers, "Content-Type": "application/json"}, body=body))
+    error = to_huggingface_error(
+        refused(403, {**headers, "Content-Type": "application/json"}, body=body)
+    )
 
     assert "ask the owner" in str(error)
 
@@ -90,7 +92,7 @@ def test_a_body_that_came_compressed_is_not_decoded_twice() -> None:
 @pytest.mark.parametrize("status", [403, 404, 500])
 def test_a_signature_is_in_no_message(status: int) -> None:
     """The query of a signed URL is as good as a password for an hour."""
-    error = hub_error(refused(status, url=f"{_URL}?X-Amz-Signature=s3cr3t"))
+    error = to_huggingface_error(refused(status, url=f"{_URL}?X-Amz-Signature=s3cr3t"))
 
     assert "s3cr3t" not in str(error)
     assert isinstance(error, errors.HfHubHTTPError)
@@ -99,7 +101,7 @@ def test_a_signature_is_in_no_message(status: int) -> None:
 
 def test_damaged_content_is_an_oserror() -> None:
     """As when huggingface_hub finds another size than the announced one."""
-    error = hub_error(IntegrityError("model.safetensors: its sha256 is not the Hub's"))
+    error = to_huggingface_error(IntegrityError("model.safetensors: its sha256 is not the Hub's"))
 
     assert type(error) is OSError
     assert str(error).startswith("Consistency check failed: model.safetensors")
@@ -119,7 +121,7 @@ def test_errors_without_an_answer_stay_what_they_are(
     error: TransferError, builtin: type[Exception]
 ) -> None:
     """They are built-in exceptions already, which generic code catches."""
-    assert hub_error(error) is error
+    assert to_huggingface_error(error) is error
     assert isinstance(error, builtin)
 
 
@@ -128,14 +130,14 @@ def test_an_answer_that_is_no_refusal_leaves_the_error_alone(status: int) -> Non
     """A 200 with a broken body is our complaint, not the Hub's."""
     error = ServerError("the answer is not JSON", response=Response("GET", _API, status, {}))
 
-    assert hub_error(error) is error
+    assert to_huggingface_error(error) is error
 
 
 def test_the_original_error_is_the_cause() -> None:
     """What exactly was being done when the Hub refused is not lost."""
     original = refused(404, {"X-Error-Code": "RepoNotFound"}, url=_API)
 
-    with pytest.raises(errors.RepositoryNotFoundError) as caught, raising_hub_errors():
+    with pytest.raises(errors.RepositoryNotFoundError) as caught, raising_huggingface_errors():
         raise original
 
     assert caught.value.__cause__ is original
@@ -145,7 +147,7 @@ def test_other_exceptions_pass_through_untouched() -> None:
     """A bug or an interruption is not dressed up as an answer of the Hub."""
     original = KeyError("bug")
 
-    with pytest.raises(KeyError) as caught, raising_hub_errors():
+    with pytest.raises(KeyError) as caught, raising_huggingface_errors():
         raise original
 
     assert caught.value is original

@@ -44,8 +44,8 @@ async def verify_files(
     checks = await _checks(stores, location, origin, selection, manifest, against)
     if checks.is_empty:
         raise UnsupportedError(
-            f"{origin.location}: there are no recorded digests to verify it with: give a "
-            "manifest, or a location to compare with"
+            f"{origin.location}: no recorded digests to compare with; give a manifest, or a "
+            "location that has digests"
         )
     return await _compare(origin, checks, context)
 
@@ -88,7 +88,7 @@ async def _checks(
         other = await stores.source(against)
         return _by_digests(listed, selection.entries(await other.list()), other.location)
     if sidecar := await read_sidecar(stores, location, origin, everything):
-        return _by_manifest(listed, selection.manifest(sidecar), "the manifest beside it")
+        return _by_manifest(listed, selection.manifest(sidecar), "the .hftransfer manifest")
     known = await stores.with_digests(origin, listed, all_sizes=True)
     return _by_digests(known, known, origin.location)
 

@@ -48,7 +48,7 @@ def test_a_copy_matches_its_sidecar(tmp_path: Path) -> None:
 
     assert found.ok
     assert (found.files, found.bytes) == (3, 300 * KIB + 4)
-    assert found.against == "the manifest beside it"
+    assert found.against == "the .hftransfer manifest"
     assert json.loads((tmp_path / "out" / ".hftransfer").read_text())["version"] == 1
 
 

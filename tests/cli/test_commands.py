@@ -186,14 +186,14 @@ def test_verify_prints_what_differs(tmp_path: Path) -> None:
 
     assert intact.returncode == 0, intact.stderr
     assert intact.stdout == (
-        "3 files correct, 300.0 KiB read; compared with the manifest beside it\n"
+        "3 files correct, 300.0 KiB read; compared with the .hftransfer manifest\n"
     )
     assert damaged.returncode == 6
     lines = damaged.stdout.splitlines()
     assert lines[0].startswith("wrong    a.bin: bytes 0-65535 ")
     assert lines[1] == "missing  empty"
     assert lines[2].startswith("1 file correct, 1 wrong, 1 missing, ")  # wrong bytes are reread
-    assert lines[2].endswith(" read; compared with the manifest beside it")
+    assert lines[2].endswith(" read; compared with the .hftransfer manifest")
     assert as_json.returncode == 6
     assert as_json.stderr == ""
     result = json.loads(as_json.stdout)

@@ -84,11 +84,12 @@ def with_manifest(entries: Sequence[Entry], manifest: Manifest, location: str) -
     listed = {entry.path for entry in entries}
     if missing := sorted(set(manifest.files) - listed):
         raise IntegrityError(
-            f"{location}: {len(missing)} files of the manifest are missing, the first is "
-            f"{missing[0]!r}"
+            f"{location}: {len(missing)} of {len(manifest.files)} recorded files missing, the "
+            f"first is {missing[0]!r}"
         )
     if unknown := sorted(listed - set(manifest.files)):
         raise IntegrityError(
-            f"{location}: {len(unknown)} files are not in the manifest, the first is {unknown[0]!r}"
+            f"{location}: {len(unknown)} of {len(listed)} files not in the manifest, the first is "
+            f"{unknown[0]!r}"
         )
     return [replace(entry, manifest=manifest.files[entry.path]) for entry in entries]

@@ -75,8 +75,8 @@ def offline_snapshot(
     incomplete = getattr(errors, "IncompleteSnapshotError", None)
     if missing and incomplete is not None:
         raise incomplete(
-            f"{request.location()}: {len(missing)} files are missing in {folder}, the first is "
-            f"{missing[0]!r}",
+            f"{request.location()}: {len(missing)} of the selected files missing in {folder}, the "
+            f"first is {missing[0]!r}",
             snapshot_path=str(folder),
         ) from cause
     return str(folder)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hftransfer.cli.progress import ProgressDisplay
-from hftransfer.cli.text import count_of, format_size
+from hftransfer.cli.text import format_size
 from hftransfer.errors import IntegrityError, NotFoundError
 from hftransfer.options import HubOptions, S3Options, TransferOptions, parse_size
 
@@ -144,7 +144,7 @@ def _read_manifest(path: str) -> Manifest:
 
 def _summary(report: Report) -> str:
     moved = report.bytes + report.reused_bytes + report.server_side_bytes
-    parts = [f"{count_of(report.files, 'file', 'files')}, {format_size(moved)}"]
+    parts = [f"{_count(report.files, 'file', 'files')}, {format_size(moved)}"]
     if report.skipped:
         parts.append(f"{report.skipped} already present")
     if report.reused_bytes:
@@ -154,8 +154,12 @@ def _summary(report: Report) -> str:
     throughput = moved / report.seconds if report.seconds else 0.0
     parts.append(f"{report.seconds:.1f} s ({format_size(throughput)}/s)")
     if report.retries:
-        parts.append(count_of(report.retries, "retry", "retries"))
+        parts.append(_count(report.retries, "retry", "retries"))
     return ", ".join(parts)
+
+
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number} {singular if number == 1 else plural}"
 
 
 def _print_verification(result: Verification) -> None:
@@ -163,7 +167,7 @@ def _print_verification(result: Verification) -> None:
         print(f"wrong    {path}: {difference}")
     for path in result.missing:
         print(f"missing  {path}")
-    parts = [f"{count_of(result.files, 'file', 'files')} correct"]
+    parts = [f"{_count(result.files, 'file', 'files')} correct"]
     parts += [f"{len(result.wrong)} wrong"] if result.wrong else []
     parts += [f"{len(result.missing)} missing"] if result.missing else []
     parts += [f"{len(result.unchecked)} unchecked"] if result.unchecked else []

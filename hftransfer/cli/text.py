@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("count_of", "format_size")
+__all__ = ("format_size",)
 
 
 def format_size(size: float) -> str:
@@ -12,8 +12,3 @@ def format_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
-
-
-def count_of(number: int, singular: str, plural: str) -> str:
-    """Return ``1 file`` or ``2 files``."""
-    return f"{number} {singular if number == 1 else plural}"

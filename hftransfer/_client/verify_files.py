@@ -67,7 +67,7 @@ class _Checks:
 
     @property
     def is_empty(self) -> bool:
-        """True if nothing is known about what the files should be."""
+        """True if no file can be compared with anything."""
         return not (self.entries or self.missing or self.wrong)
 
 
@@ -89,8 +89,8 @@ async def _checks(
         return _by_digests(listed, selection.entries(await other.list()), other.location)
     if sidecar := await read_sidecar(stores, location, origin, everything):
         return _by_manifest(listed, selection.manifest(sidecar), "the .hftransfer manifest")
-    known = await stores.with_digests(origin, listed, all_sizes=True)
-    return _by_digests(known, known, origin.location)
+    entries = await stores.with_digests(origin, listed, all_sizes=True)
+    return _by_digests(entries, entries, origin.location)
 
 
 def _by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> _Checks:
@@ -115,21 +115,21 @@ def _by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> _
     )
 
 
-def _by_digests(listed: Sequence[Entry], expected: Sequence[Entry], against: str) -> _Checks:
-    """Return the checks of the `listed` files against the digests of the `expected` ones."""
+def _by_digests(listed: Sequence[Entry], reference: Sequence[Entry], against: str) -> _Checks:
+    """Return the checks of the `listed` files against sizes and digests of the `reference` files."""
     found = {entry.path: entry for entry in listed}
-    known = {entry.path: entry for entry in expected}
+    expected = {entry.path: entry for entry in reference}
     wrong = {}
     entries = []
-    unchecked = set(found) - set(known)
-    for path in sorted(set(found) & set(known)):
-        if found[path].size != known[path].size:
-            wrong[path] = _size_mismatch(found[path].size, known[path].size)
-        elif known[path].digest is None:
+    unchecked = set(found) - set(expected)
+    for path in sorted(set(found) & set(expected)):
+        if found[path].size != expected[path].size:
+            wrong[path] = _size_mismatch(found[path].size, expected[path].size)
+        elif expected[path].digest is None:
             unchecked.add(path)
         else:
-            entries.append(replace(found[path], digest=known[path].digest))
-    missing = sorted(set(known) - set(found))
+            entries.append(replace(found[path], digest=expected[path].digest))
+    missing = sorted(set(expected) - set(found))
     return _Checks(against, entries, missing, sorted(unchecked), wrong)
 
 

@@ -40,7 +40,7 @@ from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry
 
 __all__ = (
-    "RepoCache",
+    "CachedRepo",
     "content_etag",
     "create_cachedir_tag",
     "is_commit",
@@ -84,7 +84,7 @@ def content_etag(entry: Entry) -> str:
 
 
 @dataclass(frozen=True)
-class RepoCache:
+class CachedRepo:
     """The paths of one repository in a cache, and its refs and links.
 
     Args:
@@ -143,10 +143,6 @@ class RepoCache:
             return
         # Every file below refs/ counts as a ref: the temporary file must be elsewhere.
         write_atomically(self.folder / "refs" / safe_path(revision), commit, self.folder)
-
-    def cached_commit(self, revision: str) -> str | None:
-        """Return `revision` if it is a commit, else the commit recorded for it, else None."""
-        return revision if is_commit(revision) else self.read_ref(revision)
 
     def record_missing(self, commit: str, path: str) -> None:
         """Record that `commit` has no file `path`."""

@@ -15,7 +15,7 @@ from anyio import to_thread
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
-from hftransfer._hub_compat.cache import RepoCache, content_etag, create_cachedir_tag
+from hftransfer._hub_compat.cache import CachedRepo, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.direct_io import WritePolicy
 from hftransfer._io.file_lock import FileLock
@@ -43,7 +43,7 @@ class HubCacheSink:
 
     def __init__(
         self,
-        repo: RepoCache,
+        repo: CachedRepo,
         commit: str,
         options: TransferOptions,
         *,

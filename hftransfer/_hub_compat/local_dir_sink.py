@@ -18,7 +18,7 @@ from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import cache_room
 from hftransfer._core.plan import PartLimits
-from hftransfer._hub_compat.cache import RepoCache, content_etag
+from hftransfer._hub_compat.cache import CachedRepo, content_etag
 from hftransfer._hub_compat.content import copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
@@ -48,7 +48,7 @@ class LocalDirSink:
     def __init__(
         self,
         local_dir: LocalDir,
-        repo: RepoCache,
+        repo: CachedRepo,
         commit: str,
         options: TransferOptions,
         *,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hftransfer._client.selection import Patterns, select_entries
-from hftransfer._hub_compat.cache import RepoCache, is_commit, read_tree
+from hftransfer._hub_compat.cache import CachedRepo, is_commit, read_tree
 
 if TYPE_CHECKING:
     from hftransfer._hub_compat.request import DownloadRequest
@@ -53,7 +53,7 @@ def pinned_snapshot(
     from huggingface_hub import constants
 
     root = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
-    repo = RepoCache(root, repo_type or "model", repo_id)
+    repo = CachedRepo(root, repo_type or "model", repo_id)
     snapshot = repo.snapshot(revision)
     if not snapshot.is_dir():
         return None

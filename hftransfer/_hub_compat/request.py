@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hftransfer._hub_compat.cache import RepoCache, is_commit
+from hftransfer._hub_compat.cache import CachedRepo, is_commit
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer.errors import TransferError
 from hftransfer.locations import HubLocation
@@ -59,7 +59,7 @@ def is_offline() -> bool:
 class DownloadRequest:
     """The validated arguments of one call of `snapshot_download` or `hf_hub_download`."""
 
-    repo: RepoCache
+    repo: CachedRepo
     local_dir: LocalDir | None
     """Where files are written; None for the cache."""
     revision: str
@@ -118,7 +118,7 @@ class DownloadRequest:
         cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
         folder = None if local_dir is None else Path(local_dir).expanduser().resolve()
         return cls(
-            repo=RepoCache(cache, repo_type or "model", repo_id),
+            repo=CachedRepo(cache, repo_type or "model", repo_id),
             local_dir=None if folder is None else LocalDir(folder),
             revision=name,
             pinned_commit=resolved or (name if is_commit(name) else None),

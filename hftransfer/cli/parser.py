@@ -151,7 +151,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
     transfer = parser.add_argument_group(
-        "transfer", "Each can also be set in the environment, as HFTRANSFER_CONNECTIONS etc."
+        "transfer",
+        "Environment variables of the same names set them too: HFTRANSFER_CONNECTIONS, "
+        "HFTRANSFER_CHUNK_SIZE etc.",
     )
     transfer.add_argument(
         "--connections",

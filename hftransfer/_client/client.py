@@ -50,11 +50,11 @@ class AsyncClient:
         self.options = TransferOptions.from_env() if options is None else options
         self._observer = observer
         self._context: Context | None = None
-        self._throttle = RateLimiter(self.options.bandwidth)
-        self._stores = StoreRegistry(self.options, self._throttle)
+        self._rate_limiter = RateLimiter(self.options.bandwidth)
+        self._stores = StoreRegistry(self.options, self._rate_limiter)
 
     async def __aenter__(self) -> Self:
-        self._context = Context.make(self.options, self._observer, throttle=self._throttle)
+        self._context = Context.make(self.options, self._observer, throttle=self._rate_limiter)
         await self._stores.__aenter__()
         return self
 
@@ -76,11 +76,11 @@ class AsyncClient:
         Raises:
             OptionsError: if it is set to a number that is not positive.
         """
-        return self._throttle.rate
+        return self._rate_limiter.rate
 
     @bandwidth.setter
     def bandwidth(self, rate: float | None) -> None:
-        self._throttle.rate = rate
+        self._rate_limiter.rate = rate
 
     async def copy(
         self,

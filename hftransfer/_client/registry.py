@@ -52,12 +52,12 @@ class StoreRegistry:
 
     Args:
         options: the client's.
-        throttle: the client's bandwidth cap.
+        rate_limiter: the client's bandwidth cap.
     """
 
-    def __init__(self, options: TransferOptions, throttle: RateLimiter) -> None:
+    def __init__(self, options: TransferOptions, rate_limiter: RateLimiter) -> None:
         self._options = options
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._stack = AsyncExitStack()
         self._opening = anyio.Lock()
         """Held while a shared client is created, so that concurrent calls create only one."""
@@ -129,7 +129,7 @@ class StoreRegistry:
                 from hftransfer._http.client import HttpClient
 
                 self._http = HttpClient(
-                    self._options.timeouts, throttle=self._throttle, loops=self._options.loops
+                    self._options.timeouts, throttle=self._rate_limiter, loops=self._options.loops
                 )
                 self._stack.push_async_callback(self._http.aclose)
         return HubSource(
@@ -146,7 +146,7 @@ class StoreRegistry:
 
         async with self._opening:
             if self._s3 is None:
-                client = S3Client(self._options.s3, self._options, throttle=self._throttle)
+                client = S3Client(self._options.s3, self._options, throttle=self._rate_limiter)
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3
 

@@ -1,8 +1,9 @@
 """Move model checkpoints and datasets between the Hugging Face Hub, S3 and local disk.
 
-Everything public is here; `hftransfer.aio` has the asynchronous originals of the
-functions, `hftransfer.testing` servers for tests. Importing this package loads neither
-an HTTP client nor botocore nor huggingface_hub: they come with the first client.
+The public names are here. `hftransfer.aio` has the functions as coroutine functions, and
+`hftransfer.testing` has servers for tests. Importing this package loads no HTTP client, no
+botocore and no huggingface_hub: a name is imported at its first use, and those libraries when
+a client first needs them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftransfer._client.client import AsyncClient
     from hftransfer._core.manifest import FileManifest, Manifest
-    from hftransfer._hub_compat.sync import hf_hub_download, snapshot_download
+    from hftransfer._hub_compat.sync_download import hf_hub_download, snapshot_download
     from hftransfer.errors import (
         AccessError,
         DestinationError,
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
     from hftransfer.report import Report, Verification
     from hftransfer.sync import Client, copy
 
-# Metaflow ships packages that say so with the code of a remote task.
+# Metaflow adds a package that defines this to the code package of remote tasks.
 METAFLOW_PACKAGE_POLICY = "include"
 
-_HOMES = {
+_NAMES_BY_MODULE = {
     "_client.client": ("AsyncClient",),
-    "_hub_compat.sync": ("hf_hub_download", "snapshot_download"),
+    "_hub_compat.sync_download": ("hf_hub_download", "snapshot_download"),
     "_core.manifest": ("FileManifest", "Manifest"),
     "errors": (
         "AccessError",
@@ -65,7 +66,7 @@ _HOMES = {
     "report": ("Report", "Verification"),
     "sync": ("Client", "copy"),
 }
-_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_BY_NAME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 
 __all__ = (
     "AccessError",
@@ -103,15 +104,15 @@ __all__ = (
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for: a decorator or an options object needs no event loop."""
+    """Import a public name at its first use: code that only makes options loads no event loop."""
     if name == "__version__":
         from importlib.metadata import version
 
         value: Any = version("hftransfer")
     elif name == "aio":
         value = import_module("hftransfer.aio")
-    elif name in _MODULES:
-        value = getattr(import_module(f"hftransfer.{_MODULES[name]}"), name)
+    elif name in _MODULE_BY_NAME:
+        value = getattr(import_module(f"hftransfer.{_MODULE_BY_NAME[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""The asynchronous originals of the functions of `hftransfer`. They run on asyncio."""
+"""The functions of `hftransfer` as coroutine functions, for code that runs on asyncio."""
 
 from __future__ import annotations
 

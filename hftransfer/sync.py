@@ -1,9 +1,11 @@
-"""The synchronous facade: the engine in an event loop of its own thread.
+"""The synchronous API: `Client` and `copy` run the async API in an event loop thread.
 
-Nothing is implemented twice: every method calls its async original through a portal. It
-works from any thread, inside a running event loop too. Whatever interrupts the calling
-thread (Ctrl-C, SIGTERM, an exception raised by a signal handler such as Metaflow's
-``@timeout``) cancels the call and waits until it has cleaned up.
+Two threads take part in a call. The calling thread, any thread of the program, blocks until
+the call has ended; it may be inside a running event loop of its own. The portal thread runs
+the event loop with the transfer (`anyio.from_thread.BlockingPortal`). An exception that is
+raised in the calling thread while it waits (Ctrl-C, SIGTERM, a signal handler such as that of
+Metaflow's ``@timeout``) cancels the transfer in the portal thread, waits until that has cleaned
+up, and is raised again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from hftransfer._client import client
 from hftransfer._client.client import AnyLocation, AsyncClient
-from hftransfer._client.patterns import Patterns
+from hftransfer._client.selection import Patterns
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._io.signals import terminable
@@ -38,61 +40,77 @@ __all__ = ("Client", "copy", "run_sync", "terminable")
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# The engine cleans up within 1.5 s; a thread blocked in the kernel must not hold Ctrl-C longer.
-_CANCEL_WAIT = 2.0
-# A signal that arrives just before its thread blocks is noticed when that next wakes up.
-_LOOK_UP = 0.5
+# Seconds that a cancelled call may take to clean up before its exception is raised again. The
+# engine needs up to 1.5 s; a disk write that hangs in the kernel must not block Ctrl-C longer.
+_CLEANUP_TIMEOUT = 2.0
+# Seconds between two wake-ups of the waiting thread. Python runs signal handlers between
+# bytecodes: a signal that arrives just before the thread blocks is handled when it wakes up.
+_SIGNAL_CHECK_INTERVAL = 0.5
 
 
 class _Call(Generic[T]):
-    """One operation on its way through a portal, which can be cancelled and waited for.
+    """One operation that the calling thread starts in the portal thread and waits for.
 
-    The portal's own futures are done as soon as they are cancelled, before the operation
-    has cleaned up.
+    The portal's own futures do not serve for this: a future counts as done as soon as it is
+    cancelled, while the operation is still cleaning up.
+
+    `_scope` and `_is_cancelled` are read and written in the portal thread alone. `_finished` is
+    set there and waited for in the calling thread.
     """
 
     def __init__(self, operation: Callable[[], Awaitable[T]]) -> None:
         self._operation = operation
         self._scope: anyio.CancelScope | None = None
-        self._interrupted = False
+        self._is_cancelled = False
         self._finished = threading.Event()
 
-    async def _run(self) -> T:
-        try:
-            with anyio.CancelScope() as self._scope:
-                if self._interrupted:
-                    self._scope.cancel()
-                return await self._operation()
-            raise CancelledError("interrupted")
-        finally:
-            self._finished.set()
+    def run(self, portal: BlockingPortal) -> T:
+        """Run the operation in the portal thread and return its result. Called once.
 
-    def _cancel(self) -> None:
-        self._interrupted = True
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def through(self, portal: BlockingPortal) -> T:
-        """Run in the portal's event loop; an interruption of this thread ends it there first."""
+        Raises:
+            BaseException: what the operation raises, or what interrupts the calling thread;
+                the latter once the operation has cleaned up, or after `_CLEANUP_TIMEOUT`.
+        """
         try:
             with terminable():
-                future = portal.start_task_soon(self._run)
-                while not wait([future], timeout=_LOOK_UP).done:
+                future = portal.start_task_soon(self._run_in_portal)
+                while not wait([future], timeout=_SIGNAL_CHECK_INTERVAL).done:
                     pass
                 return future.result()
         except BaseException:
             if not self._finished.is_set():
-                portal.start_task_soon(self._cancel)
-                self._finished.wait(_CANCEL_WAIT)
+                portal.start_task_soon(self._cancel_in_portal)
+                self._finished.wait(_CLEANUP_TIMEOUT)
             raise
+
+    async def _run_in_portal(self) -> T:
+        try:
+            with anyio.CancelScope() as self._scope:
+                if self._is_cancelled:
+                    self._scope.cancel()
+                return await self._operation()
+            # Reached only after `_cancel_in_portal`; the calling thread raises its own exception.
+            raise CancelledError("interrupted")
+        finally:
+            self._finished.set()
+
+    def _cancel_in_portal(self) -> None:
+        self._is_cancelled = True  # the operation may not have been started yet
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class Client:
     """`AsyncClient` for synchronous code. Use as a context manager.
 
+    Its methods may be called from several threads at once, also inside a running event loop.
+    They block the calling thread; an exception that a signal handler raises there, such as
+    KeyboardInterrupt, cancels the call.
+
     Args:
-        options: how. Default: `TransferOptions.from_env()`.
-        observer: told what happens, in the event loop's thread.
+        options: chunk size, connections, credentials, …. Default: `TransferOptions.from_env()`.
+        observer: called with every progress event, in the client's event loop thread. It must
+            return quickly; what it raises is logged. Default: none.
     """
 
     def __init__(
@@ -143,7 +161,7 @@ class Client:
 
     @property
     def bandwidth(self) -> float | None:
-        """See `AsyncClient.bandwidth`. May be set from any thread."""
+        """See `AsyncClient.bandwidth`. It may be set from any thread."""
         return self._client.bandwidth
 
     @bandwidth.setter
@@ -177,18 +195,18 @@ class Client:
 
     def _call(self, operation: Callable[[], Awaitable[T]]) -> T:
         if self._portal is None:
-            raise RuntimeError("the client is not open: use it in a with statement")
-        return _Call(operation).through(self._portal)
+            raise RuntimeError("the client is not open: use it in a `with` statement")
+        return _Call(operation).run(self._portal)
 
 
 def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """Return `operation` as a plain function that runs in an event loop of its own thread."""
+    """Return `operation` as a blocking function; each call runs in a new event loop and thread."""
 
     @wraps(operation)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         with start_blocking_portal("asyncio") as portal:
             call: Callable[[], Awaitable[T]] = partial(operation, *args, **kwargs)
-            return _Call(call).through(portal)
+            return _Call(call).run(portal)
 
     return run
 

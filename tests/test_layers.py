@@ -1,4 +1,4 @@
-"""Which folder may import which, and what `import hftransfer` must not load."""
+"""The layers: which folder may import which, and what `import hftransfer` must not load."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from support.imports import ImportGraph
 
 _ROOT = Path(__file__).parents[1]
-_HARNESS = _ROOT / "perf"
+_PERF = _ROOT / "perf"
 
-# From the bottom up: folders, and the modules that stand beside them. A module imports from its
-# own layer and from those below it.
+# From the bottom up: folders, and modules directly below `hftransfer`. A module may import from
+# its own layer and from the layers below it.
 _LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_core",),
@@ -32,10 +32,10 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("testing",),
 )
 
-# Folders of one layer, in the same way.
+# The layers inside `hftransfer.stores`.
 _STORES: tuple[tuple[str, ...], ...] = (("base",), ("hub", "local", "memory", "null", "s3"))
 
-# A third party's package and the only modules that may import it.
+# Third-party packages, each with the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "aiohappyeyeballs": ("_http.dns", "_http.pool"),
     "aiohttp": ("_http.aiohttp_client", "_http.aiohttp_session", "testing.*"),
@@ -49,7 +49,7 @@ _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
     "perf": (),
 }
 
-# Nothing of this may be in memory before a client is opened.
+# Packages that `import hftransfer` must not load.
 _HEAVY = (
     "aiobotocore",
     "aiohttp",
@@ -73,13 +73,13 @@ def _matches(module: str, pattern: str) -> bool:
 
 @pytest.mark.parametrize("module", _GRAPH.modules)
 def test_imports_point_down(module: str) -> None:
-    """A module imports nothing of ours from a layer above its own."""
+    """No module imports a module of a higher layer."""
     assert _GRAPH.upward(_LAYERS, module) == []
 
 
 @pytest.mark.parametrize("module", _STORE_MODULES)
-def test_stores_know_the_protocols_alone(module: str) -> None:
-    """`stores.base` imports no store, and no store imports another one."""
+def test_stores_import_only_the_protocols(module: str) -> None:
+    """`stores.base` imports no store, and no store imports another store."""
     store = module.split(".")[1]
     others = {name.split(".")[1] for name in _STORE_MODULES} - {store, "base"}
 
@@ -91,14 +91,14 @@ def test_stores_know_the_protocols_alone(module: str) -> None:
     ] == []
 
 
-def test_no_imports_go_in_a_circle() -> None:
-    """Every module can be read after those that it imports, lazily or for type checkers, too."""
+def test_there_are_no_import_cycles() -> None:
+    """Imports inside functions and for type checkers count too."""
     assert _GRAPH.cycle == []
 
 
 @pytest.mark.parametrize("module", _GRAPH.modules)
-def test_a_third_party_has_its_only_importers(module: str) -> None:
-    """The table names every module to change when aiohttp, botocore or xxhash is replaced."""
+def test_only_the_listed_modules_import_a_third_party_package(module: str) -> None:
+    """The table lists the modules to change when such a package is replaced."""
     wrong = [
         f"{_GRAPH.modules[module]}:{line} imports {name}"
         for name, line in _GRAPH.imports(module)
@@ -109,8 +109,8 @@ def test_a_third_party_has_its_only_importers(module: str) -> None:
     assert wrong == []
 
 
-def test_every_row_names_a_module_that_exists() -> None:
-    """The tables describe the package as it is: a renamed module leaves no row behind."""
+def test_every_row_names_an_existing_module() -> None:
+    """The tables have every folder and module, and no name that was renamed or removed."""
     tops = {module.partition(".")[0] for module in _GRAPH.modules}
     importers = [pattern for row in _SOLE_IMPORTERS.values() for pattern in row]
 
@@ -118,9 +118,9 @@ def test_every_row_names_a_module_that_exists() -> None:
     assert [p for p in importers if not any(_matches(m, p) for m in _GRAPH.modules)] == []
 
 
-@pytest.mark.parametrize("path", sorted(_HARNESS.rglob("*.py")), ids=lambda path: path.stem)
-def test_the_harness_uses_what_is_public(path: Path) -> None:
-    """`perf` measures what users get: no module of ours that begins with an underscore."""
+@pytest.mark.parametrize("path", sorted(_PERF.rglob("*.py")), ids=lambda path: path.stem)
+def test_perf_imports_only_public_modules(path: Path) -> None:
+    """`perf` measures what users can call: it imports no module with a leading underscore."""
     named = [
         node.module if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(ast.parse(path.read_bytes()))
@@ -144,7 +144,7 @@ def _run(code: str, cwd: Path, *arguments: str, **environ: str) -> list[str]:
     return result.stdout.split()
 
 
-def test_importing_the_package_is_light(tmp_path: Path) -> None:
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     """`import hftransfer` loads no HTTP client, no AWS library and no huggingface_hub."""
     loaded = _run("import sys, hftransfer; print(*sys.modules)", tmp_path)
 
@@ -153,13 +153,13 @@ def test_importing_the_package_is_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("destination", "other"),
+    ("destination", "unused"),
     [("out", "stores.s3."), ("s3://bucket/out", "_client.server_side_copy")],
 )
 def test_a_copy_loads_only_the_stores_that_it_touches(
-    tmp_path: Path, destination: str, other: str
+    tmp_path: Path, destination: str, unused: str
 ) -> None:
-    """To start counts where files are small: what is for the Hub, or more of S3, is not loaded."""
+    """Modules for the Hub, and those for S3 that are not used, do not delay the start."""
     (tmp_path / "in").write_bytes(b"content")
     code = (
         "import sys\n"
@@ -171,25 +171,25 @@ def test_a_copy_loads_only_the_stores_that_it_touches(
 
     loaded = _run(code, tmp_path, destination, HFTRANSFER_ATTEMPTS="1")
 
-    unneeded = ("_hub", "_hub_compat.download", "_client.verify", "stores.hub.", other)
-    prefixes = tuple(f"hftransfer.{each}" for each in unneeded)
+    unwanted = ("_hub_compat", "_client.verify_files", "stores.hub.", unused)
+    prefixes = tuple(f"hftransfer.{each}" for each in unwanted)
     assert "hftransfer._engine.transfer" in loaded
     assert [name for name in loaded if name.startswith(prefixes)] == []
 
 
-def test_the_asynchronous_originals_are_an_attribute(tmp_path: Path) -> None:
-    """`hftransfer.aio` needs no import of its own."""
+def test_aio_is_an_attribute_of_the_package(tmp_path: Path) -> None:
+    """`hftransfer.aio` can be used after `import hftransfer`."""
     assert _run("import hftransfer; print(hftransfer.aio.copy.__name__)", tmp_path) == ["copy"]
 
 
-def test_every_exported_name_exists_and_is_light(tmp_path: Path) -> None:
-    """`hftransfer.__all__` is sorted, true, and reading all of it loads nothing heavy either."""
+def test_every_public_name_exists(tmp_path: Path) -> None:
+    """`hftransfer.__all__` is sorted and complete; importing all of it loads nothing heavy."""
     code = (
         "import sys, hftransfer\n"
         "assert list(hftransfer.__all__) == sorted(hftransfer.__all__), 'unsorted'\n"
         "assert len(set(hftransfer.__all__)) == len(hftransfer.__all__), 'twice'\n"
         "for name in hftransfer.__all__:\n"
-        # The version is the installed distribution's; test_packaging.py asks for that.
+        # The version needs an installed distribution: scenarios/test_packaging.py tests it.
         "    if name != '__version__': getattr(hftransfer, name)\n"
         "print(*sys.modules)\n"
     )
@@ -197,8 +197,8 @@ def test_every_exported_name_exists_and_is_light(tmp_path: Path) -> None:
     assert sorted(set(_HEAVY) & set(_run(code, tmp_path))) == []
 
 
-def test_type_checkers_see_what_is_exported() -> None:
-    """The imports that only type checkers run and `__all__` name the same objects."""
+def test_type_checkers_see_every_public_name() -> None:
+    """The imports under TYPE_CHECKING and `__all__` have the same names."""
     import hftransfer
 
     for node in ast.parse(_GRAPH.modules[""].read_bytes()).body:
@@ -219,8 +219,8 @@ def _public_modules() -> list[str]:
 
 
 @pytest.mark.parametrize("module", _public_modules())
-def test_a_public_module_declares_what_it_offers(module: str) -> None:
-    """A module without a leading underscore has an `__all__`, unless it has no code."""
+def test_a_public_module_has_an_all(module: str) -> None:
+    """A module without a leading underscore has `__all__`, unless it has no code."""
     body = ast.parse(_GRAPH.modules[module].read_bytes()).body
     targets = [
         target.id

@@ -1,4 +1,4 @@
-"""The synchronous facade: threads, running loops, interruptions."""
+"""The synchronous API: several threads, running event loops, interruptions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hftransfer
+from hftransfer._core.events import BytesMoved, Event
 from hftransfer.errors import NotFoundError
 from hftransfer.sync import terminable
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
@@ -27,19 +28,20 @@ def _source(tmp_path: Path) -> Path:
 
 
 def test_copy_needs_no_client(tmp_path: Path) -> None:
-    """`hftransfer.copy` is one call, and leaves no thread behind."""
+    """`hftransfer.copy` is a single call, after which its threads end."""
     before = set(threading.enumerate())
 
     report = hftransfer.copy(_source(tmp_path), tmp_path / "target")
 
     assert (report.files, report.bytes) == (2, (3 << 20) + 1)
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10)  # told to end, it may need a moment to do so
-        assert not thread.is_alive()
+    started = set(threading.enumerate()) - before
+    for thread in started:
+        thread.join(10)
+    assert [thread.name for thread in started if thread.is_alive()] == []
 
 
 def test_one_client_serves_several_threads(tmp_path: Path) -> None:
-    """A client may be used from many threads at once."""
+    """A client may be used from several threads at once."""
     source = _source(tmp_path)
     reports: list[hftransfer.Report] = []
 
@@ -60,7 +62,7 @@ def test_one_client_serves_several_threads(tmp_path: Path) -> None:
 
 
 def test_works_inside_a_running_event_loop(tmp_path: Path) -> None:
-    """As in a notebook: the facade has a loop of its own."""
+    """As in a notebook: the call uses its own event loop, in its own thread."""
     source = _source(tmp_path)
 
     async def main() -> hftransfer.Report:
@@ -69,33 +71,33 @@ def test_works_inside_a_running_event_loop(tmp_path: Path) -> None:
     assert asyncio.run(main()).files == 2
 
 
-def test_a_closed_client_says_so(tmp_path: Path) -> None:
-    """Using a client outside its `with` block is a clear error."""
+def test_a_client_outside_its_with_block_raises(tmp_path: Path) -> None:
+    """The error says that the client is not open."""
     client = hftransfer.Client()
 
     with pytest.raises(RuntimeError, match="not open"):
         client.list(tmp_path)
 
 
-def test_errors_arrive_as_they_are(tmp_path: Path) -> None:
-    """What the engine raises reaches the caller of the facade."""
+def test_errors_of_the_engine_reach_the_caller(tmp_path: Path) -> None:
+    """The exception is the one that the engine raised, not a wrapper."""
     with hftransfer.Client() as client, pytest.raises(NotFoundError, match="no such file"):
         client.copy(tmp_path / "nothing", tmp_path / "target")
 
 
-def test_sigterm_keeps_a_handler_that_is_there() -> None:
-    """Only the default action of SIGTERM is replaced, and only for the length of a call."""
+def test_only_the_default_action_of_sigterm_is_replaced() -> None:
+    """It is restored after the call; a handler that the program has set stays in place."""
     before = signal.getsignal(signal.SIGTERM)
     with terminable():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert before is signal.getsignal(signal.SIGTERM)
 
-    def mine(*_: object) -> None: ...
+    def own_handler(*_: object) -> None: ...
 
-    signal.signal(signal.SIGTERM, mine)
+    signal.signal(signal.SIGTERM, own_handler)
     try:
         with terminable():
-            assert mine is signal.getsignal(signal.SIGTERM)
+            assert own_handler is signal.getsignal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -130,17 +132,17 @@ with HubServer() as hub:
         print("timed out")
     left = set(threading.enumerate()) - before
     for thread in left:
-        thread.join(10)  # told to end, it may need a moment to do so
+        thread.join(10)
     print("threads", [thread.name for thread in left if thread.is_alive()])
-    sockets = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-               if os.path.exists(f"/proc/self/fd/{fd}")]
-    print("files", [name for name in sockets if target in name])
+    opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+              if os.path.exists(f"/proc/self/fd/{fd}")]
+    print("files", [name for name in opened if target in name])
 print("names", sorted(name for name in os.listdir(target) if not name.endswith(".incomplete")))
 """
 
 
 def test_an_exception_from_a_signal_handler_ends_the_transfer(tmp_path: Path) -> None:
-    """As Metaflow's @timeout does it: the exception gets out, thread and files do not stay."""
+    """As with Metaflow's ``@timeout``: the exception is raised, threads end, files are closed."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", _TIMED_OUT, str(tmp_path)],
         capture_output=True,
@@ -153,8 +155,8 @@ def test_an_exception_from_a_signal_handler_ends_the_transfer(tmp_path: Path) ->
     assert ended.stderr == ""
 
 
-def test_cancelling_the_waiting_thread_stops_the_download(hub: HubServer, tmp_path: Path) -> None:
-    """The async original, cancelled: only the resumable partial file stays."""
+def test_cancelling_the_async_copy_ends_the_transfer(hub: HubServer, tmp_path: Path) -> None:
+    """After the cancellation no task is left, and only the resumable partial file is kept."""
     hub.create_repo("acme/big").commit({"model.safetensors": RandomFile(20 << 20, seed=1)})
     stalled = hub.add_fault(Fault(host="cdn", ranged=True, after=3, times=None, action=Stall()))
     options = hftransfer.TransferOptions(
@@ -162,15 +164,31 @@ def test_cancelling_the_waiting_thread_stops_the_download(hub: HubServer, tmp_pa
     )
 
     async def main() -> None:
-        copying = asyncio.create_task(
-            hftransfer.aio.copy("hf://acme/big", tmp_path, options=options)
-        )
-        await asyncio.to_thread(stalled.wait, 30)
-        copying.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await copying
+        stored = asyncio.Event()
+
+        def observe(event: Event) -> None:
+            if isinstance(event, BytesMoved):
+                stored.set()
+
+        async with hftransfer.AsyncClient(options, observer=observe) as client:
+            copying = asyncio.create_task(client.copy("hf://acme/big", tmp_path))
+            await asyncio.wait_for(stored.wait(), 30)
+            assert await asyncio.to_thread(stalled.wait, 30)
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())
 
-    assert all(name.endswith(".incomplete") for name in os.listdir(tmp_path))
+    left = os.listdir(tmp_path)
+    assert left
+    assert [name for name in left if not name.endswith(".incomplete")] == []
+
+
+def test_aio_has_the_copy_for_async_code(tmp_path: Path) -> None:
+    """`hftransfer.aio.copy` is the coroutine function behind `hftransfer.copy`."""
+    report = asyncio.run(hftransfer.aio.copy(_source(tmp_path), tmp_path / "target"))
+
+    assert report.files == 2
+    assert (tmp_path / "target" / "sub" / "b.txt").read_bytes() == b"b"

@@ -1,1 +1,1 @@
-"""The clients and what they can do: copy, verify, list, each from a location to another."""
+"""The async client and its operations: copy, verify and list, between locations."""

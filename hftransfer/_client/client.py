@@ -1,4 +1,4 @@
-"""`AsyncClient`: what an embedder calls, and what all its transfers share."""
+"""`AsyncClient`: the public async API, and what its concurrent transfers share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from hftransfer._client.copy import check_goals, copy_to
-from hftransfer._client.patterns import Patterns
-from hftransfer._client.registry import OpenStores
-from hftransfer._client.selection import Selection
+from hftransfer._client.copy_files import check_destinations, copy_files
+from hftransfer._client.registry import StoreRegistry
+from hftransfer._client.selection import Patterns, Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
@@ -34,13 +33,15 @@ AnyLocation: TypeAlias = str | os.PathLike[str]
 
 
 class AsyncClient:
-    """Moves files between locations. Use as an async context manager, in one event loop.
+    """Moves files between the Hub, S3 and local disk. Use as an async context manager on asyncio.
+
+    A client belongs to the event loop that entered it. Several transfers may run at once; they
+    share connections, the memory budget and the bandwidth cap.
 
     Args:
-        options: how. Default: `TransferOptions.from_env()`.
-        observer: told what happens, on the event loop.
-
-    Several transfers may run at once; they share connections, memory and limits.
+        options: chunk size, connections, credentials, …. Default: `TransferOptions.from_env()`.
+        observer: called with every progress event (`hftransfer._core.events`), in the event
+            loop's thread. It must return quickly; what it raises is logged. Default: none.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class AsyncClient:
         self.options = TransferOptions.from_env() if options is None else options
         self._observer = observer
         self._context: Context | None = None
-        self._throttle = RateLimiter(self.options.bandwidth)
-        self._stores = OpenStores(self.options, self._throttle)
+        self._rate_limiter = RateLimiter(self.options.bandwidth)
+        self._stores = StoreRegistry(self.options, self._rate_limiter)
 
     async def __aenter__(self) -> Self:
-        self._context = Context.make(self.options, self._observer, throttle=self._throttle)
+        self._context = Context.make(self.options, self._observer, throttle=self._rate_limiter)
         await self._stores.__aenter__()
         return self
 
@@ -68,18 +69,18 @@ class AsyncClient:
 
     @property
     def bandwidth(self) -> float | None:
-        """Bytes per second that all transfers may take together; None for no cap.
+        """Bytes per second that all transfers together may use; None for no cap.
 
-        May be set at any time, and counts at once.
+        A change takes effect at once, also for transfers that are running.
 
         Raises:
             OptionsError: if it is set to a number that is not positive.
         """
-        return self._throttle.rate
+        return self._rate_limiter.rate
 
     @bandwidth.setter
     def bandwidth(self, rate: float | None) -> None:
-        self._throttle.rate = rate
+        self._rate_limiter.rate = rate
 
     async def copy(
         self,
@@ -93,44 +94,52 @@ class AsyncClient:
     ) -> Report:
         """Copy a file, or all files of a folder, prefix or repository.
 
-        A folder's content goes into the destination, not the folder itself. A single
-        file gets the destination's name, unless that ends in ``/`` or is an existing
-        folder, into which it then goes. Existing files of the same name are replaced,
-        each at once; others are left alone. From S3 to S3 the store copies by itself, where
-        it can, no manifest is to be checked, and nothing goes elsewhere, too.
+        The files of a folder are copied into the destination, not the folder itself. A single
+        file is copied to the destination's name, or into the destination if that ends in
+        ``/`` or is an existing folder. Files of the same names are replaced, each by one
+        atomic rename or upload; other files at the destination are not touched.
+
+        From S3 to S3 the store copies the objects itself if it can do so for all of them,
+        all destinations are on S3, and neither `manifest` nor `sidecar` is given.
 
         Args:
             source: ``hf://[datasets/|spaces/]org/name[@revision][/path]``,
                 ``s3://bucket[/key]``, a local path, or ``memory://name``.
-            destination: an ``s3://`` location or a local path, or several of them: one
-                pass over the source feeds them all.
-            allow_patterns: only paths that match one of these; see `select_entries`.
-            ignore_patterns: not the paths that match one of these.
-            manifest: recorded by an earlier transfer; every chunk must match it, and
-                every file of it must be there.
-            sidecar: write what was moved, with the XXH3 of every chunk, into each
-                destination: as ``.hftransfer`` in a folder or under a prefix, as
+            destination: an ``s3://`` or ``memory://`` location or a local path, or a list or
+                tuple of them: the source is read once for all of them.
+            allow_patterns: copy only paths that match one of these glob patterns (``*`` also
+                matches ``/``). Default None: copy all.
+            ignore_patterns: do not copy paths that match one of these. Default None.
+            manifest: from an earlier transfer; the source must have exactly its files, and
+                every chunk must have the recorded digest. Default None.
+            sidecar: write the manifest of the copied files, with the XXH3 of every chunk, to
+                each destination: to ``.hftransfer`` in a folder or under a prefix, to
                 ``NAME.hftransfer`` beside a single file. `verify` finds it there.
+                Default False.
+
+        Returns:
+            What was copied, in how many seconds, and the manifest.
 
         Raises:
-            LocationError: if a location cannot be understood, or cannot be a destination.
+            OptionsError: if `destination` is an empty list.
+            LocationError: if a location cannot be parsed, or cannot be a destination.
             NotFoundError: if the source, or the bucket of a destination, does not exist.
             AccessError: if credentials are missing or not sufficient.
             DestinationError: if a destination cannot be written.
-            IntegrityError: if bytes do not match their digest, also when read again.
+            IntegrityError: if bytes do not match their digest, also after reading them again.
             TransientError: if the network or the server failed more often than the
                 retry policy allows.
         """
         several = isinstance(destination, list | tuple)
-        targets: Sequence[AnyLocation] = destination if several else [destination]  # type: ignore[list-item,assignment]
-        goals = [parse_location(target) for target in targets]
-        check_goals(goals)
-        return await copy_to(
+        given: Sequence[AnyLocation] = destination if several else [destination]  # type: ignore[list-item,assignment]
+        destinations = [parse_location(each) for each in given]
+        check_destinations(destinations)
+        return await copy_files(
             self._stores,
             parse_location(source),
-            goals,
+            destinations,
             Selection(allow_patterns, ignore_patterns),
-            self._ready(),
+            self._require_open(),
             manifest=manifest,
             sidecar=sidecar,
         )
@@ -144,44 +153,51 @@ class AsyncClient:
         allow_patterns: Patterns = None,
         ignore_patterns: Patterns = None,
     ) -> Verification:
-        """Read a file, folder, prefix or repository and compare it with what it should be.
+        """Read a file, folder, prefix or repository and compare it with recorded digests.
 
-        What that is says `manifest`, else `against`, else the manifest that lies there
-        (see `copy`, `sidecar`), else the store itself: the Hub's digests, the checksums of
-        S3 objects.
+        The digests are those of the first of these that there is: `manifest`; `against`; the
+        sidecar stored with the files (see `copy`); the digests of the store itself, which are
+        the Hub's digests and the checksums of S3 objects.
 
         Args:
-            location: what to check, as in `copy`.
-            manifest: recorded by an earlier transfer.
-            against: a location whose listing has digests, as ``hf://`` has: a local copy
-                of a repository is checked against it without downloading it again.
-            allow_patterns: only paths that match one of these; see `select_entries`.
-            ignore_patterns: not the paths that match one of these.
+            location: what to verify, as `source` in `copy`.
+            manifest: from an earlier transfer. Default None.
+            against: a location whose listing has digests, such as ``hf://``: a local copy of a
+                repository is compared with the repository without downloading it again.
+                Default None.
+            allow_patterns: verify only paths that match one of these; see `copy`.
+            ignore_patterns: do not verify paths that match one of these; see `copy`.
+
+        Returns:
+            The number of correct files, and the paths of wrong, missing and unchecked ones. A
+            difference is a result, not an error.
 
         Raises:
             LocationError, NotFoundError, AccessError, TransientError: as `copy`.
-            IntegrityError: if the manifest that lies there is damaged.
-            UnsupportedError: if nobody says what the bytes should be.
+            IntegrityError: if the sidecar is not a valid manifest.
+            UnsupportedError: if there are no digests to compare with.
         """
-        from hftransfer._client.verify import verify
+        from hftransfer._client.verify_files import verify_files
 
-        place = parse_location(location)
-        return await verify(
+        return await verify_files(
             self._stores,
-            place,
+            parse_location(location),
             Selection(allow_patterns, ignore_patterns),
-            self._ready(),
+            self._require_open(),
             manifest=manifest,
             against=None if against is None else parse_location(against),
         )
 
     async def list(self, location: AnyLocation) -> Sequence[Entry]:
-        """Return all files at `location`, with sizes and, where the store knows them, digests.
+        """Return all files at `location` with their sizes and the digests that the listing has.
+
+        Args:
+            location: as `source` in `copy`.
 
         Raises:
             LocationError, NotFoundError, AccessError, TransientError: as `copy`.
         """
-        self._ready()
+        self._require_open()
         origin = await self._stores.source(parse_location(location))
         return await origin.list()
 
@@ -192,36 +208,39 @@ class AsyncClient:
         *,
         entries: Sequence[Entry] | None = None,
     ) -> Report:
-        """Move files between stores of one's own making; see `hftransfer.stores.base`.
+        """Move files between stores that the caller implements; see `hftransfer.stores.base`.
 
         Args:
             source: where to read.
-            sinks: where to write.
-            entries: what to move, as `source` lists it. Default: everything.
+            sinks: where to write; the source is read once for all of them.
+            entries: the files to move, as `source` lists them. Default: all of its files.
+
+        Raises:
+            TransferError: as `copy`, and what the stores raise.
         """
-        wanted = await source.list() if entries is None else entries
-        return await transfer(source, sinks, wanted, self._ready())
+        chosen = await source.list() if entries is None else entries
+        return await transfer(source, sinks, chosen, self._require_open())
 
     def memory(self, name: str) -> MemoryStore:
-        """Return the store behind ``memory://name``, made empty on first use."""
+        """Return the store of ``memory://name``, which is created empty at its first use."""
         return self._stores.memory(name)
 
     async def hub_source(self, location: HubLocation) -> HubSource:
-        """Return a repository as a source, with this client's endpoint and credentials."""
-        self._ready()
+        """Return the source of a repository, with this client's endpoint and credentials."""
+        self._require_open()
         return await self._stores.hub_source(location)
 
     async def s3_session(self) -> S3Client:
-        """Return the connection to S3, as this client's options say, under its bandwidth cap.
+        """Return the client's S3 client, which follows its options and its bandwidth cap.
 
-        It is opened when it is first asked for, and closed with the client.
+        It is created at the first call and closed with this client.
         """
-        self._ready()
-        return await self._stores.s3_session()
+        self._require_open()
+        return await self._stores.s3_client()
 
-    def _ready(self) -> Context:
+    def _require_open(self) -> Context:
         if self._context is None:
-            raise RuntimeError("the client is not open: use it in a (async) with statement")
+            raise RuntimeError("the client is not open: use it in an `async with` statement")
         return self._context
 
 
@@ -235,10 +254,12 @@ async def copy(
     manifest: Manifest | None = None,
     sidecar: bool = False,
 ) -> Report:
-    """Copy with a client of its own; see `AsyncClient.copy`.
+    """Copy with a new client that is closed afterwards; see `AsyncClient.copy`.
 
     Args:
-        options: of that client. Default: `TransferOptions.from_env()`.
+        options: of the client. Default: `TransferOptions.from_env()`.
+
+    The other arguments, the result and the errors are those of `AsyncClient.copy`.
     """
     async with AsyncClient(options) as client:
         return await client.copy(

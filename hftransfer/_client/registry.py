@@ -1,10 +1,10 @@
-"""The stores of one client: which one a location means, and what it needs to be open."""
+"""The stores of one client: the source or sink of a location, on connections that are shared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -33,35 +33,38 @@ if TYPE_CHECKING:
     from hftransfer.stores.hub.source import HubSource
     from hftransfer.stores.s3.store import S3Client
 
-__all__ = ("ListedSource", "OpenStores")
+__all__ = ("LocationSource", "StoreRegistry")
 
 
-class ListedSource(Source, Protocol):
-    """What every store of this package offers beyond `Source`."""
+class LocationSource(Source, Protocol):
+    """The source of a location: what every store of this package offers beyond `Source`."""
 
     @property
     def single(self) -> bool:
-        """True once `list` found one file rather than a folder of them."""
+        """True once `list` has found a single file rather than a folder of files."""
 
 
-class OpenStores:
-    """Opens what a location needs when it is first asked for; closes it all in the end.
+class StoreRegistry:
+    """Maps a location to its source or sink; opens what a store needs at its first use.
 
-    Use as an async context manager. Modules of stores that nobody asks for are not loaded.
+    All stores of one client share one HTTP client, one S3 client and the bandwidth cap. They
+    are closed when the context manager exits. Modules of stores that are not used are not
+    loaded: importing them takes longer than copying a small file.
 
     Args:
         options: the client's.
-        throttle: the client's bandwidth cap.
+        rate_limiter: the client's bandwidth cap.
     """
 
-    def __init__(self, options: TransferOptions, throttle: RateLimiter) -> None:
+    def __init__(self, options: TransferOptions, rate_limiter: RateLimiter) -> None:
         self._options = options
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._stack = AsyncExitStack()
         self._opening = anyio.Lock()
-        self._wire: HttpClient | None = None
+        """Held while a shared client is created, so that concurrent calls create only one."""
+        self._http: HttpClient | None = None
         self._s3: S3Client | None = None
-        self._hub: tuple[str, dict[str, str]] | None = None
+        self._hub: _HubAccess | None = None
         self._memory: dict[str, MemoryStore] = {}
 
     async def __aenter__(self) -> Self:
@@ -74,28 +77,34 @@ class OpenStores:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Closing connections must not be cut off by the cancellation that led here.
+        # Shielded, because after a cancellation the connections still have to be closed. A peer
+        # that does not take part in closing them delays the exit by at most one second.
         with anyio.move_on_after(1.0, shield=True):
             await self._stack.__aexit__(kind, error, traceback)
 
-    async def source(self, location: Location) -> ListedSource:
-        """Return where to read what is at `location`."""
+    async def source(self, location: Location) -> LocationSource:
+        """Return the source that reads what is at `location`."""
         if isinstance(location, HubLocation):
             return await self.hub_source(location)
         if isinstance(location, S3Location):
             from hftransfer.stores.s3.store import S3Source
 
-            return S3Source(await self.s3_session(), location)
+            return S3Source(await self.s3_client(), location)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         return LocalSource(location.path)
 
     async def sink(self, location: Location, single: bool) -> Sink:
-        """Return where to write to `location`, which with `single` is the only file's own."""
+        """Return the sink that writes to `location`.
+
+        Args:
+            location: a destination; `check_destinations` has refused the Hub.
+            single: True if `location` is the name of a single file rather than a folder.
+        """
         if isinstance(location, S3Location):
             from hftransfer.stores.s3.store import S3Sink
 
-            return S3Sink(await self.s3_session(), location, single=single)
+            return S3Sink(await self.s3_client(), location, single=single)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         assert isinstance(location, LocalLocation)
@@ -107,51 +116,57 @@ class OpenStores:
         )
 
     def memory(self, name: str) -> MemoryStore:
-        """Return the store behind ``memory://name``, made empty on first use."""
+        """Return the store of ``memory://name``, which is created empty at its first use."""
         return self._memory.setdefault(name, MemoryStore(location=f"memory://{name}/"))
 
     async def hub_source(self, location: HubLocation) -> HubSource:
-        """Return a repository as a source, with the options' endpoint and credentials."""
+        """Return the source of a repository, with the endpoint and credentials of the options."""
         from hftransfer.stores.hub.source import HubSource
 
         async with self._opening:
             if self._hub is None:
-                self._hub = await anyio.to_thread.run_sync(partial(_hub_access, self._options))
-            if self._wire is None:
+                self._hub = await anyio.to_thread.run_sync(_hub_access, self._options)
+            if self._http is None:
                 from hftransfer._http.client import HttpClient
 
-                self._wire = HttpClient(
-                    self._options.timeouts, rate_limiter=self._throttle, loops=self._options.loops
+                self._http = HttpClient(
+                    self._options.timeouts,
+                    rate_limiter=self._rate_limiter,
+                    loops=self._options.loops,
                 )
-                self._stack.push_async_callback(self._wire.aclose)
-        endpoint, headers = self._hub
+                self._stack.push_async_callback(self._http.aclose)
         return HubSource(
-            self._wire, location, endpoint=endpoint, headers=headers, retry=self._options.retry
+            self._http,
+            location,
+            endpoint=self._hub.endpoint,
+            headers=self._hub.headers,
+            retry=self._options.retry,
         )
 
-    async def s3_session(self) -> S3Client:
-        """Return the connection to S3 that all buckets share."""
+    async def s3_client(self) -> S3Client:
+        """Return the S3 client that all buckets share."""
         from hftransfer.stores.s3.store import S3Client
 
         async with self._opening:
             if self._s3 is None:
-                session = S3Client(self._options.s3, self._options, throttle=self._throttle)
-                self._s3 = await self._stack.enter_async_context(session)
+                client = S3Client(self._options.s3, self._options, throttle=self._rate_limiter)
+                self._s3 = await self._stack.enter_async_context(client)
             return self._s3
 
     async def with_digests(
         self, origin: Source, entries: Sequence[Entry], *, all_sizes: bool = False
     ) -> Sequence[Entry]:
-        """Return `entries` with the checksums that S3 tells of objects only one by one.
+        """Return `entries` with the checksums that S3 does not list: one request per object.
 
         Args:
-            origin: whose entries these are; of another store they have what it knows.
+            origin: the source of the entries. Entries of stores other than S3 are returned
+                unchanged: their listings have all digests that the store knows.
             entries: as listed.
-            all_sizes: ask for small objects, too, where that costs more than it is worth
-                unless checksums are all there is.
+            all_sizes: also ask for small objects. For a copy that costs more than it is
+                worth; for a verification there may be no other digests.
         """
         if self._s3 is None:
-            return entries  # and nothing of S3 is loaded
+            return entries  # no S3 location was used: do not load the modules for S3
 
         from hftransfer.stores.s3.store import S3Source
 
@@ -160,7 +175,9 @@ class OpenStores:
         return await origin.with_digests(entries, all_sizes=all_sizes)
 
     async def with_properties(self, origin: Source, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return `entries` with what else S3 keeps of an object: its type, its metadata."""
+        """Return `entries` with the content type and metadata of S3 objects, which S3 does not
+        list: one request per object. Entries of other stores are returned unchanged.
+        """
         if self._s3 is None:
             return entries
 
@@ -169,10 +186,18 @@ class OpenStores:
         return await origin.with_properties(entries) if isinstance(origin, S3Source) else entries
 
 
-def _hub_access(options: TransferOptions) -> tuple[str, dict[str, str]]:
+@dataclass(frozen=True)
+class _HubAccess:
+    """Where the Hub is and what every request to it carries."""
+
+    endpoint: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+def _hub_access(options: TransferOptions) -> _HubAccess:
     """Return the Hub's endpoint and the headers for it.
 
-    Blocks: a token may be read from a file or refreshed over the network.
+    Blocks: huggingface_hub may read the token from a file or refresh it over the network.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
@@ -185,4 +210,4 @@ def _hub_access(options: TransferOptions) -> tuple[str, dict[str, str]]:
         library_version=hub.library_version,
         user_agent=dict(agent) if isinstance(agent, Mapping) else agent,
     )
-    return hub.endpoint or constants.ENDPOINT, {**headers, **hub.headers}
+    return _HubAccess(hub.endpoint or constants.ENDPOINT, {**headers, **hub.headers})

@@ -1,49 +1,95 @@
-"""Which files of a place are meant, and what a manifest says of them."""
+"""Which files of a listing to process: glob patterns, by huggingface_hub's rules, and manifests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TypeAlias
 
-from hftransfer._client.patterns import Patterns, select_entries
 from hftransfer._core.manifest import Manifest
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry
 
-__all__ = ("Selection", "with_manifest")
+__all__ = ("Patterns", "Selection", "select_entries", "with_manifest")
+
+Patterns: TypeAlias = str | Sequence[str] | None
+"""One glob pattern, several of them, or None for no filter."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Patterns that a caller gave; see `select_entries`."""
+    """The patterns of one call, applied to listings and to manifests; see `select_entries`."""
 
     allow: Patterns
     ignore: Patterns
 
     def entries(self, listed: Sequence[Entry]) -> Sequence[Entry]:
-        """Return what the patterns leave of `listed`."""
+        """Return the entries of `listed` that the patterns select."""
         return select_entries(listed, self.allow, self.ignore)
 
     def manifest(self, recorded: Manifest) -> Manifest:
-        """Return what the patterns leave of `recorded`."""
+        """Return `recorded` with only the files that the patterns select."""
         files = [Entry(path=path, size=file.size) for path, file in recorded.files.items()]
-        left = self.entries(files)
-        return replace(recorded, files={entry.path: recorded.files[entry.path] for entry in left})
+        selected = [entry.path for entry in self.entries(files)]
+        return replace(recorded, files={path: recorded.files[path] for path in selected})
+
+
+def select_entries(
+    entries: Sequence[Entry], allow_patterns: Patterns, ignore_patterns: Patterns
+) -> Sequence[Entry]:
+    """Return the entries that the patterns select, in their order, by huggingface_hub's rules.
+
+    The rules are those of `huggingface_hub.utils.filter_repo_objects`: `fnmatch` on the whole
+    path, case-sensitive; ``*`` also matches ``/``; a pattern that ends in ``/`` matches
+    everything below that folder.
+
+    Args:
+        entries: the listing.
+        allow_patterns: keep only paths that match one of these. Default None: keep all.
+        ignore_patterns: drop paths that match one of these, even if they are allowed.
+            Default None: drop none.
+    """
+    allowed, ignored = _normalized(allow_patterns), _normalized(ignore_patterns)
+    return [
+        entry
+        for entry in entries
+        if (allowed is None or _matches(entry.path, allowed))
+        and not (ignored is not None and _matches(entry.path, ignored))
+    ]
+
+
+def _normalized(patterns: Patterns) -> list[str] | None:
+    if patterns is None:
+        return None
+    given = [patterns] if isinstance(patterns, str) else list(patterns)
+    return [f"{pattern}*" if pattern.endswith("/") else pattern for pattern in given]
+
+
+def _matches(path: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def with_manifest(entries: Sequence[Entry], manifest: Manifest, location: str) -> Sequence[Entry]:
-    """Return `entries` with what each chunk of them must be.
+    """Return `entries`, each with the chunk digests that `manifest` records for it.
+
+    Args:
+        entries: the listing; it must have exactly the files of `manifest`.
+        manifest: recorded by an earlier transfer.
+        location: where `entries` were listed, for the error messages.
 
     Raises:
-        IntegrityError: if these are not the files that `manifest` records.
+        IntegrityError: if a recorded file is not listed, or a listed file is not recorded.
     """
     listed = {entry.path for entry in entries}
     if missing := sorted(set(manifest.files) - listed):
         raise IntegrityError(
-            f"{location}: {len(missing)} recorded files are missing, the first is {missing[0]!r}"
+            f"{location}: {len(missing)} of {len(manifest.files)} recorded files missing, the "
+            f"first is {missing[0]!r}"
         )
     if unknown := sorted(listed - set(manifest.files)):
         raise IntegrityError(
-            f"{location}: {len(unknown)} files are not in the manifest, the first is {unknown[0]!r}"
+            f"{location}: {len(unknown)} of {len(listed)} files not in the manifest, the first is "
+            f"{unknown[0]!r}"
         )
     return [replace(entry, manifest=manifest.files[entry.path]) for entry in entries]

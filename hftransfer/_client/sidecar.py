@@ -1,4 +1,4 @@
-"""Manifests that lie with what they describe: in a folder, or beside a single file."""
+"""Sidecars: manifests stored with what they describe, in a folder or beside a single file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hftransfer._client.registry import ListedSource, OpenStores
+from hftransfer._client.registry import LocationSource, StoreRegistry
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
@@ -24,79 +24,90 @@ from hftransfer.stores.memory import MemoryStore
 __all__ = ("SIDECAR", "read_sidecar", "write_sidecar")
 
 SIDECAR = ".hftransfer"
-"""Name of the manifest in a folder, and end of its name beside a single file."""
-# No manifest is as long: a petabyte in chunks of 8 MiB is 4 GB, a terabyte 4 MB.
-_LONGEST = 512 << 20
+"""Name of the sidecar in a folder; suffix of its name beside a single file."""
+# Bytes. A larger file is not a manifest: with chunks of 8 MiB, the manifest of a terabyte has
+# 4 MB and that of 130 TB reaches this limit.
+_MAX_SIZE = 512 << 20
 
 
 async def write_sidecar(
-    stores: OpenStores, goal: Location, single: bool, manifest: Manifest, context: Context
+    stores: StoreRegistry, destination: Location, single: bool, manifest: Manifest, context: Context
 ) -> None:
-    """Write `manifest` into the folder `goal`, or beside the file that `goal` is with `single`."""
-    written = _renamed(manifest, goal) if single else manifest
+    """Write `manifest` where `read_sidecar` finds it.
+
+    Args:
+        stores: of the client.
+        destination: where the files were copied to.
+        single: True if `destination` is the name of a single file rather than a folder.
+        manifest: of the copy.
+        context: of the client. Its observer is not called: progress counts the user's files.
+    """
+    written = _renamed(manifest, destination) if single else manifest
     text = json.dumps(written.to_dict(), indent=1).encode()
     store = MemoryStore({SIDECAR: text})
-    sink = await stores.sink(_beside(goal) if single else goal, single)
+    sink = await stores.sink(_beside(destination) if single else destination, single)
     await transfer(store, [sink], await store.list(), replace(context, observer=None))
 
 
 async def read_sidecar(
-    stores: OpenStores, place: Location, origin: ListedSource, listed: Sequence[Entry]
+    stores: StoreRegistry, location: Location, origin: LocationSource, listed: Sequence[Entry]
 ) -> Manifest | None:
-    """Return the manifest that lies in or beside `place`, or None.
+    """Return the manifest stored in the folder `location` or beside the file; None if none is.
 
     Args:
         stores: of the client.
-        place: what the manifest describes.
-        origin: the store of `place`, after its listing.
-        listed: all that is there.
+        location: what the manifest describes.
+        origin: the source of `location`, after its `list`.
+        listed: what `origin` listed, the sidecar of a folder included.
 
     Raises:
-        IntegrityError: if what lies there is no manifest.
+        IntegrityError: if the sidecar is not a valid manifest.
     """
     for entry in listed:
         if entry.path == SIDECAR:
             return await _read(origin, entry)
-    if not origin.single or isinstance(place, HubLocation | MemoryLocation):
+    if not origin.single or isinstance(location, HubLocation | MemoryLocation):
         return None
-    beside = await stores.source(_beside(place))
+    beside = await stores.source(_beside(location))
     try:
         (entry,) = await beside.list()
-    except (NotFoundError, ValueError):
+    except (NotFoundError, ValueError):  # ValueError: a folder or prefix of that name
         return None
     return await _read(beside, entry)
 
 
 def _beside(location: Location) -> Location:
-    """Return where the manifest of the single file at `location` lies."""
+    """Return the location of the sidecar of the single file at `location`."""
     if isinstance(location, S3Location):
         return replace(location, key=location.key + SIDECAR)
     if isinstance(location, LocalLocation):
         return replace(location, path=location.path.with_name(location.path.name + SIDECAR))
-    raise UnsupportedError(f"{location}: nothing can lie beside it")
+    raise UnsupportedError(f"{location}: no manifest can be written beside a file here")
 
 
 def _renamed(manifest: Manifest, location: Location) -> Manifest:
-    """Return the manifest of one file under the name that it has at `location`."""
+    """Return the manifest of a single file with the name that the file has at `location`."""
     name = str(location).rpartition("/")[2]
     (file,) = manifest.files.values()
     return replace(manifest, files={name: file})
 
 
 async def _read(source: Source, entry: Entry) -> Manifest:
-    """Return the manifest that is stored as `entry`.
+    """Return the manifest stored as `entry` of `source`.
 
     Raises:
-        IntegrityError: if it is none.
+        IntegrityError: if it is not a valid manifest.
     """
     what = f"{source.location}: {entry.path}"
-    if entry.size > _LONGEST:
-        raise IntegrityError(f"{what} is too long for a manifest")
+    if entry.size > _MAX_SIZE:
+        raise IntegrityError(
+            f"{what} is not a manifest: it has {entry.size} bytes, the limit is {_MAX_SIZE}"
+        )
     buffer = bytearray(entry.size)
     if buffer:
         await source.fill(entry, ByteRangeBuffer(0, memoryview(buffer)))
     try:
         value = json.loads(buffer)
     except ValueError as error:
-        raise IntegrityError(f"{what} is no manifest: {error}") from error
+        raise IntegrityError(f"{what} is not a manifest: {error}") from error
     return Manifest.from_dict(value)

@@ -1,1 +1,1 @@
-"""huggingface_hub's `snapshot_download` and `hf_hub_download`, with its cache, files and errors."""
+"""huggingface_hub's `snapshot_download` and `hf_hub_download`, compatible on disk and in errors."""

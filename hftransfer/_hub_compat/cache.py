@@ -5,16 +5,18 @@
     <cache>/CACHEDIR.TAG
     <cache>/.locks/models--org--name/<etag>.lock
     <cache>/models--org--name/
-        blobs/<etag>                      content; the etag is its sha256 or git blob sha1
+        blobs/<etag>                      content; the etag is its sha256 or its git blob id
         snapshots/<commit>/<path>         relative symlink to ../../blobs/<etag>
         refs/<revision>                   the commit, 40 characters
         trees/<commit>.json               all files of the commit with size and digests
-        .no_exist/<commit>/<path>         empty: known not to exist
+        .no_exist/<commit>/<path>         empty: the commit has no such file
 
-Two libraries and several versions work on one cache at the same time: every file appears
-under its name complete, by a rename, and nothing that exists is opened for writing (a blob
-may be a symlink into a store that other repositories share). Unfinished files end in
-``.incomplete`` and lie in ``blobs/``, where ``hf cache prune`` looks for them.
+The layout is huggingface_hub's (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+Processes with hftransfer and with several versions of huggingface_hub may use one cache at the
+same time. Therefore every file gets its final name by a rename, when it is complete, and an
+existing file is never opened for writing: a blob may be a symlink into a store that several
+repositories share. Unfinished files are named ``*.incomplete`` and are in ``blobs/``, where
+``hf cache prune`` removes them.
 
 Everything here blocks and belongs into worker threads.
 """
@@ -39,7 +41,7 @@ from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry
 
 __all__ = (
-    "RepoCache",
+    "CachedRepo",
     "content_etag",
     "create_cachedir_tag",
     "is_commit",
@@ -52,35 +54,38 @@ logger = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _XET_HASH = re.compile(r"[0-9a-fA-F]{64}")
 _TREE_VERSION = 1
-# What makes a directory a cache for backup tools: https://bford.info/cachedir/
+# Marks a folder as a cache, which backup tools leave out: https://bford.info/cachedir/
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This directory is a cache of files of the Hugging Face Hub.\n"
     "# See https://bford.info/cachedir/ for what this file means.\n"
 )
-_NO_SYMLINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
+# Error numbers of `os.symlink` on file systems without symlinks.
+_SYMLINKS_UNSUPPORTED = frozenset(
+    {errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP}
+)
 
 
 def is_commit(revision: str) -> bool:
-    """Return True if `revision` is a full commit id, which can never change its meaning."""
+    """Return True if `revision` is a full commit id, which always names the same content."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def content_etag(entry: Entry) -> str:
-    """Return the name of the content of `entry` in a cache.
+    """Return the name of the blob of `entry`: its digest, 40 or 64 hexadecimal digits.
 
     Raises:
-        LocationError: if its digest is none of the Hub's, or not fit for a file name.
+        LocationError: if the digest has another form, which might not be a safe file name.
     """
     digest = entry.digest
     if digest is None or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest.value):
-        raise LocationError(f"the Hub gives no usable digest for {entry.path!r}")
+        raise LocationError(f"the Hub returned no valid digest for {entry.path!r}")
     return digest.value
 
 
 @dataclass(frozen=True)
-class RepoCache:
-    """Where one repository lies in a cache.
+class CachedRepo:
+    """The paths of one repository in a cache, and its refs and links.
 
     Args:
         root: the cache directory, absolute.
@@ -114,7 +119,7 @@ class RepoCache:
         return self.folder / "snapshots" / commit
 
     def pointer(self, commit: str, path: str) -> Path:
-        """The file `path` of a snapshot.
+        """Return the path of the file `path` of a snapshot.
 
         Raises:
             LocationError: if `path` would leave the snapshot.
@@ -125,7 +130,7 @@ class RepoCache:
         return self.folder / "trees" / f"{commit}.json"
 
     def read_ref(self, revision: str) -> str | None:
-        """Return the commit that `revision` was when it was last seen, None if never."""
+        """Return the commit that was last recorded for `revision`; None if none is."""
         try:
             commit = (self.folder / "refs" / safe_path(revision)).read_text().strip()
         except (OSError, LocationError):
@@ -133,77 +138,78 @@ class RepoCache:
         return commit if is_commit(commit) else None
 
     def write_ref(self, revision: str, commit: str) -> None:
-        """Record that `revision` is `commit` now. A commit needs no record."""
+        """Record that `revision` is `commit` now. Nothing is recorded for a commit."""
         if revision == commit or self.read_ref(revision) == commit:
             return
-        # Every file under refs/ counts as a ref, so the temporary one lies elsewhere.
+        # Every file below refs/ counts as a ref: the temporary file must be elsewhere.
         ref = self.folder / "refs" / safe_path(revision)
         write_atomically(ref, commit.encode(), folder=self.folder)
 
-    def cached_commit(self, revision: str) -> str | None:
-        """Return the commit of `revision` as far as this cache knows it."""
-        return revision if is_commit(revision) else self.read_ref(revision)
-
-    def mark_missing(self, commit: str, path: str) -> None:
+    def record_missing(self, commit: str, path: str) -> None:
         """Record that `commit` has no file `path`."""
         marker = self.folder / ".no_exist" / commit / safe_path(path)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
     def link(self, etag: str, pointers: Sequence[Path], *, new_blob: bool) -> None:
-        """Make each of `pointers` the content of blob `etag`.
+        """Make each of `pointers` a relative symlink to the blob `etag`.
 
-        Where symlinks are not supported or not wanted, a new blob is moved to its last
-        pointer, and one that others may refer to is copied.
+        Where symlinks are not supported or disabled, the pointers become files: copies of the
+        blob, except that a new blob, to which no other snapshot refers, is moved to the last one.
+
+        Args:
+            etag: of an existing blob.
+            pointers: paths in snapshots. Existing ones are kept unless the blob is new.
+            new_blob: True if the blob was written for these pointers.
         """
         blob = self.blob(etag)
-        for count_left, pointer in zip(range(len(pointers) - 1, -1, -1), pointers, strict=True):
+        for pointer in pointers:
             if os.path.exists(pointer) and not new_blob:
                 continue
             pointer.parent.mkdir(parents=True, exist_ok=True)
             if _symlink(blob, pointer):
                 continue
-            if new_blob and count_left == 0 and not blob.is_symlink():
+            if new_blob and pointer is pointers[-1] and not blob.is_symlink():
                 os.replace(blob, pointer)
             else:
-                import shutil  # rarely needed, and slow to load
+                import shutil  # rarely needed, and slow to import
 
                 with replace_atomically(pointer, folder=self.blobs, prefix=etag) as copy:
                     shutil.copyfile(blob, copy)
 
 
 def _symlink(target: Path, link: Path) -> bool:
-    """Replace `link` by a relative symlink to `target`; False if that is not possible here."""
+    """Replace `link` by a relative symlink to `target`; return False if symlinks cannot be used."""
     from huggingface_hub import constants
 
-    if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):  # since 1.9
+    if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):  # attribute exists since 1.9
         return False
     try:
         with replace_atomically(link, folder=target.parent, prefix=target.name) as temporary:
             os.symlink(os.path.relpath(target, link.parent), temporary)
     except OSError as error:
-        if error.errno in _NO_SYMLINKS:
+        if error.errno in _SYMLINKS_UNSUPPORTED:
             return False
         raise
     return True
 
 
 def create_cachedir_tag(folder: Path) -> None:
-    """Tell backup tools that `folder`, which exists, is a cache. Failure does not matter.
+    """Mark the existing `folder` as a cache for backup tools; ignore a failure.
 
-    Left out for huggingface_hub before 1.9, whose cache scan takes the file for a damaged
-    repository.
+    Nothing is written for huggingface_hub before 1.9: its cache scan reports the file as a
+    damaged repository.
     """
     from huggingface_hub import constants
 
-    if not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"):  # came with the same version
+    if not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"):  # also new in 1.9
         return
     with suppress(OSError), open(folder / "CACHEDIR.TAG", "x") as file:
         file.write(_CACHEDIR_TAG)
 
 
 def read_tree(path: Path) -> list[Entry] | None:
-    """Return the files of the tree listing cached at `path`, None if there is no usable one."""
+    """Return the files of the listing cached at `path`; None if it is absent, invalid or newer."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format_version"] != _TREE_VERSION:
@@ -212,13 +218,16 @@ def read_tree(path: Path) -> list[Entry] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("ignoring the damaged tree listing %s: %s", path, error)
+        logger.warning("ignoring the damaged listing %s: %s", path, error)
         return None
     return entries if _is_cacheable(entries) else None
 
 
 def write_tree(path: Path, entries: Iterable[Entry]) -> None:
-    """Cache a tree listing at `path`; a failure is logged, since it costs only a request."""
+    """Write the listing of a commit to `path`; a failure is only logged.
+
+    Without a cached listing the next call needs one more request.
+    """
     entries = sorted(entries, key=lambda entry: entry.path)
     if not _is_cacheable(entries):
         return
@@ -229,11 +238,11 @@ def write_tree(path: Path, entries: Iterable[Entry]) -> None:
     try:
         write_atomically(path, json.dumps(data, indent=1).encode())
     except OSError as error:
-        logger.warning("cannot cache the tree listing %s: %s", path, error)
+        logger.warning("cannot cache the listing %s: %s", path, error)
 
 
 def _is_cacheable(entries: Iterable[Entry]) -> bool:
-    """The Hub masks Xet hashes at times (``***…``); such a listing is not kept."""
+    """Return False for a listing with masked Xet hashes (``***…``), which the Hub may return."""
     hashes = (entry.properties.get("xet-hash") for entry in entries)
     return all(value is None or _XET_HASH.fullmatch(value) for value in hashes)
 

@@ -1,7 +1,7 @@
-"""Sink that writes as huggingface_hub does into its cache: blobs, and links in a snapshot.
+"""Sink that writes to huggingface_hub's cache: content to blobs, and links to a snapshot.
 
-It holds the lock that huggingface_hub takes for the same blob while it writes it, and
-leaves alone what is there already: a snapshot's file, or a blob of another one.
+While it writes a blob it holds the lock that huggingface_hub takes for that blob. Files that the
+snapshot has already, and blobs of other snapshots, are not downloaded again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from anyio import to_thread
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
-from hftransfer._hub_compat.cache import RepoCache, content_etag, create_cachedir_tag
-from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
+from hftransfer._hub_compat.cache import CachedRepo, content_etag, create_cachedir_tag
+from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
@@ -33,16 +33,19 @@ __all__ = ("HubCacheSink",)
 class HubCacheSink:
     """Sink that adds files to the snapshot of one commit in huggingface_hub's cache.
 
+    Files with equal content share a blob: the first path of each etag is transferred, and linking
+    its blob links the other paths too.
+
     Args:
-        repo: where the repository is cached.
-        commit: whose files these are.
-        options: of the transfer; `fsync` and `direct_io` say how files are written.
-        force: fetch files that are there already, too.
+        repo: the repository in the cache.
+        commit: of the files.
+        options: of the transfer, for `fsync` and `direct_io`.
+        force: download files that are already present. Default False.
     """
 
     def __init__(
         self,
-        repo: RepoCache,
+        repo: CachedRepo,
         commit: str,
         options: TransferOptions,
         *,
@@ -53,11 +56,12 @@ class HubCacheSink:
         self._options = options
         self._force = force
         self._write_policy: WritePolicy | None = None
-        # By etag: the snapshot's files with this content. The first one is transferred.
         self._pointers: dict[str, list[Path]] = {}
-        self._leading: set[str] = set()
-        self._absent: set[str] = set()
-        """Etags of blobs that are to be fetched whatever others do meanwhile."""
+        """Etag to the paths in the snapshot that get its content."""
+        self._transferred: set[str] = set()
+        """Paths of entries to transfer: the first one of each etag."""
+        self._absent_blobs: set[str] = set()
+        """Etags whose blob did not exist at `prepare`, or is to be replaced (`force`)."""
         self._batch = ThreadBatch(allow_inline=not options.fsync)
 
     @property
@@ -69,7 +73,7 @@ class HubCacheSink:
         return PartLimits()
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        """Find out what is missing, and whether it can be written.
+        """Find out which files are missing, and check that the cache can hold them.
 
         Raises:
             LocationError: if a path would leave the snapshot.
@@ -85,12 +89,12 @@ class HubCacheSink:
             if not self._force and pointer.exists():
                 continue
             if etag not in self._pointers:
-                self._leading.add(entry.path)
+                self._transferred.add(entry.path)
                 if self._force or not self._repo.blob(etag).exists():
-                    self._absent.add(etag)
+                    self._absent_blobs.add(etag)
                     needed += entry.size
             self._pointers.setdefault(etag, []).append(pointer)
-        if self._pointers:  # a complete snapshot may lie in a cache that cannot be written
+        if self._pointers:  # a complete snapshot may be in a read-only cache
             blobs = self._repo.blobs
             check_destination(blobs, needed)
             self._write_policy = WritePolicy(
@@ -101,12 +105,16 @@ class HubCacheSink:
             create_cachedir_tag(self._repo.root)
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        """Open the blob of `entry`; None if it is there, or comes with another path's."""
-        if entry.path not in self._leading:
+        """Open the blob of `entry`.
+
+        Returns:
+            None if the blob exists, or another path with the same content is transferred.
+        """
+        if entry.path not in self._transferred:
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
-        if etag in self._absent and is_small_file(entry, chunk_size):
+        if etag in self._absent_blobs and is_small_file(entry, chunk_size):
             blob = self._repo.blob(etag)
             publish = partial(self._publish_small, etag)
             return LockedSmallFileSink(publish, lock, self._batch, blob)
@@ -114,9 +122,11 @@ class HubCacheSink:
             await lock.acquire()
             blob = self._repo.blob(etag)
             pointers = self._pointers[etag]
-            # Asked again under the lock: another process may just have finished it.
+            # Look again under the lock: another process may have written it since `prepare`.
             if not self._force and await to_thread.run_sync(blob.exists):
-                await storing(blob, partial(self._repo.link, etag, pointers, new_blob=False))
+                await write_in_thread(
+                    blob, partial(self._repo.link, etag, pointers, new_blob=False)
+                )
                 lock.release()
                 return None
             inner = await LocalFileSink.open(
@@ -135,8 +145,9 @@ class HubCacheSink:
         )
 
     def _publish_small(self, etag: str, data: memoryview) -> None:
+        """Write a small blob and its links; called under its lock, from `LockedSmallFileSink`."""
         blob, pointers = self._repo.blob(etag), self._pointers[etag]
-        # Asked again under the lock: another process may just have finished it.
+        # Look again under the lock: another process may have written it since `prepare`.
         new_blob = self._force or not blob.exists()
         if new_blob:
             prefix = f"{etag}.{etag[:16]}"
@@ -146,6 +157,6 @@ class HubCacheSink:
         self._repo.link(etag, pointers, new_blob=new_blob)
 
     async def finish(self, manifest: Manifest) -> None:
-        """Remove what earlier attempts at these files left behind."""
+        """Remove partial files that interrupted downloads of these files left in the cache."""
         prefixes = set(self._pointers)
         await to_thread.run_sync(remove_stale_partials, self._repo.blobs, prefixes)

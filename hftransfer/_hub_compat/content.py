@@ -1,4 +1,4 @@
-"""Whether a file on the disk is what the Hub has, and copies of files that are.
+"""Compares a file on the disk with its digest on the Hub, and copies files that match.
 
 Everything here blocks and belongs into worker threads.
 """
@@ -15,11 +15,11 @@ from hftransfer.stores.base import Entry
 
 __all__ = ("copy_verified", "has_content")
 
-_PIECE = 4 << 20  # bytes between two looks for the cancellation of the task that waits
+_BLOCK_SIZE = 4 << 20  # bytes between two checks whether the waiting task was cancelled
 
 
 def has_content(file: Path, entry: Entry) -> bool:
-    """Return True if `file` has the size and digest of `entry`.
+    """Return True if `file` has the size and digest of `entry`. Reads the whole file.
 
     Raises:
         OSError: if it cannot be read.
@@ -27,7 +27,7 @@ def has_content(file: Path, entry: Entry) -> bool:
     if entry.digest is None or file.stat().st_size != entry.size:
         return False
     hasher = new_hasher(entry.digest.algorithm, entry.size)
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = memoryview(bytearray(_BLOCK_SIZE))
     with open(file, "rb", buffering=0) as source:
         while count := source.readinto(buffer):
             from_thread.check_cancelled()
@@ -36,13 +36,20 @@ def has_content(file: Path, entry: Entry) -> bool:
 
 
 def copy_verified(source: Path, target: Path, entry: Entry, *, folder: Path, prefix: str) -> bool:
-    """Copy `source` to `target` if it has the digest of `entry`: a cache can be damaged.
+    """Copy `source` to `target` if it has the digest of `entry`; a cached file may be damaged.
 
-    `folder` and `prefix` name the temporary file, as in `write_atomically`.
+    Args:
+        source: file in the cache.
+        target: final path; it is replaced by a rename.
+        entry: has size and digest.
+        folder, prefix: of the temporary file, as in `write_atomically`.
+
+    Returns:
+        False, without writing anything, if the digest differs.
     """
     if not has_content(source, entry):
         return False
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = memoryview(bytearray(_BLOCK_SIZE))
     with (
         open(source, "rb", buffering=0) as reader,
         open_atomically(target, folder=folder, prefix=prefix) as fd,

@@ -1,44 +1,59 @@
-"""`snapshot_download` and `hf_hub_download` as huggingface_hub has them.
+"""`snapshot_download` and `hf_hub_download`: huggingface_hub's functions on our engine.
 
-Signatures, results, layout on the disk and exceptions are huggingface_hub's. What differs:
-the bytes come in parallel ranges, are verified, and an interrupted download is resumed.
+Signatures, results, the layout on the disk and exceptions are huggingface_hub's. Different are
+the transfers: files are downloaded in parallel ranges, verified, and resumed after an
+interruption.
+
+One call goes through these steps, each of which may end it:
+
+1. A pinned commit whose files are on the disk is returned without a request (`pinned`).
+2. The arguments are validated (`request`).
+3. With ``local_files_only`` or ``HF_HUB_OFFLINE`` the result comes from the disk (`offline`).
+4. The Hub is asked for commit and files (`session`). If that fails, the result comes from the
+   disk after all, unless the response is conclusive, such as an unknown revision (`offline`).
+5. With ``dry_run`` the files are described (`dry_run`).
+6. What is missing is downloaded to the cache (`cache_sink`) or to a ``local_dir``
+   (`local_dir_sink`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 
-from hftransfer._client.patterns import Patterns, select_entries
+from hftransfer._client.selection import Patterns, Selection
 from hftransfer._hub_compat.dry_run import dry_run_info
-from hftransfer._hub_compat.errors import hub_error, raising_hub_errors
+from hftransfer._hub_compat.error_mapping import raising_huggingface_errors, to_huggingface_error
 from hftransfer._hub_compat.offline import (
-    Select,
-    file_on_disk,
-    has_file,
-    has_snapshot,
-    known_file,
-    refuse_forced,
-    snapshot_on_disk,
+    check_not_forced,
+    has_file_on_disk,
+    has_snapshot_on_disk,
+    offline_file,
+    offline_snapshot,
 )
-from hftransfer._hub_compat.pinned import pinned_snapshot
+from hftransfer._hub_compat.pinned import pinned_file, pinned_snapshot
 from hftransfer._hub_compat.progress import HubProgress
-from hftransfer._hub_compat.request import HubRequest, dropping_removed_arguments, is_offline
-from hftransfer._hub_compat.session import HubSession
+from hftransfer._hub_compat.request import (
+    DownloadRequest,
+    ignoring_removed_arguments,
+    is_offline,
+)
+from hftransfer._hub_compat.session import DownloadSession
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
+from hftransfer.stores.base import Entry
 
 __all__ = ("hf_hub_download", "snapshot_download")
 
 logger = logging.getLogger(__name__)
 
 
-@dropping_removed_arguments
+@ignoring_removed_arguments
 async def snapshot_download(
     repo_id: str,
     *,
@@ -61,21 +76,39 @@ async def snapshot_download(
     endpoint: str | None = None,
     dry_run: bool = False,
 ) -> Any:
-    """Download all files of a repository; the arguments are huggingface_hub's.
+    """Download the files of a repository; the arguments are those of huggingface_hub.
 
     Args:
-        max_workers: connections, where it is not huggingface_hub's default of 8.
+        repo_id: ``name`` or ``namespace/name``.
+        repo_type: ``model``, ``dataset``, ``space`` or ``kernel``. Default: model.
+        revision: branch, tag or commit. Default: ``main``.
+        cache_dir: the cache. Default: ``HF_HUB_CACHE``.
+        local_dir: write plain files to this folder instead of the cache. Default None.
+        library_name, library_version, user_agent: sent in the ``User-Agent`` header.
+        etag_timeout: seconds to wait for a connection. Default 10. ``HF_HUB_ETAG_TIMEOUT`` has
+            precedence.
+        force_download: download files that are already present. Default False.
+        token: text, True (the stored token is required), False (none). Default: the stored
+            token, if there is one.
+        local_files_only: make no request. Default False.
+        allow_patterns, ignore_patterns: see `AsyncClient.copy`. Default: all files.
+        max_workers: requests in flight, unless it is huggingface_hub's default of 8; then
+            ``HFTRANSFER_CONNECTIONS``, else the number adapts to the measured throughput.
+        tqdm_class: makes the progress bars. Default: huggingface_hub's bars.
+        headers: further headers for the Hub; other hosts do not get them.
+        endpoint: base URL of the Hub. Default: ``HF_ENDPOINT``.
+        dry_run: return what would be downloaded. Default False.
 
     Returns:
-        The folder of the snapshot in the cache, or `local_dir`, as a string; with `dry_run`
-        a list of ``DryRunFileInfo``, one for each file.
+        The folder of the snapshot in the cache, or `local_dir`, as an absolute path (str);
+        with `dry_run` a list of ``DryRunFileInfo``, one per file.
 
     Raises:
-        RepositoryNotFoundError, GatedRepoError, RevisionNotFoundError: as the Hub says.
+        RepositoryNotFoundError, GatedRepoError, RevisionNotFoundError: as in huggingface_hub.
         LocalEntryNotFoundError: if the Hub cannot be asked and nothing is on the disk.
-        DryRunError: if it cannot be asked what a dry run would do.
+        DryRunError: if `dry_run` is True and the Hub cannot be asked.
         ValueError: if an argument is out of range, or contradicts another one.
-        OSError: if the files cannot be written, or do not arrive as the Hub describes them.
+        OSError: if the files cannot be written, or differ from their digests on the Hub.
     """
     find = partial(
         pinned_snapshot,
@@ -93,7 +126,7 @@ async def snapshot_download(
         return found
     request = await to_thread.run_sync(
         partial(
-            HubRequest.make,
+            DownloadRequest.from_arguments,
             repo_id=repo_id,
             repo_type=repo_type,
             revision=revision,
@@ -110,22 +143,22 @@ async def snapshot_download(
             max_workers=max_workers,
         )
     )
-    select = partial(select_entries, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+    selection = Selection(allow_patterns, ignore_patterns)
     if local_files_only or is_offline():
-        refuse_forced(request)
+        check_not_forced(request)
         if dry_run:
             raise _dry_run_error(request) from None
-        return await to_thread.run_sync(snapshot_on_disk, request, select)
+        return await to_thread.run_sync(offline_snapshot, request, selection)
     progress = HubProgress(
         tqdm_class,
         group="huggingface_hub.snapshot_download",
         description="Downloading bytes",
         counts_files=True,
     )
-    return await _fetch_snapshot(request, select, progress, dry_run=dry_run)
+    return await _download_snapshot(request, selection, progress, dry_run=dry_run)
 
 
-@dropping_removed_arguments
+@ignoring_removed_arguments
 async def hf_hub_download(
     repo_id: str,
     filename: str,
@@ -147,22 +180,29 @@ async def hf_hub_download(
     tqdm_class: Any = None,
     dry_run: bool = False,
 ) -> Any:
-    """Download one file of a repository; the arguments are huggingface_hub's.
+    """Download one file of a repository; the arguments are those of huggingface_hub.
+
+    Args:
+        repo_id: ``name`` or ``namespace/name``.
+        filename: path of the file in the repository, or below `subfolder`.
+        subfolder: folder of the file in the repository. Default None.
+
+    The other arguments are those of `snapshot_download`.
 
     Returns:
-        The path of the file as a string; with `dry_run` a ``DryRunFileInfo``.
+        The path of the file (str); with `dry_run` a ``DryRunFileInfo``.
 
     Raises:
-        RepositoryNotFoundError, GatedRepoError, RevisionNotFoundError: as the Hub says.
+        RepositoryNotFoundError, GatedRepoError, RevisionNotFoundError: as in huggingface_hub.
         RemoteEntryNotFoundError: if there is no such file (0.x: ``EntryNotFoundError``).
         LocalEntryNotFoundError: if the Hub cannot be asked and the file is not on the disk.
-        ValueError: if an argument is out of range, or the file's name would leave its folder.
-        OSError: if the file cannot be written, or does not arrive as the Hub describes it.
+        ValueError: if an argument is out of range, or the path would leave the repository.
+        OSError: if the file cannot be written, or differs from its digest on the Hub.
     """
     path = safe_path(f"{subfolder}/{filename}" if subfolder else filename)
     request = await to_thread.run_sync(
         partial(
-            HubRequest.make,
+            DownloadRequest.from_arguments,
             repo_id=repo_id,
             repo_type=repo_type,
             revision=revision,
@@ -178,80 +218,84 @@ async def hf_hub_download(
             endpoint=endpoint,
         )
     )
-    known = await to_thread.run_sync(known_file, request, path)
-    if known is not None and not force_download and not dry_run:
-        return str(known)
+    found = await to_thread.run_sync(pinned_file, request, path)
+    if found is not None and not force_download and not dry_run:
+        return str(found)
     if local_files_only or is_offline():
-        return await to_thread.run_sync(partial(file_on_disk, request, path, dry_run=dry_run))
+        return await to_thread.run_sync(partial(offline_file, request, path, dry_run=dry_run))
     progress = HubProgress(
         tqdm_class,
         group="huggingface_hub.hf_hub_download",
         description=path.rpartition("/")[2],
     )
-    return await _fetch_file(request, path, progress, dry_run=dry_run)
+    return await _download_file(request, path, progress, dry_run=dry_run)
 
 
-async def _fetch_snapshot(
-    request: HubRequest, select: Select, progress: HubProgress, *, dry_run: bool
+async def _download_snapshot(
+    request: DownloadRequest, selection: Selection, progress: HubProgress, *, dry_run: bool
 ) -> Any:
-    """Ask the Hub what the snapshot is, and bring what is missing of it."""
-    has_copy = partial(has_snapshot, request, select)
-    with progress, raising_hub_errors():
-        async with HubSession(request, progress, has_copy) as session:
+    """Ask the Hub for commit and files, and download the selected ones that are missing."""
+    has_copy_on_disk = partial(has_snapshot_on_disk, request, selection)
+    with progress, raising_huggingface_errors():
+        async with DownloadSession(request, progress, has_copy_on_disk) as session:
             try:
-                commit, listed = await session.list(keep=not dry_run)
+                commit, listed = await session.list_files(cache_listing=not dry_run)
             except TransferError as error:
-                cause = hub_error(error)
+                cause = to_huggingface_error(error)
                 if dry_run and isinstance(cause, ConnectionError | TimeoutError):
                     raise _dry_run_error(request) from cause
-                return await to_thread.run_sync(snapshot_on_disk, request, select, cause)
-            entries = select(listed)
+                return await to_thread.run_sync(offline_snapshot, request, selection, cause)
+            entries = selection.entries(listed)
             if listed and not entries:
                 logger.warning("No files matched the given patterns.")
             if dry_run:
-                return await to_thread.run_sync(
-                    lambda: [dry_run_info(request, commit, entry) for entry in entries]
-                )
-            await session.fetch(commit, entries)
+                return await to_thread.run_sync(_dry_run_infos, request, commit, entries)
+            await session.download(commit, entries)
     if request.local_dir is not None:
-        return str(request.local_dir.root)  # resolved, as huggingface_hub's
+        return str(request.local_dir.root)  # symlinks resolved, as by huggingface_hub
     return str(request.repo.snapshot(commit))
 
 
-async def _fetch_file(
-    request: HubRequest, path: str, progress: HubProgress, *, dry_run: bool
+async def _download_file(
+    request: DownloadRequest, path: str, progress: HubProgress, *, dry_run: bool
 ) -> Any:
-    """Ask the Hub what the file is, and bring it if it is not there."""
-    with progress, raising_hub_errors():
-        async with HubSession(request, progress, partial(has_file, request, path)) as session:
+    """Ask the Hub for the file at the requested revision, and download it if it is missing."""
+    has_copy_on_disk = partial(has_file_on_disk, request, path)
+    with progress, raising_huggingface_errors():
+        async with DownloadSession(request, progress, has_copy_on_disk) as session:
             try:
-                commit, entry = await session.find(path)
+                commit, entry = await session.find_file(path)
             except TransferError as error:
-                await to_thread.run_sync(_remember_missing, request, path, error)
-                on_disk = partial(file_on_disk, dry_run=dry_run, cause=hub_error(error))
-                return await to_thread.run_sync(on_disk, request, path)
+                await to_thread.run_sync(_record_missing, request, path, error)
+                cause = to_huggingface_error(error)
+                from_disk = partial(offline_file, request, path, dry_run=dry_run, cause=cause)
+                return await to_thread.run_sync(from_disk)
             if dry_run:
                 return await to_thread.run_sync(dry_run_info, request, commit, entry)
-            await session.fetch(commit, [entry])
+            await session.download(commit, [entry])
     return str(request.file(commit, path))
 
 
-def _remember_missing(request: HubRequest, path: str, error: TransferError) -> None:
-    """Note in the cache that a commit has no such file, if that is what the Hub said."""
+def _dry_run_infos(request: DownloadRequest, commit: str, entries: Sequence[Entry]) -> list[Any]:
+    return [dry_run_info(request, commit, entry) for entry in entries]
+
+
+def _record_missing(request: DownloadRequest, path: str, error: TransferError) -> None:
+    """Record in the cache that the commit has no file `path`, if the Hub's response says so."""
     response = error.response
     if response is None or response.headers.get("X-Error-Code") != "EntryNotFound":
         return
-    commit = response.headers.get("X-Repo-Commit") or request.pinned
+    commit = response.headers.get("X-Repo-Commit") or request.pinned_commit
     if commit is not None and request.local_dir is None:
         try:
-            request.repo.mark_missing(commit, path)
+            request.repo.record_missing(commit, path)
         except OSError as failure:
-            logger.warning("cannot note that %s is missing: %s", path, failure)
-        request.remember_ref(commit)
+            logger.warning("cannot record in the cache that %s is missing: %s", path, failure)
+        request.record_ref(commit)
 
 
-def _dry_run_error(request: HubRequest) -> Exception:
+def _dry_run_error(request: DownloadRequest) -> Exception:
     from huggingface_hub import errors
 
     cls: type[Exception] = getattr(errors, "DryRunError", OSError)  # since 1.0
-    return cls(f"{request.location()}: what would be downloaded only the Hub knows")
+    return cls(f"{request.location()}: a dry run needs a successful request to the Hub")

@@ -1,4 +1,4 @@
-"""What a download would do, told without doing it.
+"""`dry_run`: what a download would do, without doing it.
 
 Everything here blocks and belongs into worker threads: it may hash a file.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hftransfer._hub_compat.cache import content_etag
 from hftransfer._hub_compat.content import has_content
-from hftransfer._hub_compat.request import HubRequest
+from hftransfer._hub_compat.request import DownloadRequest
 
 if TYPE_CHECKING:
     from hftransfer.stores.base import Entry
@@ -21,7 +21,7 @@ __all__ = ("DryRunFileInfo", "dry_run_info", "make_info")
 
 @dataclass
 class DryRunFileInfo:
-    """Stands in for huggingface_hub's class of that name, which 0.x does not have."""
+    """Replaces huggingface_hub's class of this name, which 0.x does not have."""
 
     commit_hash: str
     file_size: int | None
@@ -31,20 +31,22 @@ class DryRunFileInfo:
     will_download: bool
 
 
-def dry_run_info(request: HubRequest, commit: str, entry: Entry) -> Any:
-    """Return what a download of `entry` would find and do, in huggingface_hub's class."""
+def dry_run_info(request: DownloadRequest, commit: str, entry: Entry) -> Any:
+    """Return the ``DryRunFileInfo`` of a download of `entry`, after looking for it on the disk."""
     file = request.file(commit, entry.path)
     if request.local_dir is None:
         blob = request.repo.blob(content_etag(entry))
-        cached = file.exists() or blob.exists()
+        is_cached = file.exists() or blob.exists()
     else:
-        cached = _is_current(request, commit, entry, file)
-        cached = cached or request.repo.pointer(commit, entry.path).is_file()
-    return make_info(request, commit, entry.path, size=entry.size, cached=cached)
+        is_cached = _is_current(request, commit, entry, file)
+        is_cached = is_cached or request.repo.pointer(commit, entry.path).is_file()
+    return make_info(request, commit, entry.path, size=entry.size, is_cached=is_cached)
 
 
-def make_info(request: HubRequest, commit: str, path: str, *, size: int, cached: bool) -> Any:
-    """Return huggingface_hub's ``DryRunFileInfo``, or ours where it has none."""
+def make_info(
+    request: DownloadRequest, commit: str, path: str, *, size: int, is_cached: bool
+) -> Any:
+    """Return a ``DryRunFileInfo``: huggingface_hub's class, or ours where it has none."""
     import huggingface_hub
 
     cls = getattr(huggingface_hub, "DryRunFileInfo", DryRunFileInfo)
@@ -53,16 +55,17 @@ def make_info(request: HubRequest, commit: str, path: str, *, size: int, cached:
         file_size=size,
         filename=path,
         local_path=str(request.file(commit, path)),
-        is_cached=cached,
-        will_download=request.force or not cached,
+        is_cached=is_cached,
+        will_download=request.force or not is_cached,
     )
 
 
-def _is_current(request: HubRequest, commit: str, entry: Entry, file: Path) -> bool:
+def _is_current(request: DownloadRequest, commit: str, entry: Entry, file: Path) -> bool:
+    """Return True if `file` in the ``local_dir`` has the content of `entry`."""
     assert request.local_dir is not None
     if not file.is_file():
         return False
-    known = request.local_dir.read_metadata(entry.path)
-    if known is None:
+    recorded = request.local_dir.read_metadata(entry.path)
+    if recorded is None:
         return has_content(file, entry)
-    return known.commit == commit or known.etag == content_etag(entry)
+    return recorded.commit == commit or recorded.etag == content_etag(entry)

@@ -1,4 +1,4 @@
-"""Layout of a ``local_dir``: plain files, and what is known about them beside.
+"""Layout of a ``local_dir``: plain files, and metadata about them below ``.cache``.
 
 ::
 
@@ -9,8 +9,8 @@
     <local_dir>/.cache/huggingface/download/<path>.lock
     <local_dir>/.cache/huggingface/download/<folder of path>/*.incomplete
 
-Shared with huggingface_hub, like the cache. Everything here blocks and belongs into
-worker threads.
+The layout is huggingface_hub's, and processes with either library may use one folder at the same
+time. Everything here blocks and belongs into worker threads.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ("DownloadMetadata", "LocalDir")
 
 logger = logging.getLogger(__name__)
 
-# Time stamps of files may be coarser than time.time().
-_CLOCK_TOLERANCE = 1.0
+# Seconds. A file system's time stamps may be coarser than `time.time`.
+_MTIME_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
 class DownloadMetadata:
-    """What a file was when it was downloaded: of which commit, with which content."""
+    """Commit and etag of a file at the time of its download."""
 
     commit: str
     etag: str
@@ -43,20 +43,20 @@ class DownloadMetadata:
 
 @dataclass(frozen=True)
 class LocalDir:
-    """One ``local_dir``.
+    """The paths of one ``local_dir``, and its metadata.
 
     Args:
-        root: absolute.
+        root: the folder, absolute.
     """
 
     root: Path
 
     @property
-    def _housekeeping(self) -> Path:
+    def _metadata_root(self) -> Path:
         return self.root / ".cache" / "huggingface"
 
     def file(self, path: str) -> Path:
-        """The file `path` of the repository.
+        """Return the path of the file `path` of the repository.
 
         Raises:
             LocationError: if `path` would leave the folder.
@@ -64,23 +64,26 @@ class LocalDir:
         return self.root / safe_path(path)
 
     def metadata(self, path: str) -> Path:
-        return self._housekeeping / "download" / f"{safe_path(path)}.metadata"
+        return self._metadata_root / "download" / f"{safe_path(path)}.metadata"
 
     def lock(self, path: str) -> Path:
         return self.metadata(path).with_suffix(".lock")
 
     def tree(self, commit: str) -> Path:
-        return self._housekeeping / "trees" / f"{commit}.json"
+        return self._metadata_root / "trees" / f"{commit}.json"
 
     def create(self) -> None:
-        """Make the folder and its housekeeping, which version control and backups ignore."""
-        self._housekeeping.mkdir(parents=True, exist_ok=True)
-        create_cachedir_tag(self._housekeeping)
-        with suppress(OSError), open(self._housekeeping / ".gitignore", "x") as file:
+        """Create the folder and its metadata folder, which git and backup tools ignore."""
+        self._metadata_root.mkdir(parents=True, exist_ok=True)
+        create_cachedir_tag(self._metadata_root)
+        with suppress(OSError), open(self._metadata_root / ".gitignore", "x") as file:
             file.write("*")
 
     def read_metadata(self, path: str) -> DownloadMetadata | None:
-        """Return what is known about `path`; None if nothing, or if it was changed since."""
+        """Return the metadata of `path`; None if there is none, or the file was changed later.
+
+        Damaged metadata is removed.
+        """
         metadata = self.metadata(path)
         try:
             commit, etag, written = metadata.read_text().splitlines()[:3]
@@ -93,25 +96,25 @@ class LocalDir:
                 metadata.unlink()
             return None
         try:
-            changed = self.file(path).stat().st_mtime - _CLOCK_TOLERANCE > timestamp
+            changed = self.file(path).stat().st_mtime - _MTIME_TOLERANCE > timestamp
         except OSError:
             return None
         return None if changed else DownloadMetadata(commit.strip(), etag.strip())
 
     def write_metadata(self, path: str, commit: str, etag: str) -> None:
-        """Record that `path` has now the content `etag` of `commit`."""
+        """Record that `path` has the content `etag` of `commit`. Call it with the lock held."""
         metadata = self.metadata(path)
         text = f"{commit}\n{etag}\n{time.time()}\n"
         try:
-            # The file's lock is held, and a torn text is one that says nothing: for the first
-            # one a name of its own would only cost time.
+            # Metadata that does not exist yet is written in place, which saves a rename: the lock
+            # excludes other writers, and readers ignore incomplete metadata.
             with open(metadata, "x", encoding="utf-8") as file:
                 file.write(text)
         except (FileExistsError, FileNotFoundError):
             write_atomically(metadata, text.encode())
 
     def is_empty(self) -> bool:
-        """Return True if there is nothing in the folder, or no folder."""
+        """Return True if the folder is empty or does not exist."""
         try:
             return next(self.root.iterdir(), None) is None
         except OSError:

@@ -1,7 +1,8 @@
-"""Sink that writes as huggingface_hub does into a ``local_dir``: plain files, and what they are.
+"""Sink that writes to a ``local_dir`` as huggingface_hub does: plain files, and their metadata.
 
-It holds the lock that huggingface_hub takes for the same file while it writes it, and
-leaves alone a file whose recorded or computed digest is right.
+While it writes a file it holds the lock that huggingface_hub takes for that file. A file whose
+recorded or computed digest matches is not downloaded again, and one that the cache has is copied
+from there.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
-from hftransfer._hub_compat.cache import RepoCache, content_etag
+from hftransfer._hub_compat.cache import CachedRepo, content_etag
 from hftransfer._hub_compat.content import copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
-from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, storing
+from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
@@ -35,20 +36,20 @@ __all__ = ("LocalDirSink",)
 
 
 class LocalDirSink:
-    """Sink that writes plain files and remembers which version of the repository they are.
+    """Sink that writes plain files and records the commit and etag of each.
 
     Args:
-        local_dir: where the files go.
-        repo: the cache of the same repository, from which files are copied if they are there.
-        commit: whose files these are.
-        options: of the transfer; `fsync` and `direct_io` say how files are written.
-        force: fetch files that are there already, too.
+        local_dir: the folder to write.
+        repo: the same repository in the cache, from which files are copied if it has them.
+        commit: of the files.
+        options: of the transfer, for `fsync` and `direct_io`.
+        force: download files that are already present. Default False.
     """
 
     def __init__(
         self,
         local_dir: LocalDir,
-        repo: RepoCache,
+        repo: CachedRepo,
         commit: str,
         options: TransferOptions,
         *,
@@ -61,8 +62,9 @@ class LocalDirSink:
         self._force = force
         self._write_policy: WritePolicy | None = None
         self._missing: dict[str, Path] = {}
-        self._absent: set[str] = set()
-        """Paths of which there is no copy that could be used, here or in the cache."""
+        """Paths whose metadata does not record the commit, to their files."""
+        self._absent_files: set[str] = set()
+        """Those of them that have no file to reuse, or are to be replaced (`force`)."""
         self._batch = ThreadBatch(allow_inline=not options.fsync)
 
     @property
@@ -74,12 +76,12 @@ class LocalDirSink:
         return PartLimits()
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        """Find out what is missing, and whether it can be written.
+        """Find out which files are missing, and check that the folder can hold them.
 
         Raises:
             LocationError: if a path would leave the folder.
-            DestinationError: if a file is in the way of a folder or the other way round, if
-                the folder cannot be written, or is full.
+            DestinationError: if a folder has the path of a file or a file that of a folder, or
+                if the folder cannot be written or is full.
         """
         await to_thread.run_sync(self._prepare, entries)
 
@@ -92,10 +94,10 @@ class LocalDirSink:
             if not self._force and self._is_current(entry):
                 continue
             self._missing[entry.path] = file
-            is_there = file.is_file()
-            needed += entry.size - (file.stat().st_size if is_there else 0)
-            if self._force or not (is_there or self._is_cached(entry)):
-                self._absent.add(entry.path)
+            exists = file.is_file()
+            needed += entry.size - (file.stat().st_size if exists else 0)
+            if self._force or not (exists or self._is_cached(entry)):
+                self._absent_files.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
             self._write_policy = WritePolicy(
@@ -108,24 +110,26 @@ class LocalDirSink:
         return self._repo.pointer(self._commit, entry.path).is_file()
 
     def _is_current(self, entry: Entry) -> bool:
-        known = self._local_dir.read_metadata(entry.path)
-        return known is not None and known.commit == self._commit
+        recorded = self._local_dir.read_metadata(entry.path)
+        return recorded is not None and recorded.commit == self._commit
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        """Open `entry`; None if the file is right already or can be copied from the cache."""
+        """Open the file of `entry`; None if it has the content or gets it from the cache."""
         target = self._missing.get(entry.path)
         if target is None:
             return None
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
         lock = FileLock(self._local_dir.lock(entry.path))
-        if entry.path in self._absent and is_small_file(entry, chunk_size):
+        if entry.path in self._absent_files and is_small_file(entry, chunk_size):
             publish = partial(self._publish_small, entry, target, record)
             return LockedSmallFileSink(publish, lock, self._batch, target)
         try:
             await lock.acquire()
-            if not self._force and await storing(target, partial(self._reuse, entry, target)):
-                await storing(target, record)
+            if not self._force and await write_in_thread(
+                target, partial(self._reuse, entry, target)
+            ):
+                await write_in_thread(target, record)
                 lock.release()
                 return None
             inner = await LocalFileSink.open(
@@ -156,12 +160,12 @@ class LocalDirSink:
         record()
 
     def _reuse(self, entry: Entry, target: Path) -> bool:
-        """Whether `target` has the content of `entry`, if need be after copying it."""
+        """Return True if `target` has the content of `entry`, or got it from the cache."""
         if target.is_file():
-            known = self._local_dir.read_metadata(entry.path)
-            if known is not None and known.etag == content_etag(entry):
+            recorded = self._local_dir.read_metadata(entry.path)
+            if recorded is not None and recorded.etag == content_etag(entry):
                 return True
-            if known is None and has_content(target, entry):
+            if recorded is None and has_content(target, entry):
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
@@ -171,21 +175,23 @@ class LocalDirSink:
         )
 
     async def finish(self, manifest: Manifest) -> None:
-        """Remove what earlier attempts at these files left behind."""
+        """Remove partial files that interrupted downloads of these files left behind."""
+        await to_thread.run_sync(self._remove_stale_partials)
 
-        def clean() -> None:
-            prefixes: dict[Path, set[str]] = {}
-            for path in self._missing:
-                folder = self._local_dir.metadata(path).parent
-                prefixes.setdefault(folder, set()).add(_path_prefix(path))
-            for folder, names in prefixes.items():
-                remove_stale_partials(folder, names)
-
-        await to_thread.run_sync(clean)
+    def _remove_stale_partials(self) -> None:
+        prefixes: dict[Path, set[str]] = {}
+        for path in self._missing:
+            folder = self._local_dir.metadata(path).parent
+            prefixes.setdefault(folder, set()).add(_path_prefix(path))
+        for folder, names in prefixes.items():
+            remove_stale_partials(folder, names)
 
 
 def _path_prefix(path: str) -> str:
-    """Names the partial files of `path`: a file name can be too long to be extended."""
+    """Return the first part of the names of partial files of `path`, of a fixed length.
+
+    A file name may have the maximum length, so that a suffix would make it too long.
+    """
     return chunk_digest(memoryview(path.encode()))
 
 

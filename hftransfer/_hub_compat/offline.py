@@ -1,52 +1,119 @@
-"""What a download returns when the Hub cannot be asked, or may not be.
+"""Results from the disk when the Hub may not be asked, or cannot answer.
 
-Which refusals end in the cached copy and which are raised follows huggingface_hub: an
-unreachable Hub, a private repository whose token is gone and a gated one are answered
-from the disk; an unknown revision or file is not. Everything here blocks.
+Which errors lead to the cached copy follows huggingface_hub: for an unreachable Hub, a private
+repository without its token and a gated one it is returned; for an unknown revision or file the
+error is raised. Everything here blocks and belongs into worker threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
+from hftransfer._client.selection import Selection
 from hftransfer._hub_compat.cache import read_tree
 from hftransfer._hub_compat.dry_run import make_info
-from hftransfer._hub_compat.request import HubRequest
-from hftransfer.stores.base import Entry
+from hftransfer._hub_compat.request import DownloadRequest
 
 __all__ = (
-    "file_on_disk",
-    "has_file",
-    "has_snapshot",
-    "known_file",
-    "refuse_forced",
-    "snapshot_on_disk",
+    "check_not_forced",
+    "has_file_on_disk",
+    "has_snapshot_on_disk",
+    "offline_file",
+    "offline_snapshot",
 )
 
-Select: TypeAlias = Callable[[Sequence[Entry]], Sequence[Entry]]
+
+def check_not_forced(request: DownloadRequest, cause: Exception | None = None) -> None:
+    """Raise ValueError if `request` forces a download, which is impossible without the Hub.
+
+    Args:
+        request: of the download.
+        cause: the error of the request to the Hub; None if the Hub may not be asked.
+    """
+    if not request.force:
+        return
+    if cause is None:
+        raise ValueError("force_download cannot be combined with local_files_only or offline mode")
+    raise ValueError("force_download failed, because the request to the Hub failed") from cause
 
 
-def refuse_forced(request: HubRequest) -> None:
-    """Raise ValueError if a download is forced that nothing can be downloaded for."""
-    if request.force:
-        raise ValueError("force_download needs the Hub: neither local_files_only nor offline mode")
-
-
-def has_snapshot(request: HubRequest, select: Select) -> bool:
-    """Return True if all selected files are known to be on this disk, of some version."""
+def has_snapshot_on_disk(request: DownloadRequest, selection: Selection) -> bool:
+    """Return True if every selected file of the last known commit is on the disk."""
     folder = _snapshot_folder(request)
-    return folder is not None and _missing(request, folder, select) == []
+    return folder is not None and _missing_files(request, folder, selection) == []
 
 
-def has_file(request: HubRequest, path: str) -> bool:
-    """Return True if the file `path` is on this disk, of some version."""
-    file = _cached_file(request, path)
+def has_file_on_disk(request: DownloadRequest, path: str) -> bool:
+    """Return True if the file `path` of the last known commit is on the disk."""
+    file = _file_of_known_commit(request, path)
     return file is not None and file.is_file()
 
 
-def _snapshot_folder(request: HubRequest) -> Path | None:
+def offline_snapshot(
+    request: DownloadRequest, selection: Selection, cause: Exception | None = None
+) -> str:
+    """Return the folder of the snapshot that is on the disk.
+
+    Args:
+        request: of the download.
+        selection: which files must be present.
+        cause: the error of the request to the Hub; None if the Hub may not be asked.
+
+    Raises:
+        LocalEntryNotFoundError: if there is no snapshot.
+        IncompleteSnapshotError: if selected files are missing (huggingface_hub >= 1.22).
+        Exception: `cause`, if the cached copy must not replace that response.
+    """
+    from huggingface_hub import errors
+
+    _raise_if_conclusive(cause)
+    folder = _snapshot_folder(request)
+    if folder is None:
+        _raise_not_on_disk(request, str(request.location()), cause)
+    missing = _missing_files(request, folder, selection)
+    incomplete = getattr(errors, "IncompleteSnapshotError", None)
+    if missing and incomplete is not None:
+        raise incomplete(
+            f"{request.location()}: {len(missing)} of the selected files missing in {folder}, the "
+            f"first is {missing[0]!r}",
+            snapshot_path=str(folder),
+        ) from cause
+    return str(folder)
+
+
+def offline_file(
+    request: DownloadRequest, path: str, *, dry_run: bool, cause: Exception | None = None
+) -> Any:
+    """Return the path of one file that is on the disk, or with `dry_run` its ``DryRunFileInfo``.
+
+    Args:
+        request: of the download.
+        path: of the file in the repository.
+        dry_run: as in `hf_hub_download`.
+        cause: the error of the request to the Hub; None if the Hub may not be asked.
+
+    Raises:
+        LocalEntryNotFoundError: if the file is not on the disk.
+        ValueError: if `request` forces a download.
+        Exception: `cause`, if the cached copy must not replace that response.
+    """
+    _raise_if_conclusive(cause)
+    if not dry_run:
+        check_not_forced(request, cause)
+    file = _file_of_known_commit(request, path)
+    if file is None or not file.is_file():
+        _raise_not_on_disk(request, f"{request.location()}/{path}", cause)
+    if not dry_run:
+        return str(file)
+    recorded = None if request.local_dir is None else request.local_dir.read_metadata(path)
+    commit = request.cached_commit if recorded is None else recorded.commit
+    if commit is None:
+        _raise_not_on_disk(request, f"the commit of {file}", cause)
+    return make_info(request, commit, path, size=file.stat().st_size, is_cached=True)
+
+
+def _snapshot_folder(request: DownloadRequest) -> Path | None:
     if request.local_dir is not None:
         return None if request.local_dir.is_empty() else request.local_dir.root
     commit = request.cached_commit
@@ -54,105 +121,42 @@ def _snapshot_folder(request: HubRequest) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _missing(request: HubRequest, folder: Path, select: Select) -> list[str] | None:
-    """Return which selected files are not in `folder`; None if no listing says what should be."""
+def _missing_files(
+    request: DownloadRequest, folder: Path, selection: Selection
+) -> list[str] | None:
+    """Return the selected files that are not in `folder`; None if no listing is cached."""
     commit = request.cached_commit
-    known = None if commit is None else read_tree(request.tree_path(commit))
-    if known is None:
+    listed = None if commit is None else read_tree(request.tree_path(commit))
+    if listed is None:
         return None
-    return [entry.path for entry in select(known) if not (folder / entry.path).exists()]
+    selected = selection.entries(listed)
+    return [entry.path for entry in selected if not (folder / entry.path).exists()]
 
 
-def _cached_file(request: HubRequest, path: str) -> Path | None:
+def _file_of_known_commit(request: DownloadRequest, path: str) -> Path | None:
     if request.local_dir is not None:
         return request.local_dir.file(path)
     commit = request.cached_commit
     return None if commit is None else request.repo.pointer(commit, path)
 
 
-def snapshot_on_disk(
-    request: HubRequest,
-    select: Select,
-    cause: Exception | None = None,
-) -> str:
-    """Return the folder of the snapshot as far as it is on this disk.
+def _raise_if_conclusive(cause: Exception | None) -> None:
+    """Raise `cause` unless it is a refusal or failure that the cached copy may replace.
 
-    Args:
-        request: what is wanted.
-        select: which of its files.
-        cause: why the Hub could not be asked; None if it may not be.
-
-    Raises:
-        LocalEntryNotFoundError: if there is nothing.
-        IncompleteSnapshotError: if files are known to be missing (huggingface_hub >= 1.22).
-        Exception: `cause`, if it is an answer that a cached copy cannot stand for.
+    A missing revision or file is conclusive, and so is an error that is not about the request.
     """
-    from huggingface_hub import errors
-
-    _raise_final(cause)
-    folder = _snapshot_folder(request)
-    if folder is None:
-        _raise_absent(request, str(request.location()), cause)
-    missing = _missing(request, folder, select)
-    incomplete = getattr(errors, "IncompleteSnapshotError", None)
-    if missing and incomplete is not None:
-        raise incomplete(
-            f"{request.location()}: {len(missing)} files are missing in {folder}, the first is "
-            f"{missing[0]!r}",
-            snapshot_path=str(folder),
-        ) from cause
-    return str(folder)
-
-
-def known_file(request: HubRequest, path: str) -> Path | None:
-    """Return the file `path` of a pinned commit if it is there: it cannot have changed."""
-    if request.pinned is None:
-        return None
-    file = request.file(request.pinned, path)
-    if request.local_dir is None:
-        return file if file.exists() else None
-    known = request.local_dir.read_metadata(path) if file.is_file() else None
-    return file if known is not None and known.commit == request.pinned else None
-
-
-def file_on_disk(
-    request: HubRequest, path: str, *, dry_run: bool, cause: Exception | None = None
-) -> Any:
-    """Return the path of one file if it is on this disk, or what a dry run says of it.
-
-    Raises:
-        LocalEntryNotFoundError: if it is not.
-        ValueError: if its download is forced.
-        Exception: `cause`, if it is an answer that a cached copy cannot stand for.
-    """
-    _raise_final(cause)
-    if request.force and not dry_run:
-        raise ValueError("the forced download failed: the Hub cannot be asked") from cause
-    file = _cached_file(request, path)
-    if file is None or not file.is_file():
-        _raise_absent(request, f"{request.location()}/{path}", cause)
-    if not dry_run:
-        return str(file)
-    known = None if request.local_dir is None else request.local_dir.read_metadata(path)
-    commit = request.cached_commit if known is None else known.commit
-    if commit is None:
-        _raise_absent(request, f"the commit of {file}", cause)
-    return make_info(request, commit, path, size=file.stat().st_size, cached=True)
-
-
-def _raise_final(cause: Exception | None) -> None:
-    """Raise `cause` if the disk is no substitute for what the Hub said."""
     from huggingface_hub import errors
 
     if cause is None:
         return
     about_content = (errors.RevisionNotFoundError, errors.EntryNotFoundError)
-    kept = (errors.HfHubHTTPError, ConnectionError, TimeoutError)
-    if isinstance(cause, about_content) or not isinstance(cause, kept):
+    replaceable = (errors.HfHubHTTPError, ConnectionError, TimeoutError)
+    if isinstance(cause, about_content) or not isinstance(cause, replaceable):
         raise cause
 
 
-def _raise_absent(request: HubRequest, what: str, cause: Exception | None) -> NoReturn:
+def _raise_not_on_disk(request: DownloadRequest, what: str, cause: Exception | None) -> NoReturn:
+    """Raise LocalEntryNotFoundError, or `cause` if it says that access to `what` is denied."""
     from huggingface_hub import errors
 
     response = getattr(cause, "response", None)
@@ -160,8 +164,8 @@ def _raise_absent(request: HubRequest, what: str, cause: Exception | None) -> No
         isinstance(cause, errors.HfHubHTTPError) and getattr(response, "status_code", 0) == 401
     ):
         raise cause
-    where = request.repo.root if request.local_dir is None else request.local_dir.root
-    why = "may not be asked (local_files_only or offline mode)"
+    folder = request.repo.root if request.local_dir is None else request.local_dir.root
+    reason = "local_files_only or offline mode forbids requests to the Hub"
     if cause is not None:
-        why = f"cannot be asked: {cause}"
-    raise errors.LocalEntryNotFoundError(f"{what} is not in {where}, and the Hub {why}") from cause
+        reason = f"the request to the Hub failed: {cause}"
+    raise errors.LocalEntryNotFoundError(f"{what} is not in {folder}, and {reason}") from cause

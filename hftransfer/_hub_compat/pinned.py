@@ -1,18 +1,23 @@
-"""A snapshot of a pinned commit that is complete in the cache: found without anything heavy.
+"""Files of a pinned commit that are on the disk: returned without a request.
 
-A commit cannot change, so nobody need be asked, and neither an event loop nor a client
-nor huggingface_hub's utilities are loaded to return a path.
+The content of a commit never changes, so the Hub need not be asked. `pinned_snapshot` is called
+before anything else: this module must not import an event loop, an HTTP client or
+huggingface_hub's utilities, which take longer to import than the look-up.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hftransfer._client.patterns import Patterns, select_entries
-from hftransfer._hub_compat.cache import RepoCache, is_commit, read_tree
+from hftransfer._client.selection import Patterns, select_entries
+from hftransfer._hub_compat.cache import CachedRepo, is_commit, read_tree
 
-__all__ = ("pinned_snapshot",)
+if TYPE_CHECKING:
+    from hftransfer._hub_compat.request import DownloadRequest
+
+__all__ = ("pinned_file", "pinned_snapshot")
 
 _REPO_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 
@@ -30,10 +35,14 @@ def pinned_snapshot(
     dry_run: bool = False,
     **others: object,
 ) -> str | None:
-    """Return the folder of a snapshot of which nothing is missing; None if that is not certain.
+    """Return the folder of a snapshot in the cache that certainly has all selected files.
 
     Args:
-        repo_id and all others: those of ``snapshot_download``, which checks them if need be.
+        repo_id, others: the arguments of ``snapshot_download``, not validated yet.
+
+    Returns:
+        The folder, or None if `revision` is not a commit, a selected file is missing, the cache
+        has no listing of the commit, or the arguments are invalid or ask for a download.
     """
     if local_dir is not None or force_download or dry_run:
         return None
@@ -44,13 +53,28 @@ def pinned_snapshot(
     from huggingface_hub import constants
 
     root = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
-    repo = RepoCache(root, repo_type or "model", repo_id)
+    repo = CachedRepo(root, repo_type or "model", repo_id)
     snapshot = repo.snapshot(revision)
     if not snapshot.is_dir():
         return None
-    known = read_tree(repo.tree(revision))
-    if known is None:
+    listed = read_tree(repo.tree(revision))
+    if listed is None:
         return None
-    wanted = select_entries(known, allow_patterns, ignore_patterns)
-    complete = wanted and all((snapshot / entry.path).exists() for entry in wanted)
-    return str(snapshot) if complete else None
+    selected = select_entries(listed, allow_patterns, ignore_patterns)
+    is_complete = selected and all((snapshot / entry.path).exists() for entry in selected)
+    return str(snapshot) if is_complete else None
+
+
+def pinned_file(request: DownloadRequest, path: str) -> Path | None:
+    """Return the file `path` of the pinned commit of `request` if it is on the disk, else None.
+
+    In a ``local_dir`` the file counts only if its metadata records the same commit.
+    """
+    if request.pinned_commit is None:
+        return None
+    file = request.file(request.pinned_commit, path)
+    if request.local_dir is None:
+        return file if file.exists() else None
+    recorded = request.local_dir.read_metadata(path) if file.is_file() else None
+    is_current = recorded is not None and recorded.commit == request.pinned_commit
+    return file if is_current else None

@@ -1,4 +1,4 @@
-"""Progress events shown on the bars of huggingface_hub, or of a ``tqdm_class`` of the caller's."""
+"""Shows progress events in huggingface_hub's progress bars, or in the caller's ``tqdm_class``."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ __all__ = ("HubProgress",)
 
 
 class HubProgress:
-    """An observer with a bar for bytes and, for several files, one for files.
+    """An observer with a bar of bytes and optionally a bar of files.
 
-    The bars appear when the transfer starts, since their numbers are known only then.
+    The bars are created when the transfer starts: their totals are not known earlier.
 
     Args:
-        tqdm_class: makes the bars. Default: huggingface_hub's, which is silent where the
-            user turned bars off (``HF_HUB_DISABLE_PROGRESS_BARS``,
-            ``disable_progress_bars()``) and where there is no terminal. It alone
-            understands ``name`` and is told to look for a terminal; another class decides
-            for itself, as in huggingface_hub.
-        group: the bars' name, by which users turn groups of bars off.
-        description: of the bar for bytes.
-        counts_files: whether there is a bar for files.
+        tqdm_class: makes the bars. None for huggingface_hub's, which shows nothing without a
+            terminal or after ``disable_progress_bars()`` (``HF_HUB_DISABLE_PROGRESS_BARS``).
+            As in huggingface_hub, only its own class and subclasses get the arguments ``name``
+            and ``disable``.
+        group: the bars' ``name``, by which ``disable_progress_bars`` selects bars.
+        description: of the bar of bytes.
+        counts_files: True for a bar of files.
     """
 
     def __init__(
@@ -43,13 +42,13 @@ class HubProgress:
         from huggingface_hub.utils import tqdm as hub_tqdm
 
         cls = self._class or hub_tqdm
-        own: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if isinstance(cls, type) and issubclass(cls, hub_tqdm):
-            own = {"name": self._group, "disable": None}
+            extra = {"name": self._group, "disable": None}  # None: disabled without a terminal
         if self._counts_files:
-            self._files = cls(desc=f"Fetching {files} files", total=files, **own)
+            self._files = cls(desc=f"Fetching {files} files", total=files, **extra)
         self._bytes = cls(
-            desc=self._description, total=0, initial=0, unit="B", unit_scale=True, **own
+            desc=self._description, total=0, initial=0, unit="B", unit_scale=True, **extra
         )
 
     def __enter__(self) -> Self:
@@ -69,16 +68,16 @@ class HubProgress:
         if isinstance(event, TransferStarted):
             self._start(event.files)
         elif isinstance(event, FileStarted):
-            self._grow(event.size)
+            self._add_to_total(event.size)
         elif isinstance(event, BytesMoved):
             self._bytes.update(event.bytes)
         elif isinstance(event, FileFinished):
             if event.skipped:
-                self._grow(-event.size)
+                self._add_to_total(-event.size)
             if self._files is not None:
                 self._files.update(1)
 
-    def _grow(self, size: int) -> None:
+    def _add_to_total(self, size: int) -> None:
         self._bytes.total = (getattr(self._bytes, "total", 0) or 0) + size
         if hasattr(self._bytes, "refresh"):
             self._bytes.refresh()

@@ -1,4 +1,4 @@
-"""What both download functions do first: check arguments and settle where things lie."""
+"""The validated arguments of a download, and the paths that follow from them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hftransfer._hub_compat.cache import RepoCache, is_commit
+from hftransfer._hub_compat.cache import CachedRepo, is_commit
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer.errors import TransferError
 from hftransfer.locations import HubLocation
 from hftransfer.options import HubOptions, Timeouts, TransferOptions
 
-__all__ = ("HubRequest", "dropping_removed_arguments", "is_offline")
+__all__ = ("DownloadRequest", "ignoring_removed_arguments", "is_offline")
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_REMOVED = ("proxies", "resume_download", "force_filename", "local_dir_use_symlinks")
+_REMOVED_ARGUMENTS = ("proxies", "resume_download", "force_filename", "local_dir_use_symlinks")
 _REPO_TYPES = ("model", "dataset", "space", "kernel")
 _DEFAULT_ETAG_TIMEOUT = 10
 _DEFAULT_MAX_WORKERS = 8
 
 
-def dropping_removed_arguments(
+def ignoring_removed_arguments(
     function: Callable[P, Awaitable[T]],
 ) -> Callable[P, Awaitable[T]]:
-    """Accept what huggingface_hub once had as arguments, with a warning and no effect."""
+    """Accept arguments that huggingface_hub has removed: each gives a warning and has no effect."""
 
     @wraps(function)
-    async def accepting(*args: P.args, **kwargs: P.kwargs) -> T:
-        for name in _REMOVED:
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in _REMOVED_ARGUMENTS:
             if kwargs.pop(name, None) is not None:
                 warnings.warn(
                     f"{function.__name__}: the argument {name!r} no longer exists and is ignored",
@@ -45,33 +45,35 @@ def dropping_removed_arguments(
                 )
         return await function(*args, **kwargs)
 
-    return accepting
+    return wrapper
 
 
 def is_offline() -> bool:
-    """Return True if ``HF_HUB_OFFLINE`` forbids requests; asked anew for every call."""
+    """Return True if ``HF_HUB_OFFLINE`` forbids requests. Not cached: callers may change it."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubRequest:
-    """One checked call: what is wanted and where it goes."""
+class DownloadRequest:
+    """The validated arguments of one call of `snapshot_download` or `hf_hub_download`."""
 
-    repo: RepoCache
+    repo: CachedRepo
     local_dir: LocalDir | None
+    """Where files are written; None for the cache."""
     revision: str
-    """As the caller wrote it, ``main`` by default."""
-    pinned: str | None
-    """The commit, if the caller named one."""
-    remembers_ref: bool
-    """Whether ``refs/`` is to learn what `revision` is."""
+    """As the caller gave it: a branch, tag or commit. Default ``main``."""
+    pinned_commit: str | None
+    """The commit, if `revision` is one or carries one; None if the Hub has to resolve it."""
+    updates_ref: bool
+    """Whether to record the commit of `revision` in the cache, below ``refs/``."""
     force: bool
+    """Download files that are already present."""
     options: TransferOptions
 
     @classmethod
-    def make(
+    def from_arguments(
         cls,
         *,
         repo_id: str,
@@ -88,12 +90,12 @@ class HubRequest:
         headers: Mapping[str, str] | None,
         endpoint: str | None,
         max_workers: int = _DEFAULT_MAX_WORKERS,
-    ) -> HubRequest:
-        """Check the arguments of a download. Blocks: paths are resolved.
+    ) -> DownloadRequest:
+        """Validate the arguments of a download. Blocks: it resolves paths.
 
         Raises:
-            HFValidationError: if `repo_id` is not the name of a repository.
-            ValueError: if `repo_type` is unknown or another value out of range.
+            HFValidationError: if `repo_id` is not a valid name of a repository.
+            ValueError: if `repo_type` is unknown or another value is out of range.
         """
         from huggingface_hub import constants
         from huggingface_hub.utils import validate_repo_id
@@ -101,7 +103,8 @@ class HubRequest:
         validate_repo_id(repo_id)
         if (repo_type or "model") not in _REPO_TYPES:
             raise ValueError(f"Invalid repo type: {repo_type}. Accepted are: {_REPO_TYPES}")
-        # A revision resolved by huggingface_hub >= 1.26 knows its commit; refs/ has it already.
+        # A `ResolvedRevision` of huggingface_hub >= 1.26 is a str that carries its commit, which
+        # is recorded below refs/ already.
         resolved: str | None = getattr(revision, "resolved", None)
         name = str(revision or constants.DEFAULT_REVISION)
         hub = HubOptions(
@@ -115,37 +118,44 @@ class HubRequest:
         cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
         folder = None if local_dir is None else Path(local_dir).expanduser().resolve()
         return cls(
-            repo=RepoCache(cache, repo_type or "model", repo_id),
+            repo=CachedRepo(cache, repo_type or "model", repo_id),
             local_dir=None if folder is None else LocalDir(folder),
             revision=name,
-            pinned=resolved or (name if is_commit(name) else None),
-            remembers_ref=resolved is None,
+            pinned_commit=resolved or (name if is_commit(name) else None),
+            updates_ref=resolved is None,
             force=force_download,
             options=_options(hub, etag_timeout=etag_timeout, max_workers=max_workers),
         )
 
     def location(self, commit: str | None = None) -> HubLocation:
-        """The repository at `commit`, by default at the revision that was asked for."""
-        revision = commit or self.pinned or self.revision
+        """Return the repository at `commit`. Default: at the pinned commit, else the revision."""
+        revision = commit or self.pinned_commit or self.revision
         return HubLocation(self.repo.repo_id, self.repo.repo_type, revision)
 
     @property
     def cached_commit(self) -> str | None:
-        """The commit that is wanted, as far as it is known without asking the Hub."""
-        return self.pinned or self.repo.read_ref(self.revision)
+        """The pinned commit, else the one last recorded for the revision; None if unknown.
+
+        Reading it blocks.
+        """
+        return self.pinned_commit or self.repo.read_ref(self.revision)
 
     def tree_path(self, commit: str) -> Path:
+        """Return the path of the cached listing of `commit`."""
         return (self.local_dir or self.repo).tree(commit)
 
     def file(self, commit: str, path: str) -> Path:
-        """Where the file `path` of `commit` is, or will be."""
+        """Return the path of the file `path` of `commit` on the disk, whether it exists or not."""
         if self.local_dir is not None:
             return self.local_dir.file(path)
         return self.repo.pointer(commit, path)
 
-    def remember_ref(self, commit: str) -> None:
-        """Record the commit of the revision in the cache; a failure costs nothing but a request."""
-        if not self.remembers_ref:
+    def record_ref(self, commit: str) -> None:
+        """Record in the cache that the revision is `commit`. Blocks.
+
+        A failure is only logged: without the record the next call needs one more request.
+        """
+        if not self.updates_ref:
             return
         try:
             self.repo.folder.mkdir(parents=True, exist_ok=True)
@@ -155,17 +165,18 @@ class HubRequest:
 
 
 def _options(hub: HubOptions, *, etag_timeout: float, max_workers: int) -> TransferOptions:
-    """Return the environment's options with what the arguments of a download change in them."""
+    """Return the options of the environment, changed by the arguments of the download."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_ETAG_TIMEOUT != _DEFAULT_ETAG_TIMEOUT:
-        etag_timeout = constants.HF_HUB_ETAG_TIMEOUT  # the environment wins, as upstream
+        # As in huggingface_hub, the environment has precedence over the argument.
+        etag_timeout = constants.HF_HUB_ETAG_TIMEOUT
     options = TransferOptions.from_env()
-    # Upstream's default of 8 threads says nothing about connections; any other number is a wish.
-    wished = max_workers != _DEFAULT_MAX_WORKERS
+    # huggingface_hub's default of 8 threads is no choice of the caller; another number is.
+    is_chosen = max_workers != _DEFAULT_MAX_WORKERS
     return replace(
         options,
-        connections=max_workers if wished else options.connections,
+        connections=max_workers if is_chosen else options.connections,
         timeouts=Timeouts(
             connect=min(options.timeouts.connect, etag_timeout), read=options.timeouts.read
         ),

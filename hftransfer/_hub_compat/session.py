@@ -1,11 +1,11 @@
-"""The requests of one download with huggingface_hub's interface: first for names, then bytes."""
+"""The requests of one download: first for metadata, then for the content of files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
@@ -14,76 +14,95 @@ from hftransfer._hub_compat.cache import read_tree, write_tree
 from hftransfer._hub_compat.cache_sink import HubCacheSink
 from hftransfer._hub_compat.local_dir_sink import LocalDirSink
 from hftransfer._hub_compat.progress import HubProgress
-from hftransfer._hub_compat.request import HubRequest
+from hftransfer._hub_compat.request import DownloadRequest
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry
 
-__all__ = ("HubSession",)
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ("DownloadSession",)
 
 
-class HubSession:
-    """The requests of one download: first about the files, then for them.
+class DownloadSession:
+    """The clients of one download, and what it asks of the Hub. Use as an async context manager.
+
+    If a copy is on the disk, requests for metadata are made by a second client that does not
+    retry: without the Hub the caller gets that copy after the first failure.
 
     Args:
-        request: what is wanted.
-        progress: told about the transfer.
-        has_copy: whether what is wanted is on the disk in some version. It may block.
+        request: the arguments of the download.
+        progress: the observer of the transfer.
+        has_copy_on_disk: called once in a worker thread; returns True if the disk has what is
+            requested, at the last known commit.
     """
 
     def __init__(
-        self, request: HubRequest, progress: HubProgress, has_copy: Callable[[], bool]
+        self, request: DownloadRequest, progress: HubProgress, has_copy_on_disk: Callable[[], bool]
     ) -> None:
-        self._has_copy = has_copy
+        self._has_copy_on_disk = has_copy_on_disk
         self._request = request
         self._client = AsyncClient(request.options, observer=progress)
-        self._asking = self._client
+        self._metadata_client = self._client
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> HubSession:
+    async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._client)
-        # Whoever has a copy on the disk waits for no second try to learn of a newer one.
-        if await to_thread.run_sync(self._has_copy):
-            once = replace(self._request.options, retry=RetryPolicy(attempts=1))
-            self._asking = await self._stack.enter_async_context(AsyncClient(once))
+        if await to_thread.run_sync(self._has_copy_on_disk):
+            without_retries = replace(self._request.options, retry=RetryPolicy(attempts=1))
+            client = AsyncClient(without_retries)
+            self._metadata_client = await self._stack.enter_async_context(client)
         return self
 
-    async def __aexit__(self, *failure: Any) -> None:
-        await self._stack.__aexit__(*failure)
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
 
-    async def list(self, *, keep: bool) -> tuple[str, Sequence[Entry]]:
-        """Return the commit and its files: from the disk where they are known.
+    async def list_files(self, *, cache_listing: bool) -> tuple[str, Sequence[Entry]]:
+        """Return the commit of the requested revision and its files.
+
+        The listing is read from the disk if it is cached there: only the commit is requested.
 
         Args:
-            keep: store the listing for the next time.
+            cache_listing: write a requested listing to the disk.
         """
-        source = await self._asking.hub_source(self._request.location())
+        source = await self._metadata_client.hub_source(self._request.location())
         commit = await source.resolve()
         path = self._request.tree_path(commit)
-        known: Sequence[Entry] | None = await to_thread.run_sync(read_tree, path)
-        if known is not None:
-            return commit, known
+        cached: Sequence[Entry] | None = await to_thread.run_sync(read_tree, path)
+        if cached is not None:
+            return commit, cached
         entries = await source.list()
-        if keep:
+        if cache_listing:
             await to_thread.run_sync(write_tree, path, entries)
         return commit, entries
 
-    async def find(self, path: str) -> tuple[str, Entry]:
-        """Return the commit and its file `path`: from the disk if the commit's listing is there."""
-        commit = self._request.pinned
+    async def find_file(self, path: str) -> tuple[str, Entry]:
+        """Return the commit of the requested revision and its file `path`.
+
+        For a pinned commit whose listing is cached no request is made.
+        """
+        commit = self._request.pinned_commit
         if commit is not None:
-            known = await to_thread.run_sync(read_tree, self._request.tree_path(commit))
-            for entry in known or []:
+            cached = await to_thread.run_sync(read_tree, self._request.tree_path(commit))
+            for entry in cached or []:
                 if entry.path == path:
                     return commit, entry
-        source = await self._asking.hub_source(self._request.location())
+        source = await self._metadata_client.hub_source(self._request.location())
         entry = await source.find(path)
-        assert source.commit is not None  # `find` learns it
+        assert source.commit is not None  # set by `find`
         return source.commit, entry
 
-    async def fetch(self, commit: str, entries: Sequence[Entry]) -> None:
-        """Bring `entries` to where the request wants them."""
+    async def download(self, commit: str, entries: Sequence[Entry]) -> None:
+        """Download `entries` of `commit` to the cache or the ``local_dir``; record the ref."""
         request = self._request
-        await to_thread.run_sync(request.remember_ref, commit)
+        await to_thread.run_sync(request.record_ref, commit)
         if not entries:
             return
         source = await self._client.hub_source(request.location(commit))

@@ -1,4 +1,4 @@
-"""The layout of cache and ``local_dir``, and the locks that both libraries take."""
+"""The layout of the cache: listings, refs, blobs and links, as huggingface_hub reads them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from hftransfer._core.digests import Digest
 from hftransfer._hub_compat.cache import (
-    RepoCache,
+    CachedRepo,
     content_etag,
     create_cachedir_tag,
     read_tree,
     write_tree,
 )
-from hftransfer._hub_compat.local_dir import DownloadMetadata, LocalDir
 from hftransfer.errors import LocationError
 from hftransfer.stores.base import Entry
 
@@ -53,9 +52,9 @@ def _entries(draw: st.DrawFn, path: str) -> Entry:
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> RepoCache:
+def repo(tmp_path: Path) -> CachedRepo:
     """A repository in an empty cache."""
-    cache = RepoCache(tmp_path, "model", "acme/tiny")
+    cache = CachedRepo(tmp_path, "model", "acme/tiny")
     cache.blobs.mkdir(parents=True)
     return cache
 
@@ -69,10 +68,10 @@ def regular(path: str = "config.json") -> Entry:
 
 
 @given(data=st.data(), paths=st.lists(_paths, unique=True, max_size=5))
-def test_a_listing_survives_the_disk(
+def test_a_written_listing_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, paths: list[str]
 ) -> None:
-    """What was written is read again: paths, sizes and every digest, in order of the paths."""
+    """Paths, sizes and all digests are read as they were written, in order of the paths."""
     file = tmp_path_factory.mktemp("trees") / "tree.json"
     entries = [data.draw(_entries(path)) for path in paths]
 
@@ -94,16 +93,16 @@ def test_a_listing_survives_the_disk(
         '{"format_version": 1, "files": {"a": {"size": 1, "blob_id": "b", "xet_hash": "***"}}}',
     ],
 )
-def test_an_unusable_listing_counts_as_none(tmp_path: Path, text: str) -> None:
-    """A torn, newer, masked or malicious listing costs a request, and nothing else."""
+def test_an_invalid_listing_is_ignored(tmp_path: Path, text: str) -> None:
+    """A truncated, newer, masked or malicious listing is read as None: it is requested again."""
     file = tmp_path / "tree.json"
     file.write_text(text)
 
     assert read_tree(file) is None
 
 
-def test_a_listing_with_masked_hashes_is_not_kept(tmp_path: Path) -> None:
-    """The Hub shows ``***`` for Xet hashes at times; the cache would keep that for ever."""
+def test_a_listing_with_masked_hashes_is_not_written(tmp_path: Path) -> None:
+    """The Hub may return ``***`` for Xet hashes; a commit's cached listing is never renewed."""
     masked = Entry(
         path="a", size=1, digest=Digest("sha256", _SHA256), properties={"xet-hash": "*" * 64}
     )
@@ -113,23 +112,23 @@ def test_a_listing_with_masked_hashes_is_not_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_listing_that_cannot_be_kept_is_no_error(
+def test_a_listing_that_cannot_be_written_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A cache that is read-only can still be used, so this is only logged."""
-    (tmp_path / "trees").write_text("a file is in the way")
+    """A read-only cache can be used, so this is not an error."""
+    (tmp_path / "trees").write_text("a file, not a folder")
 
     write_tree(tmp_path / "trees" / "tree.json", [regular()])
 
-    assert "cannot cache the tree listing" in caplog.text
+    assert "cannot cache the listing" in caplog.text
 
 
 # --- refs, blobs and links
 
 
 @pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0"])
-def test_huggingface_hub_finds_a_ref(repo: RepoCache, revision: str) -> None:
-    """A revision leads to its commit, and no temporary file looks like a ref."""
+def test_huggingface_hub_finds_a_ref(repo: CachedRepo, revision: str) -> None:
+    """huggingface_hub resolves the revision, and finds no temporary file below refs/."""
     pointer = repo.pointer(_COMMIT, "config.json")
     blob = repo.blob("a" * 40)
     blob.write_bytes(b"{}")
@@ -148,17 +147,16 @@ def test_huggingface_hub_finds_a_ref(repo: RepoCache, revision: str) -> None:
     assert huggingface_hub.scan_cache_dir(repo.root).warnings == []
 
 
-def test_a_commit_is_no_ref(repo: RepoCache) -> None:
-    """What cannot change its meaning needs no record."""
+def test_no_ref_is_written_for_a_commit(repo: CachedRepo) -> None:
+    """A commit always is itself."""
     repo.write_ref(_COMMIT, _COMMIT)
 
     assert not (repo.folder / "refs").exists()
-    assert repo.cached_commit(_COMMIT) == _COMMIT
 
 
 @pytest.mark.parametrize("text", ["", "main", "c" * 39, "../../../etc"])
-def test_a_damaged_ref_leads_nowhere(repo: RepoCache, text: str) -> None:
-    """Only a commit id is believed, since it becomes part of a path."""
+def test_a_damaged_ref_is_ignored(repo: CachedRepo, text: str) -> None:
+    """Only a commit id is accepted: it becomes part of a path."""
     (repo.folder / "refs").mkdir()
     (repo.folder / "refs" / "main").write_text(text)
 
@@ -166,25 +164,23 @@ def test_a_damaged_ref_leads_nowhere(repo: RepoCache, text: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", ""])
-def test_no_path_leaves_the_snapshot(repo: RepoCache, path: str) -> None:
-    """Names come from a server, which must not choose where we write."""
+def test_a_path_outside_the_snapshot_is_refused(repo: CachedRepo, path: str) -> None:
+    """Paths come from a server, which must not choose where files are written."""
     with pytest.raises(LocationError):
         repo.pointer(_COMMIT, path)
     with pytest.raises(LocationError):
-        repo.mark_missing(_COMMIT, path)
-    with pytest.raises(LocationError):
-        LocalDir(repo.root).file(path)
+        repo.record_missing(_COMMIT, path)
 
 
 @pytest.mark.parametrize("value", ["", "../../x", "A" * 40, "a" * 41])
-def test_a_digest_that_is_no_file_name_is_refused(value: str) -> None:
-    """The digest names a blob, so it must be one."""
+def test_an_invalid_digest_is_refused(value: str) -> None:
+    """The digest becomes the name of a blob."""
     with pytest.raises(LocationError):
         content_etag(Entry(path="a", size=1, digest=Digest("sha256", value)))
 
 
-def test_links_are_relative(repo: RepoCache) -> None:
-    """A cache can be moved, or mounted elsewhere, and stays whole."""
+def test_links_are_relative(repo: CachedRepo) -> None:
+    """A cache can be moved, or mounted at another path."""
     repo.blob("a" * 40).write_bytes(b"{}")
     pointers = [repo.pointer(_COMMIT, path) for path in ("config.json", "deep/er/config.json")]
 
@@ -197,8 +193,8 @@ def test_links_are_relative(repo: RepoCache) -> None:
     assert list(repo.blobs.iterdir()) == [repo.blob("a" * 40)]
 
 
-def test_a_dangling_link_is_replaced(repo: RepoCache) -> None:
-    """A link whose blob was deleted by hand does not stand in the way."""
+def test_a_dangling_link_is_replaced(repo: CachedRepo) -> None:
+    """A link whose blob was deleted is replaced by a link to the new blob."""
     pointer = repo.pointer(_COMMIT, "config.json")
     pointer.parent.mkdir(parents=True)
     pointer.symlink_to("../../blobs/gone")
@@ -211,13 +207,13 @@ def test_a_dangling_link_is_replaced(repo: RepoCache) -> None:
 
 @pytest.mark.skipif(
     not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"),
-    reason="the switch came with huggingface_hub 1.9",
+    reason="HF_HUB_DISABLE_SYMLINKS is new in huggingface_hub 1.9",
 )
 @pytest.mark.parametrize("new_blob", [True, False])
 def test_without_symlinks_files_are_moved_or_copied(
-    repo: RepoCache, monkeypatch: pytest.MonkeyPatch, new_blob: bool
+    repo: CachedRepo, monkeypatch: pytest.MonkeyPatch, new_blob: bool
 ) -> None:
-    """A new blob becomes the file itself; one that others may refer to is copied."""
+    """A new blob is moved to the last path; a blob of other snapshots is only copied."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
     repo.blob("a" * 40).write_bytes(b"{}")
     pointers = [repo.pointer(_COMMIT, path) for path in ("one.json", "two.json")]
@@ -229,10 +225,10 @@ def test_without_symlinks_files_are_moved_or_copied(
     assert [path.name for path in repo.blobs.iterdir()] == ([] if new_blob else ["a" * 40])
 
 
-def test_a_file_known_to_be_missing_is_known_to_huggingface_hub(repo: RepoCache) -> None:
-    """Loaders probe for optional files, and are spared the request."""
+def test_huggingface_hub_reads_a_recorded_missing_file(repo: CachedRepo) -> None:
+    """Loaders look for optional files; a recorded missing file saves the request."""
     repo.write_ref("main", _COMMIT)
-    repo.mark_missing(_COMMIT, "deep/optional.json")
+    repo.record_missing(_COMMIT, "deep/optional.json")
 
     found = huggingface_hub.try_to_load_from_cache(
         "acme/tiny", "deep/optional.json", cache_dir=repo.root
@@ -243,10 +239,10 @@ def test_a_file_known_to_be_missing_is_known_to_huggingface_hub(repo: RepoCache)
 
 @pytest.mark.skipif(
     not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"),
-    reason="huggingface_hub before 1.9 takes the tag for a damaged repository",
+    reason="huggingface_hub before 1.9 reports the tag as a damaged repository",
 )
-def test_an_existing_cachedir_tag_is_left_alone(tmp_path: Path) -> None:
-    """Whoever wrote it, the first line is what counts."""
+def test_an_existing_cachedir_tag_is_not_replaced(tmp_path: Path) -> None:
+    """A tag with another comment is valid: only the first line matters."""
     create_cachedir_tag(tmp_path)
     text = (tmp_path / "CACHEDIR.TAG").read_text()
     assert text.startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
@@ -257,47 +253,8 @@ def test_an_existing_cachedir_tag_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "CACHEDIR.TAG").read_text() == "theirs"
 
 
-# --- local_dir
-
-
-def test_metadata_is_read_again(tmp_path: Path) -> None:
-    """Commit and etag are known as long as the file is not changed."""
-    folder = LocalDir(tmp_path)
-    folder.create()
-    folder.file("config.json").write_bytes(b"{}")
-
-    folder.write_metadata("config.json", _COMMIT, _SHA256)
-
-    assert folder.read_metadata("config.json") == DownloadMetadata(_COMMIT, _SHA256)
-    assert (tmp_path / ".cache" / "huggingface" / ".gitignore").read_text() == "*"
-
-
-def test_metadata_of_a_changed_file_does_not_count(tmp_path: Path) -> None:
-    """A file written after its metadata is somebody's work, not the download."""
-    folder = LocalDir(tmp_path)
-    folder.file("config.json").write_bytes(b"{}")
-    folder.write_metadata("config.json", _COMMIT, _SHA256)
-    later = folder.file("config.json").stat().st_mtime + 10
-
-    os.utime(folder.file("config.json"), (later, later))
-
-    assert folder.read_metadata("config.json") is None
-
-
-@pytest.mark.parametrize("text", ["", "one line", f"{_COMMIT}\n{_SHA256}\nyesterday\n"])
-def test_damaged_metadata_is_removed(tmp_path: Path, text: str) -> None:
-    """It would be found damaged every time."""
-    folder = LocalDir(tmp_path)
-    folder.file("config.json").write_bytes(b"{}")
-    folder.metadata("config.json").parent.mkdir(parents=True)
-    folder.metadata("config.json").write_text(text)
-
-    assert folder.read_metadata("config.json") is None
-    assert not folder.metadata("config.json").exists()
-
-
-def test_a_listing_is_written_as_huggingface_hub_reads_it(tmp_path: Path) -> None:
-    """The JSON has the fields of format version 1, for both kinds of files."""
+def test_a_listing_has_huggingface_hubs_format(tmp_path: Path) -> None:
+    """The JSON has the fields of format version 1, for LFS files and others."""
     large = Entry(
         path="model.safetensors",
         size=9,

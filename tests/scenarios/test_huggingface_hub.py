@@ -1,7 +1,8 @@
-"""The same repository downloaded by huggingface_hub and by us: equal on the disk, byte for byte.
+"""The same repository downloaded by huggingface_hub and by hftransfer: the files are identical.
 
-huggingface_hub is the oracle: what it leaves in a cache or a ``local_dir`` is what others
-read, so everything but time stamps has to be the same, and each has to read the other's.
+huggingface_hub is the reference: other programs read what it writes to a cache or a
+``local_dir``. Everything but time stamps must be equal, and each library must read what the
+other one wrote.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from huggingface_hub import errors
 
 import hftransfer
 from hftransfer.testing import HubServer, RandomFile
+from support.downloads import HUB_VERSION
 
 _REPO = "acme/tiny"
 _FILES: dict[str, bytes | Path | RandomFile] = {
@@ -29,23 +31,34 @@ _FILES: dict[str, bytes | Path | RandomFile] = {
     "onnx/model.bin": RandomFile(70_000, seed=2),
     "sub folder/to?/awful#name%20&.json": b"[]",
 }
-# huggingface_hub keeps listings from this version on.
-_HUB = tuple(int(part) for part in huggingface_hub.__version__.split(".")[:2])
-_KEEPS_TREES = _HUB >= (1, 22)
+_CACHES_LISTINGS = HUB_VERSION >= (1, 22)
+"""Whether the installed huggingface_hub writes listings to ``trees/``."""
 
 Download = Callable[..., Any]
+
+_FILE_DOWNLOAD: dict[str, Download] = {
+    "theirs": huggingface_hub.hf_hub_download,
+    "ours": hftransfer.hf_hub_download,
+}
+_SNAPSHOT_DOWNLOAD: dict[str, Download] = {
+    "theirs": huggingface_hub.snapshot_download,
+    "ours": hftransfer.snapshot_download,
+}
 
 
 @pytest.fixture
 def repo(hub: HubServer) -> str:
-    """A repository with small and large, nested, equal, empty and oddly named files."""
+    """A repository with small, large, nested, equal and empty files, and unusual names."""
     created = hub.create_repo(_REPO, files=_FILES)
     created.create_branch("refs/pr/1")
     return created.find("main").id
 
 
 def described(root: Path) -> dict[str, object]:
-    """Everything below `root`: link targets, contents, parsed where their form is free."""
+    """Return all paths below `root` with link targets and contents.
+
+    Files whose format leaves a choice are parsed, and time stamps are left out.
+    """
     found: dict[str, object] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
@@ -54,21 +67,21 @@ def described(root: Path) -> dict[str, object]:
         elif path.is_dir():
             found[f"{name}/"] = None
         elif "trees" in path.parts:
-            if _KEEPS_TREES:
+            if _CACHES_LISTINGS:
                 found[name] = json.loads(path.read_text())
         elif path.name == "CACHEDIR.TAG":
-            found[name] = path.read_text().splitlines()[0]  # the rest is prose
+            found[name] = path.read_text().splitlines()[0]  # the rest is a comment
         elif path.suffix == ".metadata":
-            found[name] = path.read_text().splitlines()[:2]  # the third one is the time
+            found[name] = path.read_text().splitlines()[:2]  # the third line is the time
         else:
             found[name] = path.read_bytes()
-    if not _KEEPS_TREES:
+    if not _CACHES_LISTINGS:
         found = {name: value for name, value in found.items() if not name.endswith("trees/")}
     return found
 
 
 def both(hub: HubServer, tmp_path: Path, download: str, *args: Any, **kwargs: Any) -> list[Path]:
-    """Download by each library into a cache of its own; return the two caches, theirs first."""
+    """Download with each library to its own cache; return both, huggingface_hub's first."""
     caches = []
     libraries: dict[str, Any] = {"theirs": huggingface_hub, "ours": hftransfer}
     for name, library in libraries.items():
@@ -82,7 +95,7 @@ def both(hub: HubServer, tmp_path: Path, download: str, *args: Any, **kwargs: An
 def test_snapshots_are_equal_in_the_cache(
     hub: HubServer, repo: str, tmp_path: Path, revision: str | None
 ) -> None:
-    """Blobs, links, refs, listings and locks are the same whoever downloaded."""
+    """Blobs, links, refs, listings and locks are the same."""
     revision = repo if revision == "pinned" else revision
 
     theirs, ours = both(hub, tmp_path, "snapshot_download", _REPO, revision=revision)
@@ -91,10 +104,10 @@ def test_snapshots_are_equal_in_the_cache(
 
 
 @pytest.mark.parametrize("repo_type", ["dataset", "space"])
-def test_other_kinds_of_repository_are_equal_too(
+def test_datasets_and_spaces_are_equal_in_the_cache(
     hub: HubServer, tmp_path: Path, repo_type: str
 ) -> None:
-    """Datasets and spaces lie where huggingface_hub puts them."""
+    """Their folders have the names that huggingface_hub gives them."""
     hub.create_repo("acme/other", repo_type=repo_type, files=_FILES)  # type: ignore[arg-type]
 
     theirs, ours = both(hub, tmp_path, "snapshot_download", "acme/other", repo_type=repo_type)
@@ -102,8 +115,8 @@ def test_other_kinds_of_repository_are_equal_too(
     assert described(ours) == described(theirs)
 
 
-def test_a_second_commit_shares_what_did_not_change(hub: HubServer, tmp_path: Path) -> None:
-    """After a new commit both caches hold two snapshots, and each blob once."""
+def test_a_second_commit_shares_unchanged_blobs(hub: HubServer, tmp_path: Path) -> None:
+    """After a new commit both caches have two snapshots, and each blob once."""
     created = hub.create_repo(_REPO, files=_FILES)
     both(hub, tmp_path, "snapshot_download", _REPO)
     created.commit({"config.json": b"{}", "new/model.bin": RandomFile(70_000, seed=2)})
@@ -123,7 +136,7 @@ def test_a_second_commit_shares_what_did_not_change(hub: HubServer, tmp_path: Pa
 def test_single_files_are_equal_in_the_cache(
     hub: HubServer, repo: str, tmp_path: Path, filename: str, subfolder: str | None, pinned: bool
 ) -> None:
-    """`hf_hub_download` leaves what huggingface_hub's leaves: no listing, one link."""
+    """`hf_hub_download` writes a blob and a link, and no listing."""
     theirs, ours = both(
         hub,
         tmp_path,
@@ -137,10 +150,10 @@ def test_single_files_are_equal_in_the_cache(
     assert described(ours) == described(theirs)
 
 
-def test_a_missing_file_is_noted_alike(hub: HubServer, repo: str, tmp_path: Path) -> None:
-    """After EntryNotFound both caches know that the commit has no such file."""
+def test_a_missing_file_is_recorded_equally(hub: HubServer, repo: str, tmp_path: Path) -> None:
+    """After EntryNotFound both caches record that the commit has no such file."""
     caches = []
-    for name, download in _single.items():
+    for name, download in _FILE_DOWNLOAD.items():
         caches.append(tmp_path / name)
         with pytest.raises(errors.EntryNotFoundError):
             download(_REPO, "missing.json", cache_dir=caches[-1], endpoint=hub.endpoint)
@@ -154,20 +167,10 @@ def test_a_missing_file_is_noted_alike(hub: HubServer, repo: str, tmp_path: Path
     )
 
 
-_single: dict[str, Download] = {
-    "theirs": huggingface_hub.hf_hub_download,
-    "ours": hftransfer.hf_hub_download,
-}
-_whole: dict[str, Download] = {
-    "theirs": huggingface_hub.snapshot_download,
-    "ours": hftransfer.snapshot_download,
-}
-
-
 def test_local_dirs_are_equal(hub: HubServer, repo: str, tmp_path: Path) -> None:
-    """Files, metadata, locks and listings in a ``local_dir`` are the same, and so is the cache."""
+    """Files, metadata, locks and listings of a ``local_dir`` are equal, and so is the cache."""
     folders = []
-    for name, download in _whole.items():
+    for name, download in _SNAPSHOT_DOWNLOAD.items():
         root = tmp_path / name
         folders.append(root)
         download(_REPO, local_dir=root / "dir", cache_dir=root / "cache", endpoint=hub.endpoint)
@@ -181,9 +184,9 @@ def test_local_dirs_are_equal(hub: HubServer, repo: str, tmp_path: Path) -> None
 def test_single_files_in_local_dirs_are_equal(
     hub: HubServer, repo: str, tmp_path: Path, filename: str
 ) -> None:
-    """One file in a ``local_dir`` comes with the same metadata and leaves the cache alone."""
+    """One file in a ``local_dir`` has the same metadata."""
     folders = []
-    for name, download in _single.items():
+    for name, download in _FILE_DOWNLOAD.items():
         root = tmp_path / name
         folders.append(root)
         cache = root / "cache"
@@ -198,12 +201,12 @@ def test_single_files_in_local_dirs_are_equal(
 def test_each_reads_the_cache_of_the_other(
     hub: HubServer, repo: str, tmp_path: Path, writer: str, reader: str
 ) -> None:
-    """With ``local_files_only`` one library returns what the other one downloaded."""
-    written = _whole[writer](_REPO, cache_dir=tmp_path, endpoint=hub.endpoint)
+    """With ``local_files_only`` each library returns what the other one downloaded."""
+    written = _SNAPSHOT_DOWNLOAD[writer](_REPO, cache_dir=tmp_path, endpoint=hub.endpoint)
     hub.clear_requests()
 
-    read = _whole[reader](_REPO, cache_dir=tmp_path, local_files_only=True)
-    file = _single[reader](_REPO, "config.json", cache_dir=tmp_path, local_files_only=True)
+    read = _SNAPSHOT_DOWNLOAD[reader](_REPO, cache_dir=tmp_path, local_files_only=True)
+    file = _FILE_DOWNLOAD[reader](_REPO, "config.json", cache_dir=tmp_path, local_files_only=True)
 
     assert (read, file) == (written, f"{written}/config.json")
     assert hub.requests == []
@@ -211,14 +214,15 @@ def test_each_reads_the_cache_of_the_other(
 
 
 @pytest.mark.parametrize(("writer", "reader"), [("theirs", "ours"), ("ours", "theirs")])
-def test_each_completes_what_the_other_began(
+def test_each_completes_the_snapshot_of_the_other(
     hub: HubServer, repo: str, tmp_path: Path, writer: str, reader: str
 ) -> None:
-    """What one library has downloaded the other one does not download again."""
-    _whole[writer](_REPO, cache_dir=tmp_path, endpoint=hub.endpoint, allow_patterns="*.safetensors")
+    """A file that one library has downloaded is not downloaded again by the other one."""
+    where: dict[str, Any] = {"cache_dir": tmp_path, "endpoint": hub.endpoint}
+    _SNAPSHOT_DOWNLOAD[writer](_REPO, allow_patterns="*.safetensors", **where)
     hub.clear_requests()
 
-    _whole[reader](_REPO, cache_dir=tmp_path, endpoint=hub.endpoint)
+    _SNAPSHOT_DOWNLOAD[reader](_REPO, **where)
 
     fetched = [r.file for r in hub.requests if r.method == "GET" and r.file is not None]
     assert f"{_REPO}/model.safetensors" not in fetched
@@ -227,26 +231,26 @@ def test_each_completes_what_the_other_began(
 
 
 @pytest.mark.parametrize(("writer", "reader"), [("theirs", "ours"), ("ours", "theirs")])
-def test_each_knows_the_local_dir_of_the_other(
+def test_each_reads_the_local_dir_of_the_other(
     hub: HubServer, repo: str, tmp_path: Path, writer: str, reader: str
 ) -> None:
-    """A pinned ``local_dir`` is complete for one library when the other one filled it."""
+    """A ``local_dir`` of a pinned commit that one library has written is complete for the other."""
     where = {"local_dir": tmp_path / "dir", "cache_dir": tmp_path / "cache", "revision": repo}
-    _whole[writer](_REPO, endpoint=hub.endpoint, **where)
+    _SNAPSHOT_DOWNLOAD[writer](_REPO, endpoint=hub.endpoint, **where)
     hub.clear_requests()
 
-    _whole[reader](_REPO, endpoint=hub.endpoint, **where)
+    _SNAPSHOT_DOWNLOAD[reader](_REPO, endpoint=hub.endpoint, **where)
 
     assert [r.path for r in hub.requests if r.file is not None] == []
 
 
-@pytest.mark.skipif(_HUB < (1, 0), reason="dry_run came with huggingface_hub 1.0")
+@pytest.mark.skipif(HUB_VERSION < (1, 0), reason="dry_run came with huggingface_hub 1.0")
 @pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("force", [False, True])
-def test_dry_runs_say_the_same(
+def test_dry_runs_are_equal(
     hub: HubServer, repo: str, tmp_path: Path, local: bool, force: bool
 ) -> None:
-    """With one file there and the others not, both libraries announce the same downloads."""
+    """With one of the files on the disk both libraries return the same information."""
     where: dict[str, Any] = {"cache_dir": tmp_path / "cache", "endpoint": hub.endpoint}
     if local:
         where["local_dir"] = tmp_path / "dir"

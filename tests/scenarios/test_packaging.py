@@ -1,9 +1,8 @@
-"""What `pip install` gives: the wheel's content, and Metaflow finding our decorator.
+"""Installations: the content of the wheel, and Metaflow's look-up of our decorator.
 
-Metaflow looks at installed metadata, so only real installations prove anything. Each
-environment here is a fresh one without a network: Metaflow and the libraries come from
-the environment that runs the tests, linked distribution by distribution as their
-RECORDs say, and hftransfer is installed by pip from the tree.
+Metaflow reads the metadata of installed distributions, so these tests install hftransfer with
+pip, in new virtual environments without a network. Metaflow and the other dependencies are
+linked from the environment that runs the tests: the files that each RECORD lists.
 """
 
 from __future__ import annotations
@@ -26,36 +25,37 @@ import pytest
 
 _TREE = Path(__file__).parents[2]
 _CHECKPOINT = "metaflow-checkpoint"
-_SCRATCH = ("__pycache__", "*.egg-info", ".*", "build", "dist", "node_modules")
+_NOT_SOURCE = ("__pycache__", "*.egg-info", ".*", "build", "dist", "node_modules")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.metaflow,
-    pytest.mark.timeout(180),  # the first test of the session builds the wheel
+    pytest.mark.timeout(180),  # the first of these tests builds the wheel
 ]
 
-# Prints what Metaflow made of its extensions, and all that importing it loaded.
+# Prints which decorator Metaflow found, and all modules that importing it loaded.
 _PROBE = """
 import json, sys
 import metaflow
 found = getattr(metaflow, "huggingface_hub", None)
+checkpoint = "metaflow_extensions.obcheckpoint"
 print(json.dumps({
     "module": found and found.args[0].__module__,
     "name": found and found.args[0].name,
-    "incumbent": any(name.startswith("metaflow_extensions.obcheckpoint") for name in sys.modules),
+    "has_checkpoint": any(name.startswith(checkpoint) for name in sys.modules),
     "loaded": sorted(sys.modules),
 }))
 """
 
 
-# --- a tree, a wheel, environments
+# --- source tree, wheel and virtual environments
 
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, because builds leave files behind."""
+    """A copy of the checkout: a build writes files to its source tree."""
     copy = tmp_path_factory.mktemp("tree") / "hftransfer"
-    shutil.copytree(_TREE, copy, ignore=shutil.ignore_patterns(*_SCRATCH))
+    shutil.copytree(_TREE, copy, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
     return copy
 
 
@@ -69,7 +69,7 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(*command: str | Path) -> str:
-    """Run a command without PYTHONPATH, which would hide what is installed."""
+    """Run a command and return its output; without PYTHONPATH, which would take precedence."""
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environ.setdefault("METAFLOW_USER", "tester")
     result = subprocess.run(
@@ -81,16 +81,16 @@ def _run(*command: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What `_PROBE` printed."""
+    """What `_PROBE` prints."""
 
     module: str | None
     name: str | None
-    incumbent: bool
+    has_checkpoint: bool
     loaded: frozenset[str]
 
 
 class Environment:
-    """A fresh virtual environment without pip."""
+    """A new virtual environment without pip."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=False, symlinks=True)
@@ -99,7 +99,7 @@ class Environment:
         self._packages = folder / "lib" / version / "site-packages"
 
     def link(self, distribution: str) -> None:
-        """Make an installed distribution and all that it needs part of this environment."""
+        """Link an installed distribution and its dependencies into this environment."""
         for each in _closure(distribution):
             for entry in _top_level(each):
                 target = self._packages / entry
@@ -107,10 +107,10 @@ class Environment:
                     target.symlink_to(Path(str(each.locate_file(entry))).resolve())
 
     def copy_checkpoint(self, *, named: str) -> None:
-        """Add metaflow-checkpoint under one of the spellings of its name.
+        """Copy metaflow-checkpoint into this environment under one of the spellings of its name.
 
-        Built from its sdist by a current setuptools, its metadata say `metaflow_checkpoint`.
-        Its folder is copied, because distributions share the namespace `metaflow_extensions`.
+        Built from its sdist by a current setuptools, its metadata have `metaflow_checkpoint`.
+        Its files are copied, not linked: distributions share the folder `metaflow_extensions`.
         """
         distribution = importlib.metadata.distribution(_CHECKPOINT)
         for file in distribution.files or ():
@@ -126,7 +126,7 @@ class Environment:
         metadata.write_text(text)
 
     def install(self, *what: str | Path) -> None:
-        """Let pip install a wheel, or `-e` a tree; nothing comes from an index."""
+        """Install a wheel, or with `--editable` a source tree, with pip and without an index."""
         options = ("--no-deps", "--no-index", "--no-build-isolation", "--quiet")
         quiet = ("--disable-pip-version-check", "--no-input")
         _run(
@@ -142,28 +142,28 @@ class Environment:
         )
 
     def python(self, code: str) -> str:
-        """Return what a program prints here."""
+        """Run a program in this environment and return its output."""
         return _run(self._python, "-c", code)
 
-    def ask_metaflow(self) -> Report:
-        """Import Metaflow and look."""
-        answer = json.loads(self.python(_PROBE).splitlines()[-1])
-        return Report(**{**answer, "loaded": frozenset(answer["loaded"])})
+    def probe_metaflow(self) -> Report:
+        """Import Metaflow in this environment and return what it found."""
+        printed = json.loads(self.python(_PROBE).splitlines()[-1])
+        return Report(**{**printed, "loaded": frozenset(printed["loaded"])})
 
 
 def _closure(name: str) -> Iterator[importlib.metadata.Distribution]:
-    waiting, seen = [name], set()
-    while waiting:
+    pending, seen = [name], set()
+    while pending:
         try:
-            found = importlib.metadata.distribution(waiting.pop())
+            found = importlib.metadata.distribution(pending.pop())
         except importlib.metadata.PackageNotFoundError:
-            continue  # wanted on other Pythons or systems only
+            continue  # a dependency on other Pythons or systems only
         key = found.metadata["Name"].lower().replace("_", "-")
         if key not in seen:
             seen.add(key)
             yield found
-            wanted = [entry for entry in found.requires or () if "extra ==" not in entry]
-            waiting += [re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in wanted]
+            required = [entry for entry in found.requires or () if "extra ==" not in entry]
+            pending += [re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in required]
 
 
 def _top_level(distribution: importlib.metadata.Distribution) -> set[str]:
@@ -172,8 +172,8 @@ def _top_level(distribution: importlib.metadata.Distribution) -> set[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
-    """A fresh environment with Metaflow and what hftransfer depends on, but without either ours
-    or metaflow-checkpoint.
+    """A new environment with Metaflow and the dependencies of hftransfer, and with neither
+    hftransfer nor metaflow-checkpoint.
     """
     fresh = Environment(tmp_path / "venv")
     for name in ("metaflow", "aiobotocore", "aiohttp", "anyio", "huggingface_hub", "xxhash"):
@@ -184,8 +184,8 @@ def environment(tmp_path: Path) -> Environment:
 # --- the wheel
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
-    """Neither tests nor scripts, and every module of ours with the marker for type checkers."""
+def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
+    """It has all modules of both packages and ``py.typed``, and no tests or scripts."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (top_level,) = (archive.read(name) for name in names if name.endswith("/top_level.txt"))
@@ -205,7 +205,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
 
 
 def test_the_metadata_name_both_spellings_of_metaflow_checkpoint(wheel: Path) -> None:
-    """The extra's requirements reach the metadata as they are written, one per spelling."""
+    """The requirements of the extra `metaflow` have one entry per spelling."""
     with zipfile.ZipFile(wheel) as archive:
         (text,) = (
             archive.read(name).decode()
@@ -247,10 +247,10 @@ def test_the_version_is_that_of_the_installed_distribution(
 
 @pytest.mark.parametrize("beside", [None, "metaflow-checkpoint", "metaflow_checkpoint"])
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_metaflow_takes_our_decorator(
+def test_metaflow_finds_our_decorator(
     kind: str, beside: str | None, environment: Environment, tree: Path, wheel: Path
 ) -> None:
-    """`metaflow.huggingface_hub` is ours, however we and metaflow-checkpoint are installed."""
+    """`metaflow.huggingface_hub` is ours, also if metaflow-checkpoint is installed."""
     if beside:
         environment.copy_checkpoint(named=beside)
     if kind == "wheel":
@@ -259,22 +259,22 @@ def test_metaflow_takes_our_decorator(
         environment.link("setuptools")
         environment.install("--editable", tree)
 
-    report = environment.ask_metaflow()
+    report = environment.probe_metaflow()
 
     assert report.module is not None
     assert report.module.startswith("metaflow_extensions.hftransfer.")
     assert report.name == "huggingface_hub"
-    assert report.incumbent == bool(beside)
+    assert report.has_checkpoint == bool(beside)
 
 
-def test_importing_metaflow_loads_nothing_heavy_because_of_us(
+def test_importing_metaflow_loads_no_dependency_of_ours(
     environment: Environment, wheel: Path
 ) -> None:
-    """With us installed `import metaflow` loads no third party's package and no engine more."""
+    """With hftransfer installed, `import metaflow` loads no more third-party packages."""
     environment.copy_checkpoint(named=_CHECKPOINT)
-    without = environment.ask_metaflow()
+    without = environment.probe_metaflow()
     environment.install(wheel)
-    added = environment.ask_metaflow().loaded - without.loaded
+    added = environment.probe_metaflow().loaded - without.loaded
 
     ours = {name for name in added if name.partition(".")[0] == "hftransfer"}
     extension = {name for name in added if name.startswith("metaflow_extensions.hftransfer")}
@@ -283,7 +283,7 @@ def test_importing_metaflow_loads_nothing_heavy_because_of_us(
     assert without.module is not None
     assert without.module.startswith("metaflow_extensions.obcheckpoint.")
     assert extension
-    # Metaflow's own modules may be loaded earlier than they would have been.
+    # Modules of Metaflow that it would otherwise import later may be loaded.
     assert foreign - sys.stdlib_module_names - {"metaflow", "metaflow_extensions"} == set()
     assert ours <= {
         "hftransfer",

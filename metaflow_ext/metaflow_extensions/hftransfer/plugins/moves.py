@@ -17,7 +17,7 @@ import anyio.to_thread
 
 import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
-from hftransfer._client.patterns import select_entries
+from hftransfer._client.selection import select_entries
 from hftransfer._core.digests import Digest
 from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location

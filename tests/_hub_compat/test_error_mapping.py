@@ -1,4 +1,4 @@
-"""Errors of ours as huggingface_hub's own classes, for the version that is installed."""
+"""This package's errors as huggingface_hub's classes, with the installed version."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import pytest
 from huggingface_hub import errors
 
-from hftransfer._hub_compat.errors import hub_error, raising_hub_errors
+from hftransfer._hub_compat.error_mapping import raising_huggingface_errors, to_huggingface_error
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -25,11 +25,11 @@ _URL = "https://hub.test/acme/tiny/resolve/main/config.json"
 _API = "https://hub.test/api/models/acme/tiny/revision/main"
 
 
-def refused(
+def rejected(
     status: int, headers: dict[str, str] | None = None, *, url: str = _URL, body: bytes = b""
 ) -> RejectedError:
     response = Response("GET", url, status, headers or {}, body)
-    return RejectedError("refused", response=response)
+    return RejectedError("rejected", response=response)
 
 
 @pytest.mark.parametrize(
@@ -55,51 +55,53 @@ def refused(
         (503, {}, _URL, errors.HfHubHTTPError),
     ],
 )
-def test_a_refusal_has_the_class_that_huggingface_hub_gives_it(
+def test_an_error_response_has_huggingface_hubs_class(
     status: int, headers: dict[str, str], url: str, expected: type[Exception]
 ) -> None:
-    """Status and ``X-Error-Code`` decide, by huggingface_hub's own rules."""
-    error = hub_error(refused(status, headers, url=url))
+    """Status, ``X-Error-Code`` and URL decide, by huggingface_hub's own rules."""
+    error = to_huggingface_error(rejected(status, headers, url=url))
 
     assert isinstance(error, expected)
     assert isinstance(error, errors.HfHubHTTPError)
     assert error.response.status_code == status
 
 
-def test_what_the_server_said_is_in_the_message() -> None:
-    """The request id and the body's explanation help whoever asks for support."""
+def test_the_message_has_request_id_and_explanation() -> None:
+    """Support needs the request id, users the explanation in the body."""
     headers = {"X-Request-Id": "Root=1-abc", "Content-Type": "application/json"}
 
-    error = hub_error(refused(403, headers, body=b'{"error": "ask the owner"}'))
+    error = to_huggingface_error(rejected(403, headers, body=b'{"error": "ask the owner"}'))
 
     assert "Root=1-abc" in str(error)
     assert "ask the owner" in str(error)
 
 
-def test_a_body_that_came_compressed_is_not_decoded_twice() -> None:
-    """The headers of the wire do not fit the body at hand, which is plain already."""
+def test_a_compressed_body_is_not_decoded_twice() -> None:
+    """Content-Encoding and Content-Length describe the transfer, not the decoded body."""
     body = b'{"error": "ask the owner"}'
     length = str(len(gzip.compress(body)))
     headers = {"Content-Encoding": "gzip", "Content-Length": length}
 
-    error = hub_error(refused(403, {**headers, "Content-Type": "application/json"}, body=body))
+    error = to_huggingface_error(
+        rejected(403, {**headers, "Content-Type": "application/json"}, body=body)
+    )
 
     assert "ask the owner" in str(error)
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_signature_is_in_no_message(status: int) -> None:
-    """The query of a signed URL is as good as a password for an hour."""
-    error = hub_error(refused(status, url=f"{_URL}?X-Amz-Signature=s3cr3t"))
+def test_a_signature_is_not_part_of_the_message(status: int) -> None:
+    """The query of a signed URL gives access to the file until it expires."""
+    error = to_huggingface_error(rejected(status, url=f"{_URL}?X-Amz-Signature=s3cr3t"))
 
     assert "s3cr3t" not in str(error)
     assert isinstance(error, errors.HfHubHTTPError)
     assert "s3cr3t" not in str(error.response.url)
 
 
-def test_damaged_content_is_an_oserror() -> None:
-    """As when huggingface_hub finds another size than the announced one."""
-    error = hub_error(IntegrityError("model.safetensors: its sha256 is not the Hub's"))
+def test_an_integrity_error_is_an_oserror() -> None:
+    """As huggingface_hub raises for a file of the wrong size."""
+    error = to_huggingface_error(IntegrityError("model.safetensors: its sha256 is not the Hub's"))
 
     assert type(error) is OSError
     assert str(error).startswith("Consistency check failed: model.safetensors")
@@ -108,44 +110,44 @@ def test_damaged_content_is_an_oserror() -> None:
 @pytest.mark.parametrize(
     ("error", "builtin"),
     [
-        (NetworkError("refused"), ConnectionError),
-        (StalledError("nothing came"), TimeoutError),
+        (NetworkError("connection refused"), ConnectionError),
+        (StalledError("no data"), TimeoutError),
         (DestinationError("cannot write"), OSError),
         (NotFoundError("no such file"), FileNotFoundError),
         (AccessError("no token"), PermissionError),
     ],
 )
-def test_errors_without_an_answer_stay_what_they_are(
+def test_errors_without_a_response_are_returned_unchanged(
     error: TransferError, builtin: type[Exception]
 ) -> None:
-    """They are built-in exceptions already, which generic code catches."""
-    assert hub_error(error) is error
+    """They are built-in exceptions already, which generic code can catch."""
+    assert to_huggingface_error(error) is error
     assert isinstance(error, builtin)
 
 
 @pytest.mark.parametrize("status", [200, 302])
-def test_an_answer_that_is_no_refusal_leaves_the_error_alone(status: int) -> None:
-    """A 200 with a broken body is our complaint, not the Hub's."""
-    error = ServerError("the answer is not JSON", response=Response("GET", _API, status, {}))
+def test_an_error_with_a_success_status_is_returned_unchanged(status: int) -> None:
+    """A 200 with an invalid body is no error by huggingface_hub's rules."""
+    error = ServerError("the response is not JSON", response=Response("GET", _API, status, {}))
 
-    assert hub_error(error) is error
+    assert to_huggingface_error(error) is error
 
 
 def test_the_original_error_is_the_cause() -> None:
-    """What exactly was being done when the Hub refused is not lost."""
-    original = refused(404, {"X-Error-Code": "RepoNotFound"}, url=_API)
+    """Its message says which request failed."""
+    original = rejected(404, {"X-Error-Code": "RepoNotFound"}, url=_API)
 
-    with pytest.raises(errors.RepositoryNotFoundError) as caught, raising_hub_errors():
+    with pytest.raises(errors.RepositoryNotFoundError) as caught, raising_huggingface_errors():
         raise original
 
     assert caught.value.__cause__ is original
 
 
-def test_other_exceptions_pass_through_untouched() -> None:
-    """A bug or an interruption is not dressed up as an answer of the Hub."""
+def test_other_exceptions_are_not_mapped() -> None:
+    """A bug or an interruption keeps its class."""
     original = KeyError("bug")
 
-    with pytest.raises(KeyError) as caught, raising_hub_errors():
+    with pytest.raises(KeyError) as caught, raising_huggingface_errors():
         raise original
 
     assert caught.value is original

@@ -1,0 +1,80 @@
+"""The progress display of the command line, on standard error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TextIO
+
+from hftransfer._core.units import format_size
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from hftransfer._core.events import Event
+
+__all__ = ("ProgressDisplay",)
+
+_TERMINAL_STEP = 4 << 20
+"""Bytes between two updates of the line on a terminal."""
+_LOG_STEP = 0.1
+"""Fraction of the transfer between two lines in a log."""
+
+
+class ProgressDisplay:
+    """An observer that shows progress: one updated line on a terminal, else a line per 10 %.
+
+    Use as a context manager around the transfer. The events arrive in the event loop's thread;
+    nothing else writes to the stream until that thread has ended.
+
+    Args:
+        stream: where to write, such as ``sys.stderr``.
+        quiet: write nothing.
+    """
+
+    def __init__(self, stream: TextIO, *, quiet: bool) -> None:
+        self._stream = stream
+        self._quiet = quiet
+        self._on_terminal = stream.isatty()
+        self._total = 0
+        self._moved = 0
+        self._shown = 0
+        """What `_moved` was when the line was last written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._on_terminal and self._shown:
+            self._write("\n")
+
+    def __call__(self, event: Event, /) -> None:
+        from hftransfer._core.events import BytesMoved, Retrying, TransferStarted
+
+        if isinstance(event, TransferStarted):
+            self._total = event.bytes
+        elif isinstance(event, BytesMoved):
+            self._moved += event.bytes
+            self._show()
+        elif isinstance(event, Retrying) and not self._quiet and not self._on_terminal:
+            self._write(f"{event.path}: {event.error}; retrying in {event.delay:.1f} s\n")
+
+    def _show(self) -> None:
+        step = _TERMINAL_STEP if self._on_terminal else self._total * _LOG_STEP
+        is_due = abs(self._moved - self._shown) >= step or self._moved >= self._total
+        if self._quiet or not is_due:
+            return
+        self._shown = self._moved
+        percent = 100 * self._moved // self._total if self._total else 100
+        line = f"{percent:3d} %  {format_size(self._moved)} of {format_size(self._total)}"
+        # On a terminal: return to the first column and erase the line that is there.
+        self._write(f"\r\x1b[K{line}" if self._on_terminal else f"{line}\n")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

@@ -167,7 +167,7 @@ class S3Options:
         if self.customer_key is not None:
             _require(
                 self.server_side_encryption is None,
-                "s3.customer_key cannot be combined with s3.server_side_encryption",
+                "s3.customer_key and s3.server_side_encryption exclude each other",
             )
             _require(
                 _is_customer_key(self.customer_key), "s3.customer_key must be 32 bytes in base64"

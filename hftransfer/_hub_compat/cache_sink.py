@@ -119,7 +119,7 @@ class HubCacheSink:
                 blob,
                 entry,
                 chunk_size,
-                stem=f"{etag}.{etag[:16]}",
+                prefix=f"{etag}.{etag[:16]}",
                 fsync=self._options.fsync,
                 write_policy=self._ways,
             )

@@ -130,7 +130,7 @@ class LocalDirSink:
                 entry,
                 chunk_size,
                 partial_folder=self._local_dir.metadata(entry.path).parent,
-                stem=_partial_stem(entry),
+                prefix=_partial_stem(entry),
                 fsync=self._options.fsync,
                 write_policy=self._ways,
             )

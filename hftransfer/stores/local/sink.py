@@ -43,7 +43,7 @@ __all__ = (
     "SmallFileSink",
     "check_destination",
     "is_small_file",
-    "partial_file_stem",
+    "partial_file_prefix",
 )
 
 # Files of up to this many bytes have no journal: to fetch one again costs less than to resume it.
@@ -53,18 +53,18 @@ _SMALL_FILE_BYTES = 1 << 20
 _THREADS_PER_FILE = 4
 
 
-def partial_file_stem(target: Path, identity: str, size: int) -> str:
-    """Return the stem of the names of the partial file of `target` and of its journal.
+def partial_file_prefix(target: Path, identity: str, size: int) -> str:
+    """Return the prefix of the names of the partial file of `target` and of its journal.
 
     It starts with a dot, has at most 140 bytes, and ends with a hash of `identity` and `size`, so
     that a partial file is resumed only for the content that it was begun with.
     """
     content = chunk_digest(memoryview(f"{identity} {size}".encode()))[:16]
-    return f"{_stem_prefix(target)}.{content}"
+    return f"{_target_prefix(target)}.{content}"
 
 
-def _stem_prefix(target: Path) -> str:
-    """Return the part of `partial_file_stem` that does not depend on the content."""
+def _target_prefix(target: Path) -> str:
+    """Return the part of `partial_file_prefix` that does not depend on the content."""
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
 
 
@@ -117,7 +117,7 @@ class LocalFileSink:
         chunk_size: int,
         *,
         partial_folder: Path | None = None,
-        stem: str | None = None,
+        prefix: str | None = None,
         fsync: bool = False,
         write_policy: WritePolicy | None = None,
         on_publish: Callable[[FileManifest], None] | None = None,
@@ -130,7 +130,7 @@ class LocalFileSink:
             chunk_size: bytes per chunk.
             partial_folder: folder of the partial file, on the same file system.
                 Default: the target's folder.
-            stem: stem of the partial file's name. Default: `partial_file_stem`.
+            prefix: prefix of the partial file's name. Default: `partial_file_prefix`.
             fsync: flush the file to the disk before the rename, and the folder after it.
             write_policy: decides which writes bypass the page cache. Default: none does.
             on_publish: called with the file's manifest in a worker thread, after the rename.
@@ -149,7 +149,7 @@ class LocalFileSink:
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
             return PartialFile(
                 folder,
-                stem or partial_file_stem(target, entry.identity, entry.size),
+                prefix or partial_file_prefix(target, entry.identity, entry.size),
                 identity=entry.identity,
                 size=entry.size,
                 chunk_size=chunk_size,
@@ -274,7 +274,7 @@ class LocalSink:
                 write_whole,
                 target,
                 folder=target.parent,
-                stem=partial_file_stem(target, entry.identity, entry.size),
+                stem=partial_file_prefix(target, entry.identity, entry.size),
                 fsync=self._fsync,
             )
             return SmallFileSink(publish, self._batch)
@@ -287,7 +287,7 @@ class LocalSink:
         prefixes: dict[Path, set[str]] = {}
         for path in manifest.files:
             target = self._target(path)
-            prefixes.setdefault(target.parent, set()).add(_stem_prefix(target))
+            prefixes.setdefault(target.parent, set()).add(_target_prefix(target))
 
         def clean() -> None:
             for folder, names in prefixes.items():

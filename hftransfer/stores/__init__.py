@@ -1,1 +1,1 @@
-"""Stores: where bytes come from and go to. Each is a Source, a Sink, or both."""
+"""Stores: they read and write files. Each implements `Source`, `Sink`, or both (see `base`)."""

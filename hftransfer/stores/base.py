@@ -20,7 +20,7 @@ Memory: a buffer that a method receives belongs to the engine's memory budget. A
 until the method returns or raises, and must keep no reference to it afterwards.
 
 Errors: a store raises errors of `hftransfer.errors`. The engine retries an operation that
-raises a `TransientError`, per chunk and as the `RetryPolicy` says; a store must not retry
+raises a `TransientError`, per chunk and within the `RetryPolicy`; a store must not retry
 reads or writes of chunks itself. Any other error ends the transfer of the file.
 """
 
@@ -116,7 +116,7 @@ class Source(Protocol):
 
         Returns when nothing is missing. On an error or a cancellation the bytes that have
         arrived stay in `buffer`, and the next call with it continues there. The engine may
-        lower `buffer.limit` while this runs, when it gives the end of the range to another
+        lower `buffer.limit` while this runs, when it assigns the end of the range to another
         call: bytes beyond the new limit are then not needed.
 
         Called concurrently, for several ranges of one file and for several files.

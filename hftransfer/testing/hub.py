@@ -92,6 +92,7 @@ class HubServer:
         )
         self._faults = FaultPlan()
         self._log = RequestLog()
+        # Only the server's thread uses the connection numbers and the event.
         self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int]
         self._connections = weakref.WeakKeyDictionary()
         self._connection_numbers = itertools.count(1)

@@ -6,7 +6,7 @@ https://github.com/huggingface/huggingface_hub). The listing contains all three.
 have shown the same URL template, the other files are requested directly: one request each
 instead of two.
 
-A predicted URL is only an optimization. If it is not answered with the file, prediction is
+A predicted URL is only an optimization. If the response is not the file, prediction is
 disabled and the file is resolved. If the content is wrong, the digest shows it, as for any file.
 """
 

@@ -18,7 +18,7 @@ from hftransfer._core.checksums import COMBINABLE, offered
 from hftransfer.errors import NotFoundError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.s3 import resume
-from hftransfer.stores.s3.upload_lock import claim
+from hftransfer.stores.s3.upload_lock import UploadLock
 from support.s3 import Bucket, s3_client
 from support.s3_proxy import front_of
 
@@ -93,7 +93,9 @@ async def test_which_checksum_the_store_has_verified(bucket: Bucket, tmp_path: P
 
     assert session.part_checksums.settled
     assert session.put_checksums.settled
-    assert (session.part_checksums.name, session.put_checksums.name) == VERIFIED[bucket.server.name]
+    assert (session.part_checksums.candidate, session.put_checksums.candidate) == VERIFIED[
+        bucket.server.name
+    ]
     if bucket.server.name == "minio":
         for name in ("large", "small"):
             head = s3_client(bucket.server).head_object(
@@ -105,9 +107,9 @@ async def test_which_checksum_the_store_has_verified(bucket: Bucket, tmp_path: P
 
 def record_of_a_killed_process(bucket: Bucket, key: str, upload: str) -> None:
     """Leave behind what a process does that dies while it works on an upload."""
-    taken = claim(bucket.name, key, upload)
+    taken = UploadLock.create(bucket.name, key, upload)
     assert taken is not None
-    taken.drop()
+    taken.unlock()
 
 
 async def test_what_a_killed_upload_left_is_not_sent_again(bucket: Bucket, tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ async def test_an_upload_on_which_somebody_works_is_left_alone(
     backend = s3_client(bucket.server)
     target = {"Bucket": bucket.name, "Key": "big"}
     upload = backend.create_multipart_upload(**target)["UploadId"]
-    held = claim(bucket.name, "big", upload) if owner == "this machine" else None
+    held = UploadLock.create(bucket.name, "big", upload) if owner == "this machine" else None
     part = backend.upload_part(**target, UploadId=upload, PartNumber=1, Body=data[: 5 * MIB])
     async with client(bucket.server.endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
@@ -195,7 +197,7 @@ async def test_an_upload_on_which_somebody_works_is_left_alone(
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     backend.complete_multipart_upload(**target, UploadId=upload, MultipartUpload=parts)
     if held is not None:
-        held.release()
+        held.delete()
 
 
 async def test_an_upload_that_another_machine_has_long_left_is_gone_on_with(
@@ -211,7 +213,7 @@ async def test_an_upload_that_another_machine_has_long_left_is_gone_on_with(
     listed = backend.list_parts(**target, UploadId=upload)["Parts"][0]
     if "LastModified" not in listed:
         pytest.skip("the store does not say when a part came")
-    monkeypatch.setattr(resume, "_ABANDONED", -3600.0)
+    monkeypatch.setattr(resume, "_ABANDONED_AFTER", -3600.0)
     async with client(bucket.server.endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
 
@@ -250,7 +252,9 @@ async def test_a_slow_part_is_sent_twice(bucket: Bucket, tmp_path: Path) -> None
     async with front_of(bucket, slow) as endpoint, client(endpoint) as mover:
         session = await mover.s3_session()
         for _ in range(10):
-            session.hedge.answered(0.01)  # what this would have learnt from earlier parts
+            session.hedge_timer.record_response(
+                0.01
+            )  # what this would have learnt from earlier parts
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
         stuck.set()
 

@@ -369,7 +369,7 @@ async def test_damage_on_the_way_is_noticed(bucket: Bucket, tmp_path: Path) -> N
         limit = 1
         report = await mover.copy(f"{bucket.url}/a", tmp_path / "out")
         limit = 100
-        with pytest.raises(NetworkError, match="damaged on its way"):
+        with pytest.raises(NetworkError, match="damaged in transit"):
             await mover.copy(f"{bucket.url}/a", tmp_path / "never")
 
     assert (tmp_path / "out").read_bytes() == b"content"

@@ -58,7 +58,7 @@ def test_a_profile_says_everything() -> None:
     assert account.region == "eu-north-1"
     assert account.endpoint_url == "http://s3.test:9000"
     assert account.verify == "/ca.pem"
-    assert account.place("b") == BucketEndpoint(
+    assert account.bucket_endpoint("b") == BucketEndpoint(
         "http://b.s3.test:9000", "b.s3.test:9000", "", "eu-north-1"
     )
 
@@ -97,7 +97,7 @@ def test_an_endpoint_of_ones_own(endpoint: str, style: str, expected: BucketEndp
     """The bucket is in the path unless asked otherwise; the Host header names no usual port."""
     account = Account(S3Options(endpoint_url=endpoint, addressing_style=style))
 
-    assert account.place("b.c") == expected
+    assert account.bucket_endpoint("b.c") == expected
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_an_endpoint_of_ones_own(endpoint: str, style: str, expected: BucketEndp
 )
 def test_awss_own_endpoints(bucket: str, region: str, style: str, url: str) -> None:
     """Region, partition and style make the host, as botocore's rules have it."""
-    place = Account(S3Options(addressing_style=style)).place(bucket, region)
+    place = Account(S3Options(addressing_style=style)).bucket_endpoint(bucket, region)
 
     assert place.origin + place.prefix == url
     assert place.region == region
@@ -123,7 +123,7 @@ def test_dual_stack_and_fips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
     monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
 
-    place = Account(S3Options(region_name="us-east-2")).place("b-c")
+    place = Account(S3Options(region_name="us-east-2")).bucket_endpoint("b-c")
 
     assert place.host == "b-c.s3-fips.dualstack.us-east-2.amazonaws.com"
 
@@ -132,7 +132,7 @@ def test_a_bucket_with_a_protocol_of_its_own_is_refused() -> None:
     """Directory buckets of S3 Express want sessions, which are not spoken here."""
     account = Account(S3Options(region_name="us-east-1"))
     with pytest.raises(UnsupportedError, match="not supported"):
-        account.place("name--use1-az4--x-s3")
+        account.bucket_endpoint("name--use1-az4--x-s3")
 
 
 def test_a_region_that_cannot_be() -> None:
@@ -181,12 +181,12 @@ async def test_variables_mean_what_botocore_makes_of_them(
             account.region,
             account.endpoint_url,
             account.verify,
-            account.place("b"),
+            account.bucket_endpoint("b"),
             await account.credentials(),
         )
 
     read_here = await seen()
-    monkeypatch.setattr(account_module, "_only_variables", lambda *_: None)
+    monkeypatch.setattr(account_module, "_read_environment", lambda *_: None)
 
     assert await seen() == read_here
 
@@ -197,7 +197,7 @@ def test_botocore_is_not_loaded_where_variables_say_everything(tmp_path: Path) -
         "import sys\n"
         "from hftransfer.options import S3Options\n"
         "from hftransfer.stores.s3.account import Account\n"
-        "Account(S3Options(endpoint_url='http://a.test')).place('b')\n"
+        "Account(S3Options(endpoint_url='http://a.test')).bucket_endpoint('b')\n"
         "assert 'hftransfer.stores.s3.store' not in sys.modules\n"
         "import hftransfer.stores.s3\n"
         "print(*sorted({'aiobotocore', 'aiohttp', 'botocore'} & set(sys.modules)))\n"
@@ -232,10 +232,10 @@ async def test_a_refusal_reads_the_variables_again(
     """Whoever renews them in the environment of a long process is understood."""
     account = Account(S3Options())
     old = await account.credentials()
-    assert not await account.renewed(old)
+    assert not await account.replace_credentials(old)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new-id")
 
-    assert await account.renewed(old)
+    assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"
 
 
@@ -317,10 +317,10 @@ async def test_a_refusal_renews_what_was_refused_and_nothing_newer(tmp_path: Pat
     def rewrite(access_key: str) -> None:
         (tmp_path / "credentials").write_text(CREDENTIALS.replace("work-id", access_key))
 
-    assert not await account.renewed(old)
+    assert not await account.replace_credentials(old)
     rewrite("new-id")
-    assert await account.renewed(old)
+    assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"
     rewrite("newer-id")
-    assert await account.renewed(old)
+    assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"

@@ -16,8 +16,8 @@ from hftransfer import AsyncClient
 from hftransfer.errors import DestinationError, SourceChangedError, UnsupportedError
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.copy import ServerCopy
-from hftransfer.stores.s3.store import S3Client
 from hftransfer.testing import HubServer, RandomFile
 from support.s3 import Bucket, s3_client
 from support.s3_proxy import front_of, xml_error

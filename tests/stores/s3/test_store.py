@@ -39,9 +39,10 @@ from hftransfer.locations import S3Location
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry, FileSink, Sink, Source
 from hftransfer.stores.s3.botocore import botocore_error
+from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.errors import response_error
-from hftransfer.stores.s3.multipart import multipart_etag
-from hftransfer.stores.s3.store import S3Client, S3Sink, S3Source
+from hftransfer.stores.s3.etags import multipart_etag
+from hftransfer.stores.s3.store import S3Sink, S3Source
 from support.s3 import Bucket, s3_client
 from support.s3_proxy import front_of, xml_error
 

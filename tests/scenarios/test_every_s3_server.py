@@ -20,7 +20,7 @@ from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.s3 import resume
 from hftransfer.stores.s3.upload_lock import UploadLock
 from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of
+from support.s3_proxy import proxy_for
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -134,7 +134,7 @@ async def test_what_a_killed_upload_left_is_not_sent_again(bucket: Bucket, tmp_p
             sent.append(request.query["partNumber"])
         return None
 
-    async with front_of(bucket, count) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, count) as endpoint, client(endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/k/big")
 
     assert sorted(sent) == ["2", "4"]
@@ -249,7 +249,7 @@ async def test_a_slow_part_is_sent_twice(bucket: Bucket, tmp_path: Path) -> None
                 await stuck.wait()
         return None
 
-    async with front_of(bucket, slow) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, slow) as endpoint, client(endpoint) as mover:
         session = await mover.s3_session()
         for _ in range(10):
             session.hedge_timer.record_response(

@@ -33,7 +33,7 @@ from hftransfer.errors import (
 )
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of, xml_error
+from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -89,7 +89,7 @@ async def test_a_wrong_region_is_corrected(bucket: Bucket, tmp_path: Path) -> No
         return xml_error(301, "PermanentRedirect", x_amz_bucket_region=bucket.server.region)
 
     async with (
-        front_of(bucket, redirect) as endpoint,
+        proxy_for(bucket, redirect) as endpoint,
         client(endpoint, region_name="eu-north-1") as mover,
     ):
         await mover.copy(bucket.url, tmp_path)
@@ -105,7 +105,7 @@ async def test_a_region_that_stays_wrong_is_named(bucket: Bucket, tmp_path: Path
         region = "r1" if "/r2/" in request.headers["Authorization"] else "r2"
         return xml_error(301, "PermanentRedirect", x_amz_bucket_region=region)
 
-    async with front_of(bucket, elsewhere) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, elsewhere) as endpoint, client(endpoint) as mover:
         with pytest.raises(RejectedError, match="the bucket is in r1"):
             await mover.copy(bucket.url, tmp_path)
 
@@ -124,7 +124,7 @@ async def test_a_wrong_clock_is_set_right(bucket: Bucket, tmp_path: Path) -> Non
             return web.Response(body=listing(["a"], etag='"x"', size=7))
         return web.Response(body=b"content", headers={"ETag": '"x"'})
 
-    async with front_of(bucket, skewed) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, skewed) as endpoint, client(endpoint) as mover:
         await mover.copy(bucket.url, tmp_path)
 
     assert (tmp_path / "a").read_bytes() == b"content"
@@ -158,7 +158,7 @@ async def test_credentials_that_ran_out_are_looked_up_again(
             return xml_error(400, "ExpiredToken")
         return None
 
-    async with front_of(bucket, expire) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, expire) as endpoint, client(endpoint) as mover:
         await mover.copy(bucket.url, tmp_path / "out")
 
     assert names(tmp_path / "out") == ["a", "b"]
@@ -173,7 +173,7 @@ async def test_credentials_that_stay_expired_are_an_access_error(
     async def expire(request: web.Request) -> web.StreamResponse | None:
         return xml_error(400, "ExpiredToken")
 
-    async with front_of(bucket, expire) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, expire) as endpoint, client(endpoint) as mover:
         with pytest.raises(AccessError, match="get new ones"):
             await mover.copy(bucket.url, tmp_path)
 
@@ -193,7 +193,7 @@ async def test_anonymous_requests_carry_no_signature(bucket: Bucket, tmp_path: P
         f'"arn:aws:s3:::{bucket.name}/*"]}}]}}'
     )
     s3_client(bucket.server).put_bucket_policy(Bucket=bucket.name, Policy=policy)
-    async with front_of(bucket, see) as endpoint, client(endpoint, anonymous=True) as mover:
+    async with proxy_for(bucket, see) as endpoint, client(endpoint, anonymous=True) as mover:
         await mover.copy(f"{bucket.url}/open", tmp_path / "copy")
 
     assert (tmp_path / "copy").read_bytes() == b"content"
@@ -215,7 +215,7 @@ async def test_whose_certificates_are_trusted(
     async def passing(request: web.Request) -> web.StreamResponse | None:
         return None
 
-    async with front_of(bucket, passing, tls=context) as endpoint:
+    async with proxy_for(bucket, passing, tls=context) as endpoint:
         async with client(endpoint) as mover:
             with pytest.raises(RejectedError, match="not trusted"):
                 await mover.list(bucket.url)
@@ -237,7 +237,7 @@ async def test_no_permission_on_one_key(bucket: Bucket, tmp_path: Path) -> None:
     async def forbid(request: web.Request) -> web.StreamResponse | None:
         return xml_error(403, "AccessDenied") if request.path.endswith("/b") else None
 
-    async with front_of(bucket, forbid) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, forbid) as endpoint, client(endpoint) as mover:
         with pytest.raises(AccessError, match=r"/b at .*lack a permission"):
             await mover.copy(bucket.url, tmp_path)
 
@@ -251,7 +251,7 @@ async def test_an_object_can_be_read_by_who_may_not_list(bucket: Bucket, tmp_pat
     async def deny(request: web.Request) -> web.StreamResponse | None:
         return xml_error(403, "AccessDenied") if "list-type" in request.query else None
 
-    async with front_of(bucket, deny) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, deny) as endpoint, client(endpoint) as mover:
         await mover.copy(f"{bucket.url}/f/a", tmp_path / "copy")
         with pytest.raises(AccessError, match="lack a permission"):
             await mover.copy(f"{bucket.url}/f", tmp_path / "folder")
@@ -291,7 +291,7 @@ async def test_storms_are_sat_out(bucket: Bucket, tmp_path: Path, status: int, c
         await request.read()
         return xml_error(status, code)
 
-    async with front_of(bucket, storm) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, storm) as endpoint, client(endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
         report = await mover.copy(f"{bucket.url}/big", tmp_path / "out")
 
@@ -310,7 +310,7 @@ async def test_a_storm_without_end_is_given_up(bucket: Bucket, tmp_path: Path) -
         await request.read()
         return xml_error(503, "SlowDown")
 
-    async with front_of(bucket, storm) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, storm) as endpoint, client(endpoint) as mover:
         with pytest.raises(ThrottledError, match="gave up after 4 tries"):
             await mover.copy(tmp_path / "in", f"{bucket.url}/big")
 
@@ -336,7 +336,7 @@ async def test_a_truncated_body_is_gone_on_with(bucket: Bucket, tmp_path: Path) 
         request.transport.close()
         return response
 
-    async with front_of(bucket, cut) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, cut) as endpoint, client(endpoint) as mover:
         await mover.copy(f"{bucket.url}/a", tmp_path / "out")
 
     assert (tmp_path / "out").read_bytes() == data
@@ -365,7 +365,7 @@ async def test_damage_on_the_way_is_noticed(bucket: Bucket, tmp_path: Path) -> N
         checksum = {f"x-amz-checksum-{name.removeprefix('Checksum').lower()}": head[name]}
         return web.Response(body=b"c0ntent", headers={"ETag": head["ETag"], **checksum})
 
-    async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, damage) as endpoint, client(endpoint) as mover:
         limit = 1
         report = await mover.copy(f"{bucket.url}/a", tmp_path / "out")
         limit = 100
@@ -399,7 +399,7 @@ async def test_damage_of_a_large_object_is_noticed(bucket: Bucket, tmp_path: Pat
 
     async with client(bucket.server.endpoint) as mover:
         await mover.copy(tmp_path / "in", f"{bucket.url}/big")
-    async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, damage) as endpoint, client(endpoint) as mover:
         with pytest.raises(IntegrityError, match="crc"):
             await mover.copy(f"{bucket.url}/big", tmp_path / "out")
 
@@ -418,7 +418,7 @@ async def test_an_object_deleted_meanwhile_is_a_changed_source(
             s3_client(bucket.server).delete_object(Bucket=bucket.name, Key="a")
         return None
 
-    async with front_of(bucket, vanish) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, vanish) as endpoint, client(endpoint) as mover:
         with pytest.raises(SourceChangedError, match="deleted"):
             await mover.copy(bucket.url, tmp_path)
 
@@ -443,7 +443,7 @@ async def test_a_file_written_to_during_its_upload_is_not_published(
         refused.append(1)
         return None
 
-    async with front_of(bucket, write) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, write) as endpoint, client(endpoint) as mover:
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being"):
             await mover.copy(path, f"{bucket.url}/m/model.bin")
 
@@ -471,7 +471,7 @@ async def test_parts_of_files_under_way_are_not_bounded_by_memory(
             await full.wait()
         return None
 
-    async with front_of(bucket, hold) as endpoint:
+    async with proxy_for(bucket, hold) as endpoint:
         s3 = S3Options(endpoint_url=endpoint)
         async with AsyncClient(replace(options, s3=s3)) as mover:
             with anyio.fail_after(30):
@@ -505,7 +505,7 @@ async def test_twenty_thousand_keys(bucket: Bucket) -> None:
         token = str(start + 1000) if start + 1000 < len(keys) else ""
         return web.Response(body=listing(keys[start : start + 1000], token=token))
 
-    async with front_of(bucket, pages) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, pages) as endpoint, client(endpoint) as mover:
         entries = await mover.list(f"{bucket.url}/many/")
 
     assert [entry.path for entry in entries] == [key.removeprefix("many/") for key in keys]
@@ -521,7 +521,7 @@ async def test_one_request_tells_an_object_from_a_folder(bucket: Bucket) -> None
         requests.append(request.method)
         return None
 
-    async with front_of(bucket, count) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, count) as endpoint, client(endpoint) as mover:
         assert [entry.path for entry in await mover.list(f"{bucket.url}/m")] == ["m"]
         assert [entry.path for entry in await mover.list(f"{bucket.url}/n")] == ["a", "b"]
 
@@ -540,7 +540,7 @@ async def test_keys_that_are_no_paths(bucket: Bucket, tmp_path: Path, key: str) 
         )
         return web.Response(body=page)
 
-    async with front_of(bucket, evil) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, evil) as endpoint, client(endpoint) as mover:
         with pytest.raises(LocationError, match="cannot be a file's path"):
             await mover.copy(f"{bucket.url}/f", tmp_path / "out")
 
@@ -567,7 +567,7 @@ async def test_a_listing_that_is_none_is_asked_for_again(bucket: Bucket) -> None
         asked += 1
         return web.Response(text="<html><br>login</html>") if asked == 1 else None
 
-    async with front_of(bucket, page) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, page) as endpoint, client(endpoint) as mover:
         assert len(await mover.list(bucket.url)) == 1
     assert asked == 2
 
@@ -610,7 +610,7 @@ async def test_what_a_manifest_knows_is_not_hashed_for_the_store_too(
             asked.append("x-amz-checksum-mode" in request.headers)
         return None
 
-    async with front_of(bucket, watch) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, watch) as endpoint, client(endpoint) as mover:
         report = await mover.copy(bucket.url, tmp_path / "first")
         await mover.copy(bucket.url, tmp_path / "second", manifest=report.manifest)
         wrong = replace(report.manifest.files["a"], chunks=("0" * 32,))

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from hftransfer.testing import HubServer, RandomFile
 from support.s3 import Bucket, s3_client
-from support.s3_proxy import Hook, front_of
+from support.s3_proxy import Hook, proxy_for
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 
@@ -78,7 +78,7 @@ async def killed_in_the_middle(
     """Kill a copy while all but its first bodies are held up; return those that got through."""
     sent: list[str] = []
     held, stuck = anyio.Event(), anyio.Event()
-    async with front_of(bucket, counting(sent, held, stuck)) as endpoint:
+    async with proxy_for(bucket, counting(sent, held, stuck)) as endpoint:
         async with copying(source, destination, endpoint, **environ) as process:
             with anyio.fail_after(40):
                 await stuck.wait()
@@ -96,7 +96,7 @@ async def test_a_killed_upload_sends_the_rest(bucket: Bucket, tmp_path: Path) ->
     first = await killed_in_the_middle(bucket, str(tmp_path / "model.bin"), target)
     again: list[str] = []
     async with (
-        front_of(bucket, counting(again, None, anyio.Event())) as endpoint,
+        proxy_for(bucket, counting(again, None, anyio.Event())) as endpoint,
         copying(str(tmp_path / "model.bin"), target, endpoint) as process,
     ):
         report = await finish(process)
@@ -121,7 +121,7 @@ async def test_files_that_were_finished_are_left_alone(bucket: Bucket, tmp_path:
     (tmp_path / "in" / changed).write_bytes(os.urandom(1000))
     again: list[str] = []
     async with (
-        front_of(bucket, counting(again, None, anyio.Event())) as endpoint,
+        proxy_for(bucket, counting(again, None, anyio.Event())) as endpoint,
         copying(str(tmp_path / "in"), target, endpoint) as process,
     ):
         report = await finish(process)

@@ -13,14 +13,14 @@ from yarl import URL
 
 from support.s3 import Bucket
 
-__all__ = ("Hook", "front_of", "xml_error")
+__all__ = ("Hook", "proxy_for", "xml_error")
 
 MIB = 1 << 20
 Hook = Callable[[web.Request], Awaitable["web.StreamResponse | None"]]
 
 
 @asynccontextmanager
-async def front_of(
+async def proxy_for(
     bucket: Bucket, hook: Hook, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
     """Serve `bucket`'s server again; `hook` may answer in its place, or see what passes."""

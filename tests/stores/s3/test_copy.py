@@ -20,7 +20,7 @@ from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.copy import ServerCopy
 from hftransfer.testing import HubServer, RandomFile
 from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of, xml_error
+from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = pytest.mark.asyncio
 EVERYWHERE = pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_the_store_copies_by_itself(bucket: Bucket) -> None:
             seen.append("copied" if "x-amz-copy-source" in request.headers else "sent")
         return None
 
-    async with front_of(bucket, see) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, see) as endpoint, client(endpoint) as mover:
         report = await mover.copy(f"{bucket.url}/from", [f"{bucket.url}/to", f"{bucket.url}/too"])
 
     assert seen == ["copied"] * 6
@@ -135,7 +135,7 @@ async def test_what_the_store_does_not_copy_is_streamed(bucket: Bucket) -> None:
         copying = "x-amz-copy-source" in request.headers
         return xml_error(501, "NotImplemented") if copying else None
 
-    async with front_of(bucket, refuse) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, refuse) as endpoint, client(endpoint) as mover:
         report = await mover.copy(f"{bucket.url}/from", f"{bucket.url}/to")
 
     assert (report.files, report.bytes, report.server_side_bytes) == (2, 11 * MIB + 1, 0)
@@ -157,7 +157,7 @@ async def test_an_error_inside_a_200_is_an_error_of_the_copy(bucket: Bucket) -> 
         tries += 1
         return xml_error(200, "InternalError") if tries == 1 else None
 
-    async with front_of(bucket, fail_first) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, fail_first) as endpoint, client(endpoint) as mover:
         await mover.copy(f"{bucket.url}/a", f"{bucket.url}/b")
 
     assert tries == 2
@@ -175,7 +175,7 @@ async def test_disk_and_s3_are_fed_by_one_pass(bucket: Bucket, tmp_path: Path) -
             reads.append(request.path)
         return None
 
-    async with front_of(bucket, see) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, see) as endpoint, client(endpoint) as mover:
         await mover.copy(f"{bucket.url}/from", [tmp_path / "out", f"{bucket.url}/to"])
 
     assert len(reads) == 1

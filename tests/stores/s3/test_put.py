@@ -15,7 +15,7 @@ from aiohttp import web
 from hftransfer import AsyncClient
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of
+from support.s3_proxy import proxy_for
 
 pytestmark = pytest.mark.asyncio
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
@@ -77,7 +77,7 @@ async def test_a_customers_key_goes_with_every_request_for_the_object(
         (keyed if has else bare).add(kind)
         return None
 
-    async with front_of(bucket, see) as endpoint, client(endpoint, customer_key=key) as mover:
+    async with proxy_for(bucket, see) as endpoint, client(endpoint, customer_key=key) as mover:
         await mover.copy(files(tmp_path / "in"), bucket.url)
         await mover.copy(bucket.url, tmp_path / "out")
 
@@ -104,7 +104,7 @@ async def test_ranges_follow_the_stored_parts(bucket: Bucket, tmp_path: Path) ->
             assert int(first) // (5 * MIB) == int(last) // (5 * MIB)
         return None
 
-    async with front_of(bucket, see) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, see) as endpoint, client(endpoint) as mover:
         await mover.copy(f"{bucket.url}/big", tmp_path / "out")
 
     assert {start for start in starts if start % (5 * MIB) == 0} == {
@@ -135,7 +135,7 @@ async def test_damage_on_the_way_up_is_refused_by_the_store(bucket: Bucket, tmp_
         ):
             return web.Response(status=answer.status, body=await answer.read())
 
-    async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, damage) as endpoint, client(endpoint) as mover:
         report = await mover.copy(folder, bucket.url)
 
     assert len(damaged) == 4  # three parts and the small one

@@ -44,7 +44,7 @@ from hftransfer.stores.s3.errors import response_error
 from hftransfer.stores.s3.etags import multipart_etag
 from hftransfer.stores.s3.store import S3Sink, S3Source
 from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of, xml_error
+from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = pytest.mark.asyncio
 
@@ -461,7 +461,7 @@ async def test_control_calls_are_tried_again_and_only_here(bucket: Bucket) -> No
         return xml_error(503, "SlowDown") if calls <= 2 else None
 
     async with (
-        front_of(bucket, slow_down) as endpoint,
+        proxy_for(bucket, slow_down) as endpoint,
         session_for(bucket, endpoint=endpoint) as session,
     ):
         await prepare(session, S3Location(bucket.name))
@@ -486,7 +486,7 @@ async def test_an_error_inside_a_200_is_an_error(bucket: Bucket) -> None:
         return None
 
     async with (
-        front_of(bucket, fail_first) as endpoint,
+        proxy_for(bucket, fail_first) as endpoint,
         session_for(bucket, endpoint=endpoint) as session,
     ):
         await upload(S3Sink(session, S3Location(bucket.name)), "w.bin", data)
@@ -520,7 +520,7 @@ async def test_a_lost_answer_to_completion(bucket: Bucket, published: bool) -> N
 
     put(bucket, "w.bin", pattern(10 * MIB))  # the same bytes, from another upload
     async with (
-        front_of(bucket, gone) as endpoint,
+        proxy_for(bucket, gone) as endpoint,
         session_for(bucket, endpoint=endpoint) as session,
     ):
         sink = S3Sink(session, S3Location(bucket.name))
@@ -545,7 +545,7 @@ async def test_an_object_of_another_size_is_noticed(bucket: Bucket) -> None:
         return None
 
     async with (
-        front_of(bucket, shrink) as endpoint,
+        proxy_for(bucket, shrink) as endpoint,
         session_for(bucket, endpoint=endpoint) as session,
     ):
         with pytest.raises(IntegrityError, match="7 bytes"):
@@ -568,7 +568,7 @@ async def test_cancelled_while_the_upload_is_created(bucket: Bucket) -> None:
         opened.append(await open_file(sink, "w.bin", 10 * MIB))
 
     async with (
-        front_of(bucket, hold) as endpoint,
+        proxy_for(bucket, hold) as endpoint,
         session_for(bucket, endpoint=endpoint) as session,
     ):
         async with anyio.create_task_group() as tasks:
@@ -591,7 +591,7 @@ async def test_keys_that_may_write_but_not_list_or_read(bucket: Bucket) -> None:
         return xml_error(403, "AccessDenied") if "list-type" in request.query else None
 
     async with (
-        front_of(bucket, deny) as endpoint,
+        proxy_for(bucket, deny) as endpoint,
         session_for(bucket, endpoint=endpoint) as session,
     ):
         location = S3Location(bucket.name)

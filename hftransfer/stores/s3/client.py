@@ -11,9 +11,9 @@ A failed request is handled on three levels, which this package keeps apart:
   waiting. Checksum negotiation does the same for a checksum that the store rejects: once per
   candidate, of which there are at most three.
 - *Retry*: a `TransientError` may not occur the next time. `hftransfer._io.retry.retrying` sends
-  again after a back-off. There is one such level for each request: the engine retries
-  `S3Source.fill` and `FileSink.write`; everything else is retried by `S3Client.call` or by the
-  function that calls `retrying`. No operation that is retried retries another inside.
+  again after a back-off. Each request has one such level: the engine retries `S3Source.fill`,
+  `S3Source.stream` and `FileSink.write`; `S3Client.call` and this package's own uses of `retrying`
+  cover the rest. An operation that is retried never retries another inside.
 - *Restart*: an upload has vanished or holds other bytes than ours (`IntegrityError`). The engine
   aborts it and transfers the file again, with a new upload, a fixed number of times.
 
@@ -129,7 +129,8 @@ class S3Client:
         uploads = _DEFAULT_UPLOADS if connections is None else _UPLOADS_PER_CONNECTION * connections
         self.hedge_timer = HedgeTimer(uploads)
         self.upload_limiter = ResizableLimiter(uploads)
-        """Limits the request bodies (and part copies) in flight."""
+        """Limits the request bodies and part copies in flight. It is acquired last, just before a
+        request, when the caller already holds the chunk's buffer."""
         self._throttle = throttle
         self._stack = AsyncExitStack()
         self._account: Account | None = None
@@ -343,7 +344,7 @@ class S3Client:
 
         Args:
             response: to `signed`.
-            request: what was asked for.
+            request: before it was signed.
             signed: `request` as it was sent.
         """
         body = response.body.decode(errors="replace")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hftransfer._io.retry import retrying
-from hftransfer.errors import AccessError, NotFoundError, TransferError
+from hftransfer.errors import AccessError, NotFoundError, ServerError, TransferError
 from hftransfer.locations import S3Location
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.xml import ListedObject, Page, parse_list
@@ -92,8 +92,13 @@ async def list_page(client: S3Client, bucket: str, prefix: str, token: str | Non
 
 
 async def _request_page(client: S3Client, bucket: str, query: dict[str, str]) -> Page:
-    # Parsed inside the retry, so that a listing that cannot be parsed is requested again.
-    return parse_list((await client.send("GET", bucket, query=query)).body)
+    response = await client.send("GET", bucket, query=query)
+    try:
+        # Inside the retry, so that a listing that cannot be parsed is requested again.
+        return parse_list(response.body)
+    except ServerError as error:
+        error.message = f"{client.describe(bucket, query['prefix'])}: {error.message}"
+        raise
 
 
 async def _head_object(client: S3Client, bucket: str, key: str) -> ListedObject | None:

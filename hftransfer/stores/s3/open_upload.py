@@ -20,7 +20,7 @@ __all__ = ("ABORT_GRACE", "OpenUpload", "create_upload", "is_upload_gone", "rest
 ABORT_GRACE = 1.5
 """Seconds that an abort may take after a cancellation: less than a person waits for Ctrl-C."""
 
-# Seconds that creating an upload may go on after a cancellation: longer than a round trip.
+# Seconds that creating an upload may continue after a cancellation: longer than a round trip.
 _CREATE_GRACE = 1.0
 _ABORT_ROUNDS = 3
 

@@ -38,8 +38,9 @@ class SingleUpload(Upload):
         if not negotiation.settled:
             async with negotiation.probe_lock:
                 if not negotiation.settled:
-                    return await self._negotiate(data, digest)
-        return await self._negotiate(data, digest)
+                    await self._negotiate(data, digest)
+                    return
+        await self._negotiate(data, digest)
 
     async def _negotiate(self, data: memoryview, digest: str) -> None:
         """Send the PUT, again with the next checksum if the store rejects or ignores one."""
@@ -53,17 +54,19 @@ class SingleUpload(Upload):
                 response = await self._send(data, algorithm, checksum)
             except TransferError as error:
                 if self._target.precondition and is_precondition_failure(error):
-                    return await self._verify_existing(data)
+                    await self._verify_existing(data)
+                    return
                 if algorithm is None or not negotiation.may_have_caused(error):
                     raise
                 negotiation.reject(algorithm)
                 continue
             if algorithm is None or response.headers.get(header_name(algorithm)) == checksum:
-                return negotiation.confirm(algorithm)
+                negotiation.confirm(algorithm)
+                return
             negotiation.reject(algorithm)
-            # The object is stored, but not verified. If-None-Match forbids to send it again.
+            # The object is stored, but not verified. With If-None-Match it cannot be sent again.
             if self._target.precondition or negotiation.candidate is None:
-                return None
+                return
 
     async def _send(self, data: memoryview, algorithm: str | None, checksum: str) -> Response:
         client = self._target.client
@@ -74,10 +77,12 @@ class SingleUpload(Upload):
             return await client.send("PUT", *self._target.bucket_key, headers=headers, body=data)
 
     async def _verify_existing(self, data: memoryview) -> None:
-        """Accept an existing object with the same MD5: an earlier attempt, or its twin, made it.
+        """Accept an existing object with the same MD5, as an earlier attempt may have stored it.
+
+        One HEAD without retries; if it fails, the PUT is retried as a whole.
 
         Raises:
-            DestinationError: if it is another object.
+            DestinationError: if the object has other content.
         """
         headers = await self._target.head()
         stored = None if headers is None else etag_md5(headers.get("ETag", ""))

@@ -4,8 +4,8 @@ For an upload in progress S3 reports the key, and for its parts size and ETag, b
 Therefore an upload is chosen whose parts all have the sizes of our own plan; `parts` compares
 the content later, chunk by chunk.
 
-An upload that somebody still works on is not orphaned: a process of this machine holds its lock
-file, or a process of another machine has added a part recently.
+An upload that is still in use is not orphaned: a process of this machine holds its lock file, or
+a process of another machine has added a part recently.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ async def find_resumable(
 def _lock_first(
     bucket: str, key: str, candidates: Sequence[OrphanedUpload]
 ) -> OrphanedUpload | None:
-    """Return the first candidate that nobody works on, with its lock."""
+    """Return the first candidate that is not in use, with its lock."""
     for orphan in candidates:
         lock = UploadLock.adopt(bucket, key, orphan.upload_id)
         if lock is not None:

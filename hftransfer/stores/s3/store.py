@@ -278,7 +278,7 @@ class S3Sink:
         key = location.key
         if single and (not key or key.endswith("/")):
             raise LocationError(f"{location} is not the key of an object")
-        self.client = client
+        self._client = client
         self._location = location
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
@@ -322,7 +322,7 @@ class S3Sink:
         existing: dict[str, int] = {}
         token = None
         for _ in range(pages):
-            page = await list_page(self.client, self._location.bucket, prefix, token)
+            page = await list_page(self._client, self._location.bucket, prefix, token)
             existing |= {listed.key: listed.size for listed in page.objects}
             if (token := page.next_token) is None:
                 break
@@ -330,14 +330,14 @@ class S3Sink:
 
     async def _is_stored(self, bucket_key: tuple[str, str], entry: Entry) -> bool:
         """Return True if the object has this very content, by the identity in its metadata."""
-        s3 = self.client.s3
+        s3 = self._client.s3
         tag = identity_tag(entry)
         # The object may be stored in another way than these options demand.
         has_storage_options = s3.server_side_encryption or s3.storage_class or s3.customer_key
         if not tag or has_storage_options or self._existing.get(bucket_key[1]) != entry.size:
             return False
         try:
-            head = await self.client.call("HEAD", *bucket_key)
+            head = await self._client.call("HEAD", *bucket_key)
         except (AccessError, NotFoundError):
             return False
         return head.headers.get(IDENTITY_HEADER) == tag
@@ -351,7 +351,7 @@ class S3Sink:
         bucket_key = self.object_of(entry)
         if await self._is_stored(bucket_key, entry):
             return None
-        target = UploadTarget(self.client, *bucket_key, entry)
+        target = UploadTarget(self._client, *bucket_key, entry)
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)

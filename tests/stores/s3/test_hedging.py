@@ -61,7 +61,7 @@ def test_a_rare_late_part_raises_the_delay_little() -> None:
 
 
 class InstantTimer(HedgeTimer):
-    """A timer that sends the second copy at once."""
+    """Sends the second copy at once."""
 
     def __init__(self) -> None:
         super().__init__(1)

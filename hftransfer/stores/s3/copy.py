@@ -12,7 +12,7 @@ from functools import partial
 
 import anyio
 
-from hftransfer._core.plan import Chunk, PartLimits, fit_chunk_size, plan_chunks
+from hftransfer._core.plan import Chunk, fit_chunk_size, plan_chunks
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -30,7 +30,7 @@ from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.open_upload import ABORT_GRACE, OpenUpload, create_upload
 from hftransfer.stores.s3.parts import UploadedParts
 from hftransfer.stores.s3.signing import encoded_path
-from hftransfer.stores.s3.target import UploadTarget
+from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 from hftransfer.stores.s3.xml import element
 
 __all__ = ("ServerCopy",)
@@ -38,7 +38,6 @@ __all__ = ("ServerCopy",)
 # The store responds when the copy is finished, so larger copies risk the read timeout.
 _MAX_SINGLE_COPY = 256 << 20
 _PART_SIZE = 64 << 20
-_LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
 _SOURCE = "x-amz-copy-source"
 
 
@@ -118,7 +117,7 @@ class ServerCopy:
         _etag_of_copy(response, target.description)
 
     async def _copy_parts(self, target: UploadTarget, source_headers: Mapping[str, str]) -> None:
-        part_size = fit_chunk_size(target.entry.size, self._part, [_LIMITS])
+        part_size = fit_chunk_size(target.entry.size, self._part, [PART_LIMITS])
         chunks = plan_chunks(target.entry.size, part_size)
         # Without a checksum, because the bytes are not here; and never resumed, because the
         # content of another upload's parts is unknown.

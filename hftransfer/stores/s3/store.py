@@ -18,7 +18,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import header_name
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import Manifest
-from hftransfer._core.plan import PartLimits, stored_part_size
+from hftransfer._core.plan import stored_part_size
 from hftransfer._core.streams import ByteStream
 from hftransfer.errors import (
     AccessError,
@@ -49,12 +49,10 @@ from hftransfer.stores.s3.headers import (
 from hftransfer.stores.s3.listing import Listing, list_location, list_page
 from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
-from hftransfer.stores.s3.target import UploadTarget
+from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 
 __all__ = ("S3Client", "S3Sink", "S3Source")
 
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-_LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
 _MAX_KEY_BYTES = 1024
 _PAGE_SIZE = 1000
 # HEAD requests in flight, if the options do not give the number of connections.
@@ -272,7 +270,7 @@ class S3Sink:
         LocationError: if `single` is set and `location` does not name an object.
     """
 
-    limits = _LIMITS
+    limits = PART_LIMITS
 
     def __init__(self, client: S3Client, location: S3Location, *, single: bool = False) -> None:
         key = location.key

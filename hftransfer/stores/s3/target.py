@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hftransfer._core.plan import Chunk
+from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.errors import AccessError, DestinationError, NotFoundError, UnsupportedError
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.headers import customer_key_headers
 
-__all__ = ("Upload", "UploadTarget")
+__all__ = ("PART_LIMITS", "Upload", "UploadTarget")
+
+PART_LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
+"""Of a multipart upload: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 
 
 class UploadTarget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections.abc import Callable
 from typing import Literal
@@ -21,6 +22,7 @@ from hftransfer.options import (
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 NAN = float("nan")
+_KEY = base64.b64encode(bytes(32)).decode()
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,10 @@ NAN = float("nan")
         (lambda: S3Options(addressing_style="pathlike"), "pathlike"),
         (lambda: S3Options(access_key_id="id"), "secret_access_key"),
         (lambda: S3Options(secret_access_key="s"), "access_key_id"),
+        (lambda: S3Options(kms_key_id="k"), "aws:kms"),
+        (lambda: S3Options(customer_key="short"), "32 bytes"),
+        (lambda: S3Options(customer_key=_KEY, server_side_encryption="AES256"), "exclude"),
+        (lambda: S3Options(anonymous=True, profile="p"), "anonymous"),
         (lambda: TransferOptions(chunk_size=64 * KIB - 1), "chunk_size"),
         (lambda: TransferOptions(chunk_size=5 * GIB + 1), "chunk_size"),
         (lambda: TransferOptions(connections=0), "connections"),

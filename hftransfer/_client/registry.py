@@ -149,7 +149,7 @@ class StoreRegistry:
 
         async with self._opening:
             if self._s3 is None:
-                client = S3Client(self._options.s3, self._options, throttle=self._rate_limiter)
+                client = S3Client(self._options.s3, self._options, rate_limiter=self._rate_limiter)
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3
 

@@ -1,4 +1,7 @@
-"""Copies from S3 to S3 in which the store moves the bytes by itself."""
+"""Copies from S3 to S3 in which the store moves the bytes.
+
+Apart from `copy`, so that other transfers do not import the S3 store.
+"""
 
 from __future__ import annotations
 
@@ -18,55 +21,80 @@ from hftransfer.stores.s3.store import S3Sink, S3Source
 
 __all__ = ("copy_within_s3",)
 
-# Objects under way at a time: each is one request that waits for the store.
-_AT_A_TIME = 32
+# Objects that are copied at the same time, if the options do not give the number of connections.
+# Each is one request that waits for the store.
+_DEFAULT_CONCURRENCY = 32
 
 
 async def copy_within_s3(
     source: Source, sinks: Sequence[Sink], entries: Sequence[Entry], context: Context
 ) -> Report | None:
-    """Have the store copy `entries` into every one of `sinks`, or return None if it does not.
+    """Make the store copy `entries` to all `sinks`.
+
+    Args:
+        source: that the entries come from.
+        sinks: destinations.
+        entries: as listed by `source`.
+        context: options and observer.
+
+    Returns:
+        None if a store is not S3 or does not support copying; then nothing or only a part is
+        copied, and the bytes have to be read and written.
 
     Raises:
         TransferError: the first failure; further ones are its notes.
     """
-    goals = [sink for sink in sinks if isinstance(sink, S3Sink)]
-    if not isinstance(source, S3Source) or len(goals) != len(sinks):
+    s3_sinks = [sink for sink in sinks if isinstance(sink, S3Sink)]
+    if not isinstance(source, S3Source) or len(s3_sinks) != len(sinks):
         return None
     started = time.perf_counter()
-    for sink in goals:
+    for sink in s3_sinks:
         await sink.prepare(entries)
-    copier = ServerCopy(source.session)
-    line = anyio.CapacityLimiter(context.options.connections or _AT_A_TIME)
-    moved = 0
-
-    async def copy(entry: Entry) -> None:
-        nonlocal moved
-        async with line:
-            emit(context.observer, FileStarted(entry.path, entry.size))
-            for sink in goals:
-                await copier.copy(source.object_of(entry), sink.object_of(entry), entry)
-                moved += entry.size
-            emit(context.observer, BytesMoved(entry.path, entry.size))
-            emit(context.observer, FileFinished(entry.path, entry.size, skipped=False))
-
+    copies = _Copies(source, s3_sinks, context)
     emit(context.observer, TransferStarted(len(entries), sum(entry.size for entry in entries)))
-    # A store that does not copy says so the first time; copying in parts is the rarer ability.
-    ordered = sorted(entries, key=lambda entry: entry.size, reverse=True)
     try:
-        for first in ordered[:1]:
-            await copy(first)
-        with single_error():
-            async with anyio.create_task_group() as tasks:
-                for entry in ordered[1:]:
-                    tasks.start_soon(copy, entry)
+        await copies.run(entries)
     except UnsupportedError:
         return None
     return Report(
         source=source.location,
         destinations=tuple(sink.location for sink in sinks),
         files=len(entries),
-        server_side_bytes=moved,
+        server_side_bytes=copies.bytes,
         seconds=time.perf_counter() - started,
         manifest=Manifest(source=source.location),
     )
+
+
+class _Copies:
+    """Copies every entry to every sink, concurrently."""
+
+    def __init__(self, source: S3Source, sinks: Sequence[S3Sink], context: Context) -> None:
+        self._source = source
+        self._sinks = sinks
+        self._observer = context.observer
+        self._server = ServerCopy(source.client)
+        self._limiter = anyio.CapacityLimiter(context.options.connections or _DEFAULT_CONCURRENCY)
+        self.bytes = 0
+        """Bytes that the store has copied."""
+
+    async def run(self, entries: Sequence[Entry]) -> None:
+        # The first copy shows whether the store supports it. Largest first, because fewer stores
+        # support copying in parts.
+        ordered = sorted(entries, key=lambda entry: entry.size, reverse=True)
+        for largest in ordered[:1]:
+            await self._copy(largest)
+        with single_error():
+            async with anyio.create_task_group() as tasks:
+                for entry in ordered[1:]:
+                    tasks.start_soon(self._copy, entry)
+
+    async def _copy(self, entry: Entry) -> None:
+        async with self._limiter:
+            emit(self._observer, FileStarted(entry.path, entry.size))
+            source = self._source.object_of(entry)
+            for sink in self._sinks:
+                await self._server.copy(source, sink.object_of(entry), entry)
+                self.bytes += entry.size
+            emit(self._observer, BytesMoved(entry.path, entry.size))
+            emit(self._observer, FileFinished(entry.path, entry.size, skipped=False))

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hftransfer._core.plan import (
     Chunk,
     PartLimits,
+    align_chunk_size,
     fit_chunk_size,
     parse_content_range,
     plan_chunks,
     range_header,
+    stored_part_size,
 )
 from hftransfer.errors import OptionsError
 
@@ -127,3 +129,46 @@ def test_content_range_round_trip(start: int, size: int, after: int | None) -> N
 def test_malformed_content_range_is_none(value: str) -> None:
     """Only a satisfied byte range is parsed."""
     assert parse_content_range(value) is None
+
+
+# --- parts of stored objects
+
+
+@given(
+    mib=st.sampled_from([5, 8, 16, 64]),
+    count=st.integers(9, 10_000),
+    missing=st.integers(0, 5 * MIB - 1),
+)
+def test_common_part_sizes_are_recognised(mib: int, count: int, missing: int) -> None:
+    """With enough parts only one common size is possible, whatever the size of the last part."""
+    size = mib * MIB * count - missing
+    found = stored_part_size(size, f'"{"0" * 32}-{count}"')
+
+    assert found is not None
+    assert len(plan_chunks(size, found)) == count
+    if size / (count - 1) - size / count < MIB:
+        assert found == mib * MIB
+
+
+@pytest.mark.parametrize("etag", ["", '"abc"', f'"{"0" * 32}"', f'"{"0" * 32}-1"', f"{'g' * 32}-3"])
+def test_the_part_size_is_unknown_without_a_multipart_etag(etag: str) -> None:
+    """The ETag has another form, or the object has fewer than two parts."""
+    assert stored_part_size(100 * MIB, etag) is None
+
+
+def test_an_uncommon_part_size_is_not_guessed() -> None:
+    """If no whole number of MiB fits the number of parts, the part size is unknown."""
+    assert stored_part_size(9_000_000, f"{'0' * 32}-10") is None
+
+
+@given(
+    wanted=st.integers(64 * 1024, 64 * MIB),
+    part=st.none() | st.integers(1, 512).map(lambda mib: mib * MIB),
+)
+def test_aligned_chunks_do_not_cross_part_borders(wanted: int, part: int | None) -> None:
+    """A chunk is several parts or a fraction of one, or the size is unchanged."""
+    size = align_chunk_size(wanted, part)
+
+    assert wanted / 2 <= size <= wanted
+    if part is not None and size != wanted:
+        assert part % size == 0 or size % part == 0

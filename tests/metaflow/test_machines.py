@@ -29,7 +29,7 @@ from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from hftransfer.testing.s3 import S3Server
 from metaflow_stores import Datastore, tree
 from support.s3 import Bucket
-from support.s3_proxy import front_of
+from support.s3_proxy import proxy_for
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -263,7 +263,7 @@ def in_front(minio: S3Server, store: Datastore, bodies: Bodies) -> Iterator[Data
     bucket = Bucket(minio, store.root.removeprefix("s3://").partition("/")[0])
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(front_of(bucket, bodies.hook)) as endpoint,
+        portal.wrap_async_context_manager(proxy_for(bucket, bodies.hook)) as endpoint,
     ):
         try:
             yield Datastore("s3", store.root, {**store.parameters, "endpoint_url": endpoint})

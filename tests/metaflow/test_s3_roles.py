@@ -28,7 +28,7 @@ from hftransfer.testing.s3 import S3Server, ServerNotFoundError, start_moto
 from metaflow_extensions.hftransfer.plugins import s3_storage
 from metaflow_stores import Datastore, tree
 from support.s3 import Bucket
-from support.s3_proxy import front_of, xml_error
+from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.s3, pytest.mark.timeout(120)]
 
@@ -218,7 +218,7 @@ def test_a_role_is_renewed_in_the_middle(
     bucket = Bucket(identities.server, BUCKET)
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(front_of(bucket, expiring.hook)) as front,
+        portal.wrap_async_context_manager(proxy_for(bucket, expiring.hook)) as front,
     ):
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front)
         store = datastore(identities, name, role=identities.role, endpoint=front).storage()

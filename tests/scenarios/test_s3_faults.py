@@ -1,4 +1,4 @@
-"""S3 that misbehaves: each fault has its right outcome, seen from `AsyncClient.copy`."""
+"""Scripted faults of S3, and what `AsyncClient` makes of each."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from hftransfer.errors import (
     NotFoundError,
     OptionsError,
     RejectedError,
+    ServerError,
     SourceChangedError,
     ThrottledError,
     TransferError,
 )
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
-from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of, xml_error
+from support.s3 import Bucket, get_object, open_uploads, put_object, s3_client
+from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = [
     pytest.mark.asyncio,
-    # What is scripted is the same before every server.
+    # The faults are scripted in the proxy, so one server behind it is enough.
     pytest.mark.parametrize("s3_server", ["minio"], indirect=True),
 ]
 
@@ -49,36 +50,25 @@ OPTIONS = TransferOptions(
 )
 
 
-def client(endpoint: str, **options: Any) -> AsyncClient:
+def client_of(endpoint: str, **options: Any) -> AsyncClient:
     return AsyncClient(replace(OPTIONS, s3=S3Options(endpoint_url=endpoint, **options)))
 
 
-def put(bucket: Bucket, **objects: bytes) -> None:
+def put_objects(bucket: Bucket, **objects: bytes) -> None:
     for key, data in objects.items():
-        s3_client(bucket.server).put_object(Bucket=bucket.name, Key=key, Body=data)
+        put_object(bucket, key, data)
 
 
-def get(bucket: Bucket, key: str) -> bytes:
-    body = s3_client(bucket.server).get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    assert isinstance(body, bytes)
-    return body
-
-
-def uploads(bucket: Bucket, key: str) -> Sequence[Any]:
-    listed = s3_client(bucket.server).list_multipart_uploads(Bucket=bucket.name, Prefix=key)
-    return list(listed.get("Uploads", []))
-
-
-def names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-# --- requests that have to be made otherwise
+# --- recovery: the request is fixed and sent again
 
 
 async def test_a_wrong_region_is_corrected(bucket: Bucket, tmp_path: Path) -> None:
-    """The refusal names the region; one more request is made, and no error is seen."""
-    put(bucket, a=b"content")
+    """The error response names the right region, which all later requests use."""
+    put_objects(bucket, a=b"content")
     regions: list[str] = []
 
     async def redirect(request: web.Request) -> web.StreamResponse | None:
@@ -89,53 +79,53 @@ async def test_a_wrong_region_is_corrected(bucket: Bucket, tmp_path: Path) -> No
         return xml_error(301, "PermanentRedirect", x_amz_bucket_region=bucket.server.region)
 
     async with (
-        front_of(bucket, redirect) as endpoint,
-        client(endpoint, region_name="eu-north-1") as mover,
+        proxy_for(bucket, redirect) as endpoint,
+        client_of(endpoint, region_name="eu-north-1") as client,
     ):
-        await mover.copy(bucket.url, tmp_path)
+        await client.copy(bucket.url, tmp_path)
 
     assert (tmp_path / "a").read_bytes() == b"content"
     assert regions == ["eu-north-1", *[bucket.server.region] * (len(regions) - 1)]
 
 
-async def test_a_region_that_stays_wrong_is_named(bucket: Bucket, tmp_path: Path) -> None:
-    """A redirect that leads in a circle ends with the region that the store asked for."""
+async def test_a_redirect_loop_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
+    """The region is corrected once; the error names the region that the store asks for then."""
 
-    async def elsewhere(request: web.Request) -> web.StreamResponse | None:
+    async def redirect(request: web.Request) -> web.StreamResponse | None:
         region = "r1" if "/r2/" in request.headers["Authorization"] else "r2"
         return xml_error(301, "PermanentRedirect", x_amz_bucket_region=region)
 
-    async with front_of(bucket, elsewhere) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, redirect) as endpoint, client_of(endpoint) as client:
         with pytest.raises(RejectedError, match="the bucket is in r1"):
-            await mover.copy(bucket.url, tmp_path)
+            await client.copy(bucket.url, tmp_path)
 
 
-async def test_a_wrong_clock_is_set_right(bucket: Bucket, tmp_path: Path) -> None:
-    """The store's own Date says by how much, and later requests are signed accordingly."""
-    put(bucket, a=b"content")
-    there = datetime.now(timezone.utc) + timedelta(hours=2)
+async def test_a_wrong_clock_is_corrected(bucket: Bucket, tmp_path: Path) -> None:
+    """After one rejected request all others are signed by the clock of the store's Date header."""
+    put_objects(bucket, a=b"content")
+    server_time = datetime.now(timezone.utc) + timedelta(hours=2)
     stamps: list[str] = []
 
     async def skewed(request: web.Request) -> web.StreamResponse | None:
         stamps.append(request.headers["x-amz-date"])
-        if stamps[-1] < (there - timedelta(minutes=15)).strftime("%Y%m%dT%H%M%SZ"):
-            return xml_error(403, "RequestTimeTooSkewed", Date=format_datetime(there))
+        if stamps[-1] < (server_time - timedelta(minutes=15)).strftime("%Y%m%dT%H%M%SZ"):
+            return xml_error(403, "RequestTimeTooSkewed", Date=format_datetime(server_time))
         if "list-type" in request.query:
             return web.Response(body=listing(["a"], etag='"x"', size=7))
         return web.Response(body=b"content", headers={"ETag": '"x"'})
 
-    async with front_of(bucket, skewed) as endpoint, client(endpoint) as mover:
-        await mover.copy(bucket.url, tmp_path)
+    async with proxy_for(bucket, skewed) as endpoint, client_of(endpoint) as client:
+        await client.copy(bucket.url, tmp_path)
 
     assert (tmp_path / "a").read_bytes() == b"content"
-    assert sum(stamp < there.strftime("%Y%m%dT%H") for stamp in stamps) == 1
+    assert sum(stamp < server_time.strftime("%Y%m%dT%H") for stamp in stamps) == 1
 
 
-async def test_credentials_that_ran_out_are_looked_up_again(
+async def test_expired_credentials_are_looked_up_again(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of credentials that somebody renews meanwhile is read again, once, in the middle."""
-    put(bucket, a=b"first", b=b"second")
+    """The credentials file is read once more; new credentials in it are used from then on."""
+    put_objects(bucket, a=b"first", b=b"second")
     file = tmp_path / "credentials"
 
     def write(access: str) -> None:
@@ -148,43 +138,43 @@ async def test_credentials_that_ran_out_are_looked_up_again(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-    refused = 0
+    rejected = 0
 
     async def expire(request: web.Request) -> web.StreamResponse | None:
-        nonlocal refused
+        nonlocal rejected
         if "expired-id" in request.headers["Authorization"]:
-            refused += 1
+            rejected += 1
             write(bucket.server.access_key)
             return xml_error(400, "ExpiredToken")
         return None
 
-    async with front_of(bucket, expire) as endpoint, client(endpoint) as mover:
-        await mover.copy(bucket.url, tmp_path / "out")
+    async with proxy_for(bucket, expire) as endpoint, client_of(endpoint) as client:
+        await client.copy(bucket.url, tmp_path / "out")
 
-    assert names(tmp_path / "out") == ["a", "b"]
-    assert refused == 1
+    assert file_names(tmp_path / "out") == ["a", "b"]
+    assert rejected == 1
 
 
 async def test_credentials_that_stay_expired_are_an_access_error(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Nobody renewed them: no endless loop, and the message says what to do."""
+    """The lookup finds the same credentials, so the request is not sent again."""
 
     async def expire(request: web.Request) -> web.StreamResponse | None:
         return xml_error(400, "ExpiredToken")
 
-    async with front_of(bucket, expire) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, expire) as endpoint, client_of(endpoint) as client:
         with pytest.raises(AccessError, match="get new ones"):
-            await mover.copy(bucket.url, tmp_path)
+            await client.copy(bucket.url, tmp_path)
 
 
 async def test_anonymous_requests_carry_no_signature(bucket: Bucket, tmp_path: Path) -> None:
-    """A public object is read without any credentials."""
-    put(bucket, open=b"content")
-    seen: list[bool] = []
+    """A public object is read without credentials."""
+    put_objects(bucket, open=b"content")
+    signed: list[bool] = []
 
-    async def see(request: web.Request) -> web.StreamResponse | None:
-        seen.append("Authorization" in request.headers)
+    async def record(request: web.Request) -> web.StreamResponse | None:
+        signed.append("Authorization" in request.headers)
         return None
 
     policy = (
@@ -193,141 +183,144 @@ async def test_anonymous_requests_carry_no_signature(bucket: Bucket, tmp_path: P
         f'"arn:aws:s3:::{bucket.name}/*"]}}]}}'
     )
     s3_client(bucket.server).put_bucket_policy(Bucket=bucket.name, Policy=policy)
-    async with front_of(bucket, see) as endpoint, client(endpoint, anonymous=True) as mover:
-        await mover.copy(f"{bucket.url}/open", tmp_path / "copy")
+    async with proxy_for(bucket, record) as endpoint, client_of(endpoint, anonymous=True) as client:
+        await client.copy(f"{bucket.url}/open", tmp_path / "copy")
 
     assert (tmp_path / "copy").read_bytes() == b"content"
-    assert seen
-    assert not any(seen)
+    assert signed
+    assert not any(signed)
 
 
-async def test_whose_certificates_are_trusted(
+async def test_trusted_certificates(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A private authority is refused unless it is named, in options or AWS_CA_BUNDLE, or waived."""
-    put(bucket, a=b"content")
+    """A private authority is trusted only by an option, by AWS_CA_BUNDLE, or with verify=False."""
+    put_objects(bucket, a=b"content")
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
 
-    async def passing(request: web.Request) -> web.StreamResponse | None:
+    async def forward(request: web.Request) -> web.StreamResponse | None:
         return None
 
-    async with front_of(bucket, passing, tls=context) as endpoint:
-        async with client(endpoint) as mover:
+    async with proxy_for(bucket, forward, tls=context) as endpoint:
+        async with client_of(endpoint) as client:
             with pytest.raises(RejectedError, match="not trusted"):
-                await mover.list(bucket.url)
+                await client.list(bucket.url)
         for verify in (str(bundle), False):
-            async with client(endpoint, verify=verify) as mover:
-                assert len(await mover.list(bucket.url)) == 1
+            async with client_of(endpoint, verify=verify) as client:
+                assert len(await client.list(bucket.url)) == 1
         monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
-        async with client(endpoint) as mover:
-            assert len(await mover.list(bucket.url)) == 1
+        async with client_of(endpoint) as client:
+            assert len(await client.list(bucket.url)) == 1
 
 
-# --- refusals
+# --- permanent errors
 
 
-async def test_no_permission_on_one_key(bucket: Bucket, tmp_path: Path) -> None:
-    """One forbidden object stops the transfer with its name; nothing torn is left."""
-    put(bucket, a=b"content", b=b"secret")
+async def test_a_forbidden_object_stops_the_transfer(bucket: Bucket, tmp_path: Path) -> None:
+    """The error names the object; no incomplete file gets its final name."""
+    put_objects(bucket, a=b"content", b=b"secret")
 
     async def forbid(request: web.Request) -> web.StreamResponse | None:
         return xml_error(403, "AccessDenied") if request.path.endswith("/b") else None
 
-    async with front_of(bucket, forbid) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, forbid) as endpoint, client_of(endpoint) as client:
         with pytest.raises(AccessError, match=r"/b at .*lack a permission"):
-            await mover.copy(bucket.url, tmp_path)
+            await client.copy(bucket.url, tmp_path)
 
-    assert all(name == "a" or name.endswith(".incomplete") for name in names(tmp_path))
+    complete = {name for name in file_names(tmp_path) if not name.endswith(".incomplete")}
+    assert complete <= {"a"}
 
 
-async def test_an_object_can_be_read_by_who_may_not_list(bucket: Bucket, tmp_path: Path) -> None:
-    """The key of an object is enough where listing is denied; a folder is not."""
-    put(bucket, **{"f/a": b"content"})
+async def test_an_object_is_read_without_permission_to_list(bucket: Bucket, tmp_path: Path) -> None:
+    """If the location is the key of an object; a folder has to be listed."""
+    put_objects(bucket, **{"f/a": b"content"})
 
     async def deny(request: web.Request) -> web.StreamResponse | None:
         return xml_error(403, "AccessDenied") if "list-type" in request.query else None
 
-    async with front_of(bucket, deny) as endpoint, client(endpoint) as mover:
-        await mover.copy(f"{bucket.url}/f/a", tmp_path / "copy")
+    async with proxy_for(bucket, deny) as endpoint, client_of(endpoint) as client:
+        await client.copy(f"{bucket.url}/f/a", tmp_path / "copy")
         with pytest.raises(AccessError, match="lack a permission"):
-            await mover.copy(f"{bucket.url}/f", tmp_path / "folder")
+            await client.copy(f"{bucket.url}/f", tmp_path / "folder")
 
     assert (tmp_path / "copy").read_bytes() == b"content"
 
 
-async def test_a_missing_bucket_moves_nothing(bucket: Bucket, tmp_path: Path) -> None:
-    """As a source and as a destination: not found, by name, before any byte moves."""
+async def test_a_missing_bucket_is_named(bucket: Bucket, tmp_path: Path) -> None:
+    """As a source and as a destination it is an error before any byte is transferred."""
     (tmp_path / "file").write_bytes(b"x")
-    async with client(bucket.server.endpoint) as mover:
+    async with client_of(bucket.server.endpoint) as client:
         with pytest.raises(NotFoundError, match="s3://no-such-bucket"):
-            await mover.copy("s3://no-such-bucket/x", tmp_path / "out")
+            await client.copy("s3://no-such-bucket/x", tmp_path / "out")
         with pytest.raises(NotFoundError, match="s3://no-such-bucket"):
-            await mover.copy(tmp_path / "file", "s3://no-such-bucket/x")
+            await client.copy(tmp_path / "file", "s3://no-such-bucket/x")
 
-    assert names(tmp_path) == ["file"]
+    assert file_names(tmp_path) == ["file"]
 
 
-# --- failures that pass
+# --- transient errors
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
-async def test_storms_are_sat_out(bucket: Bucket, tmp_path: Path, status: int, code: str) -> None:
-    """Every request is refused twice: both ways the transfer ends with the right bytes."""
+async def test_every_request_is_retried(
+    bucket: Bucket, tmp_path: Path, status: int, code: str
+) -> None:
+    """Upload and download succeed if each request fails twice."""
     data = bytes(range(256)) * (12 * MIB // 256)
     (tmp_path / "in").write_bytes(data)
     counts: dict[tuple[str, str, str], int] = {}
 
-    async def storm(request: web.Request) -> web.StreamResponse | None:
-        # A connection that helps another one moves the end of what that one still asks for.
+    async def fail_twice(request: web.Request) -> web.StreamResponse | None:
+        # By the start of a range only: another connection may have taken over its end.
         start = request.headers.get("Range", "").partition("-")[0]
-        which = (request.method, request.raw_path, start)
-        counts[which] = counts.get(which, 0) + 1
-        if counts[which] > 2:
+        identity = (request.method, request.raw_path, start)
+        counts[identity] = counts.get(identity, 0) + 1
+        if counts[identity] > 2:
             return None
         await request.read()
         return xml_error(status, code)
 
-    async with front_of(bucket, storm) as endpoint, client(endpoint) as mover:
-        await mover.copy(tmp_path / "in", f"{bucket.url}/big")
-        report = await mover.copy(f"{bucket.url}/big", tmp_path / "out")
+    async with proxy_for(bucket, fail_twice) as endpoint, client_of(endpoint) as client:
+        await client.copy(tmp_path / "in", f"{bucket.url}/big")
+        report = await client.copy(f"{bucket.url}/big", tmp_path / "out")
 
     assert (tmp_path / "out").read_bytes() == data
     assert report.retries >= 6
-    assert not uploads(bucket, "big")
+    assert not open_uploads(bucket, "big")
 
 
-async def test_a_storm_without_end_is_given_up(bucket: Bucket, tmp_path: Path) -> None:
-    """After as many tries as the policy allows the error says so; no upload stays open."""
+async def test_retries_end_with_the_policy(bucket: Bucket, tmp_path: Path) -> None:
+    """The error states the number of attempts; no upload stays open."""
     (tmp_path / "in").write_bytes(bytes(12 * MIB))
 
-    async def storm(request: web.Request) -> web.StreamResponse | None:
+    async def throttle(request: web.Request) -> web.StreamResponse | None:
         if "partNumber" not in request.query:
             return None
         await request.read()
         return xml_error(503, "SlowDown")
 
-    async with front_of(bucket, storm) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, throttle) as endpoint, client_of(endpoint) as client:
         with pytest.raises(ThrottledError, match="gave up after 4 tries"):
-            await mover.copy(tmp_path / "in", f"{bucket.url}/big")
+            await client.copy(tmp_path / "in", f"{bucket.url}/big")
 
-    assert not uploads(bucket, "big")
+    assert not open_uploads(bucket, "big")
 
 
-async def test_a_truncated_body_is_gone_on_with(bucket: Bucket, tmp_path: Path) -> None:
-    """A body that ends early is asked for again from where it ended, not from its start."""
+async def test_a_truncated_body_is_continued(bucket: Bucket, tmp_path: Path) -> None:
+    """The next request asks for a range that starts where the body ended."""
     data = bytes(range(256)) * 4096
-    put(bucket, a=data)
-    asked: list[str | None] = []
+    put_objects(bucket, a=data)
+    ranges: list[str | None] = []
 
-    async def cut(request: web.Request) -> web.StreamResponse | None:
+    async def truncate(request: web.Request) -> web.StreamResponse | None:
         if not request.path.endswith("/a"):
             return None
-        asked.append(request.headers.get("Range"))
-        if len(asked) > 1:
+        ranges.append(request.headers.get("Range"))
+        if len(ranges) > 1:
             return None
         response = web.StreamResponse(headers={"Content-Length": str(len(data))})
         await response.prepare(request)
@@ -336,21 +329,21 @@ async def test_a_truncated_body_is_gone_on_with(bucket: Bucket, tmp_path: Path) 
         request.transport.close()
         return response
 
-    async with front_of(bucket, cut) as endpoint, client(endpoint) as mover:
-        await mover.copy(f"{bucket.url}/a", tmp_path / "out")
+    async with proxy_for(bucket, truncate) as endpoint, client_of(endpoint) as client:
+        await client.copy(f"{bucket.url}/a", tmp_path / "out")
 
     assert (tmp_path / "out").read_bytes() == data
-    assert asked[0] is None  # an object of one chunk needs no range
-    assert asked[1] is not None
-    assert asked[1].endswith(f"-{len(data) - 1}")
-    assert not asked[1].startswith("bytes=0-")
+    assert ranges[0] is None  # an object of one chunk is read without a range
+    assert ranges[1] is not None
+    assert ranges[1].endswith(f"-{len(data) - 1}")
+    assert not ranges[1].startswith("bytes=0-")
 
 
-async def test_damage_on_the_way_is_noticed(bucket: Bucket, tmp_path: Path) -> None:
-    """A small object is compared with the checksum that it comes with, and read once more."""
-    async with client(bucket.server.endpoint) as mover:
+async def test_a_damaged_small_object_is_read_again(bucket: Bucket, tmp_path: Path) -> None:
+    """Its bytes are compared with the checksum in the response's headers."""
+    async with client_of(bucket.server.endpoint) as client:
         (tmp_path / "in").write_bytes(b"content")
-        await mover.copy(tmp_path / "in", f"{bucket.url}/a")
+        await client.copy(tmp_path / "in", f"{bucket.url}/a")
     damaged = 0
 
     async def damage(request: web.Request) -> web.StreamResponse | None:
@@ -365,20 +358,20 @@ async def test_damage_on_the_way_is_noticed(bucket: Bucket, tmp_path: Path) -> N
         checksum = {f"x-amz-checksum-{name.removeprefix('Checksum').lower()}": head[name]}
         return web.Response(body=b"c0ntent", headers={"ETag": head["ETag"], **checksum})
 
-    async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, damage) as endpoint, client_of(endpoint) as client:
         limit = 1
-        report = await mover.copy(f"{bucket.url}/a", tmp_path / "out")
+        report = await client.copy(f"{bucket.url}/a", tmp_path / "out")
         limit = 100
-        with pytest.raises(NetworkError, match="damaged on its way"):
-            await mover.copy(f"{bucket.url}/a", tmp_path / "never")
+        with pytest.raises(NetworkError, match="damaged in transit"):
+            await client.copy(f"{bucket.url}/a", tmp_path / "never")
 
     assert (tmp_path / "out").read_bytes() == b"content"
     assert report.retries == 1
     assert not (tmp_path / "never").exists()
 
 
-async def test_damage_of_a_large_object_is_noticed(bucket: Bucket, tmp_path: Path) -> None:
-    """The checksum of the whole is asked for once; a range that differs never gets a name."""
+async def test_a_damaged_large_object_is_not_published(bucket: Bucket, tmp_path: Path) -> None:
+    """One HEAD gets the checksum of the whole object; the file with a wrong range is discarded."""
     data = bytes(range(256)) * (11 * MIB // 256)
     (tmp_path / "in").write_bytes(data)
     heads: list[str] = []
@@ -386,10 +379,10 @@ async def test_damage_of_a_large_object_is_noticed(bucket: Bucket, tmp_path: Pat
     async def damage(request: web.Request) -> web.StreamResponse | None:
         if request.method == "HEAD":
             heads.append(request.path)
-        asked = re.fullmatch(rf"bytes={5 * MIB}-(\d+)", request.headers.get("Range", ""))
-        if asked is None:
+        matched = re.fullmatch(rf"bytes={5 * MIB}-(\d+)", request.headers.get("Range", ""))
+        if matched is None:
             return None
-        stop = int(asked[1]) + 1
+        stop = int(matched[1]) + 1
         etag = s3_client(bucket.server).head_object(Bucket=bucket.name, Key="big")["ETag"]
         return web.Response(
             status=206,
@@ -397,93 +390,95 @@ async def test_damage_of_a_large_object_is_noticed(bucket: Bucket, tmp_path: Pat
             headers={"ETag": etag, "Content-Range": f"bytes {5 * MIB}-{stop - 1}/{len(data)}"},
         )
 
-    async with client(bucket.server.endpoint) as mover:
-        await mover.copy(tmp_path / "in", f"{bucket.url}/big")
-    async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:
+    async with client_of(bucket.server.endpoint) as client:
+        await client.copy(tmp_path / "in", f"{bucket.url}/big")
+    async with proxy_for(bucket, damage) as endpoint, client_of(endpoint) as client:
         with pytest.raises(IntegrityError, match="crc"):
-            await mover.copy(f"{bucket.url}/big", tmp_path / "out")
+            await client.copy(f"{bucket.url}/big", tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
     assert len(heads) == 1
 
 
-async def test_an_object_deleted_meanwhile_is_a_changed_source(
+async def test_an_object_deleted_after_the_listing_is_a_changed_source(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """It was listed, so its absence is no mistake in what was asked for."""
-    put(bucket, a=b"content")
+    """It was listed, so the location of the transfer is not wrong."""
+    put_objects(bucket, a=b"content")
 
-    async def vanish(request: web.Request) -> web.StreamResponse | None:
+    async def delete(request: web.Request) -> web.StreamResponse | None:
         if "list-type" not in request.query:
             s3_client(bucket.server).delete_object(Bucket=bucket.name, Key="a")
         return None
 
-    async with front_of(bucket, vanish) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, delete) as endpoint, client_of(endpoint) as client:
         with pytest.raises(SourceChangedError, match="deleted"):
-            await mover.copy(bucket.url, tmp_path)
+            await client.copy(bucket.url, tmp_path)
 
 
-# --- files on their way up
+# --- uploads of files
 
 
 async def test_a_file_written_to_during_its_upload_is_not_published(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """That is noticed, whether or not what was hashed has left before; nothing stays there."""
+    """The upload fails whether a part was sent before or after the write, and is aborted."""
     path = tmp_path / "model.bin"
     path.write_bytes(bytes(24 * MIB))
-    refused: list[int] = []
+    writes = 0
 
     async def write(request: web.Request) -> web.StreamResponse | None:
+        nonlocal writes
         if "partNumber" not in request.query:
             return None
         with path.open("r+b") as file:
             file.seek((int(request.query["partNumber"]) - 1) * 5 * MIB + 4 * MIB)
             file.write(b"x")
-        refused.append(1)
+        writes += 1
         return None
 
-    async with front_of(bucket, write) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, write) as endpoint, client_of(endpoint) as client:
         with pytest.raises(SourceChangedError, match=r"model\.bin was changed while it was being"):
-            await mover.copy(path, f"{bucket.url}/m/model.bin")
+            await client.copy(path, f"{bucket.url}/m/model.bin")
 
-    assert refused
-    assert not uploads(bucket, "m/")
+    assert writes > 0
+    assert not open_uploads(bucket, "m/")
     assert "Contents" not in s3_client(bucket.server).list_objects_v2(Bucket=bucket.name)
 
 
-async def test_parts_of_files_under_way_are_not_bounded_by_memory(
+async def test_parts_in_flight_are_not_bounded_by_the_memory_budget(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """With room for one chunk, eight are on their way over twice four connections."""
+    """Sendfile needs no buffers: with a budget of one chunk, eight parts are in flight."""
     path = tmp_path / "model.bin"
     path.write_bytes(os.urandom(43 * MIB))
     options = replace(OPTIONS, memory_budget=5 * MIB)
-    under_way = 0
-    full = anyio.Event()
+    in_flight = 0
+    eight_in_flight = anyio.Event()  # twice as many as connections
 
     async def hold(request: web.Request) -> web.StreamResponse | None:
-        nonlocal under_way
+        nonlocal in_flight
         if "partNumber" in request.query:
-            under_way += 1
-            if under_way == 8:
-                full.set()
-            await full.wait()
+            in_flight += 1
+            if in_flight == 8:
+                eight_in_flight.set()
+            await eight_in_flight.wait()
         return None
 
-    async with front_of(bucket, hold) as endpoint:
+    async with proxy_for(bucket, hold) as endpoint:
         s3 = S3Options(endpoint_url=endpoint)
-        async with AsyncClient(replace(options, s3=s3)) as mover:
+        async with AsyncClient(replace(options, s3=s3)) as client:
             with anyio.fail_after(30):
-                await mover.copy(path, f"{bucket.url}/model.bin")
+                await client.copy(path, f"{bucket.url}/model.bin")
 
-    assert get(bucket, "model.bin") == path.read_bytes()
+    assert get_object(bucket, "model.bin") == path.read_bytes()
 
 
 # --- listings
 
 
 def listing(keys: Sequence[str], *, etag: str = '"e"', size: int = 1, token: str = "") -> bytes:
+    """Return a ListObjectsV2 document; `token` is that of the next page, if there is one."""
     rows = "".join(
         f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>{escape(etag)}</ETag>"
         "</Contents>"
@@ -493,8 +488,8 @@ def listing(keys: Sequence[str], *, etag: str = '"e"', size: int = 1, token: str
     return f"<ListBucketResult>{more if token else ''}{rows}</ListBucketResult>".encode()
 
 
-async def test_twenty_thousand_keys(bucket: Bucket) -> None:
-    """Pages are followed to the last, one request each, and every key is listed once."""
+async def test_all_pages_of_twenty_thousand_keys_are_listed(bucket: Bucket) -> None:
+    """Each page is one request, and every key is listed once."""
     keys = [f"many/{number:05}" for number in range(20_000)]
     requests = 0
 
@@ -505,25 +500,25 @@ async def test_twenty_thousand_keys(bucket: Bucket) -> None:
         token = str(start + 1000) if start + 1000 < len(keys) else ""
         return web.Response(body=listing(keys[start : start + 1000], token=token))
 
-    async with front_of(bucket, pages) as endpoint, client(endpoint) as mover:
-        entries = await mover.list(f"{bucket.url}/many/")
+    async with proxy_for(bucket, pages) as endpoint, client_of(endpoint) as client:
+        entries = await client.list(f"{bucket.url}/many/")
 
     assert [entry.path for entry in entries] == [key.removeprefix("many/") for key in keys]
     assert requests == 20
 
 
-async def test_one_request_tells_an_object_from_a_folder(bucket: Bucket) -> None:
-    """Neither needs a HEAD; siblings that only begin alike cost at most one page more."""
-    put(bucket, **{"m": b"1", "n/a": b"1", "n/b": b"2", "n-1": b"", "n0": b""})
+async def test_one_request_lists_an_object_or_a_folder(bucket: Bucket) -> None:
+    """Neither needs a HEAD, even if other keys begin with the same letters."""
+    put_objects(bucket, **{"m": b"1", "n/a": b"1", "n/b": b"2", "n-1": b"", "n0": b""})
     requests: list[str] = []
 
-    async def count(request: web.Request) -> web.StreamResponse | None:
+    async def record(request: web.Request) -> web.StreamResponse | None:
         requests.append(request.method)
         return None
 
-    async with front_of(bucket, count) as endpoint, client(endpoint) as mover:
-        assert [entry.path for entry in await mover.list(f"{bucket.url}/m")] == ["m"]
-        assert [entry.path for entry in await mover.list(f"{bucket.url}/n")] == ["a", "b"]
+    async with proxy_for(bucket, record) as endpoint, client_of(endpoint) as client:
+        assert [entry.path for entry in await client.list(f"{bucket.url}/m")] == ["m"]
+        assert [entry.path for entry in await client.list(f"{bucket.url}/n")] == ["a", "b"]
 
     assert requests == ["GET", "GET"]
 
@@ -531,92 +526,103 @@ async def test_one_request_tells_an_object_from_a_folder(bucket: Bucket) -> None
 @pytest.mark.parametrize(
     "key", ["f/../../etc/passwd", "f//abs", "f/a//b", "f/./a", "f/a%00b", "f/a\\b", "f/C:x"]
 )
-async def test_keys_that_are_no_paths(bucket: Bucket, tmp_path: Path, key: str) -> None:
-    """A key that would leave the folder, or can be no file's name, is refused with its text."""
+async def test_keys_that_cannot_be_paths_are_rejected(
+    bucket: Bucket, tmp_path: Path, key: str
+) -> None:
+    """A key that would leave the folder, or is not a valid file name, fails the whole transfer."""
 
-    async def evil(request: web.Request) -> web.StreamResponse | None:
+    async def list_key(request: web.Request) -> web.StreamResponse | None:
         page = listing([key]).replace(
             b"<ListBucketResult>", b"<ListBucketResult><EncodingType>url</EncodingType>"
         )
         return web.Response(body=page)
 
-    async with front_of(bucket, evil) as endpoint, client(endpoint) as mover:
+    async with proxy_for(bucket, list_key) as endpoint, client_of(endpoint) as client:
         with pytest.raises(LocationError, match="cannot be a file's path"):
-            await mover.copy(f"{bucket.url}/f", tmp_path / "out")
+            await client.copy(f"{bucket.url}/f", tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
 
 
-async def test_an_object_without_bytes_travels_both_ways(bucket: Bucket, tmp_path: Path) -> None:
-    """A 0-byte file becomes a 0-byte object and a file again."""
+async def test_an_empty_file_is_uploaded_and_downloaded(bucket: Bucket, tmp_path: Path) -> None:
+    """A file of 0 bytes becomes an object of 0 bytes, and a file again."""
     (tmp_path / "empty").touch()
-    async with client(bucket.server.endpoint) as mover:
-        await mover.copy(tmp_path / "empty", f"{bucket.url}/empty")
-        await mover.copy(f"{bucket.url}/empty", tmp_path / "again")
+    async with client_of(bucket.server.endpoint) as client:
+        await client.copy(tmp_path / "empty", f"{bucket.url}/empty")
+        await client.copy(f"{bucket.url}/empty", tmp_path / "again")
 
     assert (tmp_path / "again").read_bytes() == b""
 
 
-async def test_a_listing_that_is_none_is_asked_for_again(bucket: Bucket) -> None:
-    """A proxy's page in place of a listing is a failure that may pass, never an empty folder."""
-    put(bucket, a=b"content")
-    asked = 0
+async def test_an_invalid_listing_is_requested_again(bucket: Bucket) -> None:
+    """The HTML page of a proxy is a transient error, and never an empty folder."""
+    put_objects(bucket, a=b"content")
+    requests = 0
 
-    async def page(request: web.Request) -> web.StreamResponse | None:
-        nonlocal asked
-        asked += 1
-        return web.Response(text="<html><br>login</html>") if asked == 1 else None
+    async def respond_html(request: web.Request) -> web.StreamResponse | None:
+        nonlocal requests
+        requests += 1
+        return web.Response(text="<html><br>login</html>") if requests == 1 else None
 
-    async with front_of(bucket, page) as endpoint, client(endpoint) as mover:
-        assert len(await mover.list(bucket.url)) == 1
-    assert asked == 2
+    async with proxy_for(bucket, respond_html) as endpoint, client_of(endpoint) as client:
+        assert len(await client.list(bucket.url)) == 1
+    assert requests == 2
+
+
+async def test_a_listing_that_stays_invalid_is_an_error(bucket: Bucket) -> None:
+    """After the retries the error names the location and the endpoint."""
+
+    async def respond_html(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(text="<html><br>login</html>")
+
+    async with proxy_for(bucket, respond_html) as endpoint, client_of(endpoint) as client:
+        with pytest.raises(ServerError, match=f"{bucket.url}/ at {endpoint}: .*not an XML"):
+            await client.list(bucket.url)
 
 
 # --- options
 
 
 @pytest.mark.parametrize("endpoint", ["ftp://host", "127.0.0.1:9000", "http://"])
-async def test_an_endpoint_that_is_no_url(bucket: Bucket, endpoint: str) -> None:
-    """It is named before anything is sent."""
-    async with client(endpoint) as mover:
+async def test_an_invalid_endpoint_is_an_options_error(bucket: Bucket, endpoint: str) -> None:
+    """It is rejected before anything is sent."""
+    async with client_of(endpoint) as client:
         with pytest.raises(OptionsError, match="not an http"):
-            await mover.list(bucket.url)
+            await client.list(bucket.url)
 
 
-async def test_an_existing_object_may_be_protected(bucket: Bucket, tmp_path: Path) -> None:
-    """With ``overwrite=False`` the store itself refuses, for small and large objects alike."""
+async def test_an_existing_object_is_kept_without_overwrite(bucket: Bucket, tmp_path: Path) -> None:
+    """With ``overwrite=False`` the store rejects small and large uploads alike."""
     data = {"small": b"new", "large": bytes(11 * MIB)}
-    put(bucket, **dict.fromkeys(data, b"old"))
-    async with client(bucket.server.endpoint, overwrite=False) as mover:
+    put_objects(bucket, **dict.fromkeys(data, b"old"))
+    async with client_of(bucket.server.endpoint, overwrite=False) as client:
         for name, content in data.items():
             (tmp_path / name).write_bytes(content)
             with pytest.raises(TransferError, match="exists already"):
-                await mover.copy(tmp_path / name, f"{bucket.url}/{name}")
-            assert get(bucket, name) == b"old"
-            assert not uploads(bucket, name)
-            await mover.copy(tmp_path / name, f"{bucket.url}/new-{name}")
-            assert get(bucket, f"new-{name}") == content
+                await client.copy(tmp_path / name, f"{bucket.url}/{name}")
+            assert get_object(bucket, name) == b"old"
+            assert not open_uploads(bucket, name)
+            await client.copy(tmp_path / name, f"{bucket.url}/new-{name}")
+            assert get_object(bucket, f"new-{name}") == content
 
 
-async def test_what_a_manifest_knows_is_not_hashed_for_the_store_too(
-    bucket: Bucket, tmp_path: Path
-) -> None:
-    """Objects bring their checksum along only where nothing else says what they must be."""
-    put(bucket, a=b"content")
-    asked: list[bool] = []
+async def test_checksums_are_not_requested_with_a_manifest(bucket: Bucket, tmp_path: Path) -> None:
+    """The engine compares the chunks with the manifest, so the store's checksum is not needed."""
+    put_objects(bucket, a=b"content")
+    requested: list[bool] = []
 
-    async def watch(request: web.Request) -> web.StreamResponse | None:
+    async def record(request: web.Request) -> web.StreamResponse | None:
         if request.method == "GET" and request.path.endswith("/a"):
-            asked.append("x-amz-checksum-mode" in request.headers)
+            requested.append("x-amz-checksum-mode" in request.headers)
         return None
 
-    async with front_of(bucket, watch) as endpoint, client(endpoint) as mover:
-        report = await mover.copy(bucket.url, tmp_path / "first")
-        await mover.copy(bucket.url, tmp_path / "second", manifest=report.manifest)
+    async with proxy_for(bucket, record) as endpoint, client_of(endpoint) as client:
+        report = await client.copy(bucket.url, tmp_path / "first")
+        await client.copy(bucket.url, tmp_path / "second", manifest=report.manifest)
         wrong = replace(report.manifest.files["a"], chunks=("0" * 32,))
         other = replace(report.manifest, files={"a": wrong})
         with pytest.raises(IntegrityError):
-            await mover.copy(bucket.url, tmp_path / "third", manifest=other)
+            await client.copy(bucket.url, tmp_path / "third", manifest=other)
 
-    assert asked[:2] == [True, False]
+    assert requested[:2] == [True, False]
     assert not (tmp_path / "third" / "a").exists()

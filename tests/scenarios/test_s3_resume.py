@@ -1,4 +1,4 @@
-"""Uploads that were killed: what the next process still sends."""
+"""Transfers to S3 that were killed: the next process sends only what is missing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ import pytest
 from aiohttp import web
 
 from hftransfer.testing import HubServer, RandomFile
-from support.s3 import Bucket, s3_client
-from support.s3_proxy import Hook, front_of
+from support.s3 import Bucket, get_object, open_uploads
+from support.s3_proxy import proxy_for
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 
 MIB = 1 << 20
 PART = 5 * MIB
-LETTING_THROUGH = 4
 CONNECTIONS = 2
 
 
@@ -30,6 +29,7 @@ CONNECTIONS = 2
 async def copying(
     source: str, destination: str, endpoint: str, **environ: str
 ) -> AsyncIterator[Any]:
+    """Run ``hftransfer cp`` in a process of its own."""
     command = [sys.executable, "-m", "hftransfer", "cp", source, destination, "--json"]
     options = ["--chunk-size", "5MiB", "--connections", str(CONNECTIONS)]
     options += ["--s3-endpoint-url", endpoint]
@@ -40,6 +40,7 @@ async def copying(
 
 
 async def finish(process: Any) -> dict[str, int]:
+    """Wait for the process and return its report."""
     out = b"".join([piece async for piece in process.stdout])
     error = b"".join([piece async for piece in process.stderr])
     assert await process.wait() == 0, error
@@ -47,104 +48,112 @@ async def finish(process: Any) -> dict[str, int]:
     return report
 
 
-def counting(sent: list[str], held: anyio.Event | None, stuck: anyio.Event) -> Hook:
-    """Note every body that is sent; hold those after the first few, if asked to.
+class BodyRecorder:
+    """A hook that records the bodies that reach the server, as ``KEY#PART``.
 
-    `stuck` is set when every connection is held: then what was let through is stored.
+    Args:
+        limit: number of bodies that pass; later ones are held back. None for all.
     """
-    waiting = 0
 
-    async def hook(request: web.Request) -> web.StreamResponse | None:
+    def __init__(self, limit: int | None = None) -> None:
+        self.passed: list[str] = []
+        self.all_held = anyio.Event()
+        """Set when every connection holds a body back: then the server has stored the others."""
+        self._limit = limit
+        self._held = 0
+        self._released = anyio.Event()
+
+    async def hook(self, request: web.Request) -> web.StreamResponse | None:
         if request.method != "PUT":
             return None
-        nonlocal waiting
         await request.read()
-        name = request.path.rpartition("/")[2] + "#" + request.query.get("partNumber", "")
-        if held is not None and len(sent) >= LETTING_THROUGH:
-            waiting += 1
-            if waiting == CONNECTIONS:
-                stuck.set()
-            await held.wait()
+        if self._limit is not None and len(self.passed) >= self._limit:
+            self._held += 1
+            if self._held == CONNECTIONS:
+                self.all_held.set()
+            await self._released.wait()
             return web.Response(status=500)
-        sent.append(name)
+        key = request.path.rpartition("/")[2]
+        self.passed.append(f"{key}#{request.query.get('partNumber', '')}")
         return None
 
-    return hook
+    def release(self) -> None:
+        """Let the requests that are held back end."""
+        self._released.set()
 
 
-async def killed_in_the_middle(
-    bucket: Bucket, source: str, destination: str, **environ: str
-) -> list[str]:
-    """Kill a copy while all but its first bodies are held up; return those that got through."""
-    sent: list[str] = []
-    held, stuck = anyio.Event(), anyio.Event()
-    async with front_of(bucket, counting(sent, held, stuck)) as endpoint:
-        async with copying(source, destination, endpoint, **environ) as process:
+async def kill_during_copy(bucket: Bucket, source: str, destination: str) -> list[str]:
+    """Kill a copy after four bodies; return them."""
+    recorder = BodyRecorder(limit=4)
+    async with proxy_for(bucket, recorder.hook) as endpoint:
+        async with copying(source, destination, endpoint) as process:
             with anyio.fail_after(40):
-                await stuck.wait()
+                await recorder.all_held.wait()
             process.kill()
             await process.wait()
-        held.set()
-    return sent
+        recorder.release()
+    assert len(recorder.passed) == 4
+    return recorder.passed
 
 
-async def test_a_killed_upload_sends_the_rest(bucket: Bucket, tmp_path: Path) -> None:
-    """kill -9 in the middle of a large file: the next run sends the parts that are missing."""
+async def test_a_killed_upload_is_resumed(bucket: Bucket, tmp_path: Path) -> None:
+    """After SIGKILL in the middle of a large file, the next process sends the missing parts."""
     data = os.urandom(8 * PART + 17)
     (tmp_path / "model.bin").write_bytes(data)
     target = f"{bucket.url}/m/model.bin"
-    first = await killed_in_the_middle(bucket, str(tmp_path / "model.bin"), target)
-    again: list[str] = []
+    before = await kill_during_copy(bucket, str(tmp_path / "model.bin"), target)
+    recorder = BodyRecorder()
     async with (
-        front_of(bucket, counting(again, None, anyio.Event())) as endpoint,
+        proxy_for(bucket, recorder.hook) as endpoint,
         copying(str(tmp_path / "model.bin"), target, endpoint) as process,
     ):
         report = await finish(process)
 
-    assert len(first) == LETTING_THROUGH
-    assert sorted(first + again) == sorted(f"model.bin#{number}" for number in range(1, 10))
+    assert sorted(before + recorder.passed) == [f"model.bin#{number}" for number in range(1, 10)]
     assert report["files"] == 1
-    client = s3_client(bucket.server)
-    assert client.get_object(Bucket=bucket.name, Key="m/model.bin")["Body"].read() == data
-    listed = client.list_multipart_uploads(Bucket=bucket.name, Prefix="m/model.bin")
-    assert not listed.get("Uploads")
+    assert get_object(bucket, "m/model.bin") == data
+    assert not open_uploads(bucket, "m/model.bin")
 
 
-async def test_files_that_were_finished_are_left_alone(bucket: Bucket, tmp_path: Path) -> None:
-    """A folder goes on with the files that are missing; one that changed meanwhile goes again."""
-    for name in ("a", "b", "c", "d", "e", "f"):
-        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(os.urandom(1000))
+async def test_finished_files_of_a_killed_copy_are_skipped(bucket: Bucket, tmp_path: Path) -> None:
+    """The next process sends the missing files, and those that have changed since."""
+    names = ("a", "b", "c", "d", "e", "f")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(os.urandom(1000))
     target = f"{bucket.url}/m"
-    first = await killed_in_the_middle(bucket, str(tmp_path / "in"), target)
-    changed = first[0].rstrip("#")
-    (tmp_path / "in" / changed).write_bytes(os.urandom(1000))
-    again: list[str] = []
+    before = await kill_during_copy(bucket, str(folder), target)
+    (folder / before[0].rstrip("#")).write_bytes(os.urandom(1000))
+    recorder = BodyRecorder()
     async with (
-        front_of(bucket, counting(again, None, anyio.Event())) as endpoint,
-        copying(str(tmp_path / "in"), target, endpoint) as process,
+        proxy_for(bucket, recorder.hook) as endpoint,
+        copying(str(folder), target, endpoint) as process,
     ):
         report = await finish(process)
 
-    # What finds out which checksum is known may be sent twice.
-    finished = set(first) - {first[0]}
-    assert set(again) == {"a#", "b#", "c#", "d#", "e#", "f#"} - finished
+    # As sets: the file that negotiates the checksum may be sent more than once.
+    finished = set(before) - {before[0]}
+    assert set(recorder.passed) == {f"{name}#" for name in names} - finished
     assert report["skipped"] == len(finished)
-    client = s3_client(bucket.server)
-    for path in (tmp_path / "in").iterdir():
-        stored = client.get_object(Bucket=bucket.name, Key=f"m/{path.name}")["Body"].read()
-        assert stored == path.read_bytes()
+    for name in names:
+        assert get_object(bucket, f"m/{name}") == (folder / name).read_bytes()
 
 
-async def test_from_the_hub_finished_files_are_not_even_read(
+async def test_finished_files_from_the_hub_are_not_downloaded(
     bucket: Bucket, hub: HubServer
 ) -> None:
-    """What is in S3 under the digest that the Hub lists is neither downloaded nor sent again."""
+    """A file that S3 has under the digest that the Hub lists is neither read nor sent."""
     hub.create_repo("acme/m", files={"w.safetensors": RandomFile(2 * PART, seed=1)})
     endpoint = bucket.server.endpoint
-    for expected in (0, 1):
+    skipped = []
+    for _ in range(2):
         hub.clear_requests()
         async with copying("hf://acme/m", f"{bucket.url}/m", endpoint, **hub.environ()) as process:
             report = await finish(process)
-        assert (report["skipped"] > 0) == bool(expected)
-    assert not [request for request in hub.requests if request.host == "cdn"]
+        skipped.append(report["skipped"])
+
+    assert skipped[0] == 0
+    assert skipped[1] > 0
+    assert hub.requests
+    assert [request for request in hub.requests if request.host == "cdn"] == []

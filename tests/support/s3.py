@@ -1,11 +1,22 @@
-"""Buckets on the real S3 servers that tests start."""
+"""Buckets on the real S3 servers that tests start, and what a test looks up behind our client."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hftransfer.testing.s3 import S3Server
+
+__all__ = (
+    "Bucket",
+    "get_object",
+    "numbered_bytes",
+    "open_uploads",
+    "put_object",
+    "remove_bucket",
+    "s3_client",
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Bucket:
 
 
 def s3_client(server: S3Server) -> Any:
-    """Return a plain botocore client of `server`, for setting up and looking behind the scenes."""
+    """Return a plain botocore client of `server`, to prepare and to inspect buckets."""
     import botocore.session
 
     return botocore.session.Session().create_client(
@@ -34,15 +45,43 @@ def s3_client(server: S3Server) -> Any:
     )
 
 
+def put_object(bucket: Bucket, key: str, data: bytes = b"", **parameters: object) -> None:
+    """Create an object; `parameters` are those of botocore's ``put_object``."""
+    s3_client(bucket.server).put_object(Bucket=bucket.name, Key=key, Body=data, **parameters)
+
+
+def get_object(bucket: Bucket, key: str) -> bytes:
+    """Return the bytes of an object.
+
+    Raises:
+        botocore.exceptions.ClientError: if there is none.
+    """
+    body = s3_client(bucket.server).get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    assert isinstance(body, bytes)
+    return body
+
+
+def open_uploads(bucket: Bucket, key: str) -> Sequence[Any]:
+    """Return the open multipart uploads of `key`, which MinIO lists only by the exact key."""
+    client = s3_client(bucket.server)
+    listed = client.list_multipart_uploads(Bucket=bucket.name, Prefix=key)
+    return list(listed.get("Uploads", []))
+
+
+def numbered_bytes(size: int) -> bytes:
+    """Return consecutive 8-byte numbers, so that no two parts of an object are equal."""
+    return b"".join(index.to_bytes(8, "little") for index in range(-(-size // 8)))[:size]
+
+
 def remove_bucket(client: Any, name: str) -> None:
-    """Delete a bucket with all objects and unfinished uploads in it."""
+    """Delete a bucket with all objects and open uploads in it."""
     try:
         uploads = client.list_multipart_uploads(Bucket=name).get("Uploads", [])
-    except client.exceptions.NoSuchUpload:  # how rclone says that there are none
+    except client.exceptions.NoSuchUpload:  # rclone's response if there is none
         uploads = []
     for upload in uploads:
         client.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
-        for entry in page.get("Contents", []):
-            client.delete_object(Bucket=name, Key=entry["Key"])
+        for listed in page.get("Contents", []):
+            client.delete_object(Bucket=name, Key=listed["Key"])
     client.delete_bucket(Bucket=name)

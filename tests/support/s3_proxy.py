@@ -1,4 +1,4 @@
-"""A front before a real S3 server: what a script does not answer goes through to it."""
+"""A proxy before a real S3 server, with scripted responses to chosen requests."""
 
 from __future__ import annotations
 
@@ -13,40 +13,29 @@ from yarl import URL
 
 from support.s3 import Bucket
 
-__all__ = ("Hook", "front_of", "xml_error")
+__all__ = ("Hook", "proxy_for", "xml_error")
 
-MIB = 1 << 20
+_MAX_BODY = 64 << 20  # bytes of a request
+
 Hook = Callable[[web.Request], Awaitable["web.StreamResponse | None"]]
+"""Called with every request. It returns the response, or None to forward the request."""
 
 
 @asynccontextmanager
-async def front_of(
+async def proxy_for(
     bucket: Bucket, hook: Hook, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
-    """Serve `bucket`'s server again; `hook` may answer in its place, or see what passes."""
+    """Run a proxy before the server of `bucket`; yields its endpoint URL.
 
-    async def forward(request: web.Request) -> web.StreamResponse:
-        if (answer := await hook(request)) is not None:
-            return answer
-        url = URL(bucket.server.endpoint + request.raw_path, encoded=True)
-        async with session.request(
-            request.method,
-            url,
-            headers=request.headers,
-            data=io.BytesIO(await request.read()),
-            allow_redirects=False,
-        ) as backend:
-            body = b"" if request.method == "HEAD" else await backend.read()
-            headers = backend.headers.copy()
-            headers.popall("Transfer-Encoding", None)
-            if request.method != "HEAD":
-                headers.popall("Content-Length", None)
-            return web.Response(status=backend.status, headers=headers, body=body)
-
-    app = web.Application(client_max_size=64 * MIB)
-    app.router.add_route("*", "/{path:.*}", forward)
-    runner = web.AppRunner(app, access_log=None)
+    Args:
+        bucket: on the server that requests are forwarded to.
+        hook: observes requests and may respond to them.
+        tls: serves https with this context; None for http.
+    """
     async with aiohttp.ClientSession(auto_decompress=False) as session:
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", _Proxy(bucket, hook, session).respond)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
@@ -57,8 +46,43 @@ async def front_of(
             await runner.cleanup()
 
 
+class _Proxy:
+    def __init__(self, bucket: Bucket, hook: Hook, session: aiohttp.ClientSession) -> None:
+        self._bucket = bucket
+        self._hook = hook
+        self._session = session
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        scripted = await self._hook(request)
+        return await self._forward(request) if scripted is None else scripted
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        """Send `request` to the server unchanged, so that its signature stays valid."""
+        url = URL(self._bucket.server.endpoint + request.raw_path, encoded=True)
+        async with self._session.request(
+            request.method,
+            url,
+            headers=request.headers,
+            data=io.BytesIO(await request.read()),
+            allow_redirects=False,
+        ) as response:
+            body = b"" if request.method == "HEAD" else await response.read()
+            headers = response.headers.copy()
+            headers.popall("Transfer-Encoding", None)
+            if request.method != "HEAD":
+                headers.popall("Content-Length", None)
+            return web.Response(status=response.status, headers=headers, body=body)
+
+
 def xml_error(status: int, code: str, message: str = "scripted", **headers: str) -> web.Response:
-    """Answer as S3 refuses."""
+    """Return an error response of S3.
+
+    Args:
+        status: HTTP status.
+        code: S3 error code.
+        message: for people.
+        headers: names with underscores in place of hyphens.
+    """
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return web.Response(status=status, text=body, content_type="application/xml", headers=named)

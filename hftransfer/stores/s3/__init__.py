@@ -1,1 +1,1 @@
-"""S3 and every store that speaks its protocol."""
+"""Amazon S3 and the stores that implement its protocol."""

@@ -1,9 +1,8 @@
-"""Which S3, and as whom.
+"""The account that requests are sent for: region, endpoint, TLS verification and credentials.
 
-Where variables say all there is to say, they are read here; whatever else there may be,
-profiles, files, roles, services that give credentials, is for botocore to find, which takes
-longer to load than many a transfer takes. Making an `Account` may read files and belongs
-into a worker thread.
+If options and environment variables settle all of these, they are read here. In every other
+case (profiles, configuration files, roles, credential services) botocore resolves them, and it
+takes longer to import than a small transfer takes to run.
 """
 
 from __future__ import annotations
@@ -30,12 +29,13 @@ __all__ = ("Account", "BucketEndpoint")
 
 _DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
-# What makes more of the variables than their values.
-_UNUSUAL = (
+# Variables whose effect depends on more than their own value: botocore has to interpret them.
+_BOTOCORE_ONLY_VARIABLES = (
     *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION"),
     *("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_DATA_PATH"),
 )
-_FILES = (
+# The variable that names each file, and the file's default path.
+_CONFIGURATION_FILES = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
 )
@@ -43,48 +43,46 @@ _FILES = (
 
 @dataclass(frozen=True)
 class BucketEndpoint:
-    """Where the requests for one bucket go."""
+    """Where the requests for one bucket are sent."""
 
     origin: str
-    """Scheme and host."""
+    """Scheme and host: ``https://host:port``."""
     host: str
-    """As in the Host header."""
+    """Value of the Host header."""
     prefix: str
-    """Of every path, without a slash at its end: ``/bucket``, or nothing."""
+    """Start of every path, without a trailing slash: ``/bucket`` in path style, else empty."""
     region: str
-    """For which requests are signed."""
+    """The region that requests are signed for."""
 
 
 @dataclass(frozen=True)
-class _Variables:
-    """What the environment says of an account about which nothing else says anything."""
+class _EnvironmentSettings:
+    """The settings of an account that environment variables describe completely."""
 
     region: str | None
     endpoint_url: str | None
     ca_bundle: str | None
     credentials: Credentials | None
-    """None where requests are not signed."""
+    """None if requests are anonymous."""
 
 
-def _only_variables(options: S3Options, environ: Mapping[str, str]) -> _Variables | None:
-    """Return what variables say, or None if there may be more to say or to find than that."""
-    if options.profile is not None or any(environ.get(name) for name in _UNUSUAL):
+def _read_environment(
+    options: S3Options, environ: Mapping[str, str]
+) -> _EnvironmentSettings | None:
+    """Return the settings of `environ`, or None if only botocore can resolve the account."""
+    if options.profile is not None or any(environ.get(name) for name in _BOTOCORE_ONLY_VARIABLES):
         return None
-    if any(_exists(environ.get(name) or default) for name, default in _FILES):
+    if any(_exists(environ.get(name) or default) for name, default in _CONFIGURATION_FILES):
         return None
-    credentials = None
-    if options.access_key_id is not None and options.secret_access_key is not None:
-        credentials = Credentials(
-            options.access_key_id, options.secret_access_key, options.session_token
-        )
-    elif not options.anonymous:
+    credentials = _explicit_credentials(options)
+    if credentials is None and not options.anonymous:
         key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
         if not key or not secret:
             return None
-        # In this order, for botocore's sake.
+        # botocore prefers the older name, too.
         token = environ.get("AWS_SECURITY_TOKEN") or environ.get("AWS_SESSION_TOKEN")
         credentials = Credentials(key, secret, token or None)
-    return _Variables(
+    return _EnvironmentSettings(
         region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
         endpoint_url=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"),
         ca_bundle=environ.get("AWS_CA_BUNDLE"),
@@ -92,127 +90,151 @@ def _only_variables(options: S3Options, environ: Mapping[str, str]) -> _Variable
     )
 
 
+def _explicit_credentials(options: S3Options) -> Credentials | None:
+    if options.access_key_id is None or options.secret_access_key is None:
+        return None
+    return Credentials(options.access_key_id, options.secret_access_key, options.session_token)
+
+
 def _exists(path: str) -> bool:
     return path != os.devnull and Path(os.path.expandvars(path)).expanduser().exists()
 
 
 class Account:
-    """One identity at one endpoint."""
+    """One identity at one endpoint.
+
+    The constructor reads the environment and, if there are any, the configuration files. It
+    blocks, so run it in a worker thread.
+
+    Args:
+        options: override what the environment and the files say.
+
+    Raises:
+        OptionsError: if the profile, region or endpoint cannot be used.
+    """
 
     def __init__(self, options: S3Options) -> None:
-        """Read the environment and, where there are any, the configuration files. Blocks.
-
-        Raises:
-            OptionsError: if a profile, region or endpoint cannot be used.
-        """
         self._options = options
-        self._finder: CredentialResolver | None = None
-        found: _Variables | CredentialResolver | None = _only_variables(options, os.environ)
-        self._s3: Mapping[str, Any] = {}
-        if found is None:
-            found = self._ready_finder()
-            self._s3 = found.s3
-        self.region = options.region_name or found.region or _DEFAULT_REGION
-        self.endpoint_url = options.endpoint_url or found.endpoint_url
-        self.verify = found.ca_bundle if options.verify is None else options.verify
-        if self.endpoint_url is not None and not _is_http(self.endpoint_url):
-            raise OptionsError(f"S3 options: {self.endpoint_url!r} is not an http(s) URL")
+        self._resolver: CredentialResolver | None = None
+        self._s3_section: Mapping[str, Any] = {}
+        settings: _EnvironmentSettings | CredentialResolver | None
+        settings = _read_environment(options, os.environ)
+        if settings is None:
+            settings = self._load_resolver()
+            self._s3_section = settings.s3_section
+        self.region = options.region_name or settings.region or _DEFAULT_REGION
+        self.endpoint_url = options.endpoint_url or settings.endpoint_url
+        self.verify = settings.ca_bundle if options.verify is None else options.verify
+        if self.endpoint_url is not None and not _is_http_url(self.endpoint_url):
+            raise OptionsError(
+                f"S3 options: the endpoint {self.endpoint_url!r} is not an http(s) URL; "
+                "write it as http://HOST:PORT or https://HOST"
+            )
         if not _REGION.fullmatch(self.region):
-            raise OptionsError(f"S3 options: {self.region!r} is not a region")
-        self._current: Credentials | None = None
-        self._lock = anyio.Lock()
+            raise OptionsError(
+                f"S3 options: {self.region!r} is not a region name; "
+                f"set region_name or AWS_REGION to one such as {_DEFAULT_REGION}"
+            )
+        self._credentials: Credentials | None = None
+        # Concurrent requests share one refresh.
+        self._refresh_lock = anyio.Lock()
 
-    def _ready_finder(self) -> CredentialResolver:
-        if self._finder is None:
+    def _load_resolver(self) -> CredentialResolver:
+        """Return the resolver; the first call imports botocore and reads files."""
+        if self._resolver is None:
             from hftransfer.stores.s3.botocore import CredentialResolver
 
-            self._finder = CredentialResolver(self._options.profile)
-        return self._finder
+            self._resolver = CredentialResolver(self._options.profile)
+        return self._resolver
 
     @property
     def anonymous(self) -> bool:
+        """True if requests are sent unsigned."""
         return self._options.anonymous
 
     async def credentials(self) -> Credentials:
-        """Return credentials that are valid now, renewed in time by whoever gave them.
+        """Return credentials that are valid now; temporary ones are refreshed before they expire.
 
         Raises:
             AccessError: if there are none.
-            TransientError: if the service that gives them cannot be reached.
+            TransientError: if the credential service cannot be reached.
         """
-        if self._current is None or self._is_due():
-            async with self._lock:
-                if self._current is None or self._is_due():
-                    self._current = await self._fetch()
-        return self._current
+        if self._credentials is None or self._needs_refresh():
+            async with self._refresh_lock:
+                if self._credentials is None or self._needs_refresh():
+                    self._credentials = await self._fetch_credentials()
+        return self._credentials
 
-    async def renewed(self, refused: Credentials) -> bool:
-        """Look once more for credentials; return True if there are others than `refused`.
+    async def replace_credentials(self, rejected: Credentials) -> bool:
+        """Look credentials up again; return True if they now differ from `rejected`.
+
+        If another request has replaced them already, nothing is looked up.
 
         Raises:
             AccessError, TransientError: as `credentials`.
         """
-        async with self._lock:
-            if self._current == refused:
-                if self._finder is not None:
-                    self._finder.forget()
-                self._current = await self._fetch()
-            return self._current != refused
+        async with self._refresh_lock:
+            if self._credentials == rejected:
+                if self._resolver is not None:
+                    self._resolver.invalidate()
+                self._credentials = await self._fetch_credentials()
+            return self._credentials != rejected
 
-    def _is_due(self) -> bool:
-        return self._finder is not None and self._finder.is_due()
+    def _needs_refresh(self) -> bool:
+        return self._resolver is not None and self._resolver.needs_refresh()
 
-    async def _fetch(self) -> Credentials:
-        options = self._options
-        if options.access_key_id is not None and options.secret_access_key is not None:
-            return Credentials(
-                options.access_key_id, options.secret_access_key, options.session_token
-            )
-        if self._finder is None:
-            variables = await anyio.to_thread.run_sync(_only_variables, options, os.environ)
-            if variables is not None and variables.credentials is not None:
-                return variables.credentials
-        finder = await anyio.to_thread.run_sync(self._ready_finder)
-        return await finder.credentials()
+    async def _fetch_credentials(self) -> Credentials:
+        if (explicit := _explicit_credentials(self._options)) is not None:
+            return explicit
+        if self._resolver is None:
+            settings = await anyio.to_thread.run_sync(_read_environment, self._options, os.environ)
+            if settings is not None and settings.credentials is not None:
+                return settings.credentials
+        resolver = await anyio.to_thread.run_sync(self._load_resolver)
+        return await resolver.credentials()
 
-    def place(self, bucket: str, region: str | None = None) -> BucketEndpoint:
-        """Return where requests for `bucket` go. Reads files once where the endpoint is AWS's.
+    def bucket_endpoint(self, bucket: str, region: str | None = None) -> BucketEndpoint:
+        """Return where the requests for `bucket` are sent.
+
+        Without an endpoint URL the first call reads botocore's endpoint rules from disk.
 
         Args:
             bucket: name of the bucket.
-            region: of the bucket, if it is known to be another than the configured one.
+            region: of the bucket, if it is not the configured one.
 
         Raises:
-            OptionsError: if region and configuration fit no endpoint.
-            UnsupportedError: if the bucket is of a kind with a protocol of its own.
+            OptionsError: if no AWS endpoint fits the region and the configuration.
+            UnsupportedError: if the bucket needs a signature other than version 4.
         """
         region = region or self.region
         style = self._options.addressing_style
         if style == "auto":
-            style = self._s3.get("addressing_style", "auto")
+            style = self._s3_section.get("addressing_style", "auto")
         if self.endpoint_url is None:
-            finder = self._ready_finder()
-            return _place(*finder.aws_endpoint(bucket, region, path_style=style == "path"))
+            resolver = self._load_resolver()
+            return _parse_endpoint(
+                *resolver.aws_endpoint(bucket, region, path_style=style == "path")
+            )
         parts = urlsplit(self.endpoint_url)
         base, netloc = parts.path.rstrip("/"), parts.netloc.rpartition("@")[2]
         if style == "virtual":
-            return _place(f"{parts.scheme}://{bucket}.{netloc}{base}", region)
-        return _place(f"{parts.scheme}://{netloc}{base}/{encoded_path(bucket)}", region)
+            return _parse_endpoint(f"{parts.scheme}://{bucket}.{netloc}{base}", region)
+        return _parse_endpoint(f"{parts.scheme}://{netloc}{base}/{encoded_path(bucket)}", region)
 
 
-def _place(url: str, region: str) -> BucketEndpoint:
+def _parse_endpoint(url: str, region: str) -> BucketEndpoint:
     parts = urlsplit(url)
     host = parts.netloc.lower()
-    own_port = {"http": ":80", "https": ":443"}[parts.scheme]
+    default_port = {"http": ":80", "https": ":443"}[parts.scheme]
     return BucketEndpoint(
         origin=f"{parts.scheme}://{parts.netloc}",
-        host=host.removesuffix(own_port),
+        host=host.removesuffix(default_port),
         prefix=parts.path.rstrip("/"),
         region=region,
     )
 
 
-def _is_http(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:

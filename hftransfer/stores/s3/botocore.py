@@ -1,9 +1,8 @@
-"""What aiobotocore finds in the environment, in files and on the network.
+"""The role of aiobotocore: it finds credentials, configuration and endpoints.
 
-The one module that uses aiobotocore and botocore. Making a `CredentialResolver` reads files and
-belongs into a worker thread. Credentials are fetched and renewed on the event loop, from
-wherever botocore knows to look for them: variables, profiles, containers, instance
-metadata, web identity, SSO, processes.
+This is the only module that imports aiobotocore and botocore. They look for credentials in
+environment variables, profiles, container and instance metadata, web identity, SSO and external
+processes. Requests are not theirs: `hftransfer.stores.s3.client` gives the measured reason.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from hftransfer.stores.s3.signing import Credentials
 
 __all__ = ("CredentialResolver", "botocore_error")
 
-# One sentence per family; the first that fits, so the narrower class comes first.
+# The first family that matches decides, so a subclass stands before its base class.
 _FAMILIES: tuple[tuple[tuple[type[Exception], ...], type[TransferError], str], ...] = (
     (
         (botocore.ConnectTimeoutError, botocore.ReadTimeoutError),
         StalledError,
-        "the service that gives credentials did not answer in time",
+        "the credential service did not respond in time",
     ),
     (
         (botocore.ConnectionError, botocore.HTTPClientError),
         NetworkError,
-        "the connection to the service that gives credentials failed",
+        "the connection to the credential service failed",
     ),
     (
         (
@@ -50,60 +49,64 @@ _FAMILIES: tuple[tuple[tuple[type[Exception], ...], type[TransferError], str], .
             botocore.TokenRetrievalError,
         ),
         AccessError,
-        "no usable credentials; set AWS_ACCESS_KEY_ID and its companions, a profile or a role",
+        "no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile",
     ),
 )
 
 
-def botocore_error(error: Exception, what: str) -> TransferError:
-    """Return the error that stands for `error`, raised while an account was looked up.
+def botocore_error(error: Exception, context: str) -> TransferError:
+    """Return our error for an exception of botocore.
 
     Args:
-        error: of botocore.
-        what: begins the message.
+        error: raised while credentials, configuration or an endpoint were looked up.
+        context: start of the message.
     """
     for families, kind, advice in _FAMILIES:
         if isinstance(error, families):
-            # Only the class is quoted: texts of connection errors hold whole request URLs.
-            return kind(f"{what}: {advice} ({type(error).__name__})")
-    return OptionsError(f"{what}: {error}")
+            # Quote the class only: the text of a connection error contains the signed URL.
+            return kind(f"{context}: {advice} ({type(error).__name__})")
+    return OptionsError(f"{context}: {error}")
 
 
 class CredentialResolver:
-    """Configuration, credentials and endpoints, as botocore finds them.
+    """Credentials, configuration and endpoints as botocore resolves them.
+
+    The constructor reads files, so run it in a worker thread. Credentials are fetched and
+    refreshed on the event loop.
 
     Args:
-        profile: its name, or None for the one that the environment names.
+        profile: its name; None for the one that the environment selects.
 
     Raises:
-        OptionsError: if the profile, or what it says, cannot be used.
+        OptionsError: if the profile does not exist or is invalid.
     """
 
     def __init__(self, profile: str | None) -> None:
         self._profile = profile
+        # botocore's credential object, which refreshes itself; None until it is needed.
         self._source: Any = None
-        self._rules: Any = None
+        self._endpoint_rules: Any = None
         try:
             self._session = AioSession(profile=profile)
             scoped = self._session.get_scoped_config()
-            self.s3: Mapping[str, Any] = self._session.get_config_variable("s3") or {}
-            """The settings of the profile's ``s3`` section."""
+            self.s3_section: Mapping[str, Any] = self._session.get_config_variable("s3") or {}
+            """The ``s3`` section of the profile."""
             self.region: str | None = os.environ.get(
                 "AWS_REGION"
             ) or self._session.get_config_variable("region")
-            self.endpoint_url = _endpoint(self._session, scoped)
+            self.endpoint_url = _endpoint_url(self._session, scoped)
             self.ca_bundle: str | None = self._session.get_config_variable("ca_bundle")
         except (botocore.BotoCoreError, ValueError) as error:
             raise botocore_error(error, "S3 options") from error
 
-    def is_due(self) -> bool:
-        """Return True if the credentials are about to run out."""
-        # botocore's own credentials with an end know when to ask for new ones.
-        due = getattr(self._source, "refresh_needed", None)
-        return due is not None and bool(due())
+    def needs_refresh(self) -> bool:
+        """Return True if the credentials expire soon."""
+        # Only botocore's temporary credentials have this method.
+        needs = getattr(self._source, "refresh_needed", None)
+        return needs is not None and bool(needs())
 
-    def forget(self) -> None:
-        """Look everywhere anew when credentials are next asked for."""
+    def invalidate(self) -> None:
+        """Make the next `credentials` look in every source again."""
         self._source = None
 
     async def credentials(self) -> Credentials:
@@ -111,11 +114,11 @@ class CredentialResolver:
 
         Raises:
             AccessError: if there are none.
-            TransientError: if the service that gives them cannot be reached.
+            TransientError: if the credential service cannot be reached.
         """
         try:
             if self._source is None:
-                session = await anyio.to_thread.run_sync(self._reread)
+                session = await anyio.to_thread.run_sync(self._new_session)
                 self._source = await session.get_credentials()
             if self._source is None:
                 raise botocore.NoCredentialsError
@@ -124,29 +127,31 @@ class CredentialResolver:
             raise botocore_error(error, "S3 credentials") from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
-    def _reread(self) -> AioSession:
-        """Return a session that knows what variables and files say now."""
+    def _new_session(self) -> AioSession:
+        """Return a session with the present content of environment and files."""
         session = AioSession(profile=self._profile)
-        session.full_config  # noqa: B018 - read here, kept for the event loop
+        session.full_config  # noqa: B018 - the property caches the files, so that no loop reads them
         return session
 
     def aws_endpoint(self, bucket: str, region: str, *, path_style: bool) -> tuple[str, str]:
-        """Return the URL of `bucket` at AWS, and the region to sign for. Reads files once.
+        """Return the URL of `bucket` at AWS and the region to sign for.
+
+        The first call reads botocore's endpoint rules from disk.
 
         Raises:
-            OptionsError: if region and configuration fit no endpoint.
-            UnsupportedError: if the bucket is of a kind with a protocol of its own.
+            OptionsError: if no AWS endpoint fits the region and the configuration.
+            UnsupportedError: if the bucket needs a signature other than version 4.
         """
         try:
-            if self._rules is None:
+            if self._endpoint_rules is None:
                 from botocore.endpoint_provider import EndpointProvider
 
                 loader = self._session.get_component("data_loader")
-                self._rules = EndpointProvider(
+                self._endpoint_rules = EndpointProvider(
                     loader.load_service_model("s3", "endpoint-rule-set-1"),
                     loader.load_data("partitions"),
                 )
-            found = self._rules.resolve_endpoint(
+            resolved = self._endpoint_rules.resolve_endpoint(
                 Bucket=bucket,
                 Region=region,
                 ForcePathStyle=path_style,
@@ -159,21 +164,21 @@ class CredentialResolver:
             )
         except botocore.BotoCoreError as error:
             raise botocore_error(error, f"s3://{bucket}/") from error
-        scheme: Mapping[str, Any] = next(iter(found.properties.get("authSchemes", ())), {})
+        scheme: Mapping[str, Any] = next(iter(resolved.properties.get("authSchemes", ())), {})
         if scheme.get("name", "sigv4") != "sigv4":
             raise UnsupportedError(
-                f"s3://{bucket}/: buckets of this kind ask for the signature "
-                f"{scheme['name']!r}, which is not supported"
+                f"s3://{bucket}/: this kind of bucket requires the signature "
+                f"{scheme['name']!r}, which is not supported; use a general purpose bucket"
             )
-        return found.url, scheme.get("signingRegion", region)
+        return resolved.url, scheme.get("signingRegion", region)
 
     def _is_set(self, name: str) -> bool:
-        value = self.s3.get(name, self._session.get_config_variable(name))
+        value = self.s3_section.get(name, self._session.get_config_variable(name))
         return value is True or str(value).lower() == "true"
 
 
-def _endpoint(session: AioSession, scoped: Mapping[str, Any]) -> str | None:
-    """Return the endpoint that is configured for S3, in botocore's order.
+def _endpoint_url(session: AioSession, scoped: Mapping[str, Any]) -> str | None:
+    """Return the endpoint that is configured for S3, in botocore's order of precedence.
 
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
     """
@@ -181,10 +186,10 @@ def _endpoint(session: AioSession, scoped: Mapping[str, Any]) -> str | None:
         return None
     services = session.full_config.get("services", {}).get(scoped.get("services", ""), {})
     section = services.get("s3", {})
-    found: str | None = (
+    url: str | None = (
         os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL")
         or (section.get("endpoint_url") if isinstance(section, Mapping) else None)
         or scoped.get("endpoint_url")
     )
-    return found
+    return url

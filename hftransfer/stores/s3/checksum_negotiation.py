@@ -1,7 +1,7 @@
-"""Which checksum one endpoint verifies: found out with the first uploads, then remembered.
+"""Which checksum an endpoint verifies: the first uploads find out, later ones reuse the result.
 
-Stores that do not know a checksum either refuse it or ignore it in silence, so one counts
-as verified only if the answer repeats it.
+A store that does not support a checksum either rejects the request or ignores the header
+silently. Therefore a checksum counts as verified only if the response repeats it.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ import anyio
 
 from hftransfer.errors import RejectedError, TransferError, UnsupportedError
 
-__all__ = ("ChecksumChoice",)
+__all__ = ("ChecksumNegotiation",)
 
 
-class ChecksumChoice:
-    """The best checksum that the endpoint has not turned down.
+class ChecksumNegotiation:
+    """The best checksum that the endpoint has not rejected.
+
+    All methods run on the event loop of the `S3Client` that owns this.
 
     Args:
-        offers: names, the best first.
+        candidates: names of checksums, best first.
     """
 
-    def __init__(self, offers: Sequence[str]) -> None:
-        self._left = list(offers)
+    def __init__(self, candidates: Sequence[str]) -> None:
+        self._candidates = list(candidates)
         self._confirmed = False
-        self.probing = anyio.Lock()
-        """Held by the upload that finds out."""
+        self.probe_lock = anyio.Lock()
+        """Held by an upload that probes, so that concurrent uploads wait for its result."""
 
     @property
-    def name(self) -> str | None:
-        """What to offer; None once everything was turned down."""
-        return self._left[0] if self._left else None
+    def candidate(self) -> str | None:
+        """Name of the checksum to send; None once all were rejected."""
+        return self._candidates[0] if self._candidates else None
 
     @property
     def settled(self) -> bool:
-        """True once there is nothing more to find out."""
-        return self._confirmed or not self._left
+        """True once the candidate cannot change any more."""
+        return self._confirmed or not self._candidates
 
     def confirm(self, name: str | None) -> None:
-        """Note that an answer repeated the checksum `name`."""
-        if name is not None and name == self.name:
+        """Record that a response repeated the checksum `name`."""
+        if name is not None and name == self.candidate:
             self._confirmed = True
 
     def reject(self, name: str) -> None:
-        """Note that `name` was refused or ignored, unless it was confirmed before."""
-        if name == self.name and not self._confirmed:
-            self._left.pop(0)
+        """Record that the store rejected or ignored `name`; no effect once that is confirmed."""
+        if name == self.candidate and not self._confirmed:
+            self._candidates.pop(0)
 
-    def may_be_about(self, error: TransferError) -> bool:
-        """Return True if `error` can mean that the present name is not known there."""
+    def may_have_caused(self, error: TransferError) -> bool:
+        """Return True if the store may have sent `error` because it does not know the candidate."""
         return not self._confirmed and isinstance(error, RejectedError | UnsupportedError)

@@ -1,21 +1,21 @@
-"""Copies within S3: the store moves the bytes, and none of them comes here.
+"""Copies within S3: the store moves the bytes, and none of them passes through this machine.
 
-Small objects are one CopyObject, large ones a multipart upload whose parts are copied side
-by side. Each request names the version that was listed. What the store cannot copy is left
-for whoever can read and write it.
+A small object is copied by one CopyObject, a large one by a multipart upload whose parts are
+copied concurrently. Each request names the version that was listed. If the store does not
+support copying, the caller has to read and write the object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import anyio
 
-from hftransfer._core.plan import Chunk, PartLimits, fit_chunk_size, plan_chunks
+from hftransfer._core.plan import Chunk, fit_chunk_size, plan_chunks
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
-    DestinationError,
     NotFoundError,
     Response,
     SourceChangedError,
@@ -23,151 +23,164 @@ from hftransfer.errors import (
     single_error,
 )
 from hftransfer.stores.base import Entry
-from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
 from hftransfer.stores.s3.client import S3Client
-from hftransfer.stores.s3.errors import refusal_code, response_error
+from hftransfer.stores.s3.completion import Completion
+from hftransfer.stores.s3.errors import error_code, response_error
 from hftransfer.stores.s3.headers import customer_key_headers, object_headers
-from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.open_upload import ABORT_GRACE, OpenUpload, create_upload
+from hftransfer.stores.s3.parts import UploadedParts
 from hftransfer.stores.s3.signing import encoded_path
+from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 from hftransfer.stores.s3.xml import element
 
 __all__ = ("ServerCopy",)
 
-# A request that copies more than this is answered too late for comfort.
-_SINGLE = 256 << 20
-_PART = 64 << 20
-_LIMITS = PartLimits(minimum=5 << 20, maximum=5 << 30, count=10_000)
+# The store responds when the copy is finished, so larger copies risk the read timeout.
+_MAX_SINGLE_COPY = 256 << 20
+_PART_SIZE = 64 << 20
 _SOURCE = "x-amz-copy-source"
 
 
 class ServerCopy:
-    """Copies objects of one account.
+    """Copies objects within one account.
 
     Args:
-        session: open while this is in use.
+        client: open while this is in use.
         single: bytes up to which one request copies an object. Default 256 MiB.
         part: bytes per request above that. Default 64 MiB.
     """
 
-    def __init__(self, session: S3Client, *, single: int = _SINGLE, part: int = _PART) -> None:
-        self._session = session
+    def __init__(
+        self, client: S3Client, *, single: int = _MAX_SINGLE_COPY, part: int = _PART_SIZE
+    ) -> None:
+        self._client = client
         self._single = single
         self._part = part
 
-    async def copy(self, origin: tuple[str, str], target: tuple[str, str], entry: Entry) -> None:
-        """Copy the object `origin` to `target`, both bucket and key.
+    async def copy(self, source: tuple[str, str], target: tuple[str, str], entry: Entry) -> None:
+        """Copy one object.
+
+        Args:
+            source: its bucket and key.
+            target: bucket and key of the copy.
+            entry: the object as it was listed.
 
         Raises:
-            UnsupportedError: if the store cannot do it.
-            SourceChangedError: if the object is no longer the listed one.
-            DestinationError: if the target exists and is not to be replaced.
-            TransferError: if the store refuses or fails.
+            UnsupportedError: if the store does not support copying.
+            SourceChangedError: if the object has changed since it was listed.
+            DestinationError: if the target exists and must not be replaced.
+            TransferError: if the store rejects the copy or keeps failing.
         """
-        headers = self._source_headers(origin, entry)
-        if not self._session.s3.overwrite:
-            await self._check_absent(target)
+        source_headers = self._source_headers(source, entry)
+        upload_target = UploadTarget(self._client, *target, entry)
+        if upload_target.precondition:
+            await self._check_absent(upload_target)
         try:
             if entry.size <= self._single:
-                await retrying(
-                    lambda: self._copy_object(target, entry, headers), self._session.options.retry
-                )
+                copy = partial(self._copy_object, upload_target, source_headers)
+                await retrying(copy, self._client.options.retry)
             else:
-                await self._copy_parts(target, entry, headers)
+                await self._copy_parts(upload_target, source_headers)
         except NotFoundError as error:
-            if refusal_code(error) != "NoSuchKey":
+            if error_code(error) != "NoSuchKey":
                 raise
             raise SourceChangedError(
                 f"{error.message}; it was deleted during its transfer", response=error.response
             ) from error
 
-    async def _check_absent(self, target: tuple[str, str]) -> None:
-        """Ask first: not every store heeds If-None-Match on a copy."""
+    async def _check_absent(self, target: UploadTarget) -> None:
+        """Look before copying, because not every store honours If-None-Match on a copy."""
         try:
-            await self._session.call("HEAD", *target)
+            await self._client.call("HEAD", *target.bucket_key)
         except (AccessError, NotFoundError):
             return
-        what = self._session.describe(*target)
-        raise DestinationError(f"{what}: it exists already, and is not to be replaced")
+        raise target.exists_error()
 
-    def _source_headers(self, origin: tuple[str, str], entry: Entry) -> Mapping[str, str]:
-        bucket, key = origin
+    def _source_headers(self, source: tuple[str, str], entry: Entry) -> Mapping[str, str]:
+        bucket, key = source
         headers = {_SOURCE: f"{encoded_path(bucket)}/{encoded_path(key)}"}
         if entry.etag is not None:
             headers[f"{_SOURCE}-if-match"] = entry.etag
         return headers | dict(
-            customer_key_headers(self._session.s3, f"{_SOURCE}-server-side-encryption-customer")
+            customer_key_headers(self._client.s3, f"{_SOURCE}-server-side-encryption-customer")
         )
 
-    async def _copy_object(
-        self, target: tuple[str, str], entry: Entry, source: Mapping[str, str]
-    ) -> None:
-        # All that is kept is said, since the directive decides for all of it together.
-        headers = {**object_headers(self._session.s3, entry), **source}
-        headers["x-amz-metadata-directive"] = "REPLACE"
-        if not self._session.s3.overwrite:
-            headers["If-None-Match"] = "*"
-        answer = await self._session.send("PUT", *target, headers=headers)
-        _etag_of_copy(answer, self._session.describe(*target))
+    async def _copy_object(self, target: UploadTarget, source_headers: Mapping[str, str]) -> None:
+        headers = {
+            **object_headers(self._client.s3, target.entry),
+            **source_headers,
+            # Applies to type and metadata together, so `object_headers` states all of them.
+            "x-amz-metadata-directive": "REPLACE",
+            **target.precondition,
+        }
+        response = await self._client.send("PUT", *target.bucket_key, headers=headers)
+        _etag_of_copy(response, target.description)
 
-    async def _copy_parts(
-        self, target: tuple[str, str], entry: Entry, source: Mapping[str, str]
-    ) -> None:
-        size = fit_chunk_size(entry.size, self._part, [_LIMITS])
-        upload = _CopiedUpload(self._session, *target, entry, size)
-        await upload.open()
+    async def _copy_parts(self, target: UploadTarget, source_headers: Mapping[str, str]) -> None:
+        part_size = fit_chunk_size(target.entry.size, self._part, [PART_LIMITS])
+        chunks = plan_chunks(target.entry.size, part_size)
+        # Without a checksum, because the bytes are not here; and never resumed, because the
+        # content of another upload's parts is unknown.
+        upload = await create_upload(target, None)
+        parts = _PartCopier(upload, source_headers)
         try:
             with single_error():
                 async with anyio.create_task_group() as tasks:
-                    for chunk in plan_chunks(entry.size, size):
-                        tasks.start_soon(upload.copy_part, chunk, source)
-            await upload.complete(entry.size)
+                    for chunk in chunks:
+                        tasks.start_soon(parts.copy, chunk)
+            await Completion(upload, [chunk.size for chunk in chunks], parts.uploaded).run()
         except BaseException:
-            with anyio.move_on_after(1.5, shield=True):
-                await upload.abort(discard=True)
+            with anyio.move_on_after(ABORT_GRACE, shield=True):
+                await upload.abort()
             raise
 
 
-class _CopiedUpload(MultipartUpload):
-    """A multipart upload whose parts are stretches of another object."""
+class _PartCopier:
+    """Makes the store copy ranges of an object into the parts of an upload."""
 
-    def _choice(self) -> ChecksumChoice:
-        return ChecksumChoice(())  # the bytes are not here to make one of
+    def __init__(self, upload: OpenUpload, source_headers: Mapping[str, str]) -> None:
+        self.uploaded = UploadedParts(verified=False)
+        self._upload = upload
+        self._client = upload.target.client
+        self._source_headers = source_headers
 
-    async def _look_back(self) -> None:
-        pass  # nobody knows what is in the parts of another upload
+    async def copy(self, chunk: Chunk) -> None:
+        """Copy one part, with retries."""
+        copy = partial(self._copy_once, chunk)
+        self.uploaded.etags[chunk.index] = await retrying(copy, self._client.options.retry)
 
-    async def copy_part(self, chunk: Chunk, source: Mapping[str, str]) -> None:
-        """Have one part copied."""
+    async def _copy_once(self, chunk: Chunk) -> str:
         headers = {
-            **customer_key_headers(self._session.s3),
-            **source,
+            **customer_key_headers(self._client.s3),
+            **self._source_headers,
             f"{_SOURCE}-range": f"bytes={chunk.start}-{chunk.stop - 1}",
         }
+        async with self._client.upload_limiter:
+            response = await self._client.send(
+                "PUT",
+                *self._upload.target.bucket_key,
+                query=self._upload.query(partNumber=str(chunk.index + 1)),
+                headers=headers,
+            )
+        return _etag_of_copy(response, self._upload.target.description)
 
-        async def ask() -> str:
-            async with self._session.uploads:
-                answer = await self._session.send(
-                    "PUT", *self._target, query=self._part_query(chunk), headers=headers
-                )
-            return _etag_of_copy(answer, self._what)
 
-        self._etags[chunk.index] = await retrying(ask, self._session.options.retry)
+def _etag_of_copy(response: Response, description: str) -> str:
+    """Return the ETag of a copied object or part.
 
-
-def _etag_of_copy(answer: Response, what: str) -> str:
-    """Return the ETag of what was copied.
-
-    The status is sent before the copy is made, so the body decides. A store that does not
-    know copies takes the request for one that writes an empty body.
+    S3 sends the status before it copies, so the body tells the outcome. A store that ignores
+    ``x-amz-copy-source`` writes an empty object or part and returns no document.
 
     Raises:
         UnsupportedError: if nothing was copied.
         TransferError: if the copy failed.
     """
-    body = answer.body.decode(errors="replace")
+    body = response.body.decode(errors="replace")
     if element(body, "Code"):
-        raise response_error(answer, what)
+        raise response_error(response, description)
     etag = element(body, "ETag")
     if not etag:
-        raise UnsupportedError(f"{what}: the store does not copy by itself", response=answer)
+        raise UnsupportedError(
+            f"{description}: the store does not copy objects itself", response=response
+        )
     return etag

@@ -1,7 +1,7 @@
-"""What S3 says when it refuses, as errors of `hftransfer.errors`.
+"""Error responses of S3, translated into `hftransfer.errors`.
 
-Servers differ in status codes and agree on codes, so the code decides first and the
-status only where a code is missing or unknown: answers to HEAD have no body.
+Servers agree on error codes more than on status codes, so the code decides first. The status
+decides if the code is unknown or missing: responses to HEAD have no body and hence no code.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from hftransfer.errors import (
 )
 from hftransfer.stores.s3.xml import element
 
-__all__ = ("lacks_permission", "refusal_code", "response_error")
+__all__ = ("error_code", "is_precondition_failure", "lacks_permission", "response_error")
 
-_WRONG_KEY = "the access key or its secret is wrong; check AWS_ACCESS_KEY_ID and its companions"
+_WRONG_KEY = (
+    "the access key or its secret is wrong; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
 _WRONG_REGION = "the bucket is in {region}; set that as region_name or AWS_REGION"
-_GONE = "the temporary credentials ran out; get new ones"
-_SLOW = "the server asks for fewer requests"
-_FAILED = "the server failed"
-_DAMAGED = "the request was damaged on its way"
+_EXPIRED = "the temporary credentials have expired; get new ones"
+_THROTTLED = "the server asks for fewer requests"
+_SERVER_FAILED = "the server failed"
+_DAMAGED = "the request was damaged in transit"
+_UNSUPPORTED = "the store does not support this request"
 
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and what other servers add.
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and the codes of MinIO,
+# SeaweedFS and others.
 _CODES: Mapping[str, tuple[type[TransferError], str]] = {
     "NoSuchBucket": (NotFoundError, "the bucket does not exist"),
     "NoSuchKey": (NotFoundError, "the object does not exist"),
@@ -46,12 +50,12 @@ _CODES: Mapping[str, tuple[type[TransferError], str]] = {
     ),
     "AccessDenied": (AccessError, "access denied; these credentials lack a permission"),
     "AllAccessDisabled": (AccessError, "access to the bucket is disabled"),
-    "AccountProblem": (AccessError, "the account has a problem"),
+    "AccountProblem": (AccessError, "the account has a problem; contact the provider"),
     "InvalidAccessKeyId": (AccessError, _WRONG_KEY),
     "SignatureDoesNotMatch": (AccessError, _WRONG_KEY),
     "InvalidToken": (AccessError, "the session token is not valid; get new credentials"),
-    "ExpiredToken": (AccessError, _GONE),
-    "TokenRefreshRequired": (AccessError, _GONE),
+    "ExpiredToken": (AccessError, _EXPIRED),
+    "TokenRefreshRequired": (AccessError, _EXPIRED),
     "RequestTimeTooSkewed": (AccessError, "this machine's clock is wrong; set it"),
     "InvalidObjectState": (RejectedError, "the object is archived; restore it first"),
     "PermanentRedirect": (RejectedError, _WRONG_REGION),
@@ -70,26 +74,29 @@ _CODES: Mapping[str, tuple[type[TransferError], str]] = {
     "InsufficientStorage": (DiskFullError, "the store is full"),
     "XMinioStorageFull": (DiskFullError, "the store is full"),
     "XMinioAdminBucketQuotaExceeded": (DiskFullError, "the bucket's quota is used up"),
-    "SlowDown": (ThrottledError, _SLOW),
-    "SlowDownRead": (ThrottledError, _SLOW),
-    "SlowDownWrite": (ThrottledError, _SLOW),
-    "ServiceUnavailable": (ThrottledError, _SLOW),
-    "Throttling": (ThrottledError, _SLOW),
-    "ThrottlingException": (ThrottledError, _SLOW),
-    "RequestLimitExceeded": (ThrottledError, _SLOW),
-    "BandwidthLimitExceeded": (ThrottledError, _SLOW),
-    "TooManyRequests": (ThrottledError, _SLOW),
-    "InternalError": (ServerError, _FAILED),
-    "InternalServerError": (ServerError, _FAILED),
-    "RequestTimeout": (ServerError, "the server waited too long for the request"),
-    "OperationAborted": (ServerError, "another operation on the object was in the way"),
-    "ConditionalRequestConflict": (ServerError, "another operation on the object was in the way"),
+    "SlowDown": (ThrottledError, _THROTTLED),
+    "SlowDownRead": (ThrottledError, _THROTTLED),
+    "SlowDownWrite": (ThrottledError, _THROTTLED),
+    "ServiceUnavailable": (ThrottledError, _THROTTLED),
+    "Throttling": (ThrottledError, _THROTTLED),
+    "ThrottlingException": (ThrottledError, _THROTTLED),
+    "RequestLimitExceeded": (ThrottledError, _THROTTLED),
+    "BandwidthLimitExceeded": (ThrottledError, _THROTTLED),
+    "TooManyRequests": (ThrottledError, _THROTTLED),
+    "InternalError": (ServerError, _SERVER_FAILED),
+    "InternalServerError": (ServerError, _SERVER_FAILED),
+    "RequestTimeout": (ServerError, "the request's body did not reach the server in time"),
+    "OperationAborted": (ServerError, "a conflicting operation on the object is in progress"),
+    "ConditionalRequestConflict": (
+        ServerError,
+        "a conflicting operation on the object is in progress",
+    ),
     "IncompleteBody": (NetworkError, _DAMAGED),
     "BadDigest": (NetworkError, _DAMAGED),
     "InvalidDigest": (NetworkError, _DAMAGED),
     "XAmzContentChecksumMismatch": (NetworkError, _DAMAGED),
-    "NotImplemented": (UnsupportedError, "the store cannot do this"),
-    "MethodNotAllowed": (UnsupportedError, "the store cannot do this"),
+    "NotImplemented": (UnsupportedError, _UNSUPPORTED),
+    "MethodNotAllowed": (UnsupportedError, _UNSUPPORTED),
 }
 
 _STATUSES: Mapping[int, tuple[type[TransferError], str]] = {
@@ -97,58 +104,57 @@ _STATUSES: Mapping[int, tuple[type[TransferError], str]] = {
     307: (RejectedError, _WRONG_REGION),
     401: (AccessError, "access denied; these credentials are wrong or lack a permission"),
     403: (AccessError, "access denied; these credentials are wrong or lack a permission"),
-    404: (NotFoundError, "nothing is there"),
+    404: (NotFoundError, "there is no such bucket or object"),
     408: _CODES["RequestTimeout"],
     409: _CODES["OperationAborted"],
     412: _CODES["PreconditionFailed"],
     416: _CODES["InvalidRange"],
-    429: (ThrottledError, _SLOW),
-    503: (ThrottledError, _SLOW),
-    501: (UnsupportedError, "the store cannot do this"),
+    429: (ThrottledError, _THROTTLED),
+    501: (UnsupportedError, _UNSUPPORTED),
+    503: (ThrottledError, _THROTTLED),
     507: (DiskFullError, "the store is full"),
 }
 
 
-def refusal_code(error: TransferError) -> str:
-    """Return S3's code for what `error` is about, or nothing."""
+def error_code(error: TransferError) -> str:
+    """Return the S3 error code of the response that caused `error`, or ""."""
     return "" if error.response is None else _text(error.response, "Code")
 
 
 def lacks_permission(error: AccessError) -> bool:
-    """Return True if a request was refused to credentials that are known and right."""
-    return refusal_code(error) == "AccessDenied"
+    """Return True if the store knows the credentials but does not permit the request."""
+    return error_code(error) == "AccessDenied"
 
 
-def response_error(response: Response, what: str) -> TransferError:
-    """Return the error that stands for a refused request.
+def is_precondition_failure(error: TransferError) -> bool:
+    """Return True if the object was not in the state that If-Match or If-None-Match required."""
+    return error.response is not None and error.response.status == 412
+
+
+def response_error(response: Response, context: str) -> TransferError:
+    """Return the error that describes an error response.
 
     Args:
-        response: the refusal; also a 200 whose body is an error.
-        what: what was being done to what, and where; begins the message.
+        response: any status but 2xx, or a 200 whose body is an error document.
+        context: the object or bucket; start of the message.
     """
     code, message = _text(response, "Code"), _text(response, "Message")
     region = _text(response, "Region") or response.headers.get("X-Amz-Bucket-Region")
-    return _error(what, code, message, region, response)
+    status = response.status
+    kind, advice = _CODES.get(code) or _STATUSES.get(status) or _unknown(status, code)
+    quoted = ": ".join(part for part in (code or str(status), message) if part)
+    text = f"{context}: {advice.format(region=region or 'another region')} ({quoted})"
+    if issubclass(kind, TransientError):
+        return kind(text, response=response, retry_after=retry_after(response.headers))
+    return kind(text, response=response)
 
 
 def _text(response: Response, name: str) -> str:
     return element(response.body.decode(errors="replace"), name)
 
 
-def _error(
-    what: str, code: str, message: str, region: str | None, response: Response
-) -> TransferError:
-    status = response.status
-    kind, advice = _CODES.get(code) or _STATUSES.get(status) or _unknown(status, code)
-    quoted = ": ".join(part for part in (code or str(status), message) if part)
-    text = f"{what}: {advice.format(region=region or 'another region')} ({quoted})"
-    if issubclass(kind, TransientError):
-        return kind(text, response=response, retry_after=retry_after(response.headers))
-    return kind(text, response=response)
-
-
 def _unknown(status: int, code: str) -> tuple[type[TransferError], str]:
-    # A 200 that turned into an error while its body was being sent is a failure of the server.
+    # A 200 without the expected document: the server failed after it had sent the status.
     if status >= 500 or (status < 300 and not code):
-        return ServerError, _FAILED
-    return RejectedError, "the server refused the request"
+        return ServerError, _SERVER_FAILED
+    return RejectedError, "the server rejected the request"

@@ -1,11 +1,10 @@
-"""The headers of S3 requests that options and entries ask for. Pure."""
+"""Headers of S3 requests, and what headers of responses say about an object. No I/O."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import mimetypes
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -13,44 +12,48 @@ from hftransfer._core.checksums import decode_checksum, header_name, supported_c
 from hftransfer._core.digests import Digest, chunk_digest
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry
+from hftransfer.stores.s3.etags import etag_md5
 
 __all__ = (
     "CHECKSUM_MODE",
-    "IDENTITY",
+    "IDENTITY_HEADER",
+    "checksum_digest",
     "customer_key_headers",
     "identity_tag",
-    "kept_properties",
-    "known_digest",
+    "if_match_headers",
     "md5_digest",
     "object_headers",
-    "pinned",
+    "object_properties",
 )
 
 CHECKSUM_MODE = {"x-amz-checksum-mode": "ENABLED"}
-"""Asks for the checksum of what is read."""
+"""Makes the response to a GET or HEAD carry the object's checksum."""
 
-IDENTITY = "x-amz-meta-hftransfer-identity"
-"""Keeps `identity_tag` with an object, so that it is known again."""
+IDENTITY_HEADER = "x-amz-meta-hftransfer-identity"
+"""Metadata that holds `identity_tag`, so that a later upload of the same content is skipped."""
 
-_METADATA = "x-amz-meta-"
-_KEPT = (
+_METADATA_PREFIX = "x-amz-meta-"
+# Headers that S3 stores with an object and returns with it.
+_STORED_HEADERS = (
     *("content-type", "content-encoding", "content-language", "content-disposition"),
     *("cache-control", "expires"),
 )
 _CUSTOMER_KEY = "x-amz-server-side-encryption-customer"
 
 
-def pinned(entry: Entry) -> Mapping[str, str]:
-    """Return what makes a request fail if the object is no longer the listed one."""
+def if_match_headers(entry: Entry) -> Mapping[str, str]:
+    """Return the headers that make a request fail if the object changed since it was listed."""
     return {} if entry.etag is None else {"If-Match": entry.etag}
 
 
 def customer_key_headers(options: S3Options, prefix: str = _CUSTOMER_KEY) -> Mapping[str, str]:
-    """Return what every request for an object under SSE-C carries.
+    """Return the headers of a request for an object that is encrypted with SSE-C.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html
 
     Args:
-        options: with the key, or without.
-        prefix: another one for the source of a copy.
+        options: without a customer key there are no such headers.
+        prefix: of the headers' names; the source of a copy has one of its own.
     """
     if options.customer_key is None:
         return {}
@@ -63,16 +66,12 @@ def customer_key_headers(options: S3Options, prefix: str = _CUSTOMER_KEY) -> Map
 
 
 def object_headers(options: S3Options, entry: Entry) -> Mapping[str, str]:
-    """Return what says how an object is stored and what is kept beside its bytes."""
-    headers = {
-        name: value
-        for name, value in entry.properties.items()
-        if name in _KEPT or name.startswith(_METADATA)
-    }
+    """Return the headers of a new object: its type, metadata, encryption and storage class."""
+    headers = {name: value for name, value in entry.properties.items() if _is_stored(name)}
     headers.setdefault("content-type", _content_type(entry.path))
-    headers.pop(IDENTITY, None)  # of whence it was copied before
+    headers.pop(IDENTITY_HEADER, None)  # the source object's, if this is a copy
     if tag := identity_tag(entry):
-        headers[IDENTITY] = tag
+        headers[IDENTITY_HEADER] = tag
     headers |= customer_key_headers(options)
     optional = {
         "x-amz-server-side-encryption": options.server_side_encryption,
@@ -83,24 +82,24 @@ def object_headers(options: S3Options, entry: Entry) -> Mapping[str, str]:
 
 
 def identity_tag(entry: Entry) -> str:
-    """Return a name for the exact content of `entry`, or nothing if the source has none."""
+    """Return a digest that names the content of `entry`, or "" if the source has no identity."""
     if not entry.identity:
         return ""
     return chunk_digest(memoryview(f"{entry.identity} {entry.size}".encode()))
 
 
-def kept_properties(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what of an answer's headers belongs to the object and goes into its copies."""
+def object_properties(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the headers of a response that are stored with the object; names in lower case."""
     lowered = {name.lower(): value for name, value in headers.items()}
-    return {
-        name: value
-        for name, value in lowered.items()
-        if name in _KEPT or name.startswith(_METADATA)
-    }
+    return {name: value for name, value in lowered.items() if _is_stored(name)}
 
 
-def known_digest(headers: Mapping[str, str]) -> Digest | None:
-    """Return the strongest checksum of an answer that can be checked here."""
+def _is_stored(name: str) -> bool:
+    return name in _STORED_HEADERS or name.startswith(_METADATA_PREFIX)
+
+
+def checksum_digest(headers: Mapping[str, str]) -> Digest | None:
+    """Return the strongest checksum in a response's headers that can be computed here."""
     for name in supported_checksums():
         if (text := headers.get(header_name(name))) and (
             value := decode_checksum(name, text)
@@ -110,15 +109,20 @@ def known_digest(headers: Mapping[str, str]) -> Digest | None:
 
 
 def md5_digest(etag: str | None, headers: Mapping[str, str]) -> Digest | None:
-    """Return the MD5 that the ETag of an object of one part is, unless a key of KMS made it one.
+    """Return the MD5 of an object, or None if its ETag is not one.
 
-    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    The ETag is the MD5 only of an object that was uploaded in one part and that is not encrypted
+    with SSE-KMS or SSE-C. https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+
+    Args:
+        etag: of the object.
+        headers: of a response to HEAD, which name the encryption.
     """
-    matched = re.fullmatch(r'"?([0-9a-f]{32})"?', etag or "")
+    md5 = etag_md5(etag or "")
     encryption = headers.get("x-amz-server-side-encryption", "AES256")
-    if matched is None or encryption != "AES256" or f"{_CUSTOMER_KEY}-algorithm" in headers:
+    if md5 is None or encryption != "AES256" or f"{_CUSTOMER_KEY}-algorithm" in headers:
         return None
-    return Digest("md5", matched[1])
+    return Digest("md5", md5)
 
 
 def _content_type(path: str) -> str:
@@ -129,5 +133,5 @@ def _content_type(path: str) -> str:
 @lru_cache(maxsize=1024)
 def _type_of(suffixes: str) -> str:
     kind, encoding = mimetypes.guess_type(f"name{suffixes}")
-    # The type of an archive's content is not the type of its compressed bytes.
+    # guess_type("a.json.gz") is JSON with the encoding gzip, but the stored bytes are not JSON.
     return kind if kind is not None and encoding is None else "application/octet-stream"

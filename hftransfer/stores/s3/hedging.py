@@ -1,72 +1,137 @@
-"""When a part that got no answer is sent a second time. Pure: whoever sends it keeps time.
+"""Hedging: a part whose response is unusually late is sent a second time.
 
-About one part in a thousand is answered after seconds instead of a fraction of one
-(awslabs/aws-c-s3, pull request 602, whose constants these are). Sending it again then is
-cheap, since a part is replaced by the same bytes. Where many parts are slow the store or
-the line is slow, and a second copy would make that worse: then the limit rises until
+About one part in a thousand takes seconds instead of a fraction of one; the algorithm and its
+constants are those of awslabs/aws-c-s3, pull request 602. A second copy is safe, because it
+replaces the part by the same bytes. If many parts are late, then the store or the network is
+slow, and copies would slow it down further; therefore each late part raises the delay, until
 hedging switches itself off.
 """
 
 from __future__ import annotations
 
-__all__ = ("HedgeTimer",)
+import time
+from collections.abc import Awaitable, Callable
 
-_SAMPLES = 10
-_FLOOR = 1.0
-_CEILING = 5.0
+import anyio
+
+from hftransfer.errors import Response, TransferError, single_error
+
+__all__ = ("HedgeTimer", "HedgedRequest")
+
+# Responses that are timed before the first delay is computed.
+_MIN_SAMPLES = 10
+# Bounds of the delay in seconds. Above the upper bound no part is hedged.
+_MIN_DELAY = 1.0
+_MAX_DELAY = 5.0
+# The first delay is this percentile of the first responses; after that the delay is a moving
+# average of the response times with this weight, plus this margin in seconds.
 _PERCENTILE = 0.9
-_MARGIN = 0.7
 _WEIGHT = 0.01
-_RARE, _RARE_STEP = 0.001, 0.1
-_COMMON, _COMMON_STEP = 0.01, 1.0
-_WINDOW = 1000
+_MARGIN = 0.7
+# Above each share of late parts, the seconds by which one more late part raises the delay.
+_LOW_SHARE, _SMALL_STEP = 0.001, 0.1
+_HIGH_SHARE, _LARGE_STEP = 0.01, 1.0
+# Responses after which the counts are halved, so that recent ones weigh more.
+_HALVING = 2000
 
 
 class HedgeTimer:
-    """Learns how long a part takes.
+    """Computes the delay after which a part is sent again. No I/O, no clock.
+
+    One timer serves all uploads of a client, on the client's event loop.
 
     Args:
-        connections: parts in flight; nothing is said before as many have been answered.
+        connections: parts in flight at the same time; at least as many responses are timed
+            before anything is hedged.
     """
 
     def __init__(self, connections: int) -> None:
-        self._wanted = max(_SAMPLES, connections)
-        self._first: list[float] = []
-        self._limit: float | None = None
-        self._answered = 0
+        self._samples_needed = max(_MIN_SAMPLES, connections)
+        self._samples: list[float] = []
+        self._delay: float | None = None
+        self._responses = 0
         self._late = 0
 
     @property
-    def limit(self) -> float | None:
-        """Seconds after which a part is sent once more; None for never."""
-        return None if self._limit is None or self._limit > _CEILING else self._limit
+    def delay(self) -> float | None:
+        """Seconds after which a part is sent again; None to not hedge."""
+        return None if self._delay is None or self._delay > _MAX_DELAY else self._delay
 
-    def answered(self, seconds: float) -> None:
-        """Note that a part was answered after `seconds`."""
-        self._answered += 1
-        if self._limit is not None:
-            self._limit += _WEIGHT * (seconds + _MARGIN - self._limit)
-            self._forget()
+    def record_response(self, seconds: float) -> None:
+        """Record that the response to a part took `seconds`."""
+        self._responses += 1
+        if self._delay is not None:
+            self._delay += _WEIGHT * (seconds + _MARGIN - self._delay)
+            self._halve_old_counts()
             return
-        self._first.append(seconds)
-        if len(self._first) >= self._wanted:
-            ordered = sorted(self._first)
-            self._limit = max(_FLOOR, ordered[int(_PERCENTILE * (len(ordered) - 1))])
-            self._first.clear()
+        self._samples.append(seconds)
+        if len(self._samples) >= self._samples_needed:
+            ordered = sorted(self._samples)
+            self._delay = max(_MIN_DELAY, ordered[int(_PERCENTILE * (len(ordered) - 1))])
+            self._samples.clear()
 
-    def timed_out(self) -> None:
-        """Note that a part was not answered within the limit."""
-        if self._limit is None:
+    def record_late(self) -> None:
+        """Record that a part got no response within the delay."""
+        if self._delay is None:
             return
         self._late += 1
-        rate = self._late / max(self._answered, self._wanted)
-        if rate > _COMMON:
-            self._limit += _COMMON_STEP
-        elif rate > _RARE:
-            self._limit += _RARE_STEP
+        share = self._late / max(self._responses, self._samples_needed)
+        if share > _HIGH_SHARE:
+            self._delay += _LARGE_STEP
+        elif share > _LOW_SHARE:
+            self._delay += _SMALL_STEP
 
-    def _forget(self) -> None:
-        """Let what happened long ago count less."""
-        if self._answered >= 2 * _WINDOW:
-            self._answered //= 2
+    def _halve_old_counts(self) -> None:
+        if self._responses >= _HALVING:
+            self._responses //= 2
             self._late //= 2
+
+
+class HedgedRequest:
+    """A request that is sent at most twice, of which the first success counts. Use it once.
+
+    Args:
+        send: sends one copy; raises `TransferError` if that fails.
+        timer: gives the delay and learns from the outcome.
+    """
+
+    def __init__(self, send: Callable[[], Awaitable[Response]], timer: HedgeTimer) -> None:
+        self._send = send
+        self._timer = timer
+        self._in_flight = 0
+        self._response: Response | None = None
+        self._failures: list[TransferError] = []
+
+    async def run(self) -> Response:
+        """Send the request, and a second copy if the response is late.
+
+        Raises:
+            TransferError: the first failure, once no copy is in flight.
+        """
+        started = time.monotonic()
+        with single_error():
+            async with anyio.create_task_group() as copies:
+                self._in_flight = 1
+                copies.start_soon(self._send_copy, copies.cancel_scope)
+                delay = self._timer.delay
+                if delay is not None:
+                    await anyio.sleep(delay)  # cancelled once the first copy has an outcome
+                    self._timer.record_late()
+                    self._in_flight += 1
+                    copies.start_soon(self._send_copy, copies.cancel_scope)
+        if self._response is None:
+            raise self._failures[0]
+        self._timer.record_response(time.monotonic() - started)
+        return self._response
+
+    async def _send_copy(self, copies: anyio.CancelScope) -> None:
+        try:
+            response = await self._send()
+        except TransferError as error:
+            self._failures.append(error)
+        else:
+            if self._response is None:
+                self._response = response
+        self._in_flight -= 1
+        if self._response is not None or not self._in_flight:
+            copies.cancel()

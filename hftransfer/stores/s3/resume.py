@@ -1,16 +1,15 @@
-"""Multipart uploads that a killed process left behind, and which of them can be gone on with.
+"""Orphaned multipart uploads of killed processes, and which of them can be resumed.
 
-S3 tells of an upload in progress only its key, and of its parts size and ETag. So one is
-chosen whose parts all have the sizes of our own plan; whether a part holds the right bytes
-is decided later, chunk by chunk.
+For an upload in progress S3 reports the key, and for its parts size and ETag, but not the bytes.
+Therefore an upload is chosen whose parts all have the sizes of our own plan; `parts` compares
+the content later, chunk by chunk.
 
-An upload on which somebody works is none: neither one that a living process of this machine
-has recorded, nor one of another machine to which a part was added lately.
+An upload that is still in use is not orphaned: a process of this machine holds its lock file, or
+a process of another machine has added a part recently.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,133 +19,134 @@ from hftransfer._core.checksums import COMBINABLE
 from hftransfer._http.status import parse_http_date
 from hftransfer.errors import TransferError, TransientError
 from hftransfer.stores.s3.client import S3Client
+from hftransfer.stores.s3.etags import etag_md5
 from hftransfer.stores.s3.headers import customer_key_headers
-from hftransfer.stores.s3.upload_lock import UploadLock, claim, is_recorded, recover
+from hftransfer.stores.s3.upload_lock import UploadLock, has_lock_file
 from hftransfer.stores.s3.xml import records, text_of
 
-__all__ = ("OrphanedUpload", "Part", "find_orphaned_upload", "fits")
+__all__ = ("OrphanedUpload", "Part", "find_resumable", "fits")
 
-# Of another machine nothing is known but when its last part came. Whoever still works on an
-# upload adds parts all the time, or has given up trying much sooner: seconds.
-_ABANDONED = 3600.0
-_MD5 = re.compile(r"[0-9a-f]{32}")
+# Seconds without a new part after which an upload of another machine counts as abandoned. A
+# process that works on it adds parts continually, or gives up much earlier (`RetryPolicy`).
+_ABANDONED_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of an upload."""
+    """One part of an upload, as the store lists it."""
 
     etag: str
     size: int
 
     @property
     def md5(self) -> str | None:
-        """The MD5 of its bytes in hex, where the ETag is one."""
-        text = self.etag.strip('"')
-        return text if _MD5.fullmatch(text) else None
+        """MD5 of its bytes in hex, or None if the ETag is not one."""
+        return etag_md5(self.etag)
 
 
 @dataclass(frozen=True)
 class OrphanedUpload:
-    """An upload that nobody completed."""
+    """An upload that was neither completed nor aborted."""
 
     upload_id: str
     checksum: str | None
-    """The name of the checksum with which it was created."""
+    """Name of the checksum that it was created with; None for none."""
     parts: Mapping[int, Part]
-    """By number, from 1 on."""
+    """By part number, from 1."""
     idle: float | None = None
-    """Seconds since the last part came, by the store's clock; None if it does not say."""
-    claim: UploadLock | None = field(default=None, compare=False)
-    """What tells others that it is ours now."""
+    """Seconds since the last part arrived, by the store's clock; None if unknown."""
+    lock: UploadLock | None = field(default=None, compare=False)
+    """Held by this process since it chose the upload; None if it has no lock file."""
 
 
-def fits(leftover: OrphanedUpload, sizes: Sequence[int]) -> bool:
-    """Return True if the parts can be those of a file whose chunks have `sizes`.
+def fits(orphan: OrphanedUpload, sizes: Sequence[int]) -> bool:
+    """Return True if the parts can be those of a file whose chunks have `sizes` in bytes.
 
-    One without parts is nobody's: another program may have begun it a moment ago.
+    An upload without parts never fits: another program may have begun it a moment ago.
     """
-    return bool(leftover.parts) and all(
+    return bool(orphan.parts) and all(
         1 <= number <= len(sizes) and part.size == sizes[number - 1] and part.md5 is not None
-        for number, part in leftover.parts.items()
+        for number, part in orphan.parts.items()
     )
 
 
-async def find_orphaned_upload(
-    session: S3Client, bucket: str, key: str, sizes: Sequence[int]
+async def find_resumable(
+    client: S3Client, bucket: str, key: str, sizes: Sequence[int]
 ) -> OrphanedUpload | None:
-    """Return the fullest upload of `key` that fits and is nobody's any more, or None.
+    """Return the orphaned upload of `key` that fits and has most parts, locked for this process.
 
-    It is claimed for this process.
+    Returns:
+        None if there is none, or if the store does not list uploads.
 
     Raises:
-        TransientError: if the store cannot be asked.
+        TransientError: if the store fails more often than the retry policy allows.
     """
     try:
-        answer = await session.call("GET", bucket, query={"uploads": "", "prefix": key})
-        uploads = [each for each in records(answer.body, "Upload") if each.get("Key") == key]
-        found = [await _leftover(session, bucket, key, each["UploadId"]) for each in uploads]
+        response = await client.call("GET", bucket, query={"uploads": "", "prefix": key})
+        uploads = [row for row in records(response.body, "Upload") if row.get("Key") == key]
+        found = [await _list_parts(client, bucket, key, row["UploadId"]) for row in uploads]
     except TransientError:
         raise
     except TransferError:
-        return None  # not allowed or not known: then nothing is gone on with
-    fitting = [each for each in found if each is not None and fits(each, sizes)]
-    fitting.sort(key=lambda each: len(each.parts), reverse=True)
-    # Not abandoned by a cancellation, so that a claim always reaches its owner.
-    return await anyio.to_thread.run_sync(_first_free, bucket, key, fitting)
+        return None  # not permitted, or not supported
+    fitting = [orphan for orphan in found if orphan is not None and fits(orphan, sizes)]
+    fitting.sort(key=lambda orphan: len(orphan.parts), reverse=True)
+    # A cancellation does not interrupt this call, so a lock that was taken is always returned.
+    return await anyio.to_thread.run_sync(_lock_first, bucket, key, fitting)
 
 
-def _first_free(
+def _lock_first(
     bucket: str, key: str, candidates: Sequence[OrphanedUpload]
 ) -> OrphanedUpload | None:
-    for each in candidates:
-        taken = recover(bucket, key, each.upload_id)
-        if taken is not None:
-            return replace(each, claim=taken)
-        abandoned = each.idle is not None and each.idle >= _ABANDONED
-        if abandoned and not is_recorded(bucket, key, each.upload_id):
-            return replace(each, claim=claim(bucket, key, each.upload_id))
+    """Return the first candidate that is not in use, with its lock."""
+    for orphan in candidates:
+        lock = UploadLock.adopt(bucket, key, orphan.upload_id)
+        if lock is not None:
+            return replace(orphan, lock=lock)
+        is_abandoned = orphan.idle is not None and orphan.idle >= _ABANDONED_AFTER
+        if is_abandoned and not has_lock_file(bucket, key, orphan.upload_id):
+            return replace(orphan, lock=UploadLock.create(bucket, key, orphan.upload_id))
     return None
 
 
-async def _leftover(
-    session: S3Client, bucket: str, key: str, upload_id: str
+async def _list_parts(
+    client: S3Client, bucket: str, key: str, upload_id: str
 ) -> OrphanedUpload | None:
-    """Return an upload with its parts, or None if it was made in a way that is not ours."""
+    """Return an upload with its parts, or None if its checksum is not one that we would use."""
     parts: dict[int, Part] = {}
-    last = ""
+    last_modified = ""
     marker = "0"
     while True:
-        answer = await session.call(
+        response = await client.call(
             "GET",
             bucket,
             key,
             query={"uploadId": upload_id, "part-number-marker": marker},
-            headers=customer_key_headers(session.s3),
+            headers=customer_key_headers(client.s3),
         )
-        rows = list(records(answer.body, "Part"))
-        listed = [(int(each["PartNumber"]), Part(each["ETag"], int(each["Size"]))) for each in rows]
-        parts.update(listed)
-        last = max([last, *(each.get("LastModified", "") for each in rows)])
-        if text_of(answer.body, "IsTruncated") != "true" or not listed:
+        rows = list(records(response.body, "Part"))
+        page = [(int(row["PartNumber"]), Part(row["ETag"], int(row["Size"]))) for row in rows]
+        parts.update(page)
+        # ISO 8601 times in UTC sort as text.
+        last_modified = max([last_modified, *(row.get("LastModified", "") for row in rows)])
+        if text_of(response.body, "IsTruncated") != "true" or not page:
             break
-        marker = str(listed[-1][0])
-    name = text_of(answer.body, "ChecksumAlgorithm") or None
-    kind = text_of(answer.body, "ChecksumType")
-    if name is not None and (name not in COMBINABLE or kind not in ("", "FULL_OBJECT")):
+        marker = str(page[-1][0])
+    checksum = text_of(response.body, "ChecksumAlgorithm") or None
+    kind = text_of(response.body, "ChecksumType")
+    if checksum is not None and (checksum not in COMBINABLE or kind not in ("", "FULL_OBJECT")):
         return None
-    return OrphanedUpload(
-        upload_id, name, parts, _seconds_since(last, answer.headers.get("Date", ""))
-    )
+    idle = _seconds_between(last_modified, response.headers.get("Date", ""))
+    return OrphanedUpload(upload_id, checksum, parts, idle)
 
 
-def _seconds_since(moment: str, now: str) -> float | None:
-    """Return the seconds between a time of a listing and one of a header."""
-    from datetime import datetime  # rarely needed, and slow to load
+def _seconds_between(last_modified: str, date: str) -> float | None:
+    """Return the seconds from an ISO 8601 time to the time of a Date header; None if unknown."""
+    from datetime import datetime  # slow to import, and only needed if there is an upload
 
-    until = parse_http_date(now)
+    now = parse_http_date(date)
     try:
-        since = datetime.fromisoformat(moment.replace("Z", "+00:00"))
-    except ValueError:  # not said
+        since = datetime.fromisoformat(last_modified.replace("Z", "+00:00"))
+    except ValueError:  # missing or malformed
         return None
-    return None if until is None or since.tzinfo is None else until - since.timestamp()
+    return None if now is None or since.tzinfo is None else now - since.timestamp()

@@ -1,9 +1,10 @@
-"""Which multipart uploads of this machine are somebody's: a locked file for each of them.
+"""Lock files that tell which multipart uploads a process of this machine works on.
 
-S3 does not tell an upload that somebody works on from one that a killed process left
-behind. A process that begins one records it here and holds a lock on the record, which
-dies with the process: a record without a lock is that of a leftover. Everything here blocks
-and belongs into worker threads. Where nothing can be recorded, nothing is known.
+S3 cannot tell an upload in use from one that a killed process left behind. So a process that
+begins an upload creates a lock file for it and holds a flock on that file, which the kernel
+releases when the process dies: an unlocked file belongs to an orphaned upload. All functions here
+block, so run them in worker threads. If the lock file cannot be created, the upload works
+without it and is not resumed on this machine.
 """
 
 from __future__ import annotations
@@ -16,71 +17,83 @@ from pathlib import Path
 from hftransfer._core.digests import chunk_digest
 from hftransfer._io.file_lock import open_locked
 
-__all__ = ("UploadLock", "claim", "is_recorded", "recover")
+__all__ = ("UploadLock", "has_lock_file")
 
 _SUFFIX = ".upload"
-# Stores and their lifecycle rules have forgotten an upload long before.
-_FORGOTTEN = 90 * 24 * 3600.0
+# Seconds after which the lock file of an upload that was never ended is deleted. By then stores
+# and their lifecycle rules have removed the upload.
+_MAX_AGE = 90 * 24 * 3600.0
 
 
 class UploadLock:
-    """An upload that this process works on; `release` or `drop` ends it."""
+    """The exclusive right of this process to continue one upload; get one by `create` or `adopt`.
+
+    End it by `delete` or `unlock`; further calls have no effect.
+    """
 
     def __init__(self, path: Path, fd: int) -> None:
         self._path = path
         self._fd = fd
 
-    def release(self) -> None:
-        """The upload is over: nothing is left of it."""
+    @classmethod
+    def create(cls, bucket: str, key: str, upload_id: str) -> UploadLock | None:
+        """Create or take the lock file of an upload.
+
+        Returns:
+            None if another process holds it, or if the file system does not allow it.
+        """
+        path = _path_of(bucket, key, upload_id)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _delete_old_files(path.parent)
+            return cls._lock(path, os.O_RDWR | os.O_CREAT)
+        except OSError:
+            return None
+
+    @classmethod
+    def adopt(cls, bucket: str, key: str, upload_id: str) -> UploadLock | None:
+        """Take the existing lock file of an upload, which a dead process left behind.
+
+        Returns:
+            None if there is no such file, or a living process holds it.
+        """
+        try:
+            return cls._lock(_path_of(bucket, key, upload_id), os.O_RDWR)
+        except OSError:
+            return None
+
+    @classmethod
+    def _lock(cls, path: Path, flags: int) -> UploadLock:
+        # Fails if the previous holder has deleted the file between open and lock.
+        return cls(path, open_locked(path, flags, 0o600))
+
+    def delete(self) -> None:
+        """Delete the lock file: the upload was completed or aborted."""
         if self._fd >= 0:
             self._path.unlink(missing_ok=True)
-        self.drop()
+        self.unlock()
 
-    def drop(self) -> None:
-        """Let whoever comes next go on with the upload."""
+    def unlock(self) -> None:
+        """Keep the lock file, but let another process continue the upload."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def claim(bucket: str, key: str, upload_id: str) -> UploadLock | None:
-    """Record an upload of this process; None if that is not possible, or another has done it."""
-    path = _record(bucket, key, upload_id)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        return _lock(path, os.O_RDWR | os.O_CREAT)
-    except OSError:
-        return None
+def has_lock_file(bucket: str, key: str, upload_id: str) -> bool:
+    """Return True if a process of this machine works, or has worked, on an upload."""
+    return _path_of(bucket, key, upload_id).exists()
 
 
-def recover(bucket: str, key: str, upload_id: str) -> UploadLock | None:
-    """Take over an upload that was recorded here by a process that is gone, else None."""
-    try:
-        return _lock(_record(bucket, key, upload_id), os.O_RDWR)
-    except OSError:
-        return None
-
-
-def is_recorded(bucket: str, key: str, upload_id: str) -> bool:
-    """Return True if a process of this machine works on an upload, or has done so."""
-    return _record(bucket, key, upload_id).exists()
-
-
-def _record(bucket: str, key: str, upload_id: str) -> Path:
+def _path_of(bucket: str, key: str, upload_id: str) -> Path:
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     name = chunk_digest(memoryview(f"{bucket}\0{key}\0{upload_id}".encode()))
     return Path(base, "hftransfer", "uploads", f"{name}{_SUFFIX}")
 
 
-def _lock(path: Path, flags: int) -> UploadLock:
-    return UploadLock(path, open_locked(path, flags, 0o600))
-
-
-def _sweep(folder: Path) -> None:
-    """Delete records of uploads that nobody has ended."""
-    oldest = time.time() - _FORGOTTEN
+def _delete_old_files(folder: Path) -> None:
+    oldest = time.time() - _MAX_AGE
     for path in folder.glob(f"*{_SUFFIX}"):
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
-                _lock(path, os.O_RDWR).release()
+                UploadLock._lock(path, os.O_RDWR).delete()

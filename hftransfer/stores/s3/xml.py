@@ -1,4 +1,4 @@
-"""The few XML documents of S3 that are read and written here. Pure.
+"""The XML documents of S3 that this package reads and writes. No I/O.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html
 """
@@ -31,11 +31,14 @@ class Page:
 
     objects: Sequence[ListedObject]
     next_token: str | None
-    """What asks for the next page; None on the last one."""
+    """Continuation token of the next page; None on the last page."""
 
 
 def element(body: str, name: str) -> str:
-    """Return the text of the first element `name` of a document that may be damaged."""
+    """Return the text of the first element `name`, or "" if there is none.
+
+    Unlike a parser this also reads documents that are cut off, as bodies of errors may be.
+    """
     matched = re.search(rf"<{name}>([^<]*)</{name}>", body)
     if matched is None:
         return ""
@@ -48,13 +51,14 @@ def element(body: str, name: str) -> str:
 
 
 def parse_list(body: bytes) -> Page:
-    """Return the page of a ListObjectsV2 answer.
+    """Return the page that a response to ListObjectsV2 describes.
 
     Raises:
-        ServerError: if `body` is none.
+        ServerError: if `body` is not such a document.
     """
     root = _parse(body)
-    # Keys may hold what XML cannot; where a server was asked to encode them, it says so.
+    # Keys may contain characters that XML cannot express, so we ask for them URL-encoded. Servers
+    # that comply say so; others leave the keys as they are.
     encoded = text_of(root, "EncodingType") == "url"
     objects = []
     for fields in records(root, "Contents"):
@@ -62,51 +66,51 @@ def parse_list(body: bytes) -> Page:
         try:
             size = int(fields["Size"])
         except (KeyError, ValueError) as error:
-            raise ServerError(f"a listing gives no size for {key!r}") from error
+            raise ServerError(f"the listing gives no valid size for {key!r}") from error
         objects.append(
             ListedObject(unquote_plus(key) if encoded else key, size, fields.get("ETag", ""))
         )
-    more = text_of(root, "IsTruncated") == "true"
-    return Page(objects, text_of(root, "NextContinuationToken") or None if more else None)
+    is_truncated = text_of(root, "IsTruncated") == "true"
+    return Page(objects, text_of(root, "NextContinuationToken") or None if is_truncated else None)
 
 
 def records(root: ElementTree.Element | bytes, name: str) -> Iterator[Mapping[str, str]]:
-    """Yield the simple children of every element `name`, by their names.
+    """Yield, for every child `name` of `root`, the texts of its children by their names.
 
     Raises:
-        ServerError: if `root` is text and no XML.
+        ServerError: if `root` is bytes that are not XML.
     """
     top = _parse(root) if isinstance(root, bytes) else root
     for child in top:
-        if _local(child.tag) == name:
-            yield {_local(each.tag): each.text or "" for each in child}
+        if _local_name(child.tag) == name:
+            yield {_local_name(field.tag): field.text or "" for field in child}
 
 
 def text_of(root: ElementTree.Element | bytes, name: str) -> str:
-    """Return the text of the first child `name`, or nothing.
+    """Return the text of the first child `name` of `root`, or "".
 
     Raises:
-        ServerError: if `root` is text and no XML.
+        ServerError: if `root` is bytes that are not XML.
     """
     top = _parse(root) if isinstance(root, bytes) else root
-    return next((child.text or "" for child in top if _local(child.tag) == name), "")
+    return next((child.text or "" for child in top if _local_name(child.tag) == name), "")
 
 
 def complete_body(parts: Sequence[Mapping[str, str]]) -> bytes:
-    """Return the body of CompleteMultipartUpload.
+    """Return the body of a CompleteMultipartUpload request.
 
     Args:
         parts: the fields of each part (``PartNumber``, ``ETag``, ``Checksum…``), in order.
     """
-
-    def row(part: Mapping[str, str]) -> str:
-        fields = (f"<{name}>{_escaped(text)}</{name}>" for name, text in part.items())
-        return f"<Part>{''.join(fields)}</Part>"
-
-    joined = "".join(row(part) for part in parts)
+    joined = "".join(_part_element(part) for part in parts)
     namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
     document = f'<CompleteMultipartUpload xmlns="{namespace}">{joined}</CompleteMultipartUpload>'
     return document.encode()
+
+
+def _part_element(part: Mapping[str, str]) -> str:
+    fields = (f"<{name}>{_escaped(text)}</{name}>" for name, text in part.items())
+    return f"<Part>{''.join(fields)}</Part>"
 
 
 def _escaped(text: str) -> str:
@@ -115,12 +119,12 @@ def _escaped(text: str) -> str:
 
 def _parse(body: bytes) -> ElementTree.Element:
     try:
-        # expat itself stops the expansion of entities that would fill the memory.
+        # expat limits the expansion of entities, so that a document cannot exhaust the memory.
         return ElementTree.fromstring(body)  # noqa: S314
     except ElementTree.ParseError as error:
-        raise ServerError(f"the answer is not one of an S3 server: {error}") from error
+        raise ServerError(f"the response is not an XML document of S3: {error}") from error
 
 
-def _local(tag: str) -> str:
-    """Servers differ in whether they name the namespace."""
+def _local_name(tag: str) -> str:
+    """Return `tag` without its namespace, which some servers leave out."""
     return tag.rpartition("}")[2]

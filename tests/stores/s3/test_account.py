@@ -1,4 +1,4 @@
-"""Where requests go and as whom: options, variables, profiles, AWS's own endpoints."""
+"""`hftransfer.stores.s3.account`: endpoint and credentials from options, variables and profiles."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ aws_session_token = work-token
 
 @pytest.fixture(autouse=True)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configuration and credentials files of their own."""
+    """Configuration and credentials files that only this test sees."""
     (tmp_path / "config").write_text(CONFIG)
     (tmp_path / "credentials").write_text(CREDENTIALS)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
 
 
-# --- where
+# --- endpoint and region
 
 
-def test_a_profile_says_everything() -> None:
-    """Region, the endpoint of the service before that of all, CA bundle, addressing style."""
+def test_a_profile_sets_region_endpoint_and_tls() -> None:
+    """The endpoint of the service S3 takes precedence over that of all services."""
     account = Account(S3Options(profile="work"))
 
     assert account.region == "eu-north-1"
     assert account.endpoint_url == "http://s3.test:9000"
     assert account.verify == "/ca.pem"
-    assert account.place("b") == BucketEndpoint(
+    assert account.bucket_endpoint("b") == BucketEndpoint(
         "http://b.s3.test:9000", "b.s3.test:9000", "", "eu-north-1"
     )
 
 
-def test_variables_come_before_files_and_options_before_both(
+def test_options_override_variables_and_variables_override_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The order of every AWS tool; AWS_REGION counts like AWS_DEFAULT_REGION."""
+    """The order of every AWS tool; AWS_REGION overrides AWS_DEFAULT_REGION."""
     monkeypatch.setenv("AWS_PROFILE", "work")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://any.test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-1")
@@ -93,11 +93,11 @@ def test_variables_come_before_files_and_options_before_both(
         ("http://u:p@H", "path", BucketEndpoint("http://H", "h", "/b.c", "us-east-1")),
     ],
 )
-def test_an_endpoint_of_ones_own(endpoint: str, style: str, expected: BucketEndpoint) -> None:
-    """The bucket is in the path unless asked otherwise; the Host header names no usual port."""
+def test_a_configured_endpoint(endpoint: str, style: str, expected: BucketEndpoint) -> None:
+    """The bucket is in the path by default; the Host header omits the scheme's default port."""
     account = Account(S3Options(endpoint_url=endpoint, addressing_style=style))
 
-    assert account.place("b.c") == expected
+    assert account.bucket_endpoint("b.c") == expected
 
 
 @pytest.mark.parametrize(
@@ -106,44 +106,44 @@ def test_an_endpoint_of_ones_own(endpoint: str, style: str, expected: BucketEndp
         ("b-c", "us-east-1", "auto", "https://b-c.s3.us-east-1.amazonaws.com"),
         ("b-c", "cn-north-1", "auto", "https://b-c.s3.cn-north-1.amazonaws.com.cn"),
         ("b-c", "eu-north-1", "path", "https://s3.eu-north-1.amazonaws.com/b-c"),
-        # A dot in its name would not fit the certificate.
+        # A bucket name with a dot does not match the wildcard certificate.
         ("b.c", "eu-north-1", "auto", "https://s3.eu-north-1.amazonaws.com/b.c"),
     ],
 )
-def test_awss_own_endpoints(bucket: str, region: str, style: str, url: str) -> None:
-    """Region, partition and style make the host, as botocore's rules have it."""
-    place = Account(S3Options(addressing_style=style)).place(bucket, region)
+def test_endpoints_of_aws(bucket: str, region: str, style: str, url: str) -> None:
+    """The host depends on region, partition and style, by botocore's rules."""
+    endpoint = Account(S3Options(addressing_style=style)).bucket_endpoint(bucket, region)
 
-    assert place.origin + place.prefix == url
-    assert place.region == region
+    assert endpoint.origin + endpoint.prefix == url
+    assert endpoint.region == region
 
 
 def test_dual_stack_and_fips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the environment asks of AWS's endpoints is heeded."""
+    """Both variants of AWS's endpoints can be chosen by variables."""
     monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
     monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
 
-    place = Account(S3Options(region_name="us-east-2")).place("b-c")
+    endpoint = Account(S3Options(region_name="us-east-2")).bucket_endpoint("b-c")
 
-    assert place.host == "b-c.s3-fips.dualstack.us-east-2.amazonaws.com"
+    assert endpoint.host == "b-c.s3-fips.dualstack.us-east-2.amazonaws.com"
 
 
-def test_a_bucket_with_a_protocol_of_its_own_is_refused() -> None:
-    """Directory buckets of S3 Express want sessions, which are not spoken here."""
+def test_a_directory_bucket_is_not_supported() -> None:
+    """S3 Express requires sessions and another signature."""
     account = Account(S3Options(region_name="us-east-1"))
     with pytest.raises(UnsupportedError, match="not supported"):
-        account.place("name--use1-az4--x-s3")
+        account.bucket_endpoint("name--use1-az4--x-s3")
 
 
-def test_a_region_that_cannot_be() -> None:
-    """Nonsense is an error before anything is sent."""
-    with pytest.raises(OptionsError, match="not a region"):
+def test_an_invalid_region_is_an_options_error() -> None:
+    """A region that would change the host is rejected before anything is sent."""
+    with pytest.raises(OptionsError, match="not a region name"):
         Account(S3Options(region_name="evil.test/"))
 
 
 @pytest.fixture
 def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment whose variables are all there is."""
+    """An environment that consists of variables only."""
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
@@ -168,36 +168,36 @@ _SETTINGS: dict[str, dict[str, str]] = {
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("settings", _SETTINGS.values(), ids=_SETTINGS)
-async def test_variables_mean_what_botocore_makes_of_them(
+async def test_variables_are_read_as_botocore_reads_them(
     settings: dict[str, str], no_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read here or by botocore, they lead to the same place as the same identity."""
+    """Without botocore they give the same endpoint and credentials as with it."""
     for name, text in settings.items():
         monkeypatch.setenv(name, text)
 
-    async def seen() -> tuple[object, ...]:
+    async def resolve() -> tuple[object, ...]:
         account = Account(S3Options())
         return (
             account.region,
             account.endpoint_url,
             account.verify,
-            account.place("b"),
+            account.bucket_endpoint("b"),
             await account.credentials(),
         )
 
-    read_here = await seen()
-    monkeypatch.setattr(account_module, "_only_variables", lambda *_: None)
+    without_botocore = await resolve()
+    monkeypatch.setattr(account_module, "_read_environment", lambda *_: None)
 
-    assert await seen() == read_here
+    assert await resolve() == without_botocore
 
 
-def test_botocore_is_not_loaded_where_variables_say_everything(tmp_path: Path) -> None:
-    """A process that copies some small files must not spend its time on imports."""
+def test_botocore_is_not_imported_if_variables_suffice(tmp_path: Path) -> None:
+    """Importing it takes longer than copying a few small files."""
     code = (
         "import sys\n"
         "from hftransfer.options import S3Options\n"
         "from hftransfer.stores.s3.account import Account\n"
-        "Account(S3Options(endpoint_url='http://a.test')).place('b')\n"
+        "Account(S3Options(endpoint_url='http://a.test')).bucket_endpoint('b')\n"
         "assert 'hftransfer.stores.s3.store' not in sys.modules\n"
         "import hftransfer.stores.s3\n"
         "print(*sorted({'aiobotocore', 'aiohttp', 'botocore'} & set(sys.modules)))\n"
@@ -214,10 +214,10 @@ def test_botocore_is_not_loaded_where_variables_say_everything(tmp_path: Path) -
     "variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"], ids=["no secret", "no key"]
 )
 @pytest.mark.asyncio
-async def test_half_a_pair_of_variables_is_an_error(
+async def test_a_key_without_its_secret_is_an_error(
     variable: str, no_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found before anything is sent, and said in words that help."""
+    """And a secret without its key; the message names the variables to set."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.delenv(variable)
 
@@ -226,76 +226,76 @@ async def test_half_a_pair_of_variables_is_an_error(
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_reads_the_variables_again(
+async def test_rejected_credentials_are_looked_up_in_the_variables_again(
     no_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever renews them in the environment of a long process is understood."""
+    """A long-running process may have replaced them in its environment."""
     account = Account(S3Options())
     old = await account.credentials()
-    assert not await account.renewed(old)
+    assert not await account.replace_credentials(old)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new-id")
 
-    assert await account.renewed(old)
+    assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"
 
 
-# --- as whom
+# --- credentials
 
 
 @pytest.mark.asyncio
 async def test_credentials_of_a_profile() -> None:
-    """Key, secret and token come from the file of credentials."""
+    """Key, secret and token are read from the credentials file."""
     found = await Account(S3Options(profile="work")).credentials()
 
     assert found == Credentials("work-id", "work-secret", "work-token")
 
 
 @pytest.mark.asyncio
-async def test_options_need_no_file() -> None:
-    """Keys that are given are used as they are."""
+async def test_credentials_of_options() -> None:
+    """They are used without any lookup."""
     options = S3Options(access_key_id="a", secret_access_key="b", session_token="c")
 
     assert await Account(options).credentials() == Credentials("a", "b", "c")
 
 
 @pytest.mark.asyncio
-async def test_a_profile_without_credentials() -> None:
-    """The message says what can be done."""
+async def test_a_profile_without_credentials_is_an_error() -> None:
+    """The message names the variables to set."""
     with pytest.raises(AccessError, match="AWS_ACCESS_KEY_ID"):
         await Account(S3Options(profile="plain")).credentials()
 
 
-class _Refreshing:
-    """What aiobotocore gives for a role: it knows when it is due, and fetches anew when asked."""
+class _RoleCredentials:
+    """Temporary credentials as aiobotocore returns them for a role."""
 
     def __init__(self) -> None:
         self.fetched = 0
-        self.due = False
+        self.expires_soon = False
 
     def refresh_needed(self) -> bool:
-        return self.due
+        return self.expires_soon
 
     async def get_frozen_credentials(self) -> Any:
         self.fetched += 1
-        self.due = False
+        self.expires_soon = False
         return Credentials(f"id-{self.fetched}", "secret", "token")
 
 
 @pytest.mark.asyncio
-async def test_credentials_of_a_role_are_renewed_in_time_and_once(
+async def test_credentials_of_a_role_are_refreshed_once_before_they_expire(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever asks at the same moment shares one renewal; nobody signs with what ran out."""
-    role = _Refreshing()
+    """Concurrent requests share one refresh and all get the new credentials."""
+    role = _RoleCredentials()
 
-    async def found(session: object) -> _Refreshing:
+    async def get_credentials(session: object) -> _RoleCredentials:
         return role
 
-    monkeypatch.setattr(aiobotocore.session.AioSession, "get_credentials", found)
+    monkeypatch.setattr(aiobotocore.session.AioSession, "get_credentials", get_credentials)
     account = Account(S3Options())
     assert (await account.credentials()).access_key == "id-1"
     assert (await account.credentials()).access_key == "id-1"
-    role.due = True
+    role.expires_soon = True
     given: list[str] = []
 
     async def ask() -> None:
@@ -309,18 +309,18 @@ async def test_credentials_of_a_role_are_renewed_in_time_and_once(
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_renews_what_was_refused_and_nothing_newer(tmp_path: Path) -> None:
-    """Two requests that were refused with the same credentials look for others only once."""
+async def test_only_the_rejected_credentials_are_replaced(tmp_path: Path) -> None:
+    """If two requests were rejected with the same credentials, only the first looks up new ones."""
     account = Account(S3Options(profile="work"))
     old = await account.credentials()
 
     def rewrite(access_key: str) -> None:
         (tmp_path / "credentials").write_text(CREDENTIALS.replace("work-id", access_key))
 
-    assert not await account.renewed(old)
+    assert not await account.replace_credentials(old)
     rewrite("new-id")
-    assert await account.renewed(old)
+    assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"
     rewrite("newer-id")
-    assert await account.renewed(old)
+    assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"

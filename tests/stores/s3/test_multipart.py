@@ -1,272 +1,232 @@
-"""The pure parts of S3: documents, headers, hedging, the choice of a checksum, leftovers."""
+"""Multipart uploads, from `MultipartUpload` down to the requests: creation, abort, completion."""
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from aiohttp import web
+from botocore.exceptions import ClientError
 
-from hftransfer._core.plan import align_chunk_size, plan_chunks, stored_part_size
-from hftransfer.errors import NetworkError, RejectedError, ServerError, UnsupportedError
-from hftransfer.options import S3Options
-from hftransfer.stores.base import Entry
-from hftransfer.stores.s3.checksum_negotiation import ChecksumChoice
-from hftransfer.stores.s3.headers import customer_key_headers, object_headers
-from hftransfer.stores.s3.hedging import HedgeTimer
-from hftransfer.stores.s3.resume import OrphanedUpload, Part, fits
-from hftransfer.stores.s3.xml import complete_body, element, parse_list, records
+from hftransfer._core.plan import Chunk, plan_chunks
+from hftransfer.errors import IntegrityError, ThrottledError, UnsupportedError
+from hftransfer.locations import S3Location
+from hftransfer.options import RetryPolicy, S3Options, TransferOptions
+from hftransfer.stores.base import FileSink, Sink
+from hftransfer.stores.s3.client import S3Client
+from hftransfer.stores.s3.store import S3Sink
+from support.s3 import Bucket, get_object, numbered_bytes, open_uploads, put_object, s3_client
+from support.s3_files import PART, manifest_of, open_file, upload, write
+from support.s3_proxy import proxy_for, xml_error
 
-MIB = 1 << 20
-LISTING = b"""<?xml version="1.0" encoding="UTF-8"?>
-<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
-<IsTruncated>true</IsTruncated><NextContinuationToken>a+b/c=</NextContinuationToken>%s
-<Contents><Key>p/a%%20b%%2Bc+d</Key><Size>7</Size><ETag>&quot;e&quot;</ETag>
-<Owner><ID>x</ID></Owner></Contents><CommonPrefixes><Prefix>p/q/</Prefix></CommonPrefixes>
-</ListBucketResult>"""
+pytestmark = pytest.mark.asyncio
 
-
-# --- documents
-
-
-@pytest.mark.parametrize(
-    ("extra", "key"),
-    [(b"<EncodingType>url</EncodingType>", "p/a b+c d"), (b"", "p/a%20b%2Bc+d")],
+ATTEMPTS = 3
+OPTIONS = TransferOptions(
+    connections=4, retry=RetryPolicy(attempts=ATTEMPTS, wait_initial=0.0, wait_max=0.0)
 )
-def test_keys_are_decoded_where_the_server_says_so(extra: bytes, key: str) -> None:
-    """A server that was asked to encode keys and did not leaves them alone."""
-    page = parse_list(LISTING % extra)
-
-    assert [(each.key, each.size, each.etag) for each in page.objects] == [(key, 7, '"e"')]
-    assert page.next_token == "a+b/c="
 
 
-def test_the_last_page_has_no_token() -> None:
-    """A token on a page that is not truncated leads nowhere."""
-    assert parse_list(LISTING.replace(b"true", b"false") % b"").next_token is None
+def client_of(bucket: Bucket, *, endpoint: str | None = None) -> S3Client:
+    return S3Client(S3Options(endpoint_url=endpoint or bucket.server.endpoint), OPTIONS)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"<html><br></html>", b"<L><Contents><Key>k</Key></Contents></L>"]
-)
-def test_what_is_no_listing_is_an_error_of_the_server(body: bytes) -> None:
-    """It may be better the next time; it is never an empty folder."""
-    with pytest.raises(ServerError):
-        parse_list(body)
+def is_completion(request: web.Request) -> bool:
+    return request.method == "POST" and "uploadId" in request.query
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"])), min_size=1))
-def test_etags_of_any_kind_survive_completion(etags: list[str]) -> None:
-    """What is written into the document is what an XML parser reads."""
-    rows = [{"PartNumber": str(i), "ETag": etag} for i, etag in enumerate(etags, 1)]
-
-    assert [dict(row) for row in records(complete_body(rows), "Part")] == rows
+# --- open, write, commit, abort
 
 
-def test_an_element_of_a_torn_document_is_found() -> None:
-    """Errors are cut off, too: what is there of them is still read."""
-    assert element("<Error><Code> Slow&amp;Down </Code><Mess", "Code") == "Slow&Down"
-    assert element("<Error><Code>Slow", "Code") == ""
+async def test_the_object_appears_when_it_is_committed(bucket: Bucket) -> None:
+    """Before `commit` the key is absent; after it no upload is open, and `abort` has no effect."""
+    data = numbered_bytes(2 * PART + 1)
+    async with client_of(bucket) as client:
+        sink = S3Sink(client, S3Location(bucket.name, "m"))
+        file = await open_file(sink, "w.bin", len(data))
+        for chunk in reversed(plan_chunks(len(data), PART)):
+            await write(file, chunk, data)
+            await write(file, chunk, data)  # as the engine's retry of a chunk does
+        with pytest.raises(ClientError, match="NoSuchKey"):
+            get_object(bucket, "m/w.bin")
+        await file.commit(manifest_of(data))
+        await file.abort(discard=False)
+
+    assert get_object(bucket, "m/w.bin") == data
+    assert not open_uploads(bucket, "m/w.bin")
 
 
-# --- part sizes
+async def test_abort_leaves_nothing_at_the_store(bucket: Bucket) -> None:
+    """Neither an object nor an open multipart upload remains."""
+    data = numbered_bytes(2 * PART)
+    async with client_of(bucket) as client:
+        file = await open_file(S3Sink(client, S3Location(bucket.name)), "w.bin", len(data))
+        await write(file, Chunk(0, 0, PART), data)
+        assert len(open_uploads(bucket, "w.bin")) == 1
+        await file.abort(discard=False)
+
+    assert not open_uploads(bucket, "w.bin")
+    with pytest.raises(ClientError, match="NoSuchKey"):
+        get_object(bucket, "w.bin")
 
 
-@given(
-    mib=st.sampled_from([5, 8, 16, 64]),
-    count=st.integers(9, 10_000),
-    missing=st.integers(0, 5 * MIB - 1),
-)
-def test_usual_part_sizes_are_recognised(mib: int, count: int, missing: int) -> None:
-    """An object of enough parts of a usual size leaves one possible size, whatever the last is."""
-    size = mib * MIB * count - missing
-    found = stored_part_size(size, f'"{"0" * 32}-{count}"')
+async def test_an_upload_without_all_parts_is_not_completed(bucket: Bucket) -> None:
+    """`commit` raises instead of publishing a shorter object."""
+    data = numbered_bytes(2 * PART)
+    async with client_of(bucket) as client:
+        file = await open_file(S3Sink(client, S3Location(bucket.name)), "w.bin", len(data))
+        await write(file, Chunk(1, PART, 2 * PART), data)
+        with pytest.raises(IntegrityError, match="1 of 2 parts"):
+            await file.commit(manifest_of(data))
+        await file.abort(discard=True)
 
-    assert found is not None
-    assert len(plan_chunks(size, found)) == count
-    if size / (count - 1) - size / count < MIB:
-        assert found == mib * MIB
+    assert not open_uploads(bucket, "w.bin")
 
 
-@pytest.mark.parametrize("etag", ["", '"abc"', f'"{"0" * 32}"', f'"{"0" * 32}-1"', f"{'g' * 32}-3"])
-def test_other_etags_reveal_no_parts(etag: str) -> None:
-    """One part, none, or no such ETag at all: nothing is known."""
-    assert stored_part_size(100 * MIB, etag) is None
+@pytest.mark.parametrize("size", [8, 2 * PART], ids=["PUT", "multipart"])
+async def test_chunks_cannot_be_read_back(bucket: Bucket, size: int) -> None:
+    """No upload offers chunks to the engine, and asking for one is an error."""
+    async with client_of(bucket) as client:
+        file = await open_file(S3Sink(client, S3Location(bucket.name)), "w", size)
+
+        assert dict(file.resumable_chunks) == {}
+        with pytest.raises(UnsupportedError):
+            await file.read_into(Chunk(0, 0, 8), memoryview(bytearray(8)))
+        await file.abort(discard=True)
 
 
-def test_odd_part_sizes_are_not_guessed() -> None:
-    """Where no whole number of MiB fits the count, nothing is made up."""
-    assert stored_part_size(9_000_000, f"{'0' * 32}-10") is None
+async def test_cancellation_while_the_upload_is_created(bucket: Bucket) -> None:
+    """The response with the upload's id is still received, so that the upload can be aborted."""
+    created = anyio.Event()
+    cancelled = anyio.Event()
+    opened: list[FileSink] = []
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "POST" and "uploads" in request.query:
+            created.set()
+            await cancelled.wait()
+        return None
+
+    async def begin(sink: Sink) -> None:
+        opened.append(await open_file(sink, "w.bin", 2 * PART))
+
+    async with (
+        proxy_for(bucket, hold) as endpoint,
+        client_of(bucket, endpoint=endpoint) as client,
+    ):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(begin, S3Sink(client, S3Location(bucket.name)))
+            await created.wait()
+            tasks.cancel_scope.cancel()
+            cancelled.set()
+        assert len(open_uploads(bucket, "w.bin")) == 1
+        await opened[0].abort(discard=False)
+    assert not open_uploads(bucket, "w.bin")
 
 
-@given(
-    wanted=st.integers(64 * 1024, 64 * MIB),
-    part=st.none() | st.integers(1, 512).map(lambda mib: mib * MIB),
-)
-def test_aligned_chunks_cross_no_border(wanted: int, part: int | None) -> None:
-    """A chunk is several parts, a share of one, or unchanged; never far from what was wanted."""
-    size = align_chunk_size(wanted, part)
-
-    assert wanted / 2 <= size <= wanted
-    if part is not None and size != wanted:
-        assert part % size == 0 or size % part == 0
+# --- completion
 
 
-# --- headers
+async def test_an_error_document_in_a_200_is_an_error(bucket: Bucket) -> None:
+    """S3 may fail after it has sent the status; the retry completes the upload."""
+    data = numbered_bytes(2 * PART)
+    completions = 0
+
+    async def fail_first(request: web.Request) -> web.StreamResponse | None:
+        nonlocal completions
+        if is_completion(request):
+            completions += 1
+            if completions == 1:
+                return xml_error(200, "InternalError")
+        return None
+
+    async with (
+        proxy_for(bucket, fail_first) as endpoint,
+        client_of(bucket, endpoint=endpoint) as client,
+    ):
+        await upload(S3Sink(client, S3Location(bucket.name)), "w.bin", data)
+    assert completions == 2
+    assert get_object(bucket, "w.bin") == data
 
 
-def test_encryption_and_storage_class_are_said() -> None:
-    """Each option is its header; what is left to the bucket is not mentioned."""
-    options = S3Options(
-        server_side_encryption="aws:kms", kms_key_id="key-1", storage_class="STANDARD_IA"
-    )
-    entry = Entry(path="a.json", size=1, properties={"x-amz-meta-a": "1", "blob-id": "no"})
-
-    assert object_headers(options, entry) == {
-        "content-type": "application/json",
-        "x-amz-meta-a": "1",
-        "x-amz-server-side-encryption": "aws:kms",
-        "x-amz-server-side-encryption-aws-kms-key-id": "key-1",
-        "x-amz-storage-class": "STANDARD_IA",
-    }
-    assert object_headers(S3Options(), Entry(path="a.bin", size=1)) == {
-        "content-type": "application/octet-stream"
-    }
+def complete_behind_the_client(bucket: Bucket, upload_id: str) -> None:
+    """Complete the upload of ``w.bin`` with all of its parts."""
+    backend = s3_client(bucket.server)
+    target = {"Bucket": bucket.name, "Key": "w.bin", "UploadId": upload_id}
+    fields = ("PartNumber", "ETag", "ChecksumCRC32", "ChecksumCRC64NVME")
+    parts: Sequence[Any] = [
+        {name: part[name] for name in fields if name in part}
+        for part in backend.list_parts(**target)["Parts"]
+    ]
+    backend.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
 
 
-def test_a_customers_key_comes_with_its_md5() -> None:
-    """SSE-C wants the algorithm, the key and the key's MD5."""
-    key = base64.b64encode(b"k" * 32).decode()
-    headers = customer_key_headers(S3Options(customer_key=key))
+@pytest.mark.parametrize("was_completed", [True, False])
+async def test_the_response_to_a_completion_is_lost(bucket: Bucket, was_completed: bool) -> None:
+    """After NoSuchUpload the upload counts as completed only if the object has these parts."""
+    data = numbered_bytes(2 * PART)
 
-    assert set(headers.values()) == {"AES256", key, "mT2HRsMGJ5IX5C+0rreZ8Q=="}
-    assert headers["x-amz-server-side-encryption-customer-algorithm"] == "AES256"
-    assert customer_key_headers(S3Options()) == {}
-    assert key not in repr(S3Options(customer_key=key))
+    async def lose_response(request: web.Request) -> web.StreamResponse | None:
+        if not is_completion(request):
+            return None
+        if was_completed:
+            complete_behind_the_client(bucket, request.query["uploadId"])
+        return xml_error(404, "NoSuchUpload")
 
-
-# --- hedging
-
-
-def feed(timer: HedgeTimer, *seconds: float) -> None:
-    for each in seconds:
-        timer.answered(each)
-
-
-def test_nothing_is_late_before_enough_is_known() -> None:
-    """The first parts, as many as connections and ten at least, are waited for."""
-    timer = HedgeTimer(12)
-    feed(timer, *[0.2] * 11)
-    assert timer.limit is None
-    feed(timer, 0.2)
-    assert timer.limit == 1.0
+    put_object(bucket, "w.bin", data)  # the same bytes, but not from these parts
+    async with (
+        proxy_for(bucket, lose_response) as endpoint,
+        client_of(bucket, endpoint=endpoint) as client,
+    ):
+        sink = S3Sink(client, S3Location(bucket.name))
+        if was_completed:
+            await upload(sink, "w.bin", data)
+        else:
+            with pytest.raises(IntegrityError, match="multipart upload is gone"):
+                await upload(sink, "w.bin", data)
+    assert get_object(bucket, "w.bin") == data
 
 
-def test_the_limit_follows_what_parts_take() -> None:
-    """It starts at the 90th percentile and drifts towards the mean and a margin."""
-    timer = HedgeTimer(1)
-    feed(timer, *[2.0] * 10)
-    assert timer.limit == 2.0
-    feed(timer, *[0.1] * 2000)
-    assert timer.limit == pytest.approx(0.8, abs=0.01)
+@pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
+async def test_the_check_after_a_lost_response_is_retried_on_one_level(bucket: Bucket) -> None:
+    """Each attempt is one completion and one HEAD; the HEAD has no retries of its own."""
+    data = numbered_bytes(2 * PART)
+    sent: list[str] = []
+
+    async def fail(request: web.Request) -> web.StreamResponse | None:
+        if is_completion(request):
+            sent.append("complete")
+            return xml_error(404, "NoSuchUpload")
+        if request.method == "HEAD":
+            sent.append("head")
+            return web.Response(status=503)
+        return None
+
+    async with (
+        proxy_for(bucket, fail) as endpoint,
+        client_of(bucket, endpoint=endpoint) as client,
+    ):
+        with pytest.raises(ThrottledError, match=f"gave up after {ATTEMPTS} tries"):
+            await upload(S3Sink(client, S3Location(bucket.name)), "w.bin", data)
+
+    assert sent == ["complete", "head"] * ATTEMPTS
 
 
-def test_many_late_parts_switch_hedging_off() -> None:
-    """A slow store is not helped by sending it everything twice."""
-    timer = HedgeTimer(1)
-    feed(timer, *[0.2] * 10)
-    for _ in range(5):
-        timer.timed_out()
-    assert timer.limit is None
-    feed(timer, *[0.2] * 300)
-    assert timer.limit is not None  # it recovers with the store
+async def test_an_object_of_another_size_is_an_error(bucket: Bucket) -> None:
+    """If the store verifies no checksum, the object's size is compared after the completion."""
 
+    async def shrink(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "HEAD":
+            return web.Response(headers={"Content-Length": "7", "ETag": '"x"'})
+        if any("checksum" in name.lower() for name in request.headers):
+            return xml_error(400, "InvalidArgument")
+        return None
 
-def test_a_rare_late_part_changes_little() -> None:
-    """One in a thousand is what hedging is for."""
-    timer = HedgeTimer(1)
-    feed(timer, *[0.2] * 900)
-    before = timer.limit
-    timer.timed_out()
-    assert before is not None
-    assert timer.limit == pytest.approx(before + 0.1)
-
-
-# --- the choice of a checksum
-
-
-def test_what_is_turned_down_is_not_offered_again() -> None:
-    """From the best to none; what was confirmed once is never given up."""
-    choice = ChecksumChoice(("A", "B"))
-    assert (choice.name, choice.settled) == ("A", False)
-    choice.reject("A")
-    choice.reject("A")  # another upload found out the same
-    assert (choice.name, choice.settled) == ("B", False)
-    choice.confirm("A")  # too late to count
-    assert not choice.settled
-    choice.confirm("B")
-    choice.reject("B")
-    assert (choice.name, choice.settled) == ("B", True)
-    assert not choice.may_be_about(RejectedError("x"))
-
-    choice = ChecksumChoice(("A",))
-    choice.reject("A")
-    assert (choice.name, choice.settled) == (None, True)
-
-
-def test_only_a_refusal_for_good_speaks_of_the_checksum() -> None:
-    """A failing connection says nothing about what a store knows."""
-    choice = ChecksumChoice(("A",))
-    assert choice.may_be_about(RejectedError("x"))
-    assert choice.may_be_about(UnsupportedError("x"))
-    assert not choice.may_be_about(NetworkError("x"))
-
-
-# --- leftovers
-
-
-def leftover(*parts: tuple[int, int], etag: str = f'"{"0" * 32}"') -> OrphanedUpload:
-    return OrphanedUpload("id", None, {number: Part(etag, size) for number, size in parts})
-
-
-@pytest.mark.parametrize(
-    ("candidate", "expected"),
-    [
-        (leftover((1, 8)), True),
-        (leftover((2, 8), (3, 3)), True),
-        (leftover(), False),  # may have been begun a moment ago, by anybody
-        (leftover((1, 7)), False),  # another chunk size
-        (leftover((3, 8)), False),  # longer than the file
-        (leftover((4, 3)), False),
-        (leftover((1, 8), etag='"of-kms"'), False),  # nothing to compare with
-    ],
-)
-def test_which_uploads_can_be_gone_on_with(candidate: OrphanedUpload, expected: bool) -> None:
-    """All parts have the sizes of the plan and an MD5."""
-    assert fits(candidate, [8, 8, 3]) is expected
-
-
-# --- options
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kms_key_id": "k"}, "aws:kms"),
-        ({"customer_key": "short"}, "32 bytes"),
-        (
-            {
-                "customer_key": base64.b64encode(bytes(32)).decode(),
-                "server_side_encryption": "AES256",
-            },
-            "exclude",
-        ),
-        ({"anonymous": True, "profile": "p"}, "anonymous"),
-    ],
-)
-def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
-    """Bad settings are named when they are made."""
-    with pytest.raises(ValueError, match=message):
-        S3Options(**options)
+    async with (
+        proxy_for(bucket, shrink) as endpoint,
+        client_of(bucket, endpoint=endpoint) as client,
+    ):
+        with pytest.raises(IntegrityError, match="7 bytes"):
+            await upload(S3Sink(client, S3Location(bucket.name)), "w.bin", numbered_bytes(2 * PART))

@@ -1,4 +1,4 @@
-"""How objects are stored and read: encryption, class, stored parts, damage on the way up."""
+"""How objects are stored and read: encryption, storage class, part borders, damaged bodies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aiohttp import web
 
 from hftransfer import AsyncClient
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
-from support.s3 import Bucket, s3_client
-from support.s3_proxy import front_of
+from support.s3 import Bucket, get_object, s3_client
+from support.s3_proxy import proxy_for
 
 pytestmark = pytest.mark.asyncio
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
@@ -29,11 +29,12 @@ OPTIONS = TransferOptions(
 )
 
 
-def client(endpoint: str, **options: Any) -> AsyncClient:
+def client_of(endpoint: str, **options: Any) -> AsyncClient:
     return AsyncClient(replace(OPTIONS, s3=S3Options(endpoint_url=endpoint, **options)))
 
 
-def files(folder: Path) -> Path:
+def make_files(folder: Path) -> Path:
+    """Create a folder with a file of three chunks and one of one chunk."""
     folder.mkdir()
     (folder / "large").write_bytes(os.urandom(17 * MIB))
     (folder / "small").write_bytes(b"content")
@@ -41,15 +42,15 @@ def files(folder: Path) -> Path:
 
 
 @MOTO
-async def test_encryption_and_class_reach_the_store(bucket: Bucket, tmp_path: Path) -> None:
-    """Small and large objects alike are stored as the options say."""
+async def test_encryption_and_storage_class_reach_the_store(bucket: Bucket, tmp_path: Path) -> None:
+    """Objects of one PUT and of a multipart upload are stored as the options demand."""
     options = {
         "server_side_encryption": "aws:kms",
         "kms_key_id": "key-1",
         "storage_class": "STANDARD_IA",
     }
-    async with client(bucket.server.endpoint, **options) as mover:
-        await mover.copy(files(tmp_path / "in"), bucket.url)
+    async with client_of(bucket.server.endpoint, **options) as client:
+        await client.copy(make_files(tmp_path / "in"), bucket.url)
 
     for name in ("large", "small"):
         head = s3_client(bucket.server).head_object(Bucket=bucket.name, Key=name)
@@ -59,87 +60,90 @@ async def test_encryption_and_class_reach_the_store(bucket: Bucket, tmp_path: Pa
 
 
 @MOTO
-async def test_a_customers_key_goes_with_every_request_for_the_object(
+async def test_a_customer_key_is_sent_with_every_request_for_the_object(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """SSE-C: writing, reading, parts and HEAD need the key; listings must not get it."""
+    """SSE-C: PUT, parts, GET and HEAD need the key; listings must not carry it."""
     key = base64.b64encode(b"k" * 32).decode()
-    keyed: set[str] = set()
-    bare: set[str] = set()
+    with_key: set[str] = set()
+    without_key: set[str] = set()
 
-    async def see(request: web.Request) -> web.StreamResponse | None:
-        has = request.headers.get("x-amz-server-side-encryption-customer-key") == key
+    async def record(request: web.Request) -> web.StreamResponse | None:
+        has_key = request.headers.get("x-amz-server-side-encryption-customer-key") == key
         kind = request.method
         if "partNumber" in request.query:
             kind = "part"
         elif request.query.keys() & {"list-type", "uploads"} and kind == "GET":
             kind = "list"
-        (keyed if has else bare).add(kind)
+        (with_key if has_key else without_key).add(kind)
         return None
 
-    async with front_of(bucket, see) as endpoint, client(endpoint, customer_key=key) as mover:
-        await mover.copy(files(tmp_path / "in"), bucket.url)
-        await mover.copy(bucket.url, tmp_path / "out")
+    async with (
+        proxy_for(bucket, record) as endpoint,
+        client_of(endpoint, customer_key=key) as client,
+    ):
+        await client.copy(make_files(tmp_path / "in"), bucket.url)
+        await client.copy(bucket.url, tmp_path / "out")
 
-    assert {"PUT", "POST", "GET", "HEAD", "part"} <= keyed
-    assert bare == {"list"}
+    assert {"PUT", "POST", "GET", "HEAD", "part"} <= with_key
+    assert without_key == {"list"}
     for name in ("large", "small"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
 
 
 @MINIO
-async def test_ranges_follow_the_stored_parts(bucket: Bucket, tmp_path: Path) -> None:
-    """An object that was stored in parts of 5 MiB is read in those, not across their borders."""
+async def test_ranges_do_not_cross_borders_of_stored_parts(bucket: Bucket, tmp_path: Path) -> None:
+    """An object that was stored in parts of 5 MiB is read in ranges of these parts."""
     (tmp_path / "in").write_bytes(os.urandom(47 * MIB))
     async with AsyncClient(
         replace(OPTIONS, chunk_size=5 * MIB, s3=S3Options(endpoint_url=bucket.server.endpoint))
-    ) as mover:
-        await mover.copy(tmp_path / "in", f"{bucket.url}/big")
-    starts: set[int] = set()
+    ) as client:
+        await client.copy(tmp_path / "in", f"{bucket.url}/big")
+    ranges: set[tuple[int, int]] = set()
 
-    async def see(request: web.Request) -> web.StreamResponse | None:
-        if asked := request.headers.get("Range"):
-            first, _, last = asked.removeprefix("bytes=").partition("-")
-            starts.add(int(first))
-            assert int(first) // (5 * MIB) == int(last) // (5 * MIB)
+    async def record(request: web.Request) -> web.StreamResponse | None:
+        if header := request.headers.get("Range"):
+            first, _, last = header.removeprefix("bytes=").partition("-")
+            ranges.add((int(first), int(last)))
         return None
 
-    async with front_of(bucket, see) as endpoint, client(endpoint) as mover:
-        await mover.copy(f"{bucket.url}/big", tmp_path / "out")
+    async with proxy_for(bucket, record) as endpoint, client_of(endpoint) as client:
+        await client.copy(f"{bucket.url}/big", tmp_path / "out")
 
-    assert {start for start in starts if start % (5 * MIB) == 0} == {
-        5 * MIB * index for index in range(10)
+    part = 5 * MIB
+    assert {first for first, _ in ranges if first % part == 0} == {
+        part * index for index in range(10)
     }
+    assert [(first, last) for first, last in ranges if first // part != last // part] == []
     assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
 
 
 @MINIO
-async def test_damage_on_the_way_up_is_refused_by_the_store(bucket: Bucket, tmp_path: Path) -> None:
-    """A body that changes on its way does not fit its checksum: it is sent again, and is right."""
-    folder = files(tmp_path / "in")
+async def test_a_damaged_body_is_rejected_by_the_store(bucket: Bucket, tmp_path: Path) -> None:
+    """Its checksum does not match, so it is sent again, and the object is right."""
+    folder = make_files(tmp_path / "in")
     damaged: set[str] = set()
 
     async def damage(request: web.Request) -> web.StreamResponse | None:
         if request.method != "PUT" or "x-amz-checksum-crc32" not in request.headers:
             return None
-        which = request.path + request.query.get("partNumber", "")
-        if which in damaged:
+        part = request.path + request.query.get("partNumber", "")
+        if part in damaged:
             return None
-        damaged.add(which)
+        damaged.add(part)
         body = bytearray(await request.read())
         body[len(body) // 2] ^= 1
         url = f"{bucket.server.endpoint}{request.raw_path}"
         async with (
             aiohttp.ClientSession() as session,
-            session.put(url, data=bytes(body), headers=request.headers) as answer,
+            session.put(url, data=bytes(body), headers=request.headers) as response,
         ):
-            return web.Response(status=answer.status, body=await answer.read())
+            return web.Response(status=response.status, body=await response.read())
 
-    async with front_of(bucket, damage) as endpoint, client(endpoint) as mover:
-        report = await mover.copy(folder, bucket.url)
+    async with proxy_for(bucket, damage) as endpoint, client_of(endpoint) as client:
+        report = await client.copy(folder, bucket.url)
 
-    assert len(damaged) == 4  # three parts and the small one
+    assert len(damaged) == 4  # three parts of the large object, and the small object
     assert report.retries >= 4
     for name in ("large", "small"):
-        stored = s3_client(bucket.server).get_object(Bucket=bucket.name, Key=name)["Body"].read()
-        assert stored == (folder / name).read_bytes()
+        assert get_object(bucket, name) == (folder / name).read_bytes()

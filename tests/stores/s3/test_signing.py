@@ -1,4 +1,4 @@
-"""Signature version 4 as botocore makes it, for any request."""
+"""`hftransfer.stores.s3.signing`: the same signatures as botocore's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADERS = st.dictionaries(
 
 
 class Reference(S3SigV4Auth):
-    """botocore's signer, told to leave bodies out as it does over TLS."""
+    """botocore's signer, with unsigned bodies as it sends them over TLS."""
 
     def payload(self, request: AWSRequest) -> str:
         return str(UNSIGNED_PAYLOAD)
@@ -39,7 +39,7 @@ class Reference(S3SigV4Auth):
     secret=PRINTABLE,
     token=st.none() | PRINTABLE,
 )
-def test_every_signature_is_botocores(
+def test_signatures_equal_those_of_botocore(
     method: str,
     host: str,
     key: str,
@@ -49,7 +49,7 @@ def test_every_signature_is_botocores(
     secret: str,
     token: str | None,
 ) -> None:
-    """Any key, query, header and secret gives the signature that botocore gives."""
+    """Any key, query, headers and credentials give the signature that botocore gives."""
     path, text = "/bucket/" + encoded_path(key), canonical_query(query)
     request = AWSRequest(method=method, url=f"http://{host}{path}?{text}", headers=dict(headers))
     Reference(BotocoreCredentials(access, secret, token), "s3", "eu-north-1").add_auth(request)
@@ -63,22 +63,22 @@ def test_every_signature_is_botocores(
     assert signed.get("x-amz-security-token") == token
 
 
-def test_the_key_of_another_day_is_another() -> None:
-    """A signer that lives past midnight signs with the new day's key, and can go back."""
+def test_each_day_has_its_own_signing_key() -> None:
+    """A signer that is used past midnight derives the new day's key, also for a day before."""
     signer = Signer(Credentials("id", "secret"), "us-east-1")
     noon = datetime(2026, 1, 31, 12, tzinfo=timezone.utc).timestamp()
 
     def sign(now: float) -> str:
         return signer.sign("GET", "h", "/", "", {}, now=now)["Authorization"]
 
-    today, tomorrow = sign(noon), sign(noon + 86400)
+    today, tomorrow = sign(noon), sign(noon + 24 * 3600)
     assert "/20260131/us-east-1/s3/" in today
     assert "/20260201/us-east-1/s3/" in tomorrow
     assert sign(noon) == today
 
 
-def test_credentials_do_not_show_themselves() -> None:
-    """What is printed of credentials names the access key alone."""
+def test_the_repr_of_credentials_hides_secrets() -> None:
+    """It contains the access key, but neither the secret key nor the token."""
     shown = repr(Credentials("AKID", "hidden-secret", "hidden-token"))
 
     assert "AKID" in shown

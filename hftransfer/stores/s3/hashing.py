@@ -1,0 +1,40 @@
+"""Checksums and MD5s of request bodies, computed without blocking the event loop."""
+
+from __future__ import annotations
+
+import hashlib
+
+import anyio.to_thread
+
+from hftransfer._core.checksums import checksum
+from hftransfer._core.digests import chunk_digest
+from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange
+
+__all__ = ("checksum_of", "md5_of")
+
+# Bytes that are hashed faster than a worker thread is started.
+_INLINE = 256 * 1024
+
+
+async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
+    """Return the checksum `name` of `data`; large data is hashed in a worker thread.
+
+    Args:
+        name: one of `hftransfer._core.checksums.supported_checksums`.
+        data: the bytes.
+        digest: their XXH3-128 in hex; computed here if empty.
+    """
+    if len(data) <= _INLINE or (digest and name == "XXHASH128"):
+        return checksum(name, data, digest or chunk_digest(data))
+    return await anyio.to_thread.run_sync(checksum, name, data, digest or chunk_digest(data))
+
+
+async def md5_of(body: memoryview | FileRange) -> str:
+    """Return the MD5 of `body` in hex, computed in a worker thread."""
+    return await anyio.to_thread.run_sync(_md5, body)
+
+
+def _md5(body: memoryview | FileRange) -> str:
+    if isinstance(body, FileRange):
+        return body.digests(["md5"], memoryview(bytearray(HASH_WINDOW_SIZE)))[0]
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()

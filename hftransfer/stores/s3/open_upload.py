@@ -1,0 +1,194 @@
+"""A multipart upload that is open at the store: how it is created, aborted and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import anyio.to_thread
+
+from hftransfer.errors import IntegrityError, NotFoundError, Response, TransferError
+from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
+from hftransfer.stores.s3.errors import error_code, response_error
+from hftransfer.stores.s3.headers import object_headers
+from hftransfer.stores.s3.target import UploadTarget
+from hftransfer.stores.s3.upload_lock import UploadLock
+from hftransfer.stores.s3.xml import element
+
+__all__ = ("ABORT_GRACE", "OpenUpload", "create_upload", "is_upload_gone", "restart_error")
+
+ABORT_GRACE = 1.5
+"""Seconds that an abort may take after a cancellation: less than a person waits for Ctrl-C."""
+
+# Seconds that creating an upload may continue after a cancellation: longer than a round trip.
+_CREATE_GRACE = 1.0
+_ABORT_ROUNDS = 3
+
+
+class OpenUpload:
+    """An upload whose id is known.
+
+    Args:
+        target: the object to be created.
+        upload_id: given by the store.
+        checksum: name of the checksum that the upload was created with; None for none.
+        lock: tells other processes of this machine that the upload is in use; None for none.
+    """
+
+    def __init__(
+        self,
+        target: UploadTarget,
+        upload_id: str,
+        checksum: str | None,
+        lock: UploadLock | None = None,
+    ) -> None:
+        self.target = target
+        self.checksum = checksum
+        self._upload_id = upload_id
+        self._lock = lock
+        self._is_open = True
+
+    def query(self, **parameters: str) -> dict[str, str]:
+        """Return the query of a request about this upload."""
+        return {"uploadId": self._upload_id, **parameters}
+
+    async def lock(self) -> None:
+        """Create the lock file."""
+        self._lock = await anyio.to_thread.run_sync(
+            UploadLock.create, *self.target.bucket_key, self._upload_id
+        )
+
+    async def close(self) -> None:
+        """Record that the store has completed or aborted the upload."""
+        self._is_open = False
+        if self._lock is not None:
+            await anyio.to_thread.run_sync(self._lock.delete)
+
+    async def abort(self) -> None:
+        """Abort the upload and delete its parts, unless it is closed. No part may be in flight.
+
+        If that fails, another process may resume the upload.
+
+        Raises:
+            TransferError: if the store does not abort it.
+        """
+        if not self._is_open:
+            return
+        try:
+            await self._abort_until_gone()
+            await self.close()
+        finally:
+            if self._lock is not None:
+                self._lock.unlock()
+
+    async def _abort_until_gone(self) -> None:
+        # A part whose response was cut off may arrive after the abort, and is stored, and billed,
+        # until the upload is aborted again. So S3 advises to abort until no part is listed:
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
+        client, bucket_key = self.target.client, self.target.bucket_key
+        try:
+            for _ in range(_ABORT_ROUNDS):
+                await client.call("DELETE", *bucket_key, query=self.query())
+                await client.call("GET", *bucket_key, query=self.query(**{"max-parts": "1"}))
+        except NotFoundError:
+            pass
+
+
+async def create_upload(
+    target: UploadTarget, negotiation: ChecksumNegotiation | None
+) -> OpenUpload:
+    """Create a multipart upload, and its lock file.
+
+    Args:
+        target: the object to be created.
+        negotiation: chooses the checksum of the parts; None for parts without one.
+
+    Raises:
+        TransferError: if the store rejects the upload, or fails more often than the retry
+            policy allows. Then, and after a cancellation, no upload stays open.
+    """
+    creation = _Creation(target, negotiation)
+    try:
+        await _with_grace(creation.run, _CREATE_GRACE)
+    except BaseException:
+        if creation.upload is not None:
+            with anyio.move_on_after(ABORT_GRACE, shield=True):
+                await creation.upload.abort()
+        raise
+    assert creation.upload is not None
+    return creation.upload
+
+
+class _Creation:
+    """Keeps the created upload where a cancellation cannot lose it."""
+
+    def __init__(self, target: UploadTarget, negotiation: ChecksumNegotiation | None) -> None:
+        self._target = target
+        self._negotiation = negotiation
+        self.upload: OpenUpload | None = None
+
+    async def run(self) -> None:
+        checksum, response = await self._negotiate()
+        upload_id = element(response.body.decode(errors="replace"), "UploadId")
+        if not upload_id:
+            raise response_error(response, self._target.description)
+        self.upload = OpenUpload(self._target, upload_id, checksum)
+        await self.upload.lock()
+
+    async def _negotiate(self) -> tuple[str | None, Response]:
+        """Create the upload with the best checksum that the store accepts; return its name."""
+        while True:
+            checksum = None if self._negotiation is None else self._negotiation.candidate
+            try:
+                return checksum, await self._send(checksum)
+            except TransferError as error:
+                if self._negotiation is None or checksum is None:
+                    raise
+                if not self._negotiation.may_have_caused(error):
+                    raise
+                self._negotiation.reject(checksum)
+
+    async def _send(self, checksum: str | None) -> Response:
+        headers = dict(object_headers(self._target.client.s3, self._target.entry))
+        if checksum is not None:
+            headers["x-amz-checksum-algorithm"] = checksum
+            headers["x-amz-checksum-type"] = "FULL_OBJECT"
+        return await self._target.client.call(
+            "POST", *self._target.bucket_key, query={"uploads": ""}, headers=headers
+        )
+
+
+def is_upload_gone(error: TransferError) -> bool:
+    """Return True if another process or a lifecycle rule has ended the upload or removed parts."""
+    return error_code(error) in ("NoSuchUpload", "InvalidPart")
+
+
+def restart_error(error: TransferError) -> IntegrityError:
+    """Return the error that makes the engine restart the file with a new upload."""
+    return IntegrityError(error.message, response=error.response)
+
+
+async def _with_grace(operation: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Run `operation`; a cancellation interrupts it only after `seconds` more.
+
+    The store creates an upload before we know its id. If the request were cancelled at once,
+    the upload could not be aborted.
+    """
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope(shield=True) as shielded:
+            tasks.start_soon(_set_deadline_when_cancelled, shielded, seconds)
+            try:
+                await operation()
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the task group
+                failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _set_deadline_when_cancelled(scope: anyio.CancelScope, seconds: float) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        scope.deadline = anyio.current_time() + seconds

@@ -1,0 +1,127 @@
+"""The parts of a multipart upload: reused from an orphaned upload, or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from hftransfer._core.checksums import combine_crcs, encode_checksum, header_name
+from hftransfer._core.plan import Chunk
+from hftransfer._io.file_range import FileRange
+from hftransfer.errors import IntegrityError, NotFoundError, Response
+from hftransfer.stores.s3.errors import response_error
+from hftransfer.stores.s3.hashing import md5_of
+from hftransfer.stores.s3.headers import customer_key_headers
+from hftransfer.stores.s3.hedging import HedgedRequest
+from hftransfer.stores.s3.open_upload import OpenUpload, is_upload_gone, restart_error
+from hftransfer.stores.s3.resume import Part
+
+__all__ = ("PartUploader", "UploadedParts")
+
+
+@dataclass
+class UploadedParts:
+    """The parts that the store has. Chunk `i` is part ``i + 1``; the keys are chunk indices."""
+
+    verified: bool
+    """True if the store has repeated, and so verified, the checksum of every part so far."""
+    etags: dict[int, str] = field(default_factory=dict)
+    checksums: dict[int, bytes] = field(default_factory=dict)
+
+    def whole_checksum(self, name: str | None, sizes: Sequence[int]) -> bytes | None:
+        """Return the checksum of the whole object, or None if a part was not verified.
+
+        Args:
+            name: of the parts' checksum; None for none.
+            sizes: bytes of each part.
+        """
+        if name is None or not self.verified:
+            return None
+        return combine_crcs(name, [(self.checksums[i], size) for i, size in enumerate(sizes)])
+
+
+class PartUploader:
+    """Uploads the parts of one upload.
+
+    Args:
+        upload: that the parts belong to.
+        orphaned: parts that the upload already has, by part number. A part with the content of
+            its chunk is not sent again.
+    """
+
+    def __init__(self, upload: OpenUpload, orphaned: Mapping[int, Part]) -> None:
+        self.uploaded = UploadedParts(verified=upload.checksum is not None)
+        self._upload = upload
+        self._target = upload.target
+        self._orphaned = orphaned
+
+    async def put(self, chunk: Chunk, body: memoryview | FileRange, checksum: bytes | None) -> None:
+        """Make the store have one part, by at most one request and its hedge.
+
+        Args:
+            chunk: which part.
+            body: its bytes.
+            checksum: of `body`, by the upload's algorithm; None if that has none.
+
+        Raises:
+            IntegrityError: if the upload has to restart: it is gone or holds other content.
+            TransferError: if the request fails.
+        """
+        if checksum is not None:
+            self.uploaded.checksums[chunk.index] = checksum
+        etag = await self._reuse(chunk, body)
+        if etag is None:
+            etag = await self._send(chunk, body, checksum)
+        self.uploaded.etags[chunk.index] = etag
+
+    async def _reuse(self, chunk: Chunk, body: memoryview | FileRange) -> str | None:
+        """Return the ETag of the orphaned part that holds `body`, or None if there is no part."""
+        part = self._orphaned.get(chunk.index + 1)
+        if part is None or chunk.index in self.uploaded.etags:
+            return None
+        if part.md5 == await md5_of(body):
+            return part.etag
+        # One object must not be made of two contents.
+        raise IntegrityError(
+            f"{self._target.description}: part {chunk.index + 1} of an interrupted upload holds "
+            "other content than the file; the upload has to start again"
+        )
+
+    async def _send(
+        self, chunk: Chunk, body: memoryview | FileRange, checksum: bytes | None
+    ) -> str:
+        """Send one part and return its ETag."""
+        client, algorithm = self._target.client, self._upload.checksum
+        headers = dict(customer_key_headers(client.s3))
+        if checksum is not None and algorithm is not None:
+            headers[header_name(algorithm)] = encode_checksum(checksum)
+        send = partial(
+            client.send,
+            "PUT",
+            *self._target.bucket_key,
+            query=self._upload.query(partNumber=str(chunk.index + 1)),
+            headers=headers,
+            body=body,
+        )
+        try:
+            async with client.upload_limiter:
+                response = await HedgedRequest(send, client.hedge_timer).run()
+        except NotFoundError as error:
+            if is_upload_gone(error):
+                raise restart_error(error) from error
+            raise
+        etag = response.headers.get("ETag")
+        if not etag:
+            raise response_error(response, self._target.description)
+        if checksum is not None and algorithm is not None:
+            self._record_verification(response, algorithm, encode_checksum(checksum))
+        return etag
+
+    def _record_verification(self, response: Response, algorithm: str, checksum: str) -> None:
+        negotiation = self._target.client.part_checksums
+        if response.headers.get(header_name(algorithm)) == checksum:
+            negotiation.confirm(algorithm)
+        else:
+            self.uploaded.verified = False
+            negotiation.reject(algorithm)

@@ -1,0 +1,33 @@
+"""`hftransfer.stores.s3.resume`: which orphaned uploads fit a file."""
+
+from __future__ import annotations
+
+import pytest
+
+from hftransfer.stores.s3.resume import OrphanedUpload, Part, fits
+
+MD5_ETAG = f'"{"0" * 32}"'
+
+
+def orphan(*parts: tuple[int, int], etag: str = MD5_ETAG) -> OrphanedUpload:
+    """Return an upload with `parts`, given as number and size in bytes."""
+    return OrphanedUpload("id", None, {number: Part(etag, size) for number, size in parts})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        pytest.param(orphan((1, 8)), True, id="first part"),
+        pytest.param(orphan((2, 8), (3, 3)), True, id="last parts"),
+        pytest.param(orphan(), False, id="no part: may have been created a moment ago"),
+        pytest.param(orphan((1, 7)), False, id="other chunk size"),
+        pytest.param(orphan((3, 8)), False, id="longer than the file"),
+        pytest.param(orphan((4, 3)), False, id="part beyond the end"),
+        pytest.param(orphan((1, 8), etag='"of-kms"'), False, id="ETag is not an MD5"),
+    ],
+)
+def test_uploads_whose_parts_are_chunks_of_the_file_fit(
+    candidate: OrphanedUpload, expected: bool
+) -> None:
+    """Every part has the size of its chunk, and an MD5 that the chunk can be compared with."""
+    assert fits(candidate, [8, 8, 3]) is expected

@@ -205,7 +205,7 @@ def test_the_command_line_tells_right_from_wrong(tmp_path: Path) -> None:
     assert right.stdout.startswith("3 files are right, 300.0 KiB read")
     assert wrong.returncode == 6
     lines = wrong.stdout.splitlines()
-    assert lines[0].startswith("wrong    a.bin: bytes 0-65535 ")
+    assert lines[0].startswith("wrong    a.bin: XXH3 mismatch at bytes 0-65535 of ")
     assert lines[1] == "missing  empty"
     assert lines[2].startswith("1 files are right, 1 wrong, 1 missing, ")  # wrong bytes are reread
     assert lines[2].endswith(" read, by the manifest beside it")

@@ -12,7 +12,12 @@ from anyio.lowlevel import checkpoint
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.streams import ByteStream
-from hftransfer._engine.scheduler import DownloadScheduler, InFlightRead, pick_split, pick_stuck
+from hftransfer._engine.scheduler import (
+    DownloadScheduler,
+    InFlightRead,
+    select_split,
+    select_stalled,
+)
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy
@@ -107,7 +112,7 @@ async def _fill(fetcher: DownloadScheduler, source: _Scripted, *, draining: bool
                 source, ENTRY, ByteRangeBuffer(source.base, memoryview(buffer)), _ignore
             )
         tasks.cancel_scope.cancel()
-    assert fetcher.slots.in_use == 0
+    assert fetcher.connections.in_use == 0
     return bytes(buffer)
 
 
@@ -208,7 +213,7 @@ async def test_who_gets_no_further_gives_up() -> None:
             source, ENTRY, ByteRangeBuffer(source.base, memoryview(bytearray(SIZE))), _ignore
         )
 
-    assert fetcher.slots.in_use == 0
+    assert fetcher.connections.in_use == 0
 
 
 async def test_at_the_end_idle_connections_take_over_half() -> None:
@@ -300,8 +305,8 @@ async def test_a_server_that_asks_for_less_gets_less() -> None:
     await _fill(adaptive, _Scripted(refuse), draining=False)
     await _fill(fixed, _Scripted(refuse), draining=False)
 
-    assert adaptive.slots.limit == 4
-    assert fixed.slots.limit == 6
+    assert adaptive.connections.limit == 4
+    assert fixed.connections.limit == 6
 
 
 async def test_an_error_ends_all_pieces() -> None:
@@ -321,7 +326,7 @@ async def test_an_error_ends_all_pieces() -> None:
             _Scripted(hang, fail), ENTRY, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), _ignore
         )
 
-    assert fetcher.slots.in_use == 0
+    assert fetcher.connections.in_use == 0
 
 
 def _reading(left: int, *, filled: int, started: float) -> InFlightRead:
@@ -333,13 +338,13 @@ def _reading(left: int, *, filled: int, started: float) -> InFlightRead:
 async def test_a_reading_waits_from_its_start_until_it_is_answered() -> None:
     """What is on its way counts as far as it goes; a source without requests never waits."""
     silent, answered, local = (_reading(MIB, filled=0, started=5.0) for _ in range(3))
-    answered.span.response_started_at = 5.2
-    answered.span.advance(100)
-    local.span.advance(100)
+    answered.target.response_started_at = 5.2
+    answered.target.advance(100)
+    local.target.advance(100)
 
-    assert silent.wait(9.0) == 4.0
-    assert answered.wait(9.0) == pytest.approx(0.2)
-    assert local.wait(9.0) == 0.0
+    assert silent.latency(9.0) == 4.0
+    assert answered.latency(9.0) == pytest.approx(0.2)
+    assert local.latency(9.0) == 0.0
 
 
 async def test_the_slowest_is_helped_first() -> None:
@@ -347,8 +352,8 @@ async def test_the_slowest_is_helped_first() -> None:
     fast = _reading(6 * MIB, filled=6 * MIB, started=0.0)
     slow = _reading(4 * MIB, filled=MIB, started=0.0)
 
-    assert pick_split([fast, slow], now=1.0) is slow
-    assert pick_split([fast], now=1.0) is fast
+    assert select_split([fast, slow], now=1.0) is slow
+    assert select_split([fast], now=1.0) is fast
 
 
 async def test_who_is_done_sooner_than_asking_takes_is_left_alone() -> None:
@@ -357,7 +362,7 @@ async def test_who_is_done_sooner_than_asking_takes_is_left_alone() -> None:
     soon = _reading(2 * MIB, filled=100 * MIB, started=0.0)
     young = _reading(4 * MIB, filled=0, started=0.99)
 
-    assert pick_split([little, soon, young], now=1.0) is None
+    assert select_split([little, soon, young], now=1.0) is None
 
 
 async def test_only_who_brings_next_to_nothing_is_stuck() -> None:
@@ -366,6 +371,6 @@ async def test_only_who_brings_next_to_nothing_is_stuck() -> None:
     stuck = _reading(MIB, filled=100, started=0.0)
     done = _reading(0, filled=100, started=0.0)
 
-    assert pick_stuck([slow, done, stuck], now=4.0, typical=5.0 * MIB) is stuck
-    assert pick_stuck([slow, done], now=4.0, typical=5.0 * MIB) is None
-    assert pick_stuck([stuck], now=1.0, typical=5.0 * MIB) is None
+    assert select_stalled([slow, done, stuck], now=4.0, typical_rate=5.0 * MIB) is stuck
+    assert select_stalled([slow, done], now=4.0, typical_rate=5.0 * MIB) is None
+    assert select_stalled([stuck], now=1.0, typical_rate=5.0 * MIB) is None

@@ -98,7 +98,10 @@ async def test_bytes_other_than_recorded_are_refused() -> None:
     damaged = {**FILES, "exact": b"x" + FILES["exact"][1:]}
     sink = MemoryStore()
 
-    with pytest.raises(IntegrityError, match=r"exact: bytes 0-65535 .* other than recorded"):
+    with pytest.raises(
+        IntegrityError,
+        match=r"exact: XXH3 mismatch at bytes 0-65535 of .*: expected [0-9a-f]{32}, got ",
+    ):
         await _move(MemoryStore(damaged, digests=False), sink, manifest=report.manifest)
 
     assert "exact" not in sink.files
@@ -171,7 +174,7 @@ async def test_a_failing_sink_leaves_nothing_open(operation: str) -> None:
     with pytest.raises(DestinationError, match="full"):
         await _move(MemoryStore(FILES), other, sink, context=context)
 
-    assert 0 == sink.open_files == other.open_files == context.pool.in_use
+    assert 0 == sink.open_files == other.open_files == context.buffer_pool.in_use
 
 
 async def test_nothing_is_read_when_a_destination_is_not_ready() -> None:
@@ -238,7 +241,7 @@ async def test_a_file_whose_bytes_stay_wrong_is_never_published() -> None:
     """Both tries wrong: IntegrityError that names file and digest, nothing kept."""
     sink = MemoryStore()
 
-    with pytest.raises(IntegrityError, match="folder/large: its sha256 is"):
+    with pytest.raises(IntegrityError, match="folder/large: sha256 mismatch: expected"):
         await _move(_Corrupting(times=2), sink)
 
     assert "folder/large" not in sink.files
@@ -306,16 +309,16 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
             await transfer(source, [sink], await source.list(), context)
 
         tasks.start_soon(move)
-        while context.pool.in_use < 3 * CHUNK:
+        while context.buffer_pool.in_use < 3 * CHUNK:
             await anyio.lowlevel.checkpoint()
         # Memory for a fourth chunk is kept for small files.
         await transfer(small, [beside], await small.list(), context)
-        assert context.pool.in_use == 3 * CHUNK
+        assert context.buffer_pool.in_use == 3 * CHUNK
         release.set()
 
     assert source.files == sink.files
     assert small.files == beside.files
-    assert context.pool.in_use == 0
+    assert context.buffer_pool.in_use == 0
 
 
 async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None:
@@ -336,7 +339,7 @@ async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None
         tasks.cancel_scope.cancel()
 
     assert sink.files == {}
-    assert 0 == sink.open_files == context.pool.in_use
+    assert 0 == sink.open_files == context.buffer_pool.in_use
     assert sink.resumable_chunks["file"]
 
 
@@ -392,7 +395,7 @@ async def test_the_end_is_known_although_a_file_failed(
     async def run(draining: Callable[[], bool]) -> None:
         last.append(draining)
 
-    monkeypatch.setattr(context.fetcher, "run", run)
+    monkeypatch.setattr(context.scheduler, "run", run)
     source = _Corrupting(times=9) if failing == "digest" else MemoryStore(FILES)
     sink = _Begun() if failing == "begin" else MemoryStore()
     if failing == "read":
@@ -504,7 +507,7 @@ async def test_chunks_of_local_files_are_lent_to_sinks_that_can_read_them(folder
     """With their digests and with the checksum that each sink wants; none of them is in memory."""
     first, second = _Reader("CRC32"), _Reader("XXHASH128")
     context = Context.make(OPTIONS)
-    async with context.pool.lease(3 * CHUNK):  # small files and windows get by with the rest
+    async with context.buffer_pool.lease(3 * CHUNK):  # small files and windows get by with the rest
         report = await _move(LocalSource(folder), first, second, context=context)
 
     assert first.files == second.files == FILES
@@ -540,7 +543,10 @@ async def test_lent_chunks_other_than_recorded_are_refused(folder: Path) -> None
         if entry.path == "exact"
     ]
 
-    with pytest.raises(IntegrityError, match=r"exact: bytes 0-65535 .* other than recorded"):
+    with pytest.raises(
+        IntegrityError,
+        match=r"exact: XXH3 mismatch at bytes 0-65535 of .*: expected [0-9a-f]{32}, got ",
+    ):
         await transfer(source, [sink], entries, Context.make(OPTIONS))
 
     assert not sink.files
@@ -579,6 +585,6 @@ async def test_a_lent_file_that_is_written_to_is_a_changed_source(folder: Path) 
     assert set(os.listdir("/proc/self/fd")) <= before
     assert (
         context.sendfile_limiter.in_use,
-        context.windows.borrowed_tokens,
-        context.pool.in_use,
+        context.hash_windows.borrowed_tokens,
+        context.buffer_pool.in_use,
     ) == (0, 0, 0)

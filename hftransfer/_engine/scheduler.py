@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -98,18 +98,18 @@ class InFlightRead:
     """Bytes that had arrived before the current request."""
     restarts: int = 0
     """Requests that were cancelled because they stalled."""
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    """Cancels the current request."""
-
-    def rate(self, now: float) -> float:
-        """Return the bytes per second of the current request."""
-        elapsed = now - self.started
-        return self.moved / elapsed if elapsed > 0 else 0.0
+    scope: anyio.CancelScope | None = None
+    """Cancels the current request; None before the first one."""
 
     @property
     def moved(self) -> int:
         """Bytes that the current request has read."""
         return self.target.filled - self.filled_at_start
+
+    def rate(self, now: float) -> float:
+        """Return the bytes per second of the current request."""
+        elapsed = now - self.started
+        return self.moved / elapsed if elapsed > 0 else 0.0
 
     def latency(self, now: float) -> float:
         """Return the seconds that the current request waited, or has waited, for its response."""
@@ -117,6 +117,12 @@ class InFlightRead:
         if response is None and self.moved > 0:
             return 0.0  # a source that sends no requests
         return (now if response is None else max(response, self.started)) - self.started
+
+    def restart(self) -> None:
+        """Cancel the current request; `DownloadScheduler.read` then sends another one."""
+        assert self.scope is not None
+        self.restarts += 1
+        self.scope.cancel()
 
 
 def select_split(reads: Sequence[InFlightRead], now: float) -> InFlightRead | None:
@@ -292,8 +298,7 @@ class DownloadScheduler:
         if self.connections.idle and self._typical_rate:
             stalled = select_stalled(self._reads, now, self._typical_rate)
             if stalled is not None:
-                stalled.restarts += 1
-                stalled.scope.cancel()
+                stalled.restart()
 
     def slow_down(self) -> None:
         """Halve an adaptive number of connections, since the server asked for less."""
@@ -312,7 +317,7 @@ class DownloadScheduler:
         self._reads.append(read)
         try:
             while True:
-                with read.scope:
+                with anyio.CancelScope() as read.scope:
                     await self._fill_with_retries(request, read.target)
                     self._typical_rate = read.rate(self._clock())
                     return
@@ -327,7 +332,6 @@ class DownloadScheduler:
         read.filled_at_start = read.target.filled
         read.target.response_started_at = None  # no request is running that could set it
         read.started = self._clock()
-        read.scope = anyio.CancelScope()
 
     async def _read_unsplit(self, request: _ReadRequest, target: ByteRangeBuffer) -> None:
         """Fill a range that is too short to be split, and release its connection.

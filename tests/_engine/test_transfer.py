@@ -1,4 +1,4 @@
-"""The engine against memory stores, on every anyio backend."""
+"""`hftransfer._engine`: transfers between memory stores, on every anyio backend."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _move(
     return await transfer(source, sinks, entries, context or Context.make(OPTIONS))
 
 
-async def test_moves_every_file_into_every_sink_in_one_pass() -> None:
+async def test_every_file_reaches_every_sink_in_one_pass() -> None:
     """Each byte is read once, however many sinks there are."""
     source, first, second = MemoryStore(FILES), MemoryStore(), MemoryStore()
 
@@ -78,8 +78,8 @@ async def test_moves_every_file_into_every_sink_in_one_pass() -> None:
     assert (report.files, report.verified, report.retries) == (4, 4, 0)
 
 
-async def test_the_manifest_repeats_on_other_stores() -> None:
-    """What one transfer recorded verifies the next one from a store without digests."""
+async def test_manifest_verifies_a_store_without_digests() -> None:
+    """A transfer's manifest verifies the same files in another store, and repeats itself."""
     first = MemoryStore()
     report = await _move(MemoryStore(FILES), first)
     second = MemoryStore()
@@ -92,8 +92,8 @@ async def test_the_manifest_repeats_on_other_stores() -> None:
     assert recorded == {path: file.chunks for path, file in again.manifest.files.items()}
 
 
-async def test_bytes_other_than_recorded_are_refused() -> None:
-    """One wrong byte in one chunk is found by the manifest, and nothing is published."""
+async def test_chunk_that_does_not_match_the_manifest_is_rejected() -> None:
+    """One wrong byte is found, and the file is not published."""
     report = await _move(MemoryStore(FILES), MemoryStore())
     damaged = {**FILES, "exact": b"x" + FILES["exact"][1:]}
     sink = MemoryStore()
@@ -108,8 +108,8 @@ async def test_bytes_other_than_recorded_are_refused() -> None:
     assert sink.open_files == 0
 
 
-async def test_a_manifest_that_a_sink_cannot_take_is_refused() -> None:
-    """Verification is never given up silently because of part limits."""
+async def test_manifest_that_a_sink_cannot_take_is_rejected() -> None:
+    """Part limits never disable verification."""
     report = await _move(MemoryStore(FILES), MemoryStore())
     sink = MemoryStore(limits=PartLimits(minimum=2 * CHUNK))
 
@@ -117,8 +117,8 @@ async def test_a_manifest_that_a_sink_cannot_take_is_refused() -> None:
         await _move(MemoryStore(FILES), sink, manifest=report.manifest)
 
 
-async def test_part_limits_shape_the_chunks() -> None:
-    """Chunks grow to the smallest part that every sink accepts."""
+async def test_chunks_fit_the_part_limits_of_every_sink() -> None:
+    """They grow to the smallest part that all sinks accept."""
     source = MemoryStore(FILES)
 
     await _move(source, MemoryStore(), MemoryStore(limits=PartLimits(minimum=3 * CHUNK)))
@@ -127,8 +127,8 @@ async def test_part_limits_shape_the_chunks() -> None:
     assert [stop - start for _, start, stop in large] == [3 * CHUNK, 3 * CHUNK, 3 * CHUNK, 17]
 
 
-async def test_failed_reads_and_writes_are_tried_again() -> None:
-    """A transient failure costs one more try of that chunk and nothing else."""
+async def test_failed_reads_and_writes_are_retried() -> None:
+    """A transient failure costs one more try of its chunk and nothing else."""
     source, sink = MemoryStore(FILES), MemoryStore()
     source.fail("read", NetworkError("cut"), path="folder/large", start=CHUNK, times=2)
     sink.fail("write", NetworkError("cut"), path="exact", times=2)
@@ -143,7 +143,7 @@ async def test_failed_reads_and_writes_are_tried_again() -> None:
 
 
 async def test_retries_end() -> None:
-    """After the policy's tries the error of the last one is raised, and says how many."""
+    """After the policy's tries the last error is raised, with their number."""
     source, sink = MemoryStore(FILES), MemoryStore()
     source.fail("read", NetworkError("cut"), path="small", times=3)
 
@@ -153,8 +153,8 @@ async def test_retries_end() -> None:
     assert sink.open_files == 0
 
 
-async def test_other_errors_are_not_tried_again() -> None:
-    """What cannot succeed later fails at once."""
+async def test_permanent_errors_are_not_retried() -> None:
+    """Only a `TransientError` may succeed later."""
     source = MemoryStore(FILES)
     source.fail("read", AccessError("no"), path="small")
 
@@ -165,8 +165,8 @@ async def test_other_errors_are_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("operation", ["begin", "write", "commit", "finish"])
-async def test_a_failing_sink_leaves_nothing_open(operation: str) -> None:
-    """Whatever step fails, every file that was begun is ended and all memory is back."""
+async def test_failing_sink_leaves_nothing_open(operation: str) -> None:
+    """Whichever step fails, every open file is committed or aborted, and all memory freed."""
     sink, other = MemoryStore(), MemoryStore()
     sink.fail(operation, DestinationError("full"))
     context = Context.make(OPTIONS)
@@ -177,8 +177,8 @@ async def test_a_failing_sink_leaves_nothing_open(operation: str) -> None:
     assert 0 == sink.open_files == other.open_files == context.buffer_pool.in_use
 
 
-async def test_nothing_is_read_when_a_destination_is_not_ready() -> None:
-    """Destinations are checked before bytes move."""
+async def test_destinations_are_checked_before_anything_is_read() -> None:
+    """`Sink.prepare` of every sink comes first."""
     source, sink = MemoryStore(FILES), MemoryStore()
     sink.fail("prepare", DestinationError("not writable"))
 
@@ -188,8 +188,8 @@ async def test_nothing_is_read_when_a_destination_is_not_ready() -> None:
     assert source.reads == []
 
 
-async def test_sources_without_ranges_are_streamed() -> None:
-    """A source that refuses ranges is read as one body per file, and verified all the same."""
+async def test_source_without_ranges_is_streamed() -> None:
+    """It is read as one body per file, which is verified like any other."""
     source, sink = MemoryStore(FILES, ranges=False), MemoryStore()
 
     report = await _move(source, sink)
@@ -198,8 +198,24 @@ async def test_sources_without_ranges_are_streamed() -> None:
     assert report.verified == 4
 
 
-async def test_a_broken_stream_starts_over() -> None:
-    """What was stored before the break is not stored again."""
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_streams_and_chunks_do_not_wait_for_each_other(connections: int) -> None:
+    """Streams hold connections and chunks hold memory: both are acquired in the same order."""
+    large = {f"large-{index}": os.urandom(9 * CHUNK) for index in range(4)}
+    small = {f"small-{index:02}": os.urandom(CHUNK) for index in range(32)}
+    source, sink = MemoryStore({**large, **small}, ranges=False), MemoryStore()
+    context = Context.make(replace(OPTIONS, connections=connections))
+
+    with anyio.fail_after(30):
+        await _move(source, sink, context=context)
+
+    assert sink.files == source.files
+    assert context.buffer_pool.in_use == 0
+    assert context.large_chunks.in_use == 0
+
+
+async def test_broken_stream_starts_again() -> None:
+    """Chunks that were stored before are read, and not stored again."""
     source, sink = MemoryStore(FILES, ranges=False), MemoryStore()
     source.fail("read", NetworkError("cut"), path="folder/large", start=3 * CHUNK)
 
@@ -210,8 +226,8 @@ async def test_a_broken_stream_starts_over() -> None:
     assert source.reads.count(("folder/large", 0, CHUNK)) == 2
 
 
-class _Corrupting(MemoryStore):
-    """Flips a byte of a file the first `times` times that its start is read."""
+class _CorruptingSource(MemoryStore):
+    """Flips a byte of ``folder/large`` the first `times` times that its start is read."""
 
     def __init__(self, *, times: int) -> None:
         super().__init__(FILES)
@@ -224,9 +240,9 @@ class _Corrupting(MemoryStore):
             span.buffer[100] ^= 1
 
 
-async def test_a_file_with_wrong_bytes_is_fetched_once_more() -> None:
-    """A digest that does not match discards the whole file, which then is fetched again."""
-    source, sink = _Corrupting(times=1), MemoryStore()
+async def test_file_with_a_wrong_digest_is_moved_again() -> None:
+    """All of it is discarded, and its progress rolled back."""
+    source, sink = _CorruptingSource(times=1), MemoryStore()
     events: list[Event] = []
 
     await _move(source, sink, context=Context.make(OPTIONS, events.append))
@@ -237,20 +253,20 @@ async def test_a_file_with_wrong_bytes_is_fetched_once_more() -> None:
     assert sum(map(len, FILES.values())) == moved
 
 
-async def test_a_file_whose_bytes_stay_wrong_is_never_published() -> None:
-    """Both tries wrong: IntegrityError that names file and digest, nothing kept."""
+async def test_file_whose_digest_stays_wrong_is_not_published() -> None:
+    """After two attempts the error names file and digest, and no chunk is kept."""
     sink = MemoryStore()
 
     with pytest.raises(IntegrityError, match="folder/large: sha256 mismatch: expected"):
-        await _move(_Corrupting(times=2), sink)
+        await _move(_CorruptingSource(times=2), sink)
 
     assert "folder/large" not in sink.files
     assert sink.resumable_chunks == {}
     assert sink.open_files == 0
 
 
-async def test_an_interrupted_file_goes_on_with_its_missing_chunks() -> None:
-    """Chunks kept by the sink are checked and not read from the source again."""
+async def test_interrupted_file_resumes_with_its_missing_chunks() -> None:
+    """Chunks that the sink kept are verified and not read from the source."""
     source, sink = MemoryStore(FILES), MemoryStore()
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
@@ -266,8 +282,8 @@ async def test_an_interrupted_file_goes_on_with_its_missing_chunks() -> None:
     assert len(kept) * CHUNK == report.reused_bytes
 
 
-async def test_a_damaged_kept_chunk_is_fetched_again() -> None:
-    """A kept chunk is believed only if its bytes match what was recorded of them."""
+async def test_damaged_kept_chunk_is_read_from_the_source() -> None:
+    """A kept chunk is reused only if its bytes match its recorded digest."""
     source, sink = MemoryStore(FILES), MemoryStore()
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
@@ -279,8 +295,8 @@ async def test_a_damaged_kept_chunk_is_fetched_again() -> None:
     assert sink.files == FILES
 
 
-async def test_one_kept_chunk_feeds_the_sinks_that_lack_it() -> None:
-    """With two sinks, what one kept is not fetched again for the other."""
+async def test_chunk_kept_by_one_sink_is_written_to_the_others() -> None:
+    """It is not read from the source."""
     source, first = MemoryStore(FILES), MemoryStore()
     source.fail("read", AccessError("revoked"), path="folder/large", start=8 * CHUNK)
     with pytest.raises(AccessError):
@@ -296,8 +312,8 @@ async def test_one_kept_chunk_feeds_the_sinks_that_lack_it() -> None:
     assert not fetched & kept
 
 
-async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
-    """When a first chunk is slow, later ones wait with their buffers, and small files pass by."""
+async def test_early_chunks_wait_within_the_budget() -> None:
+    """While a first chunk is late, later ones keep their buffers, and small files still move."""
     source, sink = MemoryStore({"file": os.urandom(40 * CHUNK)}), MemoryStore()
     small, beside = MemoryStore({"small": b"a few bytes"}), MemoryStore()
     context = Context.make(OPTIONS)
@@ -311,7 +327,7 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
         tasks.start_soon(move)
         while context.buffer_pool.in_use < 3 * CHUNK:
             await anyio.lowlevel.checkpoint()
-        # Memory for a fourth chunk is kept for small files.
+        # Memory for a fourth chunk is reserved for small files.
         await transfer(small, [beside], await small.list(), context)
         assert context.buffer_pool.in_use == 3 * CHUNK
         release.set()
@@ -321,8 +337,8 @@ async def test_early_chunks_wait_for_their_turn_within_the_budget() -> None:
     assert context.buffer_pool.in_use == 0
 
 
-async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None:
-    """A cancelled transfer publishes nothing, ends every file, and returns all memory."""
+async def test_cancellation_keeps_only_resumable_chunks() -> None:
+    """A cancelled transfer publishes nothing, aborts every file, and frees all memory."""
     source, sink = MemoryStore({"file": os.urandom(12 * CHUNK)}), MemoryStore()
     context = Context.make(OPTIONS)
     source.hold("file", 5 * CHUNK)
@@ -333,7 +349,7 @@ async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None
             await transfer(source, [sink], await source.list(), context)
 
         tasks.start_soon(move)
-        # Memory holds no more than four chunks: by now others have been stored.
+        # Memory holds four chunks at most, so others have been stored by now.
         while ("file", 5 * CHUNK, 6 * CHUNK) not in source.reads:
             await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
@@ -343,8 +359,8 @@ async def test_cancellation_keeps_what_can_be_resumed_and_nothing_else() -> None
     assert sink.resumable_chunks["file"]
 
 
-async def test_observers_see_all_bytes_once() -> None:
-    """Progress adds up to the size, whatever failed meanwhile; an observer's error is harmless."""
+async def test_progress_adds_up_to_the_size() -> None:
+    """Despite retries, and although the observer raises an error."""
     source, sink = MemoryStore(FILES), MemoryStore()
     source.fail("read", NetworkError("cut"), times=2)
     events: list[Event] = []
@@ -361,8 +377,8 @@ async def test_observers_see_all_bytes_once() -> None:
     assert sum(isinstance(event, FileFinished) for event in events) == 4
 
 
-async def test_progress_of_a_file_that_is_given_up_stays() -> None:
-    """What arrived before a failure did arrive; only a file that comes again takes it back."""
+async def test_progress_of_a_failed_file_is_not_rolled_back() -> None:
+    """Its chunks did arrive. Only the progress of a file that is moved again is rolled back."""
     source, sink = MemoryStore({"file": os.urandom(9 * CHUNK)}), MemoryStore()
     source.fail("read", AccessError("no"), start=8 * CHUNK, times=1)
     events: list[Event] = []
@@ -375,8 +391,8 @@ async def test_progress_of_a_file_that_is_given_up_stays() -> None:
     assert min(moved) > 0
 
 
-class _Begun(MemoryStore):
-    """A store that fails in begin, for one file."""
+class _FailingBegin(MemoryStore):
+    """A store that fails to open one file."""
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         if entry.path == "exact":
@@ -384,20 +400,52 @@ class _Begun(MemoryStore):
         return await super().begin(entry, chunk_size)
 
 
-@pytest.mark.parametrize("failing", ["begin", "read", "digest", "manifest"])
-async def test_the_end_is_known_although_a_file_failed(
-    monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    """Of a file that is given up, in whatever stage, nothing is waited for."""
-    context = Context.make(OPTIONS)
-    last: list[Callable[[], bool]] = []
+def _capture_draining(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> list[Callable[[], bool]]:
+    """Return a list that gets the function by which the scheduler asks for the end."""
+    captured: list[Callable[[], bool]] = []
 
-    async def run(draining: Callable[[], bool]) -> None:
-        last.append(draining)
+    async def run(is_draining: Callable[[], bool]) -> None:
+        captured.append(is_draining)
 
     monkeypatch.setattr(context.scheduler, "run", run)
-    source = _Corrupting(times=9) if failing == "digest" else MemoryStore(FILES)
-    sink = _Begun() if failing == "begin" else MemoryStore()
+    return captured
+
+
+async def test_transfer_drains_when_the_last_chunk_is_requested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not while chunks wait for memory, files for their turn, or sinks open a file."""
+    source, sink = MemoryStore({"file": os.urandom(12 * CHUNK)}), MemoryStore()
+    context = Context.make(OPTIONS)
+    captured = _capture_draining(context, monkeypatch)
+    first, last = source.hold("file", 0), source.hold("file", 11 * CHUNK)
+    states: list[bool] = []
+
+    async def observe() -> None:
+        for start, release in ((0, first), (11 * CHUNK, last)):
+            while ("file", start, start + CHUNK) not in source.reads:
+                await anyio.lowlevel.checkpoint()
+            states.append(captured[0]())
+            release.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(observe)
+        await transfer(source, [sink], await source.list(), context)
+
+    assert states == [False, True]
+
+
+@pytest.mark.parametrize("failing", ["begin", "read", "digest", "manifest"])
+async def test_transfer_drains_although_a_file_failed(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """The chunks that a failed file did not request are not waited for, whatever failed."""
+    context = Context.make(OPTIONS)
+    captured = _capture_draining(context, monkeypatch)
+    source = _CorruptingSource(times=9) if failing == "digest" else MemoryStore(FILES)
+    sink = _FailingBegin() if failing == "begin" else MemoryStore()
     if failing == "read":
         source.fail("read", AccessError("no"), path="folder/large", start=3 * CHUNK)
     entries = await source.list()
@@ -413,13 +461,13 @@ async def test_the_end_is_known_although_a_file_failed(
     await transfer(source, [sink], entries, context, tolerated=tolerate)
 
     assert failed
-    assert last[0]()
+    assert captured[0]()
 
 
-async def test_a_checksum_that_cannot_be_made_here_is_not_skipped_in_silence(
+async def test_digest_that_cannot_be_computed_is_not_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without the package that makes it, a file needs recorded digests, or is refused."""
+    """Without the package for its algorithm, a file needs a manifest, or is rejected."""
     monkeypatch.setattr(checksums, "_crcs", dict)
     source, sink = MemoryStore(FILES, digests=False), MemoryStore()
     digest = Digest("crc64nvme", "0" * 16)
@@ -436,8 +484,8 @@ async def test_a_checksum_that_cannot_be_made_here_is_not_skipped_in_silence(
     assert sink.files == FILES
 
 
-async def test_a_file_listed_twice_is_refused() -> None:
-    """No file may overwrite another of the same transfer."""
+async def test_path_that_is_listed_twice_is_rejected() -> None:
+    """No file may overwrite another one of the same transfer."""
     source = MemoryStore(FILES)
     entries = [*await source.list(), *await source.list()]
 
@@ -445,8 +493,8 @@ async def test_a_file_listed_twice_is_refused() -> None:
         await transfer(source, [MemoryStore()], entries, Context.make(OPTIONS))
 
 
-async def test_several_failures_end_as_one_error() -> None:
-    """No exception group leaves the engine: further failures are notes."""
+async def test_several_failures_are_raised_as_one_error() -> None:
+    """No exception group leaves the engine: further failures are notes of the first."""
     source = MemoryStore(FILES)
     source.fail("read", AccessError("no"), times=100)
 
@@ -456,25 +504,25 @@ async def test_several_failures_end_as_one_error() -> None:
     assert isinstance(caught.value, AccessError)
 
 
-# --- files that are read by the sink itself
+# --- local files to sinks that send them with sendfile(2)
 
 
-class _Reader(MemoryStore):
-    """A store that reads chunks from where they lie, and keeps what it was given with them."""
+class _SendfileStore(MemoryStore):
+    """A store that reads chunks from the source's file, and records the checksums it gets."""
 
     def __init__(self, checksum: str | None) -> None:
         super().__init__()
         self.checksum = checksum
-        self.taken: dict[tuple[str, int], str] = {}
+        self.checksums: dict[tuple[str, int], str] = {}
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         inner = await super().begin(entry, chunk_size)
         assert inner is not None
-        return _ReadingFile(self, entry, inner)
+        return _SendfileFile(self, entry, inner)
 
 
-class _ReadingFile:
-    def __init__(self, store: _Reader, entry: Entry, inner: FileSink) -> None:
+class _SendfileFile:
+    def __init__(self, store: _SendfileStore, entry: Entry, inner: FileSink) -> None:
         self._store = store
         self._entry = entry
         self._inner = inner
@@ -489,7 +537,7 @@ class _ReadingFile:
         data = region.get(0, len(region))
         assert chunk_digest(data) == digest
         await self._inner.write(chunk, data, digest)
-        self._store.taken[self._entry.path, chunk.index] = checksum.hex()
+        self._store.checksums[self._entry.path, chunk.index] = checksum.hex()
 
 
 @pytest.fixture
@@ -500,43 +548,45 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-LENT = {("exact", 0), ("exact", 1), *(("folder/large", index) for index in range(10))}
+SENDFILE_CHUNKS = {("exact", 0), ("exact", 1), *(("folder/large", index) for index in range(10))}
 
 
-async def test_chunks_of_local_files_are_lent_to_sinks_that_can_read_them(folder: Path) -> None:
-    """With their digests and with the checksum that each sink wants; none of them is in memory."""
-    first, second = _Reader("CRC32"), _Reader("XXHASH128")
+async def test_local_files_are_sent_without_buffers(folder: Path) -> None:
+    """Each sink gets the digest of each chunk, and the checksum that it named."""
+    first, second = _SendfileStore("CRC32"), _SendfileStore("XXHASH128")
     context = Context.make(OPTIONS)
-    async with context.buffer_pool.lease(3 * CHUNK):  # small files and windows get by with the rest
+    async with context.buffer_pool.lease(
+        3 * CHUNK
+    ):  # leaves memory for small files and hash windows
         report = await _move(LocalSource(folder), first, second, context=context)
 
     assert first.files == second.files == FILES
-    assert first.taken.keys() == second.taken.keys() == LENT
-    for (path, index), crc in first.taken.items():
+    assert first.checksums.keys() == second.checksums.keys() == SENDFILE_CHUNKS
+    for (path, index), crc in first.checksums.items():
         data = FILES[path][index * CHUNK : (index + 1) * CHUNK]
         assert crc == f"{zlib.crc32(data):08x}"
-        assert second.taken[path, index] == report.manifest.files[path].chunks[index]
-        assert second.taken[path, index] == chunk_digest(memoryview(data))
+        assert second.checksums[path, index] == report.manifest.files[path].chunks[index]
+        assert second.checksums[path, index] == chunk_digest(memoryview(data))
     assert report.bytes == sum(map(len, FILES.values()))
 
 
-async def test_chunks_are_in_memory_if_one_sink_cannot_read_files(folder: Path) -> None:
-    """Then they are read once, for all."""
-    reader, other, plain = _Reader("CRC32"), _Reader(None), MemoryStore()
+async def test_chunks_are_read_into_memory_if_one_sink_cannot_send_files(folder: Path) -> None:
+    """They are then read once, for all sinks."""
+    sending, other, plain = _SendfileStore("CRC32"), _SendfileStore(None), MemoryStore()
 
-    await _move(LocalSource(folder), reader, other)
-    assert reader.files == other.files == FILES
-    await _move(LocalSource(folder), reader, plain)
-    assert reader.files == plain.files == FILES
+    await _move(LocalSource(folder), sending, other)
+    assert sending.files == other.files == FILES
+    await _move(LocalSource(folder), sending, plain)
+    assert sending.files == plain.files == FILES
 
-    assert not reader.taken
+    assert not sending.checksums
 
 
-async def test_lent_chunks_other_than_recorded_are_refused(folder: Path) -> None:
-    """A recorded manifest holds for them, too, and nothing is published."""
+async def test_sendfile_chunk_that_does_not_match_the_manifest_is_rejected(folder: Path) -> None:
+    """It is found before it is sent, and the file is not published."""
     report = await _move(LocalSource(folder), MemoryStore())
     (folder / "exact").write_bytes(b"x" + FILES["exact"][1:])
-    source, sink = LocalSource(folder), _Reader("CRC32")
+    source, sink = LocalSource(folder), _SendfileStore("CRC32")
     entries = [
         replace(entry, manifest=report.manifest.files[entry.path])
         for entry in await source.list()
@@ -553,9 +603,9 @@ async def test_lent_chunks_other_than_recorded_are_refused(folder: Path) -> None
     assert sink.open_files == 0
 
 
-async def test_lent_chunks_are_stored_again_after_a_failure(folder: Path) -> None:
-    """They are hashed once, and written as often as it takes."""
-    sink = _Reader("CRC32")
+async def test_failed_sendfile_writes_are_retried(folder: Path) -> None:
+    """The chunk is hashed once, and sent again."""
+    sink = _SendfileStore("CRC32")
     sink.fail("write", NetworkError("cut"), path="folder/large", times=2)
 
     report = await _move(LocalSource(folder), sink)
@@ -565,14 +615,14 @@ async def test_lent_chunks_are_stored_again_after_a_failure(folder: Path) -> Non
     assert report.bytes == sum(map(len, FILES.values()))
 
 
-async def test_a_lent_file_that_is_written_to_is_a_changed_source(folder: Path) -> None:
-    """Whatever the sink makes of it, this is what is said; and nothing is left open."""
+async def test_file_that_changes_while_it_is_sent_is_a_changed_source(folder: Path) -> None:
+    """That is the error, whichever one the sink raises; and nothing is left open."""
 
-    class Writer(_Reader):
+    class Writer(_SendfileStore):
         def _check(self, operation: str, path: str | None = None, start: int | None = None) -> None:
             if (operation, path, start) == ("write", "folder/large", CHUNK):
                 os.utime(folder / "folder/large", ns=(0, 0))
-                raise TransferError("the store refuses it")
+                raise TransferError("the store rejects it")
 
     sink = Writer("CRC32")
     before = set(os.listdir("/proc/self/fd"))

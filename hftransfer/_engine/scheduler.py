@@ -1,45 +1,49 @@
-"""Which request runs on which connection: few requests at first, all connections to the end.
+"""Reads from sources: how many requests run at once, and which bytes each one reads.
 
-A chunk is read with one request, or, if more connections are allowed than memory holds chunks,
-cut into pieces with one request each. While the transfer drains (no further chunk will be
-requested), idle connections take half of what the slowest requests have yet to read, and a
-stalled request is restarted. Bytes that have arrived are never requested again.
+A chunk is read with one request. It is cut into pieces, with one request each, if more
+connections are allowed than memory holds chunks, and for the first chunks of a file. While the
+transfer drains (all chunks are requested), idle connections take half of what the slowest
+requests have yet to read, and a stalled request is restarted. Bytes that have arrived stay
+where they are and are not requested again.
 
-`DownloadScheduler.run` takes these decisions every `_INTERVAL` seconds. `select_split` and
-`select_stalled` contain them and are pure.
-
-Objects that cross threads
-    The event loop runs the engine. Besides it there are the event loops of the HTTP client
-    (`LoopThread`), which receive and send bodies, worker threads that hash chunks and write
-    files, and one hashing thread per file. These objects are touched by more than one of them:
-
-    `ByteRangeBuffer`
-        One request at a time fills it. `limit` is written by the engine's loop only
-        (`split`). `filled` is written only by the thread that runs the request, and
-        `response_started_at` too, except that the engine resets it when no request is running.
-        All are single stores of an integer or a float, and each reader copes with an old value:
-        a request that sees an old `limit` writes a few bytes beyond the new one, and the piece
-        that was split off writes the same bytes there; the engine that sees an old `filled`
-        splits or measures as of a moment ago.
-    The memory of a chunk
-        Written by the thread that runs the request (with pieces, several threads, each in its
-        own stretch). Read by hash threads, writer threads and sending loops after
-        `Source.fill` has returned, and by then nobody writes: a cancelled request has ended
-        before its task ends (`LoopThread.run`). The end of a request passes through
-        ``call_soon_threadsafe`` or a worker thread's future, both of which order memory.
-    A file's digest (`OrderedHasher`)
-        The hash object belongs to the hashing thread while chunks are queued, else to the
-        engine's loop. The queue carries a chunk there, ``call_soon_threadsafe`` the end back.
-    `FileRange` (sendfile)
-        Immutable; worker threads and sending loops read it with positional calls, which share
-        no file offset.
-    `RateLimiter`
-        Has a lock of its own.
-
-    Everything else, including `InFlightRead`, limiters, counters (`TransferStats`), observers
-    and `on_retry`, belongs to the engine's loop. It needs no lock: a coroutine changes it
-    between two awaits.
+`DownloadScheduler.run` takes these decisions every `_INTERVAL` seconds; `piece_count`,
+`select_split` and `select_stalled` are the decisions themselves, as pure functions.
+`concurrency` decides how many requests run at once.
 """
+
+# Objects that cross threads
+#
+# The engine runs on one event loop, in the caller's thread. Beside it there are
+#   - the event loops of the HTTP client (`LoopThread`), which receive and send bodies,
+#   - worker threads, which hash chunks and read and write files, and
+#   - one hashing thread per file (`OrderedHasher`).
+# More than one of these threads touches the following objects.
+#
+# `ByteRangeBuffer`. Each attribute has one writer at a time:
+#     limit                 the engine's loop (`split`);
+#     filled                the thread that runs the request: one request at a time;
+#     response_started_at   the same thread, once per request; the engine's loop resets it
+#                           while no request runs (`_begin_anew`).
+#   Each write stores one number, and readers allow for an old value. A request that has an old
+#   `limit` writes beyond the new one; the piece that was split off writes the same bytes to the
+#   same place. If the engine has an old `filled`, it splits or measures as of a moment ago.
+#
+# The memory of a chunk. Threads that run its requests write to it, each to its own range. Hash
+#   threads, writer threads and sending loops read it after `Source.fill` has returned, when no
+#   request runs any more: a cancelled request ends before its task does (`LoopThread.run`).
+#   The end of a request reaches the engine's loop by `call_soon_threadsafe`, whose lock orders
+#   the writes before the reads; each reader then starts through a queue, which does so, too.
+#
+# The hash object of `OrderedHasher`. The hashing thread owns it while chunks are queued, the
+#   engine's loop before and after. Queue and `call_soon_threadsafe` hand it over.
+#
+# `FileRange`. It is immutable, and its threads use positional reads and sendfile(2) with an
+#   offset, so that they share no file position.
+#
+# `RateLimiter`. It has a lock.
+#
+# The engine's loop owns everything else: `InFlightRead`, limiters, `TransferStats`, observers,
+# `on_retry`. No lock is needed, because a coroutine is interrupted only where it awaits.
 
 from __future__ import annotations
 
@@ -73,15 +77,17 @@ _FIRST_CHUNK_PIECES = 8
 # Seconds between two decisions. Short against the time of a chunk (8 MiB last 160 ms at
 # 50 MB/s), long against the microseconds that a decision takes.
 _INTERVAL = 0.05
-# Seconds until a new request delivers: a round trip to a far host. A request that ends sooner
-# than twice this, so that half of it ends sooner than this, is not split.
+# The following values are estimates; they have not been tuned by measurements.
+#
+# Seconds until a new request delivers: about a round trip to a far host. Half of a request must
+# take longer than this for the request to be split.
 _REQUEST_LATENCY = 0.1
 # A request is stalled if its rate is below this share of a recent request's rate …
 _STALLED_SHARE = 0.1
-# … after this many seconds, so that a slow answer or a lost packet does not count, …
+# … after so many seconds, in which a slow response or a lost packet has been overcome. …
 _STALLED_AFTER = 2.0
-# … and it is restarted at most so often: a third stall has another reason than its connection,
-# and ends by the read timeout.
+# … It is restarted at most so often. A further stall is not the fault of one connection, and
+# is left to the read timeout and its retry.
 _MAX_RESTARTS = 2
 
 
@@ -305,15 +311,14 @@ class DownloadScheduler:
         if self._controller is not None:
             self.connections.resize(self._controller.slow_down(self._clock()))
 
-    def start_read(self, target: ByteRangeBuffer, split: Callable[[], bool]) -> InFlightRead:
-        """Return the record of a read that begins now."""
-        return InFlightRead(target, split, started=self._clock())
+    async def read(
+        self, request: _ReadRequest, target: ByteRangeBuffer, split: Callable[[], bool]
+    ) -> None:
+        """Fill `target`, over a connection that the caller acquired and this releases.
 
-    async def read(self, request: _ReadRequest, read: InFlightRead) -> None:
-        """Fill one byte range, over a connection that the caller acquired and this releases.
-
-        In the meantime `_rebalance` may shorten the range, or restart the request.
+        Until it is full, `_rebalance` may shorten it (by `split`) or restart the request.
         """
+        read = InFlightRead(target, split, started=self._clock())
         self._reads.append(read)
         try:
             while True:
@@ -321,7 +326,7 @@ class DownloadScheduler:
                     await self._fill_with_retries(request, read.target)
                     self._typical_rate = read.rate(self._clock())
                     return
-                self._begin_anew(read)  # restarted, for the bytes that are still missing
+                self._begin_anew(read)  # after `restart`; its bytes are kept
         finally:
             self._moved += max(0, read.moved)
             self._reads.remove(read)
@@ -370,8 +375,8 @@ class _ChunkRead:
 
     def start(self, target: ByteRangeBuffer) -> None:
         """Read `target` over a connection that the caller acquired."""
-        read = self._scheduler.start_read(target, lambda: self._split(target))
-        self._tasks.start_soon(self._scheduler.read, self._request, read)
+        split = partial(self._split, target)
+        self._tasks.start_soon(self._scheduler.read, self._request, target, split)
 
     def _split(self, target: ByteRangeBuffer) -> bool:
         piece = target.split(_MIN_PIECE)

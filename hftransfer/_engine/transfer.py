@@ -160,7 +160,7 @@ class _TransferRun:
     async def _move_file(self, entry: Entry) -> None:
         observer = self._context.observer
         emit(observer, FileStarted(entry.path, entry.size))
-        manifest = await self._try_repeatedly(entry)
+        manifest = await self._transfer_file(entry)
         if manifest is None:
             self.stats.skipped += 1
         else:
@@ -168,18 +168,18 @@ class _TransferRun:
             self.manifests[entry.path] = manifest
         emit(observer, FileFinished(entry.path, entry.size, skipped=manifest is None))
 
-    async def _try_repeatedly(self, entry: Entry) -> FileManifest | None:
+    async def _transfer_file(self, entry: Entry) -> FileManifest | None:
         """Move one file; return its manifest, or None if every sink has it already."""
         for remaining in reversed(range(_FILE_ATTEMPTS)):
             try:
-                return await self._try(entry, is_last=not remaining)
+                return await self._attempt(entry, is_last=not remaining)
             except IntegrityError:
                 if not remaining:
                     raise
                 self.stats.retries += 1
         raise AssertionError("unreachable")
 
-    async def _try(self, entry: Entry, *, is_last: bool) -> FileManifest | None:
+    async def _attempt(self, entry: Entry, *, is_last: bool) -> FileManifest | None:
         opened: list[FileSink] = []
         file: FileTransfer | None = None
         self._in_progress[entry.path] = None

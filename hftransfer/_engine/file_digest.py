@@ -51,8 +51,8 @@ class OrderedHasher:
     Args:
         expected: what the digest should be.
         sizes: bytes of each chunk.
-        threads: limits the worker threads that hash files of a single chunk. Those are many
-            and short-lived, and a thread of their own would cost more than the hashing.
+        threads: the limiter of the worker threads that hash files of one chunk. For such a
+            file, starting a thread would cost more than hashing.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class FileState:
         expected = _computable_digest(entry) if context.options.verify else None
         if expected is not None:
             sizes = [chunk.size for chunk in self.chunks]
-            self.file_digest = new_file_digest(expected, sizes, context.hash_threads)
+            self.file_digest = new_file_digest(expected, sizes, context.file_hash_threads)
 
     def matches_manifest(self, chunk: Chunk, digest: str) -> bool:
         """Return True if `digest` is the recorded one, or none is recorded."""

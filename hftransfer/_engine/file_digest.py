@@ -14,15 +14,17 @@ There are two kinds:
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from hftransfer._core.checksums import checksum, combine
-from hftransfer._core.digests import INLINE, Digest, new_hasher
+from hftransfer._core.digests import INLINE, Digest, Hasher, new_hasher
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer.errors import IntegrityError
 
@@ -67,8 +69,8 @@ class OrderedHasher:
         self._turns: dict[int, anyio.Event] = {}
         """For each waiting chunk, the event that is set when the chunk before it is queued."""
         self._queue_limiter = ResizableLimiter(_QUEUE_LIMIT)
-        self._executor: ThreadPoolExecutor | None = None
-        """The hashing thread and its queue."""
+        self._queue: _Queue | None = None
+        """Read by the hashing thread; None while there is no thread."""
 
     async def update(self, index: int, data: memoryview) -> None:
         """Hash chunk `index` after all chunks before it; return when it is hashed.
@@ -110,27 +112,26 @@ class OrderedHasher:
 
     async def _hash_in_thread(self, data: memoryview) -> None:
         """Queue `data` for the hashing thread; wait until it is hashed, even if cancelled."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="hftransfer-hasher")
-        hashed = anyio.Event()
-        call_soon = _call_soon_threadsafe()
-
-        def work() -> None:
-            try:
-                self._hasher.update(data)
-            finally:
-                call_soon(hashed.set)
-
-        future = self._executor.submit(work)
+        if self._queue is None:
+            self._queue = SimpleQueue()
+            threading.Thread(
+                target=_hash_queue,
+                args=(self._hasher, self._queue),
+                name="hftransfer-hasher",
+                daemon=True,
+            ).start()
+        chunk = _QueuedChunk(data)
+        self._queue.put(chunk)
         with anyio.CancelScope(shield=True):
-            await hashed.wait()
-        future.result()
+            await chunk.hashed.wait()
+        if chunk.error is not None:
+            raise chunk.error
 
     def close(self) -> None:
         """End the hashing thread. Every `update` must have returned."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)  # the queue is empty: the thread ends at once
-            self._executor = None
+        if self._queue is not None:
+            self._queue.put(None)
+            self._queue = None
 
     def check(self, path: str) -> None:
         """Compare with the expected digest.
@@ -139,6 +140,43 @@ class OrderedHasher:
             IntegrityError: if they differ.
         """
         _compare(path, self._expected, self._hasher.hexdigest())
+
+
+class _QueuedChunk:
+    """The bytes of a chunk in the queue of a hashing thread. Made on the event loop."""
+
+    __slots__ = ("_call_soon", "_data", "error", "hashed")
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._call_soon = _call_soon_threadsafe()
+        self.hashed = anyio.Event()
+        """Set, on the event loop, when the thread is done with the chunk."""
+        self.error: BaseException | None = None
+        """Raised by the hasher. Read once `hashed` is set."""
+
+    def hash(self, hasher: Hasher) -> None:
+        """Hash the chunk, in the hashing thread."""
+        try:
+            hasher.update(self._data)
+        except BaseException as error:  # noqa: BLE001 - raised by `update`
+            self.error = error
+        with suppress(RuntimeError):  # the event loop was closed, and no task waits any more
+            self._call_soon(self.hashed.set)
+
+
+_Queue: TypeAlias = "SimpleQueue[_QueuedChunk | None]"
+"""Chunks in file order, and None at the end."""
+
+
+def _hash_queue(hasher: Hasher, queue: _Queue) -> None:
+    """Hash the chunks of one file. This is all that a hashing thread runs."""
+    while True:
+        chunk = queue.get()
+        if chunk is None:
+            return
+        chunk.hash(hasher)
+        del chunk  # or its memory would stay in use while the queue is empty
 
 
 def _call_soon_threadsafe() -> Callable[[Callable[[], None]], object]:

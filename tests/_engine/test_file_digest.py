@@ -109,7 +109,7 @@ async def test_file_of_one_chunk_takes_a_worker_thread() -> None:
 
     await hasher.update(0, memoryview(CHUNKS[0]))
 
-    assert hasher._executor is None
+    assert hasher._queue is None
     hasher.check("file")
 
 

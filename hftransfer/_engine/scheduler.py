@@ -23,7 +23,7 @@ where they are and are not requested again.
 #     limit                 the engine's loop (`split`);
 #     filled                the thread that runs the request: one request at a time;
 #     response_started_at   the same thread, once per request; the engine's loop resets it
-#                           while no request runs (`_begin_anew`).
+#                           while no request runs (`_reset_request`).
 #   Each write stores one number, and readers allow for an old value. A request that has an old
 #   `limit` writes beyond the new one; the piece that was split off writes the same bytes to the
 #   same place. If the engine has an old `filled`, it splits or measures as of a moment ago.
@@ -326,13 +326,13 @@ class DownloadScheduler:
                     await self._fill_with_retries(request, read.target)
                     self._typical_rate = read.rate(self._clock())
                     return
-                self._begin_anew(read)  # after `restart`; its bytes are kept
+                self._reset_request(read)  # after `restart`; its bytes are kept
         finally:
             self._moved += max(0, read.moved)
             self._reads.remove(read)
             self.connections.release()
 
-    def _begin_anew(self, read: InFlightRead) -> None:
+    def _reset_request(self, read: InFlightRead) -> None:
         self._moved += max(0, read.moved)
         read.filled_at_start = read.target.filled
         read.target.response_started_at = None  # no request is running that could set it
@@ -350,6 +350,11 @@ class DownloadScheduler:
             self.connections.release()
 
     async def _fill_with_retries(self, request: _ReadRequest, target: ByteRangeBuffer) -> None:
+        """Fill `target`, within the tries and the time of the `RetryPolicy`.
+
+        This is the only layer that retries a read; `file` tells it from restarts and the like.
+        """
+
         def on_retry(error: TransientError, delay: float) -> None:
             if isinstance(error, ThrottledError):
                 self.slow_down()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hftransfer._engine.concurrency import (
@@ -94,6 +94,7 @@ def test_only_a_collapse_halves(best: float, rate: float, halving: Halving | Non
 # --- the controller
 
 
+@settings(deadline=None)  # a simulation may take long on a busy machine
 @given(
     start=st.integers(1, 100),
     maximum=st.integers(1, 100),
@@ -153,6 +154,7 @@ def _run(
     return now, moved
 
 
+@settings(deadline=None)  # a simulation may take long on a busy machine
 @given(per_connection=st.integers(1, 200), capacity=st.integers(1, 10_000))
 def test_most_of_the_capacity_is_used(per_connection: int, capacity: int) -> None:
     """At least 80 % of it after 20 seconds, without a crowd of idle connections."""
@@ -207,6 +209,7 @@ class FarConnection:
         return min(now, self._response) - self._requested
 
 
+@settings(deadline=None)  # a simulation may take long on a busy machine
 @given(round_trip=st.floats(0.005, 0.25), speed=st.integers(5, 100))
 def test_far_network_is_measured_at_full_rate(round_trip: float, speed: int) -> None:
     """All connections are used where each is slow, however long they take to open.

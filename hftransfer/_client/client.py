@@ -54,7 +54,7 @@ class AsyncClient:
         self._stores = StoreRegistry(self.options, self._rate_limiter)
 
     async def __aenter__(self) -> Self:
-        self._context = Context.make(self.options, self._observer, throttle=self._rate_limiter)
+        self._context = Context.make(self.options, self._observer, rate_limiter=self._rate_limiter)
         await self._stores.__aenter__()
         return self
 

@@ -1,1 +1,1 @@
-"""The transfer engine: plans, schedules, hashes, verifies and retries. It knows no store."""
+"""The engine: plans, schedules, hashes, verifies and retries. Start reading at `transfer`."""

@@ -1,4 +1,41 @@
-"""What the transfers of one client share, and what is counted of each."""
+"""What the transfers of one client share, and the counters of each transfer.
+
+The limits, in the order in which they are acquired. A task that holds one of them may wait only
+for limits below it, so that tasks cannot wait for each other in a circle. Limits with the same
+number are never held together.
+
+=  =====================  ===================================  ===================================
+#  limiter                unit: size                           acquired by
+=  =====================  ===================================  ===================================
+1  workers of `transfer`  files: 32 small ones; large ones,    a worker, until the file is
+                          2 per core, at least 4               published; per transfer
+2  `large_chunks`         chunks in memory: 7/8 of what the    `ChunkPipeline.acquire`, for files
+                          memory budget holds                  of several chunks
+2  `sendfile_limiter`     chunks without a buffer: 2 per       `SendfileStrategy`, until the chunk
+                          connection, and 1 per core           is stored
+3  `hash_windows`         windows of 1 MiB: 1 per core         `SendfileStrategy`, for hashing
+4  `buffer_pool`          bytes: the memory budget             `ChunkPipeline.acquire`, until the
+                                                               chunk is stored; `SendfileStrategy`
+                                                               for a window
+5  `scheduler`            requests in flight: the option       `DownloadScheduler.fill`, for each
+   ``.connections``       `connections`, or 16 to 64,          piece of a chunk; `StreamStrategy`
+                          adapted to the throughput            for a whole file
+6  `hash_threads`         worker threads: 1 per core           `ChunkPipeline.hash`,
+                                                               `SendfileStrategy`
+6  `file_hash_threads`    worker threads: no limit but that    `OrderedHasher`, for files of one
+                          of 1 (a file needs one)              chunk
+6  queue of               chunks: 3 per file                   `OrderedHasher.update`, after its
+   `OrderedHasher`                                             wait for the chunk's turn
+6  those of a sink        local files: 4 writer threads per    `FileSink.write`, `read_into`
+                          file; S3: uploads in flight
+=  =====================  ===================================  ===================================
+
+Two further waits fit into this order:
+
+- In `OrderedHasher` a chunk waits, with its buffer, for the earlier chunks of its file. These
+  got their buffers first, so they wait only for limits from 5 on.
+- A chunk that has a connection takes further ones only if they are idle (`try_acquire`).
+"""
 
 from __future__ import annotations
 
@@ -24,31 +61,43 @@ __all__ = ("Context", "TransferStats")
 
 _STAGES = ("fetch", "hash", "store")
 
-# Where the number of connections is not given: modest to begin with, and as many as pay.
+# Connections at the start, if the option is not given. Most servers and content networks
+# serve one client more than 16; where each brings 50 MB/s, starting with 8 would cost one
+# more doubling, a sixth of a second.
 _START_CONNECTIONS = 16
+# Most connections, if the option is not given. Published measurements show no gain from 64 over
+# 32 (Run:ai Model Streamer) and a loss at 400 (ai-dynamo/nixl, PR 1769: 18.1 GB/s with 150,
+# 13.1 GB/s with 400).
 _MAX_CONNECTIONS = 64
-# Chunks that are lent, for each of these: a store that takes several at a time may be far away.
-_LENT_PER_CONNECTION = 2
+# Sendfile chunks in progress per connection; more than one hides the round trip of an upload.
+# Many more would let the first of them leave the page cache, into which hashing read them,
+# before they are sent.
+_SENDFILE_PER_CONNECTION = 2
+# One in this many chunks of the memory budget, and at least one, is kept for files of one chunk.
+_SMALL_FILE_SHARE = 8
 
 
 @dataclass(kw_only=True)
 class Context:
-    """What all transfers of one client share."""
+    """What all transfers of one client share. The module docstring has the order of limits."""
 
     options: TransferOptions
-    pool: BufferPool
-    fetcher: DownloadScheduler
-    large: ResizableLimiter
-    """Chunks of large files in memory: not so many that small files find no room."""
+    buffer_pool: BufferPool
+    """All data memory."""
+    scheduler: DownloadScheduler
+    large_chunks: ResizableLimiter
+    """Chunks in memory that belong to files of several chunks. Less than the budget holds, so
+    that small files find memory while the first bytes of a large file are late."""
     sendfile_limiter: ResizableLimiter
-    """Chunks that are moved from where they lie: not so many that the first of them have left
-    the page cache when they are sent."""
-    windows: anyio.CapacityLimiter
-    """Those of them that are being hashed. Taken before memory is, never while holding it."""
-    hashing: anyio.CapacityLimiter
-    """Worker threads that make digests of chunks."""
-    fronts: anyio.CapacityLimiter
-    """Worker threads that make digests of files. Without a limit: `OrderedHasher` has its own."""
+    """Chunks between hashing and the end of their upload that have no buffer."""
+    hash_windows: anyio.CapacityLimiter
+    """Those of them that are being hashed through a window of buffer memory."""
+    hash_threads: anyio.CapacityLimiter
+    """Worker threads that hash chunks."""
+    file_hash_threads: anyio.CapacityLimiter
+    """Worker threads that compute the digests of files of one chunk; unlimited. With one thread
+    per core each would wait for the event loop between two files, and on a busy machine 1,000
+    files of 500 kB took twice as long. Files of several chunks have a thread of their own."""
     observer: Observer | None = None
 
     @classmethod
@@ -57,36 +106,44 @@ class Context:
         options: TransferOptions,
         observer: Observer | None = None,
         *,
-        throttle: RateLimiter | None = None,
+        rate_limiter: RateLimiter | None = None,
     ) -> Context:
+        """Return the limits that `options` and the number of cores call for.
+
+        Args:
+            options: of the client.
+            observer: receives progress events.
+            rate_limiter: the client's bandwidth cap. Default: one as `options` says.
+        """
         budget = options.resolved_memory_budget
         chunk_slots = budget // options.chunk_size
-        throttle = throttle or RateLimiter(options.bandwidth)
+        rate_limiter = rate_limiter or RateLimiter(options.bandwidth)
         cores = max(2, os.cpu_count() or 1)
         connections = options.connections or _START_CONNECTIONS
+        small_file_slots = max(1, chunk_slots // _SMALL_FILE_SHARE)
         return cls(
             options=options,
-            pool=BufferPool(budget),
-            fetcher=DownloadScheduler(
+            buffer_pool=BufferPool(budget),
+            scheduler=DownloadScheduler(
                 options.connections,
                 start=_START_CONNECTIONS,
                 maximum=_MAX_CONNECTIONS,
                 chunk_slots=chunk_slots,
                 retry=options.retry,
-                throttle=throttle,
+                rate_limiter=rate_limiter,
             ),
-            large=ResizableLimiter(max(1, chunk_slots - max(1, chunk_slots // 8))),
-            sendfile_limiter=ResizableLimiter(_LENT_PER_CONNECTION * connections + cores),
-            windows=anyio.CapacityLimiter(cores),
-            hashing=anyio.CapacityLimiter(cores),
-            fronts=anyio.CapacityLimiter(math.inf),
+            large_chunks=ResizableLimiter(max(1, chunk_slots - small_file_slots)),
+            sendfile_limiter=ResizableLimiter(_SENDFILE_PER_CONNECTION * connections + cores),
+            hash_windows=anyio.CapacityLimiter(cores),
+            hash_threads=anyio.CapacityLimiter(cores),
+            file_hash_threads=anyio.CapacityLimiter(math.inf),
             observer=observer,
         )
 
 
 @dataclass
 class TransferStats:
-    """Counters of one transfer."""
+    """Counters of one transfer, which become its `Report`. Used on the event loop only."""
 
     files: int = 0
     skipped: int = 0
@@ -94,15 +151,14 @@ class TransferStats:
     reused: int = 0
     retries: int = 0
     verified: int = 0
-    unstarted: int = 0
-    """Bytes of which not even the fetching has begun."""
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
-    def timed(self, stage: str) -> _Timed:
-        """Return what adds the time of a ``with`` block to `stage`."""
-        return _Timed(self.stages, stage)
+    def timed(self, stage: str) -> _StageTimer:
+        """Return a context manager that adds the time of its block to `stage`."""
+        return _StageTimer(self.stages, stage)
 
     def report(self, manifest: Manifest, sinks: Sequence[Sink], *, seconds: float) -> Report:
+        """Return the report of a transfer that took `seconds`."""
         return Report(
             source=manifest.source,
             destinations=tuple(sink.location for sink in sinks),
@@ -118,8 +174,8 @@ class TransferStats:
         )
 
 
-class _Timed:
-    """Measures a ``with`` block. A class, since a generator costs more than what it measures."""
+class _StageTimer:
+    """Measures a ``with`` block. `contextlib.contextmanager` would cost more than some blocks."""
 
     __slots__ = ("_stage", "_stages", "_started")
 

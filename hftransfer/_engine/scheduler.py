@@ -1,18 +1,55 @@
-"""Filling chunks over as many connections as pay, with a short tail.
+"""Reads from sources: how many requests run at once, and which bytes each one reads.
 
-A chunk is read over one connection, or cut into pieces where connections are allowed
-and memory holds fewer chunks than that. Towards the end, when no further chunk comes,
-idle connections take over half of what the slowest ones still have to bring, and a
-connection that brings nothing is replaced. What has arrived stays where it is.
+A chunk is read with one request. It is cut into pieces, with one request each, if more
+connections are allowed than memory holds chunks, and for the first chunks of a file. While the
+transfer drains (all chunks are requested), idle connections take half of what the slowest
+requests have yet to read, and a stalled request is restarted. Bytes that have arrived stay
+where they are and are not requested again.
 
-`DownloadScheduler.run` is the one place where this is decided, some times a second.
+`DownloadScheduler.run` takes these decisions every `_INTERVAL` seconds; `piece_count`,
+`select_split` and `select_stalled` are the decisions themselves, as pure functions.
+`concurrency` decides how many requests run at once.
 """
+
+# Objects that cross threads
+#
+# The engine runs on one event loop, in the caller's thread. Beside it there are
+#   - the event loops of the HTTP client (`LoopThread`), which receive and send bodies,
+#   - worker threads, which hash chunks and read and write files, and
+#   - one hashing thread per file (`OrderedHasher`).
+# More than one of these threads touches the following objects.
+#
+# `ByteRangeBuffer`. Each attribute has one writer at a time:
+#     limit                 the engine's loop (`split`);
+#     filled                the thread that runs the request: one request at a time;
+#     response_started_at   the same thread, once per request; the engine's loop resets it
+#                           while no request runs (`_reset_request`).
+#   Each write stores one number, and readers allow for an old value. A request that has an old
+#   `limit` writes beyond the new one; the piece that was split off writes the same bytes to the
+#   same place. If the engine has an old `filled`, it splits or measures as of a moment ago.
+#
+# The memory of a chunk. Threads that run its requests write to it, each to its own range. Hash
+#   threads, writer threads and sending loops read it after `Source.fill` has returned, when no
+#   request runs any more: a cancelled request ends before its task does (`LoopThread.run`).
+#   The end of a request reaches the engine's loop by `call_soon_threadsafe`, whose lock orders
+#   the writes before the reads; each reader then starts through a queue, which does so, too.
+#
+# The hash object of `OrderedHasher`. The hashing thread owns it while chunks are queued, the
+#   engine's loop before and after. Queue and `call_soon_threadsafe` hand it over.
+#
+# `FileRange`. It is immutable, and its threads use positional reads and sendfile(2) with an
+#   offset, so that they share no file position.
+#
+# `RateLimiter`. It has a lock.
+#
+# The engine's loop owns everything else: `InFlightRead`, limiters, `TransferStats`, observers,
+# `on_retry`. No lock is needed, because a coroutine is interrupted only where it awaits.
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -27,78 +64,120 @@ from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry, Source
 
-__all__ = ("DownloadScheduler", "InFlightRead", "pick_split", "pick_stuck")
+__all__ = ("DownloadScheduler", "InFlightRead", "piece_count", "select_split", "select_stalled")
 
-# A request for less is not worth its round trip.
+# Bytes of the smallest piece of a chunk. A shorter request takes longer to be answered than to
+# be read: 1 MiB lasts 20 ms at the 50 MB/s that content networks give one connection.
 _MIN_PIECE = 1 << 20
-# A file's digest can only follow its front. Of its first chunks, each is shared by half as
-# many connections as the one before it, if they are idle, and so arrives that much sooner.
-_FRONT_PIECES = 8
-_TICK = 0.05
-# Seconds that asking anew costs; who is done sooner is left alone.
-_TURNAROUND = 0.1
-# Bringing less than this share of what the others bring, a connection is replaced…
-_STUCK_SHARE = 0.1
-# … after so many seconds, and so often.
-_STUCK_AFTER = 2.0
-_MAX_REPLACED = 2
+# Pieces of a file's first chunk, if connections are idle; each later chunk gets half as many.
+# A digest in file order starts when the first chunk is complete, which this makes sooner.
+# Measured with SHA-256, 2 GiB at 50 MB/s per connection, six alternating runs: 1.99 s with
+# single requests, 1.88 s with 8 pieces.
+_FIRST_CHUNK_PIECES = 8
+# Seconds between two decisions. Short against the time of a chunk (8 MiB last 160 ms at
+# 50 MB/s), long against the microseconds that a decision takes.
+_INTERVAL = 0.05
+# The following values are estimates; they have not been tuned by measurements.
+#
+# Seconds until a new request delivers: about a round trip to a far host. Half of a request must
+# take longer than this for the request to be split.
+_REQUEST_LATENCY = 0.1
+# A request is stalled if its rate is below this share of a recent request's rate …
+_STALLED_SHARE = 0.1
+# … after so many seconds, in which a slow response or a lost packet has been overcome. …
+_STALLED_AFTER = 2.0
+# … It is restarted at most so often. A further stall is not the fault of one connection, and
+# is left to the read timeout and its retry.
+_MAX_RESTARTS = 2
 
 
 @dataclass(eq=False)
 class InFlightRead:
-    """One span on its way over one connection."""
+    """A byte range that one connection is reading. Belongs to the engine's event loop."""
 
-    span: ByteRangeBuffer
+    target: ByteRangeBuffer
     split: Callable[[], bool]
-    """Hands half of what is missing to another connection, if that is possible."""
+    """Moves half of the missing bytes to another connection; returns False if too few are."""
     started: float
+    """When the current request began, in seconds of the scheduler's clock."""
     filled_at_start: int = 0
-    replaced: int = 0
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Bytes that had arrived before the current request."""
+    restarts: int = 0
+    """Requests that were cancelled because they stalled."""
+    scope: anyio.CancelScope | None = None
+    """Cancels the current request; None before the first one."""
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the current request has read."""
+        return self.target.filled - self.filled_at_start
 
     def rate(self, now: float) -> float:
-        """Bytes per second so far."""
+        """Return the bytes per second of the current request."""
         elapsed = now - self.started
-        return (self.span.filled - self.filled_at_start) / elapsed if elapsed > 0 else 0.0
+        return self.moved / elapsed if elapsed > 0 else 0.0
 
-    def wait(self, now: float) -> float:
-        """Seconds from its start to the beginning of the answer, as far as they have passed."""
-        answered = self.span.response_started_at
-        if answered is None and self.span.filled > self.filled_at_start:
-            return 0.0  # from a source without requests
-        return (now if answered is None else max(answered, self.started)) - self.started
+    def latency(self, now: float) -> float:
+        """Return the seconds that the current request waited, or has waited, for its response."""
+        response = self.target.response_started_at
+        if response is None and self.moved > 0:
+            return 0.0  # a source that sends no requests
+        return (now if response is None else max(response, self.started)) - self.started
+
+    def restart(self) -> None:
+        """Cancel the current request; `DownloadScheduler.read` then sends another one."""
+        assert self.scope is not None
+        self.restarts += 1
+        self.scope.cancel()
 
 
-def pick_split(readings: Sequence[InFlightRead], now: float) -> InFlightRead | None:
-    """Return the reading that gains most if another connection brings half of its rest.
+def select_split(reads: Sequence[InFlightRead], now: float) -> InFlightRead | None:
+    """Return the read that gains most by giving half of its missing bytes to another connection.
 
-    None if none gains more than asking anew costs.
+    That is the one with most seconds to go, at its rate so far. None if all of them are too
+    young to have a rate, have too few bytes left, or end before a new request would deliver.
     """
-    best: InFlightRead | None = None
-    longest = 2 * _TURNAROUND
-    for reading in readings:
-        age = now - reading.started
-        if reading.span.missing < 2 * _MIN_PIECE or age < _TICK:
+    selected: InFlightRead | None = None
+    longest = 2 * _REQUEST_LATENCY
+    for read in reads:
+        age = now - read.started
+        if read.target.missing < 2 * _MIN_PIECE or age < _INTERVAL:
             continue
-        rate = reading.rate(now)
-        remaining = reading.span.missing / rate if rate else float("inf")
+        rate = read.rate(now)
+        remaining = read.target.missing / rate if rate else float("inf")
         if remaining > longest:
-            best, longest = reading, remaining
-    return best
+            selected, longest = read, remaining
+    return selected
 
 
-def pick_stuck(readings: Sequence[InFlightRead], now: float, typical: float) -> InFlightRead | None:
-    """Return a reading that brings next to nothing, compared with `typical` bytes per second."""
-    for reading in readings:
-        old = now - reading.started >= _STUCK_AFTER and reading.replaced < _MAX_REPLACED
-        if old and reading.span.missing and reading.rate(now) < typical * _STUCK_SHARE:
-            return reading
+def select_stalled(
+    reads: Sequence[InFlightRead], now: float, typical_rate: float
+) -> InFlightRead | None:
+    """Return a read that is far slower than `typical_rate` bytes per second, or None."""
+    for read in reads:
+        may_restart = now - read.started >= _STALLED_AFTER and read.restarts < _MAX_RESTARTS
+        is_slow = read.rate(now) < typical_rate * _STALLED_SHARE
+        if may_restart and is_slow and read.target.missing:
+            return read
     return None
 
 
+def piece_count(index: int, *, connections: int, idle: int, chunk_slots: int) -> int:
+    """Return into how many pieces chunk `index` of a file should be cut, at least 1.
+
+    Args:
+        index: of the chunk, from 0.
+        connections: the limit on connections.
+        idle: connections that are free, besides the chunk's own.
+        chunk_slots: chunks that memory holds at once.
+    """
+    per_chunk = -(-connections // chunk_slots)
+    return min(max(per_chunk, _FIRST_CHUNK_PIECES >> index, 1), 1 + idle)
+
+
 @dataclass(frozen=True, eq=False)
-class _Origin:
-    """Where the bytes of a chunk come from, whatever pieces it is cut into."""
+class _ReadRequest:
+    """Where the bytes of a chunk come from, for each of the pieces that it is cut into."""
 
     source: Source
     entry: Entry
@@ -106,16 +185,16 @@ class _Origin:
 
 
 class DownloadScheduler:
-    """All requests for chunks of one client.
+    """All reads from the sources of one client.
 
     Args:
-        connections: how many at a time; None to find out what pays.
-        start: how many to begin with where that is to be found out.
-        maximum: never more than this many then.
-        chunk_slots: how many chunks memory holds at once.
+        connections: requests in flight; None to adapt them to the measured throughput.
+        start: requests in flight at first, if adaptive.
+        maximum: most requests in flight, if adaptive.
+        chunk_slots: chunks that memory holds at once.
         retry: for every request.
-        throttle: the client's bandwidth cap.
-        clock: seconds that only go forward.
+        rate_limiter: the client's bandwidth cap.
+        clock: seconds that only go forward; that of `ByteRangeBuffer.response_started_at`.
     """
 
     def __init__(
@@ -126,175 +205,188 @@ class DownloadScheduler:
         maximum: int,
         chunk_slots: int,
         retry: RetryPolicy,
-        throttle: RateLimiter,
+        rate_limiter: RateLimiter,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._controller = (
             ConcurrencyController(start=start, maximum=maximum) if connections is None else None
         )
-        self.slots = ResizableLimiter(min(start, maximum) if connections is None else connections)
+        limit = min(start, maximum) if connections is None else connections
+        self.connections = ResizableLimiter(limit)
+        """One for each request in flight."""
         self._chunk_slots = max(1, chunk_slots)
         self._retry = retry
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._clock = clock
-        self._readings: list[InFlightRead] = []
+        self._reads: list[InFlightRead] = []
         self._moved = 0
-        """Bytes of readings that have ended."""
-        self._typical = 0.0
-        """Bytes per second of a reading that went well."""
+        """Bytes of requests that have ended."""
+        self._typical_rate = 0.0
+        """Bytes per second of the request that was the last to end well."""
 
     async def fill(
         self,
         source: Source,
         entry: Entry,
-        span: ByteRangeBuffer,
+        target: ByteRangeBuffer,
         on_retry: Callable[[TransientError, float], None],
     ) -> None:
-        """Fill `span` from `source`: return when all of it is there.
+        """Fill `target` from `source`; return when all of its bytes have arrived.
 
         Args:
             source: where to read.
             entry: the file.
-            span: one chunk.
-            on_retry: told the error and the delay before a request is tried again.
+            target: one chunk.
+            on_retry: called with the error and the delay in seconds before a request is
+                tried again.
+
+        Raises:
+            TransferError: the first failure of a piece; further ones are its notes.
         """
-        origin = _Origin(source, entry, on_retry)
-        await self.slots.acquire()
-        if span.missing < 2 * _MIN_PIECE:
-            await self._read_alone(origin, span)
+        request = _ReadRequest(source, entry, on_retry)
+        await self.connections.acquire()
+        if target.missing < 2 * _MIN_PIECE:
+            await self._read_unsplit(request, target)
             return
         with single_error():
             async with anyio.create_task_group() as tasks:
-                job = _Job(self, origin, tasks)
-                for piece in [span, *self._pieces(span)]:
-                    job.start(piece)
+                chunk = _ChunkRead(self, request, tasks)
+                for piece in [target, *self._cut(target)]:
+                    chunk.start(piece)
 
-    def _pieces(self, span: ByteRangeBuffer) -> Sequence[ByteRangeBuffer]:
-        """Cut pieces off `span` for idle connections, each of which gets a slot."""
-        index = span.start // len(span.buffer)
-        share = max(-(-self.slots.limit // self._chunk_slots), _FRONT_PIECES >> index)
+    def _cut(self, target: ByteRangeBuffer) -> Sequence[ByteRangeBuffer]:
+        """Cut pieces off `target` for idle connections, and acquire one for each of them."""
+        count = piece_count(
+            target.start // len(target.buffer),
+            connections=self.connections.limit,
+            idle=self.connections.available,
+            chunk_slots=self._chunk_slots,
+        )
         pieces: list[ByteRangeBuffer] = []
-        for ways in range(min(share, 1 + self.slots.available), 1, -1):
-            other = (pieces or [span])[-1].split_off(_MIN_PIECE, ways)
-            if other is not None:
-                self.slots.try_acquire()
-                pieces.append(other)
+        for ways in range(count, 1, -1):
+            piece = (pieces or [target])[-1].split_off(_MIN_PIECE, ways)
+            if piece is not None:
+                self.connections.try_acquire()
+                pieces.append(piece)
         return pieces
 
-    async def run(self, draining: Callable[[], bool]) -> None:
-        """Adjust and rebalance until cancelled.
+    async def run(self, is_draining: Callable[[], bool]) -> None:
+        """Adapt the number of connections and rebalance the reads, until cancelled.
 
         Args:
-            draining: whether no further chunk comes.
+            is_draining: returns True once no further chunk will be requested.
         """
         while True:
-            await anyio.sleep(_TICK)
+            await anyio.sleep(_INTERVAL)
             now = self._clock()
-            self._adjust(now)
-            # Under a cap of our own no connection is slow.
-            if self._throttle.rate is None and draining():
+            self._adapt(now)
+            # Under a bandwidth cap every request is slow, and none should be replaced.
+            if self._rate_limiter.rate is None and is_draining():
                 self._rebalance(now)
 
-    def _adjust(self, now: float) -> None:
+    def _adapt(self, now: float) -> None:
         if self._controller is None:
             return
-        moved = self._moved + sum(
-            reading.span.filled - reading.filled_at_start for reading in self._readings
-        )
-        waits = [reading.wait(now) for reading in self._readings]
+        latencies = [read.latency(now) for read in self._reads]
         limit = self._controller.update(
             now,
-            moved,
-            saturated=self.slots.is_saturated,
-            latency=sum(waits) / len(waits) if waits else 0.0,
+            self._moved + sum(read.moved for read in self._reads),
+            saturated=self.connections.is_saturated,
+            latency=sum(latencies) / len(latencies) if latencies else 0.0,
         )
-        if limit != self.slots.limit:
-            self.slots.resize(limit)
+        if limit != self.connections.limit:
+            self.connections.resize(limit)
 
     def _rebalance(self, now: float) -> None:
-        while self.slots.available and (reading := pick_split(self._readings, now)) is not None:
-            if not reading.split():
+        while self.connections.available and (read := select_split(self._reads, now)) is not None:
+            if not read.split():
                 break
-        if self.slots.available and self._typical:
-            stuck = pick_stuck(self._readings, now, self._typical)
-            if stuck is not None:
-                stuck.replaced += 1
-                stuck.scope.cancel()
+        if self.connections.available and self._typical_rate:
+            stalled = select_stalled(self._reads, now, self._typical_rate)
+            if stalled is not None:
+                stalled.restart()
 
     def slow_down(self) -> None:
-        """The server asked for less."""
+        """Halve an adaptive number of connections, since the server asked for less."""
         if self._controller is not None:
-            self.slots.resize(self._controller.slow_down(self._clock()))
+            self.connections.resize(self._controller.slow_down(self._clock()))
 
-    async def read(self, origin: _Origin, reading: InFlightRead) -> None:
-        """Fill one span over one connection, whose slot is taken and given back here.
+    async def read(
+        self, request: _ReadRequest, target: ByteRangeBuffer, split: Callable[[], bool]
+    ) -> None:
+        """Fill `target`, over a connection that the caller acquired and this releases.
 
-        It may be shared and replaced meanwhile.
+        Until it is full, `_rebalance` may shorten it (by `split`) or restart the request.
         """
-        self._readings.append(reading)
+        read = InFlightRead(target, split, started=self._clock())
+        self._reads.append(read)
         try:
             while True:
-                with reading.scope:
-                    await self._request(origin, reading.span)
-                    self._typical = reading.rate(self._clock())
+                with anyio.CancelScope() as read.scope:
+                    await self._fill_with_retries(request, read.target)
+                    self._typical_rate = read.rate(self._clock())
                     return
-                # Replaced: whatever it brought is kept.
-                self._note(reading)
+                self._reset_request(read)  # after `restart`; its bytes are kept
         finally:
-            self._note(reading)
-            self._readings.remove(reading)
-            self.slots.release()
+            self._moved += max(0, read.moved)
+            self._reads.remove(read)
+            self.connections.release()
 
-    async def _read_alone(self, origin: _Origin, span: ByteRangeBuffer) -> None:
-        """Fill a span that is too small to be shared, with a slot that is given back here."""
+    def _reset_request(self, read: InFlightRead) -> None:
+        self._moved += max(0, read.moved)
+        read.filled_at_start = read.target.filled
+        read.target.response_started_at = None  # no request is running that could set it
+        read.started = self._clock()
+
+    async def _read_unsplit(self, request: _ReadRequest, target: ByteRangeBuffer) -> None:
+        """Fill a range that is too short to be split, and release its connection.
+
+        It is not among the reads that are rebalanced, which saves small files the task group.
+        """
         try:
-            await self._request(origin, span)
+            await self._fill_with_retries(request, target)
         finally:
-            self._moved += span.filled
-            self.slots.release()
+            self._moved += target.filled
+            self.connections.release()
 
-    async def _request(self, origin: _Origin, span: ByteRangeBuffer) -> None:
-        def count(error: TransientError, delay: float) -> None:
+    async def _fill_with_retries(self, request: _ReadRequest, target: ByteRangeBuffer) -> None:
+        """Fill `target`, within the tries and the time of the `RetryPolicy`.
+
+        This is the only layer that retries a read; `file` tells it from restarts and the like.
+        """
+
+        def on_retry(error: TransientError, delay: float) -> None:
             if isinstance(error, ThrottledError):
                 self.slow_down()
-            origin.on_retry(error, delay)
+            request.on_retry(error, delay)
 
         await retrying(
-            partial(origin.source.fill, origin.entry, span),
+            partial(request.source.fill, request.entry, target),
             self._retry,
-            on_retry=count,
-            progress=lambda: span.filled,
+            on_retry=on_retry,
+            progress=lambda: target.filled,
         )
 
-    def _note(self, reading: InFlightRead) -> None:
-        self._moved += max(0, reading.span.filled - reading.filled_at_start)
-        reading.filled_at_start = reading.span.filled
-        reading.span.response_started_at = None
-        reading.started = self._clock()
-        reading.scope = anyio.CancelScope()
 
-    @property
-    def now(self) -> float:
-        return self._clock()
+class _ChunkRead:
+    """The reads of one chunk, which are tasks of one group: they fail and end together."""
 
-
-class _Job:
-    """One chunk on its way, in one or several pieces."""
-
-    def __init__(self, fetcher: DownloadScheduler, origin: _Origin, tasks: TaskGroup) -> None:
-        self._fetcher = fetcher
-        self._origin = origin
+    def __init__(
+        self, scheduler: DownloadScheduler, request: _ReadRequest, tasks: TaskGroup
+    ) -> None:
+        self._scheduler = scheduler
+        self._request = request
         self._tasks = tasks
 
-    def start(self, span: ByteRangeBuffer) -> None:
-        """Read `span` over a connection of its own, whose slot was taken."""
-        reading = InFlightRead(span, lambda: self._split(span), started=self._fetcher.now)
-        self._tasks.start_soon(self._fetcher.read, self._origin, reading)
+    def start(self, target: ByteRangeBuffer) -> None:
+        """Read `target` over a connection that the caller acquired."""
+        split = partial(self._split, target)
+        self._tasks.start_soon(self._scheduler.read, self._request, target, split)
 
-    def _split(self, span: ByteRangeBuffer) -> bool:
-        other = span.split_off(_MIN_PIECE)
-        if other is None:
+    def _split(self, target: ByteRangeBuffer) -> bool:
+        piece = target.split_off(_MIN_PIECE)
+        if piece is None:
             return False
-        self._fetcher.slots.try_acquire()
-        self.start(other)
+        self._scheduler.connections.try_acquire()
+        self.start(piece)
         return True

@@ -1,12 +1,16 @@
-"""The engine: one path for all stores. It knows the protocols and no concrete store.
+"""The engine: one data path for all stores. It knows their protocols and no concrete store.
 
 ::
 
     source.list → entries ─┬→ small files, many at a time ─┐
                            └→ large files, a few at a time ┴→ FileTransfer → sinks
 
-Small files do not wait for large ones, since each kind has its own line; that both share
-memory and connections, first come, first served, keeps either from starving the other.
+Read on in `file`: the way of a chunk, and what happens after a failure. `context` has the
+order of all limits; `scheduler` decides which request runs on which connection, and lists
+the objects that threads share.
+
+Small and large files have workers of their own, so small files do not wait for large ones.
+Both share memory and connections, first come, first served, so neither starves the other.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import anyio
+from anyio.abc import TaskGroup
 
 from hftransfer._core.events import FileFinished, FileStarted, TransferStarted, emit
 from hftransfer._core.manifest import FileManifest, Manifest
@@ -39,14 +44,17 @@ __all__ = ("Context", "transfer")
 
 _logger = logging.getLogger("hftransfer")
 
-# All cleaning up after a failure or a cancellation together, seconds.
-_CLEANUP = 1.5
-# A file whose bytes turn out wrong is fetched once more from its start.
-_FILE_TRIES = 2
-# Files of one chunk at a time: enough to hide the latency of beginning and ending them.
-_SMALL_FILES = 32
-# Larger ones: enough to make their digests on every core, few enough to finish one early.
-_LARGE_FILES = max(4, 2 * (os.cpu_count() or 1))
+# Seconds for the clean-up of a file in all sinks. A cancelled caller waits this long at most.
+_CLEANUP_TIMEOUT = 1.5
+# Attempts to move a file whose bytes do not match its digest. Damage on the way is rare enough
+# for one more attempt to succeed; if that fails, too, the source has other bytes.
+_FILE_ATTEMPTS = 2
+# Workers for files of one chunk: enough requests to hide the latency of opening, reading and
+# publishing a file, which for small files takes most of the time.
+_SMALL_FILE_WORKERS = 32
+# Workers for files of several chunks: enough to keep every core hashing when each file has a
+# digest that only one thread can compute, few enough for the first files to finish early.
+_LARGE_FILE_WORKERS = max(4, 2 * (os.cpu_count() or 1))
 
 
 async def transfer(
@@ -60,14 +68,14 @@ async def transfer(
     """Move `entries` of `source` into every one of `sinks`, in one pass over the source.
 
     A file appears in a sink when all its bytes are there and verified. After an error or
-    a cancellation nothing is left but what the next call resumes.
+    a cancellation the sinks keep only what the next call can resume.
 
     Args:
         source: where to read.
         sinks: where to write; each gets every file.
         entries: what to move, as listed by `source`.
         context: the client's shared limits.
-        tolerated: told each file that failed; returns True for the others to go on.
+        tolerated: called with each file that failed; returns True to continue with the others.
 
     Raises:
         TransferError: the first failure; further ones are its notes.
@@ -76,16 +84,16 @@ async def transfer(
     _check_paths(entries)
     for sink in sinks:
         await sink.prepare(entries)
-    files = _Files(source, sinks, context, tolerated)
-    await files.move(entries)
-    manifest = Manifest(source=source.location, commit=source.commit, files=files.manifests)
+    run = _TransferRun(source, sinks, context, tolerated)
+    await run.move(entries)
+    manifest = Manifest(source=source.location, commit=source.commit, files=run.manifests)
     for sink in sinks:
         await sink.finish(manifest)
-    return files.tally.report(manifest, sinks, seconds=time.perf_counter() - started)
+    return run.stats.report(manifest, sinks, seconds=time.perf_counter() - started)
 
 
-class _Files:
-    """The files of one transfer on their way, and what is known of those that arrived."""
+class _TransferRun:
+    """One call of `transfer`: its queue of files, those in progress, and those published."""
 
     def __init__(
         self,
@@ -98,54 +106,110 @@ class _Files:
         self._sinks = sinks
         self._context = context
         self._tolerated = tolerated
-        self.tally = TransferStats()
+        self._queued = 0
+        """Files that no worker has taken yet."""
+        self._in_progress: dict[str, FileTransfer | None] = {}
+        """By path, files that a worker has taken; None while the sinks open the file."""
+        self.stats = TransferStats()
         self.manifests: dict[str, FileManifest] = {}
 
     async def move(self, entries: Sequence[Entry]) -> None:
-        """Move all of `entries`: small files and large ones each in a line of their own."""
-        size = self.tally.unstarted = sum(entry.size for entry in entries)
+        """Move all of `entries`, small files and large ones with workers of their own."""
+        self._queued = len(entries)
+        size = sum(entry.size for entry in entries)
         emit(self._context.observer, TransferStarted(len(entries), size))
         chunk_size = self._context.options.chunk_size
         large = [entry for entry in entries if entry.size > chunk_size]
         small = [entry for entry in entries if entry.size <= chunk_size]
         with single_error():
-            async with anyio.create_task_group() as steering:
-                steering.start_soon(self._context.fetcher.run, lambda: self.tally.unstarted <= 0)
-                async with anyio.create_task_group() as moving:
-                    moving.start_soon(self._move_in_line, large, _LARGE_FILES)
-                    moving.start_soon(self._move_in_line, small, _SMALL_FILES)
-                steering.cancel_scope.cancel()
+            async with anyio.create_task_group() as background:
+                background.start_soon(self._context.scheduler.run, self._is_draining)
+                async with anyio.create_task_group() as workers:
+                    for files, count in (
+                        (large, _LARGE_FILE_WORKERS),
+                        (small, _SMALL_FILE_WORKERS),
+                    ):
+                        queue = iter(files)
+                        for _ in range(min(count, len(files))):
+                            workers.start_soon(self._work, queue)
+                background.cancel_scope.cancel()
 
-    async def _move_in_line(self, entries: Sequence[Entry], at_a_time: int) -> None:
-        # One task for many files: beginning one costs as much as moving a small file.
-        line = iter(entries)
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(at_a_time, len(entries))):
-                tasks.start_soon(self._move_some, line)
+    def _is_draining(self) -> bool:
+        """Return True if the bytes of every remaining chunk have been requested."""
+        return not self._queued and all(
+            file is not None and file.is_fully_started for file in self._in_progress.values()
+        )
 
-    async def _move_some(self, line: Iterator[Entry]) -> None:
-        for entry in line:
+    def _start_workers(self, tasks: TaskGroup, entries: Sequence[Entry], count: int) -> None:
+        queue = iter(entries)
+        for _ in range(min(count, len(entries))):
+            tasks.start_soon(self._work, queue)
+
+    async def _work(self, queue: Iterator[Entry]) -> None:
+        # One task for many files: starting a task costs as much as moving a small file.
+        for entry in queue:
+            self._queued -= 1
             try:
-                await self._move_one(entry)
+                await self._move_file(entry)
             except TransferError as error:
                 if not self._tolerated(entry, error):
                     raise
+            finally:
+                self._in_progress.pop(entry.path, None)
 
-    async def _move_one(self, entry: Entry) -> None:
+    async def _move_file(self, entry: Entry) -> None:
         observer = self._context.observer
         emit(observer, FileStarted(entry.path, entry.size))
-        manifest = await _move_file(entry, self._source, self._sinks, self._context, self.tally)
+        manifest = await self._transfer_file(entry)
         if manifest is None:
-            self.tally.skipped += 1
-            self.tally.unstarted -= entry.size
+            self.stats.skipped += 1
         else:
-            self.tally.files += 1
+            self.stats.files += 1
             self.manifests[entry.path] = manifest
         emit(observer, FileFinished(entry.path, entry.size, skipped=manifest is None))
 
+    async def _transfer_file(self, entry: Entry) -> FileManifest | None:
+        """Move one file; return its manifest, or None if every sink has it already."""
+        for remaining in reversed(range(_FILE_ATTEMPTS)):
+            try:
+                return await self._attempt(entry, is_last=not remaining)
+            except IntegrityError:
+                if not remaining:
+                    raise
+                self.stats.retries += 1
+        raise AssertionError("unreachable")
+
+    async def _attempt(self, entry: Entry, *, is_last: bool) -> FileManifest | None:
+        opened: list[FileSink] = []
+        file: FileTransfer | None = None
+        self._in_progress[entry.path] = None
+        try:
+            chunk_size = _chunk_size(entry, self._sinks, self._context.options)
+            for sink in self._sinks:
+                file_sink = await sink.begin(entry, chunk_size)
+                if file_sink is not None:
+                    opened.append(file_sink)
+            if not opened:
+                return None
+            file = FileTransfer(entry, chunk_size, self._source, opened, self._context, self.stats)
+            self._in_progress[entry.path] = file
+            manifest = await file.run()
+            while opened:
+                await opened[0].commit(manifest)
+                opened.pop(0)
+            return manifest
+        except BaseException as error:
+            discard = isinstance(error, IntegrityError)
+            if not discard or is_last:
+                del self._in_progress[entry.path]
+            elif file is not None:
+                file.rollback_progress()
+            await _abort(opened, discard=discard)
+            raise
+
 
 def _check_paths(entries: Sequence[Entry]) -> None:
-    """Refuse listings in which one file would overwrite another."""
+    """Reject listings in which one file would overwrite another."""
     seen: set[str] = set()
     for entry in entries:
         if entry.path in seen:
@@ -153,67 +217,24 @@ def _check_paths(entries: Sequence[Entry]) -> None:
         seen.add(entry.path)
 
 
-async def _move_file(
-    entry: Entry, source: Source, sinks: Sequence[Sink], context: Context, tally: TransferStats
-) -> FileManifest | None:
-    """Move one file; return its manifest, or None if every sink had it already."""
-    for remaining in reversed(range(_FILE_TRIES)):
-        try:
-            return await _try_file(entry, source, sinks, context, tally, draining=not remaining)
-        except IntegrityError:
-            if not remaining:
-                raise
-            tally.retries += 1
-    raise AssertionError("unreachable")
-
-
-async def _try_file(
-    entry: Entry,
-    source: Source,
-    sinks: Sequence[Sink],
-    context: Context,
-    tally: TransferStats,
-    *,
-    draining: bool,
-) -> FileManifest | None:
-    opened: list[FileSink] = []
-    file = None
-    try:
-        chunk_size = _chunk_size(entry, sinks, context.options)
-        for sink in sinks:
-            begun = await sink.begin(entry, chunk_size)
-            if begun is not None:
-                opened.append(begun)
-        if not opened:
-            return None
-        file = FileTransfer(entry, chunk_size, source, opened, context, tally)
-        manifest = await file.move()
-        while opened:
-            await opened[0].commit(manifest)
-            opened.pop(0)
-        return manifest
-    except BaseException as error:
-        discard = isinstance(error, IntegrityError)
-        comes_again = discard and not draining
-        if file is not None:
-            file.withdraw() if comes_again else file.abandon()
-        elif not comes_again:
-            tally.unstarted -= entry.size
-        await _abort(opened, discard=discard)
-        raise
-
-
 def _chunk_size(entry: Entry, sinks: Sequence[Sink], options: TransferOptions) -> int:
+    """Return the bytes per chunk of a file: those of its manifest, else what fits every sink.
+
+    Raises:
+        IntegrityError: if the file is longer or shorter than its manifest says.
+        UnsupportedError: if a sink does not accept the chunks of the manifest.
+        OptionsError: if the file is too large for a sink.
+    """
     limits = [sink.limits for sink in sinks]
     if entry.manifest is None:
-        wanted = options.chunk_size
-        if entry.size > wanted:
-            wanted = align_chunk_size(wanted, entry.part_size)
-        return fit_chunk_size(entry.size, wanted, limits)
+        preferred = options.chunk_size
+        if entry.size > preferred:
+            preferred = align_chunk_size(preferred, entry.part_size)
+        return fit_chunk_size(entry.size, preferred, limits)
     recorded = entry.manifest.chunk_size
     if entry.manifest.size != entry.size:
         raise IntegrityError(
-            f"{entry.path}: {entry.size} bytes are there, {entry.manifest.size} were recorded"
+            f"{entry.path}: size mismatch: expected {entry.manifest.size} bytes, got {entry.size}"
         )
     if fit_chunk_size(entry.size, recorded, limits) != recorded:
         raise UnsupportedError(
@@ -224,8 +245,8 @@ def _chunk_size(entry: Entry, sinks: Sequence[Sink], options: TransferOptions) -
 
 
 async def _abort(opened: Sequence[FileSink], *, discard: bool) -> None:
-    """Give up files, whatever happens: shielded from cancellation, bounded in time."""
-    with anyio.move_on_after(_CLEANUP, shield=True):
+    """Abort files in all sinks, even when cancelled, within `_CLEANUP_TIMEOUT`."""
+    with anyio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
         async with anyio.create_task_group() as tasks:
             for file_sink in opened:
                 tasks.start_soon(partial(_abort_one, file_sink, discard=discard))
@@ -235,5 +256,5 @@ async def _abort_one(file_sink: FileSink, *, discard: bool) -> None:
     try:
         await file_sink.abort(discard=discard)
     except Exception as error:  # noqa: BLE001
-        # The failure that led here is what its reader needs; this one goes to the log.
+        # The caller gets the failure that led here; this one would hide it, so it is logged.
         _logger.warning("could not clean up after a failed transfer: %s", error)

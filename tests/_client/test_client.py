@@ -126,7 +126,7 @@ async def test_concurrent_copies_share_a_budget_of_two_chunks(source: Path, tmp_
             for number in range(4):
                 tasks.start_soon(client.copy, source, tmp_path / str(number))
         assert client._context is not None
-        pool = client._context.pool
+        pool = client._context.buffer_pool
 
     assert 65536 <= pool.peak_in_use <= 2 * 65536
     for number in range(4):

@@ -1,4 +1,4 @@
-"""`hftransfer._engine.scheduler`: chunks over as many connections as pay, and a short tail."""
+"""`hftransfer._engine.scheduler`: requests on several connections, and a short end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.streams import ByteStream
-from hftransfer._engine.scheduler import DownloadScheduler, InFlightRead, pick_split, pick_stuck
+from hftransfer._engine import scheduler as scheduler_module
+from hftransfer._engine.scheduler import (
+    DownloadScheduler,
+    InFlightRead,
+    piece_count,
+    select_split,
+    select_stalled,
+)
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy
@@ -23,11 +32,15 @@ SIZE = 8 * MIB
 ENTRY = Entry(path="file", size=SIZE)
 RETRY = RetryPolicy(attempts=4, wait_initial=0.0, wait_max=0.0)
 
-pytestmark = pytest.mark.anyio
+
+@pytest.fixture
+def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the scheduler decide each time that the event loop comes round, without waiting."""
+    monkeypatch.setattr(scheduler_module, "_INTERVAL", 0.0)
 
 
 def _content(start: int, stop: int) -> bytes:
-    """The bytes of the file, which name the MiB that they are in."""
+    """Return bytes of the file; each has the index of its MiB as its value."""
     return b"".join(
         bytes([index % 251]) * (min(stop, (index + 1) * MIB) - max(start, index * MIB))
         for index in range(start // MIB, -(-stop // MIB))
@@ -39,30 +52,33 @@ class _NoStream:
         raise NotImplementedError
 
 
-class _Scripted:
-    """A source whose requests do what a test says.
+_Script = Callable[[ByteRangeBuffer], AsyncIterator[None]]
 
-    `asked` records each as (start, stop), counted from the start of the chunk, which lies
-    at `base` in its file: far from its front, if a test does not say otherwise.
+
+class _ScriptedSource:
+    """A source whose first requests follow scripts; the others fill what is missing.
+
+    `requests` records each as (start, stop), relative to the chunk. The chunk starts at `base`
+    in its file: behind the first chunks, which are cut into pieces, unless a test changes it.
     """
 
     base = 8 * SIZE
     location = "scripted"
     commit: str | None = None
 
-    def __init__(self, *scripts: Callable[[ByteRangeBuffer], AsyncIterator[None]]) -> None:
-        self.asked: list[tuple[int, int]] = []
-        self.at_a_time = 0
-        self.most_at_a_time = 0
+    def __init__(self, *scripts: _Script) -> None:
+        self.requests: list[tuple[int, int]] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
         self._scripts = list(scripts)
 
     async def list(self) -> Sequence[Entry]:
         return [ENTRY]
 
     async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        self.asked.append((span.position - self.base, span.stop - self.base))
-        self.at_a_time += 1
-        self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
+        self.requests.append((span.position - self.base, span.stop - self.base))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             if self._scripts:
                 async for _ in self._scripts.pop(0)(span):
@@ -70,26 +86,49 @@ class _Scripted:
             await checkpoint()
             span.append(_content(span.position - self.base, span.stop - self.base))
         finally:
-            self.at_a_time -= 1
+            self.in_flight -= 1
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
         yield _NoStream()
 
 
-def _fetcher(
-    connections: int | None = 8, *, chunk_slots: int = 16, throttle: RateLimiter | None = None
+class _Clock:
+    """Advances by one second each time it is read, as every decision of the scheduler does."""
+
+    def __init__(self) -> None:
+        self._now = 0
+        self._waiting: list[tuple[int, anyio.Event]] = []
+
+    def __call__(self) -> float:
+        self._now += 1
+        for reading, event in self._waiting:
+            if reading <= self._now:
+                event.set()
+        return float(self._now)
+
+    async def wait_for_decisions(self, count: int) -> None:
+        """Wait until the clock was read `count` more times; in the meantime nothing else may."""
+        event = anyio.Event()
+        self._waiting.append((self._now + count, event))
+        await event.wait()
+
+
+def _scheduler(
+    connections: int | None = 8,
+    *,
+    chunk_slots: int = 16,
+    rate_limiter: RateLimiter | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> DownloadScheduler:
-    """A fetcher whose clock shows one second more each time that it is read."""
-    seconds = itertools.count()
     return DownloadScheduler(
         connections,
         start=8,
         maximum=64,
         chunk_slots=chunk_slots,
         retry=RETRY,
-        throttle=throttle or RateLimiter(),
-        clock=lambda: float(next(seconds)),
+        rate_limiter=rate_limiter or RateLimiter(),
+        clock=clock or _Clock(),
     )
 
 
@@ -97,215 +136,174 @@ def _ignore(error: TransientError, delay: float) -> None:
     pass
 
 
-async def _fill(fetcher: DownloadScheduler, source: _Scripted, *, draining: bool = True) -> bytes:
-    """Fill one chunk, the only one of the file, while the fetcher is steered."""
+async def _fill(
+    scheduler: DownloadScheduler, source: _ScriptedSource, *, draining: bool = False
+) -> bytes:
+    """Fill one chunk while the scheduler runs; return its bytes."""
     buffer = bytearray(SIZE)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(fetcher.run, lambda: draining)
+        tasks.start_soon(scheduler.run, lambda: draining)
         with anyio.fail_after(30):
-            await fetcher.fill(
+            await scheduler.fill(
                 source, ENTRY, ByteRangeBuffer(source.base, memoryview(buffer)), _ignore
             )
         tasks.cancel_scope.cancel()
-    assert fetcher.slots.in_use == 0
+    assert scheduler.connections.in_use == 0
     return bytes(buffer)
 
 
-async def test_a_chunk_is_one_request_where_memory_holds_enough_chunks() -> None:
+# --- pieces of a chunk
+
+
+@pytest.mark.anyio
+async def test_chunk_is_one_request_if_memory_holds_enough_chunks() -> None:
     """With no more connections than chunks, cutting would only cost requests."""
-    source = _Scripted()
+    source = _ScriptedSource()
 
-    assert await _fill(_fetcher(8, chunk_slots=16), source, draining=False) == _content(0, SIZE)
+    content = await _fill(_scheduler(8, chunk_slots=16), source)
 
-    assert source.asked == [(0, SIZE)]
+    assert content == _content(0, SIZE)
+    assert source.requests == [(0, SIZE)]
 
 
-async def test_a_chunk_is_cut_where_there_are_more_connections_than_chunks() -> None:
-    """32 connections and memory for 8 chunks: four pieces each, at the same time."""
-    source = _Scripted()
+@pytest.mark.anyio
+async def test_chunk_is_cut_if_there_are_more_connections_than_chunks() -> None:
+    """32 connections and memory for 8 chunks: four concurrent requests per chunk."""
+    source = _ScriptedSource()
 
-    assert await _fill(_fetcher(32, chunk_slots=8), source) == _content(0, SIZE)
+    assert await _fill(_scheduler(32, chunk_slots=8), source) == _content(0, SIZE)
 
     quarter = SIZE // 4
-    assert sorted(source.asked) == [(n * quarter, (n + 1) * quarter) for n in range(4)]
-    assert source.most_at_a_time == 4
+    assert sorted(source.requests) == [(n * quarter, (n + 1) * quarter) for n in range(4)]
+    assert source.most_in_flight == 4
 
 
-async def test_the_pieces_of_a_chunk_are_equal() -> None:
-    """The largest one would decide when a chunk is there."""
-    source = _Scripted()
+@pytest.mark.anyio
+async def test_pieces_of_a_chunk_are_equal() -> None:
+    """The largest one would decide when the chunk is complete."""
+    source = _ScriptedSource()
 
-    assert await _fill(_fetcher(24, chunk_slots=8), source) == _content(0, SIZE)
+    assert await _fill(_scheduler(24, chunk_slots=8), source) == _content(0, SIZE)
 
-    lengths = [stop - start for start, stop in source.asked]
+    lengths = [stop - start for start, stop in source.requests]
     assert len(lengths) == 3
     assert max(lengths) - min(lengths) <= 2
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(("index", "pieces"), [(0, 8), (1, 4), (2, 2), (3, 1)])
-async def test_the_front_of_a_file_is_shared_by_idle_connections(index: int, pieces: int) -> None:
-    """Its digest waits for the first chunk, and half as long for each that follows."""
-    source = _Scripted()
+async def test_first_chunks_of_a_file_are_cut_for_idle_connections(index: int, pieces: int) -> None:
+    """The file's digest waits for the first chunk, and less for each that follows."""
+    source = _ScriptedSource()
     source.base = index * SIZE
 
-    assert await _fill(_fetcher(16), source, draining=False) == _content(0, SIZE)
+    assert await _fill(_scheduler(16), source) == _content(0, SIZE)
 
-    assert len(source.asked) == source.most_at_a_time == pieces
-
-
-async def test_pieces_are_not_smaller_than_a_mebibyte() -> None:
-    """However many connections wait for work."""
-    source = _Scripted()
-
-    await _fill(_fetcher(1000, chunk_slots=1), source)
-
-    assert len(source.asked) == 8
+    assert len(source.requests) == source.most_in_flight == pieces
 
 
-async def test_what_arrived_before_an_error_is_not_asked_for_again() -> None:
-    """The next try asks for the rest alone."""
+@pytest.mark.anyio
+async def test_pieces_have_a_mebibyte_at_least() -> None:
+    """However many connections are idle."""
+    source = _ScriptedSource()
+
+    await _fill(_scheduler(1000, chunk_slots=1), source)
+
+    assert len(source.requests) == 8
+
+
+@given(
+    index=st.integers(0, 100),
+    connections=st.integers(1, 1000),
+    idle=st.integers(0, 1000),
+    chunk_slots=st.integers(1, 1000),
+)
+def test_number_of_pieces(index: int, connections: int, idle: int, chunk_slots: int) -> None:
+    """Never more than there are connections for; all chunks together can use all of them."""
+    count = piece_count(index, connections=connections, idle=idle, chunk_slots=chunk_slots)
+
+    assert 1 <= count <= 1 + idle
+    if count < 1 + idle:
+        assert count * chunk_slots >= connections
+    later = piece_count(index + 1, connections=connections, idle=idle, chunk_slots=chunk_slots)
+    assert later <= count
+
+
+# --- retries
+
+
+@pytest.mark.anyio
+async def test_retry_requests_only_missing_bytes() -> None:
+    """Bytes that arrived before an error stay."""
 
     async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.append(_content(0, 3 * MIB))
         yield
         raise NetworkError("cut")
 
-    source = _Scripted(cut)
+    source = _ScriptedSource(cut)
 
-    assert await _fill(_fetcher(), source) == _content(0, SIZE)
+    assert await _fill(_scheduler(), source) == _content(0, SIZE)
 
-    assert source.asked == [(0, SIZE), (3 * MIB, SIZE)]
+    assert source.requests == [(0, SIZE), (3 * MIB, SIZE)]
 
 
-async def test_a_connection_that_is_cut_again_and_again_still_gets_there() -> None:
-    """Failures count only as long as nothing arrives in between: 7 cuts, 4 attempts."""
+@pytest.mark.anyio
+async def test_progress_resets_the_number_of_tries() -> None:
+    """A connection that is cut after each MiB completes: 7 cuts, and 4 tries allowed."""
 
     async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.append(_content(span.filled, span.filled + MIB))
         yield
         raise NetworkError("cut")
 
-    source = _Scripted(*[cut] * 7)
+    source = _ScriptedSource(*[cut] * 7)
 
-    assert await _fill(_fetcher(), source, draining=False) == _content(0, SIZE)
+    assert await _fill(_scheduler(), source) == _content(0, SIZE)
 
-    assert source.asked == [(index * MIB, SIZE) for index in range(8)]
+    assert source.requests == [(index * MIB, SIZE) for index in range(8)]
 
 
-async def test_who_gets_no_further_gives_up() -> None:
-    """The same byte for the fourth time, and the last error is raised."""
+@pytest.mark.anyio
+async def test_tries_without_progress_end() -> None:
+    """After the fourth one the last error is raised, and the connection released."""
 
     async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
         span.append(_content(0, MIB - span.filled))
         yield
         raise NetworkError("cut")
 
-    source = _Scripted(*[cut] * 5)
-    fetcher = _fetcher()
+    source = _ScriptedSource(*[cut] * 5)
+    scheduler = _scheduler()
 
     with pytest.raises(NetworkError, match="gave up after 4 tries"):
-        await fetcher.fill(
+        await scheduler.fill(
             source, ENTRY, ByteRangeBuffer(source.base, memoryview(bytearray(SIZE))), _ignore
         )
 
-    assert fetcher.slots.in_use == 0
+    assert scheduler.connections.in_use == 0
 
 
-async def test_at_the_end_idle_connections_take_over_half() -> None:
-    """The rest of a slow connection is halved until it is not worth it."""
-    released = anyio.Event()
-
-    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(0, MIB))
-        await released.wait()
-        yield
-
-    async def release_when_taken(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        released.set()
-        yield
-
-    source = _Scripted(slow, release_when_taken)
-
-    assert await _fill(_fetcher(), source) == _content(0, SIZE)
-
-    assert source.asked[0] == (0, SIZE)
-    taken = sorted(source.asked[1:])
-    assert taken[-1][1] == SIZE
-    assert all(first[1] == second[0] for first, second in itertools.pairwise(taken))
-    assert all(stop - start >= MIB for start, stop in taken)
-    # At least half of what was missing went to others.
-    assert MIB < taken[0][0] <= MIB + (SIZE - MIB) // 2 + 1
-
-
-async def test_before_the_end_nobody_takes_over() -> None:
-    """As long as further chunks come, idle connections wait for those."""
-    turns = 0
-
-    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        nonlocal turns
-        for _ in range(6):  # as many ticks, in which nothing happens
-            await anyio.sleep(0.05)
-            turns += 1
-            yield
-
-    source = _Scripted(slow)
-
-    await _fill(_fetcher(), source, draining=False)
-
-    assert turns == 6
-    assert source.asked == [(0, SIZE)]
-
-
-async def test_a_connection_that_brings_nothing_is_replaced() -> None:
-    """Hung for ever, it is given up as soon as another one has shown what is possible."""
-
-    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(0, 7 * MIB))  # too little is left to be shared
-        await anyio.sleep_forever()
-        yield
-
-    fetcher = _fetcher()
-    assert await _fill(fetcher, _Scripted()) == _content(0, SIZE)  # this is possible
-    source = _Scripted(hang)
-
-    assert await _fill(fetcher, source) == _content(0, SIZE)
-
-    assert source.asked == [(0, SIZE), (7 * MIB, SIZE)]
-
-
-async def test_under_a_bandwidth_cap_nobody_is_slow() -> None:
-    """What we hold back ourselves is neither shared nor replaced."""
-
-    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        for _ in range(6):
-            await anyio.sleep(0.05)
-            yield
-
-    source = _Scripted(slow)
-
-    await _fill(_fetcher(throttle=RateLimiter(1e6)), source)
-
-    assert source.asked == [(0, SIZE)]
-
-
-async def test_a_server_that_asks_for_less_gets_less() -> None:
-    """A throttled request halves the number of connections; a given number stays."""
+@pytest.mark.anyio
+async def test_throttled_request_halves_adaptive_connections() -> None:
+    """A number that the options set stays."""
 
     async def refuse(span: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ThrottledError("slow down", response=None, retry_after=0.0)
 
-    adaptive, fixed = _fetcher(None), _fetcher(6)
+    adaptive, fixed = _scheduler(None), _scheduler(6)
 
-    await _fill(adaptive, _Scripted(refuse), draining=False)
-    await _fill(fixed, _Scripted(refuse), draining=False)
+    await _fill(adaptive, _ScriptedSource(refuse))
+    await _fill(fixed, _ScriptedSource(refuse))
 
-    assert adaptive.slots.limit == 4
-    assert fixed.slots.limit == 6
+    assert adaptive.connections.limit == 4
+    assert fixed.connections.limit == 6
 
 
-async def test_an_error_ends_all_pieces() -> None:
-    """One piece that fails for good fails the chunk, as one error, and frees every slot."""
+@pytest.mark.anyio
+async def test_failed_piece_fails_the_chunk() -> None:
+    """The others are cancelled, one error is raised, and every connection is released."""
 
     async def fail(span: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
@@ -315,57 +313,204 @@ async def test_an_error_ends_all_pieces() -> None:
         await anyio.sleep_forever()
         yield
 
-    fetcher = _fetcher(32, chunk_slots=8)
+    scheduler = _scheduler(32, chunk_slots=8)
+    target = ByteRangeBuffer(0, memoryview(bytearray(SIZE)))
+
     with pytest.raises(ValueError, match="no"):
-        await fetcher.fill(
-            _Scripted(hang, fail), ENTRY, ByteRangeBuffer(0, memoryview(bytearray(SIZE))), _ignore
-        )
+        await scheduler.fill(_ScriptedSource(hang, fail), ENTRY, target, _ignore)
 
-    assert fetcher.slots.in_use == 0
+    assert scheduler.connections.in_use == 0
 
 
-def _reading(left: int, *, filled: int, started: float) -> InFlightRead:
-    span = ByteRangeBuffer(0, memoryview(bytearray(filled + left)))
-    span.advance(filled)
-    return InFlightRead(span, lambda: True, started=started)
+# --- rebalancing at the end of a transfer
 
 
-async def test_a_reading_waits_from_its_start_until_it_is_answered() -> None:
-    """What is on its way counts as far as it goes; a source without requests never waits."""
-    silent, answered, local = (_reading(MIB, filled=0, started=5.0) for _ in range(3))
-    answered.span.response_started_at = 5.2
-    answered.span.advance(100)
-    local.span.advance(100)
+@pytest.mark.anyio
+async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> None:
+    """Again and again, until the rest is too short."""
+    released = anyio.Event()
 
-    assert silent.wait(9.0) == 4.0
-    assert answered.wait(9.0) == pytest.approx(0.2)
-    assert local.wait(9.0) == 0.0
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(0, MIB))
+        await released.wait()
+        yield
 
+    async def release_slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        released.set()
+        yield
 
-async def test_the_slowest_is_helped_first() -> None:
-    """The one with the longest way to go at its own rate, not the one with most bytes."""
-    fast = _reading(6 * MIB, filled=6 * MIB, started=0.0)
-    slow = _reading(4 * MIB, filled=MIB, started=0.0)
+    source = _ScriptedSource(slow, release_slow)
 
-    assert pick_split([fast, slow], now=1.0) is slow
-    assert pick_split([fast], now=1.0) is fast
+    assert await _fill(_scheduler(), source, draining=True) == _content(0, SIZE)
 
-
-async def test_who_is_done_sooner_than_asking_takes_is_left_alone() -> None:
-    """Too little left, too soon done, or too young to judge: nobody is helped."""
-    little = _reading(MIB, filled=MIB, started=0.0)
-    soon = _reading(2 * MIB, filled=100 * MIB, started=0.0)
-    young = _reading(4 * MIB, filled=0, started=0.99)
-
-    assert pick_split([little, soon, young], now=1.0) is None
+    assert source.requests[0] == (0, SIZE)
+    taken = sorted(source.requests[1:])
+    assert taken[-1][1] == SIZE
+    assert all(first[1] == second[0] for first, second in itertools.pairwise(taken))
+    assert all(stop - start >= MIB for start, stop in taken)
+    # At least half of the missing bytes went to others.
+    assert MIB < taken[0][0] <= MIB + (SIZE - MIB) // 2 + 1
 
 
-async def test_only_who_brings_next_to_nothing_is_stuck() -> None:
-    """A tenth of what is typical is slow; less than that, for two seconds, is stuck."""
-    slow = _reading(MIB, filled=4 * MIB, started=0.0)
-    stuck = _reading(MIB, filled=100, started=0.0)
-    done = _reading(0, filled=100, started=0.0)
+def _slow_for(clock: _Clock, decisions: int) -> _Script:
+    """Return a script that delivers nothing while the scheduler decides `decisions` times."""
 
-    assert pick_stuck([slow, done, stuck], now=4.0, typical=5.0 * MIB) is stuck
-    assert pick_stuck([slow, done], now=4.0, typical=5.0 * MIB) is None
-    assert pick_stuck([stuck], now=1.0, typical=5.0 * MIB) is None
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        await clock.wait_for_decisions(decisions)
+        yield
+
+    return slow
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_interval")
+async def test_slow_read_is_left_alone_until_the_transfer_drains() -> None:
+    """As long as further chunks follow, idle connections wait for those."""
+    clock = _Clock()
+    source = _ScriptedSource(_slow_for(clock, 6))
+
+    await _fill(_scheduler(clock=clock), source, draining=False)
+
+    assert source.requests == [(0, SIZE)]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_interval")
+async def test_slow_read_is_left_alone_under_a_bandwidth_cap() -> None:
+    """The cap is what slows it down."""
+    clock = _Clock()
+    source = _ScriptedSource(_slow_for(clock, 6))
+
+    await _fill(_scheduler(rate_limiter=RateLimiter(1e6), clock=clock), source, draining=True)
+
+    assert source.requests == [(0, SIZE)]
+
+
+@pytest.mark.anyio
+async def test_stalled_request_is_restarted_for_the_missing_bytes() -> None:
+    """It hangs for ever, and another request has shown what rate is possible."""
+
+    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(0, 7 * MIB))  # the rest is too short to be split
+        await anyio.sleep_forever()
+        yield
+
+    scheduler = _scheduler()
+    assert await _fill(scheduler, _ScriptedSource()) == _content(0, SIZE)
+    source = _ScriptedSource(hang)
+
+    assert await _fill(scheduler, source, draining=True) == _content(0, SIZE)
+
+    assert source.requests == [(0, SIZE), (7 * MIB, SIZE)]
+
+
+# --- the decisions
+
+
+def _read(left: int, *, filled: int, started: float) -> InFlightRead:
+    target = ByteRangeBuffer(0, memoryview(bytearray(filled + left)))
+    target.advance(filled)
+    return InFlightRead(target, lambda: True, started=started)
+
+
+def test_latency_lasts_from_the_request_to_its_response() -> None:
+    """Or until now, if there is none; a source that sends no requests has no latency."""
+    silent, answered, local = (_read(MIB, filled=0, started=5.0) for _ in range(3))
+    answered.target.response_started_at = 5.2
+    answered.target.advance(100)
+    local.target.advance(100)
+
+    assert silent.latency(9.0) == 4.0
+    assert answered.latency(9.0) == pytest.approx(0.2)
+    assert local.latency(9.0) == 0.0
+
+
+def test_read_with_most_time_to_go_is_split_first() -> None:
+    """That is not the one with most bytes to go."""
+    fast = _read(6 * MIB, filled=6 * MIB, started=0.0)
+    slow = _read(4 * MIB, filled=MIB, started=0.0)
+
+    assert select_split([fast, slow], now=1.0) is slow
+    assert select_split([fast], now=1.0) is fast
+
+
+def test_read_that_ends_soon_is_not_split() -> None:
+    """Nor is one with few bytes left, or one that is too young to have a rate."""
+    short = _read(MIB, filled=MIB, started=0.0)
+    soon = _read(2 * MIB, filled=100 * MIB, started=0.0)
+    young = _read(4 * MIB, filled=0, started=0.99)
+
+    assert select_split([short, soon, young], now=1.0) is None
+
+
+def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
+    """Below a tenth of their rate; a complete read is none, and one restarted twice neither."""
+    slow = _read(MIB, filled=4 * MIB, started=0.0)
+    stalled = _read(MIB, filled=100, started=0.0)
+    complete = _read(0, filled=100, started=0.0)
+
+    assert select_stalled([slow, complete, stalled], now=4.0, typical_rate=5.0 * MIB) is stalled
+    assert select_stalled([slow, complete], now=4.0, typical_rate=5.0 * MIB) is None
+    assert select_stalled([stalled], now=1.0, typical_rate=5.0 * MIB) is None
+    stalled.restarts = 2
+    assert select_stalled([stalled], now=4.0, typical_rate=5.0 * MIB) is None
+
+
+class _Range(ByteRangeBuffer):
+    """A range of any length, without the memory for it."""
+
+    def __init__(self, filled: int, left: int) -> None:
+        super().__init__(0, memoryview(b""))
+        self.limit = filled + left
+        self.filled = filled
+
+
+_READS = st.lists(
+    st.builds(
+        lambda filled, left, started: InFlightRead(
+            _Range(filled, left), lambda: True, started=started
+        ),
+        filled=st.integers(0, 100 * MIB),
+        left=st.integers(0, 100 * MIB),
+        started=st.floats(0.0, 10.0),
+    ),
+    max_size=8,
+)
+
+
+@given(reads=_READS)
+def test_split_gains_time(reads: list[InFlightRead]) -> None:
+    """The selected read can be split, has most time to go, and none qualifies if none is."""
+
+    def seconds_left(read: InFlightRead) -> float:
+        rate = read.rate(10.0)
+        return read.target.missing / rate if rate else float("inf")
+
+    selected = select_split(reads, now=10.0)
+
+    divisible = [
+        read
+        for read in reads
+        if read.target.missing >= 2 * MIB and 10.0 - read.started >= 0.05  # seconds
+    ]
+    if selected is None:
+        assert all(seconds_left(read) <= 0.2 for read in divisible)
+    else:
+        assert selected in divisible
+        assert seconds_left(selected) == max(map(seconds_left, divisible))
+
+
+@given(reads=_READS, typical_rate=st.floats(0.0, 1e9))
+def test_restart_needs_a_stall(reads: list[InFlightRead], typical_rate: float) -> None:
+    """The selected read is old, slow and incomplete, and none is if none is selected."""
+
+    def is_stalled(read: InFlightRead) -> bool:
+        is_old = 10.0 - read.started >= 2.0
+        return is_old and read.target.missing > 0 and read.rate(10.0) < typical_rate / 10
+
+    selected = select_stalled(reads, now=10.0, typical_rate=typical_rate)
+
+    if selected is None:
+        assert not any(map(is_stalled, reads))
+    else:
+        assert is_stalled(selected)

@@ -23,8 +23,8 @@ strategy    used when                                                      memor
 Failures are handled at four levels, and only *retry* waits between two tries:
 
 - *recover*: a store handles a condition that it knows, such as an expired signed URL or a
-  bucket in another region, within one try of the engine. Stores retry only their control
-  requests (a listing, the address of a file, the completion of an upload).
+  bucket in another region, within one try of the engine. Stores retry only what no chunk waits
+  for (a listing, the completion of an upload), so no retry is nested in another.
 - *retry*: after a `TransientError` the engine repeats the read or the write of a chunk
   (`retrying`). A read continues behind the bytes that have arrived. `RetryPolicy` limits the
   number of tries and the seconds since the first failure; progress starts both again.

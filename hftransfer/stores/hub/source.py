@@ -12,8 +12,9 @@ as received. Authorization is sent to the Hub's own origin only.
 
 What happens after an error:
 
-- Retry: listing and resolving are repeated here after a `TransientError`, as the `RetryPolicy`
-  says. Reads of content are repeated by the engine, which calls `fill` again.
+- Retry: listings are repeated here after a `TransientError`, as the `RetryPolicy` says. Reads of
+  content, with the request that resolves their URL, are repeated by the engine, which calls
+  `fill` again. No retry is nested in another.
 - Recover: when a signed URL is rejected or about to expire, it is resolved again, once for all
   chunks of the file; `fill` raises `ExpiredError`, which the engine retries without a delay. A
   predicted URL (`url_guess`) that fails is replaced by ``resolve`` within the same `fill`.
@@ -247,11 +248,11 @@ class HubSource:
         """Return the URL of a file's content; resolve it, once for all chunks, if necessary."""
         async with content_url.lock:
             if not content_url.is_usable:
-                url, lifetime = await retrying(partial(self._resolve_once, entry), self._retry)
+                url, lifetime = await self._resolve(entry)
                 content_url.url, content_url.expires = url, time.time() + lifetime
             return content_url.url
 
-    async def _resolve_once(self, entry: Entry) -> tuple[str, float]:
+    async def _resolve(self, entry: Entry) -> tuple[str, float]:
         """Return the URL to which ``resolve`` redirects, and its lifetime in seconds."""
         _, url = await self._follow_on_hub("GET", self._resolve_url(repo_path(entry)))
         return url, url_lifetime(url)

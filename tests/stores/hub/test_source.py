@@ -403,15 +403,27 @@ async def test_a_redirect_loop_is_rejected(hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["*/revision/*", "*/tree/*", "*/resolve/*"])
-async def test_a_throttled_request_is_retried(hub: HubServer, path: str) -> None:
+async def test_a_throttled_request_is_retried(hub: HubServer, path: str, tmp_path: Path) -> None:
     """429 with `Retry-After: 0` on revision, tree or resolve costs one more request."""
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     handle = hub.add_fault(Fault(action=Status(429, {"Retry-After": "0"}), path=path))
-    async with open_source(hub, HubLocation("acme/big")) as source:
-        (entry,) = await source.list()
 
-        assert await read(source, entry, 0, 10) == next(BIG.blocks())[:10]
+    report = await copy_big(hub, tmp_path)
+
     assert handle.count == 1
+    # The engine retries the read that resolves; listings are the source's to retry.
+    assert report.retries == (1 if "resolve" in path else 0)
+
+
+async def test_retries_are_not_nested(hub: HubServer, tmp_path: Path) -> None:
+    """A Hub that never resolves a file is asked as often as the policy says, not its square."""
+    hub.create_repo("acme/big", files={"model.safetensors": BIG})
+    handle = hub.add_fault(Fault(action=Status(503), path="*/resolve/*", times=None))
+
+    with pytest.raises(ServerError, match=r"503.*gave up after 4 tries"):
+        await copy_big(hub, tmp_path, memory_budget=CHUNK)  # one chunk at a time
+
+    assert handle.count == NO_WAITING.attempts
 
 
 async def test_permanent_throttling_is_reported(hub: HubServer) -> None:

@@ -30,18 +30,18 @@ def test_the_client_of_the_flows_datastore_serves_its_checkpoints_too(
     """Where no parameters are given; those of an artifact store get a client of their own."""
     from metaflow.plugins.datatools.s3.s3 import S3Client
 
-    from metaflow_extensions.hftransfer.plugins import flow_datastore, s3_storage
+    from metaflow_extensions.hftransfer.plugins import flow_env, s3_clients
 
-    monkeypatch.setattr(s3_storage, "_clients", {})
-    monkeypatch.setenv(flow_datastore._VARIABLE, "")
+    monkeypatch.setattr(s3_clients, "_clients", {})
+    monkeypatch.setenv(flow_env._VARIABLE, "")
     own = S3Client()
     storage = SimpleNamespace(s3_client=own)
-    flow_datastore.remember(
+    flow_env.remember_datastore(
         SimpleNamespace(TYPE="s3", datastore_root="s3://b/p", _storage_impl=storage)
     )
 
-    assert s3_storage.shared_client(None, None, None) is own
-    assert s3_storage.shared_client(None, None, {"verify": False}) is not own
+    assert s3_clients.shared_client(None, None, None) is own
+    assert s3_clients.shared_client(None, None, {"verify": False}) is not own
 
 
 @pytest.mark.parametrize("given", [{"s3_role_arn": "arn"}, {"s3_client_params": {"verify": False}}])
@@ -51,13 +51,13 @@ def test_a_client_with_parameters_is_nobody_elses(
     """A datastore of another extension may have made it so."""
     from metaflow.plugins.datatools.s3.s3 import S3Client
 
-    from metaflow_extensions.hftransfer.plugins import s3_storage
+    from metaflow_extensions.hftransfer.plugins import s3_clients
 
-    monkeypatch.setattr(s3_storage, "_clients", {})
+    monkeypatch.setattr(s3_clients, "_clients", {})
     special = S3Client(**given)
-    s3_storage.share_client(SimpleNamespace(s3_client=special))
+    s3_clients.share_client(SimpleNamespace(s3_client=special))
 
-    assert s3_storage.shared_client(None, None, None) is not special
+    assert s3_clients.shared_client(None, None, None) is not special
 
 
 @pytest.mark.slow

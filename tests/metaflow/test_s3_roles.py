@@ -25,7 +25,7 @@ from anyio.from_thread import start_blocking_portal
 
 from hftransfer.errors import AccessError
 from hftransfer.testing.s3 import S3Server, ServerNotFoundError, start_moto
-from metaflow_extensions.hftransfer.plugins import s3_storage
+from metaflow_extensions.hftransfer.plugins import s3_clients
 from metaflow_stores import Datastore, tree
 from support.s3 import Bucket
 from support.s3_proxy import proxy_for, xml_error
@@ -100,9 +100,9 @@ def identities() -> Iterator[Identities]:
 @pytest.fixture(autouse=True)
 def no_clients_of_others() -> Iterator[None]:
     """Each test takes on its role anew."""
-    s3_storage._clients.clear()
+    s3_clients._clients.clear()
     yield
-    s3_storage._clients.clear()
+    s3_clients._clients.clear()
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_role_is_renewed_in_the_middle(
     if direction == "load":
         whole = datastore(identities, name, role=identities.role).storage()
         getattr(whole, f"_save_{form}")("one", str(folder))
-        s3_storage._clients.clear()
+        s3_clients._clients.clear()
     expiring = Expiring(identities.server, bodies=2, method="PUT" if direction == "save" else "GET")
     bucket = Bucket(identities.server, BUCKET)
     with (
@@ -226,7 +226,7 @@ def test_a_role_is_renewed_in_the_middle(
         getattr(store, f"_{direction}_{form}")("one", str(place))
 
     if direction == "save":
-        s3_storage._clients.clear()
+        s3_clients._clients.clear()
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", identities.server.endpoint)
         store = datastore(identities, name, role=identities.role).storage()
         getattr(store, f"_load_{form}")("one", str(tmp_path / "loaded"))

@@ -490,7 +490,7 @@ def test_credentials_that_ran_out_are_renewed(
         pytest.skip("about S3")
     from metaflow.plugins.aws import aws_client
 
-    from metaflow_extensions.hftransfer.plugins import s3_storage
+    from metaflow_extensions.hftransfer.plugins import s3_clients
 
     datastore.storage()._save_objects("one", str(folder))
     handed_out: list[str] = []
@@ -518,7 +518,7 @@ def test_credentials_that_ran_out_are_renewed(
 
     store._load_objects("one", str(tmp_path / "loaded"))
 
-    s3_storage._clients.clear()
+    s3_clients._clients.clear()
     assert handed_out == ["ran out", datastore.parameters["aws_secret_access_key"]]
     assert tree(tmp_path / "loaded") == tree(folder)
 

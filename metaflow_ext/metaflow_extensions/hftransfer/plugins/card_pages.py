@@ -8,7 +8,6 @@ waits for them. Whatever is not as it was known goes Metaflow's way.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import threading
@@ -18,6 +17,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
+from .card_storage import CardTask, card_datastore
 from .known_interface import parameters_of
 
 _CARDS = frozenset(("model_card", "task_checkpoints"))
@@ -179,32 +179,3 @@ def _page(given: SimpleNamespace, storage: Any, metadata: Any) -> _Page:
         datastore=card_datastore(storage, flow_name, task.pathspec),
         register=register,
     )
-
-
-class CardTask:
-    """All that a blank card asks of a task."""
-
-    finished = False
-
-    def __init__(self, pathspec: str) -> None:
-        self.pathspec = pathspec
-
-
-def card_datastore(storage: Any, flow_name: str, pathspec: str) -> Any:
-    """Return where Metaflow looks for the cards of the task `pathspec`.
-
-    Parameters
-    ----------
-    storage : DataStoreStorage
-        Of the flow; cards are kept beside its artifacts.
-    flow_name, pathspec : str
-        The latter with the flow's name.
-    """
-    from metaflow.plugins.cards.card_datastore import CardDatastore
-
-    storage = copy.copy(storage)
-    root = CardDatastore.get_storage_root(storage.TYPE)
-    if root is not None:
-        storage.datastore_root = root
-    place = SimpleNamespace(_storage_impl=storage, flow_name=flow_name)
-    return CardDatastore(place, pathspec=pathspec)

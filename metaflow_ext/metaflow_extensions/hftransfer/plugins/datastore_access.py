@@ -15,8 +15,8 @@ from .s3_backend import S3_TYPES, NotForEngine, s3_settings
 if TYPE_CHECKING:
     from hftransfer._core.events import Observer
 
+    from .documents import Documents
     from .moves import Moves
-    from .store_lease import Documents
 
 
 class DatastoreAccess:

@@ -13,6 +13,7 @@ from typing import Any
 from . import artifact_store, flow_datastore
 from .card_pages import noting
 from .card_threads import shorten
+from .flow_env import remember_datastore
 from .run_scope import unknown_lineage, without_a_service
 
 
@@ -67,7 +68,7 @@ def _prepared(step_init: Callable[..., Any]) -> Callable[..., Any]:
         # flow, graph, step_name, decorators, environment, flow_datastore, logger
         datastore = keywords.get("flow_datastore") or (arguments[5] if len(arguments) > 5 else None)
         if datastore is not None:
-            flow_datastore.remember(datastore)
+            remember_datastore(datastore)
         return step_init(self, *arguments, **keywords)
 
     return method

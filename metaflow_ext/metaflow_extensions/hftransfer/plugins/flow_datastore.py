@@ -7,15 +7,13 @@ processes that a step starts, too. References are loaded from where they were st
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from .flow_env import remembered_datastore
 from .known_interface import takes
-
-_VARIABLE = "METAFLOW_HFTRANSFER_FLOW_DATASTORE"
 
 _METHODS = {
     "default": ("self",),
@@ -27,18 +25,6 @@ _METHODS = {
 def is_known(context: Any) -> bool:
     """Return True if `context` is the class that this module was written for."""
     return all(takes(context, name, parameters) for name, parameters in _METHODS.items())
-
-
-def remember(flow_datastore: Any) -> None:
-    """Make the datastore of the running flow the one of its checkpoints and models."""
-    kind, root = flow_datastore.TYPE, flow_datastore.datastore_root
-    if kind == "local":
-        root = os.path.abspath(root)  # processes that the step starts may be elsewhere
-    os.environ[_VARIABLE] = json.dumps([kind, root])
-    if kind == "s3":
-        from .s3_storage import share_client
-
-        share_client(getattr(flow_datastore, "_storage_impl", None))
 
 
 def follow_the_flow() -> None:
@@ -68,11 +54,8 @@ def follow_the_flow() -> None:
 def _of_the_flow(default: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @wraps(default)
     def method(self: Any) -> Any:
-        try:
-            kind, root = json.loads(os.environ[_VARIABLE])
-        except (KeyError, ValueError, TypeError):
-            return default(self)
-        return _backend(self, kind, root) or default(self)
+        found = remembered_datastore()
+        return (None if found is None else _backend(self, *found)) or default(self)
 
     return method
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
-from .flow_datastore import remember
+from .flow_env import remember_datastore
 from .repo_entry import CACHE_SCOPES
 from .repo_request import HuggingfaceHubError, parse_load, without_credentials
 
@@ -108,7 +108,7 @@ class HuggingfaceHubDecorator(StepDecorator):
                 f"not {cache_scope!r}."
             )
         self._require_packages(step_name)
-        remember(flow_datastore)
+        remember_datastore(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
         if self.attributes["load"] and self.statically_defined:
             # Metaflow stores the attributes of decorators with every run. (Those given by

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .card_components import CardComponents, Cards
-from .card_pages import CardTask, card_datastore
+from .card_storage import CardTask, card_datastore
 
 if TYPE_CHECKING:
     from .progress import TransferProgress

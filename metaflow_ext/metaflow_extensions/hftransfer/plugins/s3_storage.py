@@ -11,21 +11,20 @@ Imported on every ``import metaflow``.
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from metaflow.datastore.datastore_storage import CloseAfterUse
-from metaflow.plugins.datatools.s3.s3 import S3, S3Client
+from metaflow.plugins.datatools.s3.s3 import S3
 
 try:
     from metaflow_extensions.obcheckpoint.plugins.datastores.s3_compat import S3CompatibleStorage
 except ImportError:  # without metaflow-checkpoint nothing asks for this datastore
     from metaflow.plugins.datastores.s3_storage import S3Storage as S3CompatibleStorage
 
-from . import storage_hooks
+from .s3_clients import shared_client
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,8 +33,6 @@ R = TypeVar("R")
 _THREADS = 16
 # Large uploads are parallel in themselves.
 _UPLOADS = 4
-
-_clients: dict[str, Any] = {}
 
 
 class HftransferS3Storage(S3CompatibleStorage):
@@ -291,31 +288,3 @@ def _in_threads(
         return [operation(item) for item in items]
     with ThreadPoolExecutor(min(threads, len(items))) as pool:
         return list(pool.map(operation, items))
-
-
-def share_client(storage: Any) -> None:
-    """Take the S3 client of a flow's own datastore for what has no parameters of its own.
-
-    It exists by the time that a step runs, and a second one takes a tenth of a second to make.
-    """
-    client = getattr(storage, "s3_client", None)
-    given = ("_s3_role", "_s3_session_vars", "_s3_client_params")
-    if type(client) is S3Client and not any(getattr(client, name, True) for name in given):
-        _clients.setdefault(_name(None, None, None), client)
-
-
-def _name(*parameters: Any) -> str:
-    return json.dumps(parameters, sort_keys=True, default=repr)
-
-
-def shared_client(role_arn: str | None, session_vars: Any, client_params: Any) -> Any:
-    """Return the one S3 client of this process for these parameters."""
-    name = _name(role_arn, session_vars, client_params)
-    if name not in _clients:
-        _clients[name] = S3Client(
-            s3_role_arn=role_arn, s3_session_vars=session_vars, s3_client_params=client_params
-        )
-    return _clients[name]
-
-
-storage_hooks.install()

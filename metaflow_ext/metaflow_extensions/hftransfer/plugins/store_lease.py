@@ -16,7 +16,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+from .documents import Documents
 
 # Seconds between two renewals by the holder.
 BEAT = 5.0
@@ -26,16 +28,6 @@ PATIENCE = 30.0
 _FIRST_LOOK, _LONGEST_LOOK = 0.2, 3.0
 
 Note = dict[str, Any]
-
-
-class Documents(Protocol):
-    """A store of small documents with conditional writes; see `HftransferS3Storage`."""
-
-    def read_with_etag(self, key: str) -> tuple[bytes, str] | None: ...
-
-    def write_if(self, key: str, data: bytes, etag: str | None) -> str | None: ...
-
-    def delete(self, key: str) -> bool: ...
 
 
 @dataclass

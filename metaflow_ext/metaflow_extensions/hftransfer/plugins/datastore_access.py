@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .s3_backend import S3_TYPES, NotForEngine, s3_settings
+from metaflow_extensions.hftransfer.plugins.s3_backend import S3_TYPES, NotForEngine, s3_settings
 
 if TYPE_CHECKING:
     from hftransfer._core.events import Observer
-
-    from .documents import Documents
-    from .moves import Moves
+    from metaflow_extensions.hftransfer.plugins.documents import Documents
+    from metaflow_extensions.hftransfer.plugins.moves import Moves
 
 
 class DatastoreAccess:
@@ -55,7 +54,7 @@ class DatastoreAccess:
         if not (self.is_s3 or self.is_local):
             raise NotForEngine(f"the datastore {self._backend.TYPE}")
         require_engine(s3=self.is_s3)
-        from .moves import Moves
+        from metaflow_extensions.hftransfer.plugins.moves import Moves
 
         if not self.is_s3:
             return Moves({}, observer)
@@ -182,7 +181,7 @@ def require_engine(*, s3: bool) -> None:
     NotForEngine
         Naming those that are missing.
     """
-    from .engine_packages import missing_packages
+    from metaflow_extensions.hftransfer.plugins.engine_packages import missing_packages
 
     if missing := missing_packages(s3=s3):
         raise NotForEngine(f"missing packages: {missing}")

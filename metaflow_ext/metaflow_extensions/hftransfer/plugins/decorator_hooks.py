@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from . import artifact_store, flow_datastore
-from .card_pages import noting
-from .card_threads import shorten
-from .flow_env import remember_datastore
-from .run_scope import unknown_lineage, without_a_service
+from metaflow_extensions.hftransfer.plugins import artifact_store, flow_datastore
+from metaflow_extensions.hftransfer.plugins.card_pages import noting
+from metaflow_extensions.hftransfer.plugins.card_threads import shorten
+from metaflow_extensions.hftransfer.plugins.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.run_scope import unknown_lineage, without_a_service
 
 
 def adapt() -> None:
@@ -92,11 +92,10 @@ def _cleaning(task_pre_step: Callable[..., Any]) -> Callable[..., Any]:
         *others: Any,
         **named: Any,
     ) -> Any:
+        from metaflow_extensions.hftransfer.plugins.model_saves import enter_and_clean
         from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
             context,
         )
-
-        from .model_saves import enter_and_clean
 
         given = (step_name, task_datastore, metadata, run_id, task_id, flow, graph)
         result = task_pre_step(self, *given, retry_count, max_user_code_retries, *others, **named)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from .flow_env import remembered_datastore
-from .known_interface import takes
+from metaflow_extensions.hftransfer.plugins.flow_env import remembered_datastore
+from metaflow_extensions.hftransfer.plugins.known_interface import takes
 
 _METHODS = {
     "default": ("self",),

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .repo_request import RepoRequest, parse_arguments
-from .task_folders import TaskFolder
+from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.task_folders import TaskFolder
 
 if TYPE_CHECKING:
-    from .repo_cache import RepoCache
+    from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
 
 
 class LoadedRepos(Mapping[str, str]):

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
-from .flow_env import remember_datastore
-from .repo_entry import CACHE_SCOPES
-from .repo_request import HuggingfaceHubError, parse_load, without_credentials
+from metaflow_extensions.hftransfer.plugins.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.repo_entry import CACHE_SCOPES
+from metaflow_extensions.hftransfer.plugins.repo_request import (
+    HuggingfaceHubError,
+    parse_load,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
-    from .hftransfer_context import HuggingfaceHub
-    from .hub_card import HubCard
+    from metaflow_extensions.hftransfer.plugins.hftransfer_context import HuggingfaceHub
+    from metaflow_extensions.hftransfer.plugins.hub_card import HubCard
 
 _INCUMBENT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
 _INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
@@ -132,12 +136,11 @@ class HuggingfaceHubDecorator(StepDecorator):
         from metaflow.metaflow_config import HFTRANSFER_LOCAL_LINKS, HFTRANSFER_PROGRESS_INTERVAL
 
         from metaflow import current
-
-        from .hftransfer_context import HuggingfaceHub
-        from .hub_card import HubCard
-        from .incumbent import open_entry_store
-        from .repo_cache import RepoCache
-        from .repo_mover import RepoMover
+        from metaflow_extensions.hftransfer.plugins.hftransfer_context import HuggingfaceHub
+        from metaflow_extensions.hftransfer.plugins.hub_card import HubCard
+        from metaflow_extensions.hftransfer.plugins.incumbent import open_entry_store
+        from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
+        from metaflow_extensions.hftransfer.plugins.repo_mover import RepoMover
 
         scope = self.attributes["cache_scope"]
         store = open_entry_store(

@@ -21,6 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from metaflow import current
+from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+from metaflow_extensions.hftransfer.plugins.entry_contents import manifest_path
+from metaflow_extensions.hftransfer.plugins.leftovers import KeyName, earlier, parse_key_name
+from metaflow_extensions.hftransfer.plugins.run_scope import resolve_scope
+from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
+from metaflow_extensions.hftransfer.plugins.store_lease import StoreLease, store_lease
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
     constants,
 )
@@ -40,13 +46,6 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.hf_hub.
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.flowspec_utils import (  # noqa: E501
     resolve_task_identifier,
 )
-
-from .datastore_access import DatastoreAccess
-from .entry_contents import manifest_path
-from .leftovers import KeyName, earlier, parse_key_name
-from .run_scope import resolve_scope
-from .s3_backend import NotForEngine
-from .store_lease import StoreLease, store_lease
 
 Log = Callable[[str], None]
 

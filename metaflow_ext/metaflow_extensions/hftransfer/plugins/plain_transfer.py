@@ -20,11 +20,10 @@ from urllib.parse import quote
 
 from hftransfer.errors import AccessError, IntegrityError, NetworkError, NotFoundError
 from hftransfer.locations import safe_path
-
-from .entry_contents import digests_document
+from metaflow_extensions.hftransfer.plugins.entry_contents import digests_document
 
 if TYPE_CHECKING:
-    from .repo_request import RepoRequest
+    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
 
 _STEP = 1 << 20
 _TRIES = 5

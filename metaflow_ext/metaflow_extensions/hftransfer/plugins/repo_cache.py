@@ -14,14 +14,19 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .machine_locks import MachineLock, machine_lock
-from .repo_entry import choose_entry, entry_metadata, entry_name, serves
-from .repo_mover import DamagedError, Moved, RepoMover
-from .repo_request import HuggingfaceHubError, RepoRequest
+from metaflow_extensions.hftransfer.plugins.machine_locks import MachineLock, machine_lock
+from metaflow_extensions.hftransfer.plugins.repo_entry import (
+    choose_entry,
+    entry_metadata,
+    entry_name,
+    serves,
+)
+from metaflow_extensions.hftransfer.plugins.repo_mover import DamagedError, Moved, RepoMover
+from metaflow_extensions.hftransfer.plugins.repo_request import HuggingfaceHubError, RepoRequest
 
 if TYPE_CHECKING:
-    from .incumbent import EntryStore
-    from .store_lease import StoreLease
+    from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore
+    from metaflow_extensions.hftransfer.plugins.store_lease import StoreLease
 
 
 @dataclass(frozen=True)

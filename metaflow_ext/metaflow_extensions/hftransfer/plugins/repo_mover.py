@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .datastore_access import DatastoreAccess, require_engine
-from .entry_contents import MANIFEST, known_files, manifest_path
-from .progress import TransferProgress, shown_size
-from .s3_backend import NotForEngine
+from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess, require_engine
+from metaflow_extensions.hftransfer.plugins.entry_contents import (
+    MANIFEST,
+    known_files,
+    manifest_path,
+)
+from metaflow_extensions.hftransfer.plugins.progress import TransferProgress, shown_size
+from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
 
 if TYPE_CHECKING:
-    from .incumbent import EntryStore, NewEntry
-    from .moves import Moves
-    from .repo_request import RepoRequest
+    from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore, NewEntry
+    from metaflow_extensions.hftransfer.plugins.moves import Moves
+    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
 
 Log = Callable[[str], None]
 
@@ -131,7 +135,7 @@ class RepoMover:
             self._moves(entry, None)
         except NotForEngine as reason:
             self._slower(reason)
-            from .plain_transfer import download
+            from metaflow_extensions.hftransfer.plugins.plain_transfer import download
 
             return _from_document(*download(request, [entry.location, *_paths(path)]))
         if sibling is not None:
@@ -143,7 +147,7 @@ class RepoMover:
 
     def repair(self, request: RepoRequest, reference: dict[str, Any], error: Exception) -> bool:
         """Fetch what is wrong with `reference` from the Hub again; False if that is not known."""
-        from .entry_repair import repair
+        from metaflow_extensions.hftransfer.plugins.entry_repair import repair
 
         progress = self._progress(request.repo_id)
         try:
@@ -188,8 +192,7 @@ class RepoMover:
         if not self._access.is_local or not _has_manifest(document):
             return None
         from hftransfer import Manifest
-
-        from .local_copies import clone, link, place_files
+        from metaflow_extensions.hftransfer.plugins.local_copies import clone, link, place_files
 
         manifest = Manifest.from_dict(document)
         make = link if self._links else clone
@@ -200,7 +203,7 @@ class RepoMover:
     def _load_plainly(
         self, request: RepoRequest, reference: dict[str, Any], path: str, document: Any
     ) -> Moved:
-        from .file_digests import WrongFileError
+        from metaflow_extensions.hftransfer.plugins.file_digests import WrongFileError
 
         started = time.monotonic()
         try:
@@ -264,7 +267,7 @@ class RepoMover:
             return self._access.moves(progress)
         # The Hub's files go to folders; Metaflow's code stores them from there.
         require_engine(s3=False)
-        from .moves import Moves
+        from metaflow_extensions.hftransfer.plugins.moves import Moves
 
         return Moves({}, progress)
 

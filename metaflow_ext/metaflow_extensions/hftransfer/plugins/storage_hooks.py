@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from .decorator_hooks import adapt
-from .known_interface import parameters_of
-from .s3_backend import NotForEngine
+from metaflow_extensions.hftransfer.plugins.decorator_hooks import adapt
+from metaflow_extensions.hftransfer.plugins.known_interface import parameters_of
+from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
 
 # Minor releases whose ObjectStorage is known.
 _VERSIONS = ("0.2.",)
@@ -69,7 +69,7 @@ def unknown_interface(storage: Any, version: str) -> str:
 def _wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: Any, key: str, *arguments: Any, **keywords: Any) -> Any:
-        from . import stored_artifacts
+        from metaflow_extensions.hftransfer.plugins import stored_artifacts
 
         handler = getattr(stored_artifacts, name.lstrip("_"))
         local = arguments[0] if arguments else next(iter(keywords.values()))

@@ -60,7 +60,7 @@ class Datastore:
 
     def keys(self, below: str = "") -> list[str]:
         """Return all keys below a folder, sorted."""
-        from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+        from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 
         prefix = f"{below}/" if below else ""
         return sorted(prefix + path for path in DatastoreAccess(self.backend).files_below(below))

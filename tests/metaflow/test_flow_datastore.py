@@ -30,7 +30,7 @@ def test_the_client_of_the_flows_datastore_serves_its_checkpoints_too(
     """Where no parameters are given; those of an artifact store get a client of their own."""
     from metaflow.plugins.datatools.s3.s3 import S3Client
 
-    from metaflow_extensions.hftransfer.plugins import flow_env, s3_clients
+    from metaflow_extensions.hftransfer.plugins.engine import flow_env, s3_clients
 
     monkeypatch.setattr(s3_clients, "_clients", {})
     monkeypatch.setenv(flow_env._VARIABLE, "")
@@ -51,7 +51,7 @@ def test_a_client_with_parameters_is_nobody_elses(
     """A datastore of another extension may have made it so."""
     from metaflow.plugins.datatools.s3.s3 import S3Client
 
-    from metaflow_extensions.hftransfer.plugins import s3_clients
+    from metaflow_extensions.hftransfer.plugins.engine import s3_clients
 
     monkeypatch.setattr(s3_clients, "_clients", {})
     special = S3Client(**given)

@@ -14,8 +14,8 @@ pytest.importorskip("metaflow.decorators")
 
 from hftransfer import FileManifest, IntegrityError, Manifest
 from hftransfer.stores.base import Entry
-from metaflow_extensions.hftransfer.plugins.kept_files import KeepingSink, chunk_digests
-from metaflow_extensions.hftransfer.plugins.local_copies import clone, link, place_files
+from metaflow_extensions.hftransfer.plugins.engine.reflink import clone, link, place_files
+from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import KeepingSink, chunk_digests
 from metaflow_extensions.hftransfer.plugins.machine_locks import machine_lock
 from metaflow_extensions.hftransfer.plugins.task_folders import TaskFolder
 

@@ -42,7 +42,7 @@ LOAD = """
 import json, sys
 import metaflow
 from metaflow_extensions.hftransfer.plugins import store_lease
-from metaflow_extensions.hftransfer.plugins.repo_request import parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
 from metaflow_stores import Datastore, repo_cache
 
 given = json.loads(sys.argv[1])
@@ -371,12 +371,12 @@ def test_the_retry_of_a_save_removes_what_was_stored(
 MODEL = """
 import json, sys
 import metaflow
-from metaflow_extensions.hftransfer.plugins import model_saves
+from metaflow_extensions.hftransfer.plugins.engine import unfinished_saves
 from metaflow_stores import Datastore
 given = json.loads(sys.argv[1])
 datastore = Datastore(*given["datastore"])
 attempt = given["attempt"]
-model_saves.enter_and_clean(
+unfinished_saves.enter_and_clean(
     datastore.backend, "Flow/1/start/1", attempt, may_retry=attempt == 0
 )
 store = datastore.storage("models", "artifacts", prefix="mf.models")
@@ -415,22 +415,22 @@ def test_the_retry_removes_models_that_were_not_finished(
 
 def test_a_finished_model_of_a_failed_attempt_stays(datastore: Datastore, tmp_path: Path) -> None:
     """A note that outlived its model's end is all that goes."""
-    from metaflow_extensions.hftransfer.plugins import model_saves
-    from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+    from metaflow_extensions.hftransfer.plugins.engine import unfinished_saves
+    from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 
     access = DatastoreAccess(datastore.backend)
     key = "mf.models/models/artifacts/label_1"
-    model_saves.enter_task("Flow/1/start/1", 0, may_retry=True)
+    unfinished_saves.enter_task("Flow/1/start/1", 0, may_retry=True)
     try:
-        with pytest.raises(OSError, match="full"), model_saves.noted(access, key, [""]):
+        with pytest.raises(OSError, match="full"), unfinished_saves.noted(access, key, [""]):
             datastore.write(f"{key}/a", b"a")
             raise OSError("full")
     finally:
-        model_saves.enter_task("Flow/1/start/1", 0, may_retry=False)
+        unfinished_saves.enter_task("Flow/1/start/1", 0, may_retry=False)
     datastore.write("mf.models/models/artifact_metadata/label_1.metadata", b"{}")
 
-    assert model_saves.remove_unfinished(access, "Flow/1/start/1", 0) == []
+    assert unfinished_saves.remove_unfinished(access, "Flow/1/start/1", 0) == []
     assert len(datastore.keys("mf.models/models/unfinished")) == 1
-    assert model_saves.remove_unfinished(access, "Flow/1/start/1", 1) == []
+    assert unfinished_saves.remove_unfinished(access, "Flow/1/start/1", 1) == []
     assert datastore.keys("mf.models/models/unfinished") == []
     assert datastore.read(f"{key}/a") == b"a"

@@ -13,7 +13,7 @@ pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
 from hftransfer.testing import HubServer, RandomFile
-from metaflow_extensions.hftransfer.plugins.repo_request import parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
 from metaflow_stores import Datastore, repo_cache, tree
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
@@ -140,8 +140,8 @@ def test_metaflows_own_classes_are_routed_alike() -> None:
     """The real storage classes of gs and azure are none that the engine takes for its own."""
     from metaflow.plugins import DATASTORES
 
-    from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
-    from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
+    from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
+    from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
 
     kinds = {storage.TYPE: storage for storage in DATASTORES}
     for kind in ("gs", "azure"):

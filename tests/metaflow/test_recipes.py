@@ -18,7 +18,7 @@ else:  # pip's own copy
 
 from metaflow.plugins.pypi import micromamba
 
-from metaflow_extensions.hftransfer.plugins import engine_packages
+from metaflow_extensions.hftransfer.plugins.engine import requirements
 
 pytestmark = pytest.mark.metaflow
 
@@ -52,7 +52,7 @@ def test_a_recipe_names_all_that_the_engine_needs(decorator: str) -> None:
     found = {CONDA.get(name, name): version for name, version in recipe(decorator).items()}
 
     assert found == wanted
-    assert set(engine_packages._ALWAYS + engine_packages._FOR_S3) == set(found) - QUICKER
+    assert set(requirements._ALWAYS + requirements._FOR_S3) == set(found) - QUICKER
 
 
 def test_metaflow_reads_the_versions_as_bounds() -> None:

@@ -22,7 +22,7 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
 from hftransfer import TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
-from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
 from metaflow_stores import Datastore, entry_store, repo_cache, tree
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
@@ -433,7 +433,7 @@ def test_what_a_destination_had_already_is_read_back(
     import dataclasses
 
     from hftransfer import FileManifest, Report
-    from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+    from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 
     cache = repo_cache(datastore, lines.append)
     reference, _ = cache.reference(ask(hub))

@@ -12,13 +12,13 @@ pytest.importorskip("metaflow.decorators")
 
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
-from metaflow_extensions.hftransfer.plugins.repo_entry import (
+from metaflow_extensions.hftransfer.plugins.engine.cache_key import (
     CACHE_SCOPES,
     choose_entry,
     entry_metadata,
     entry_name,
 )
-from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.hf_hub import (
     decorator,
 )

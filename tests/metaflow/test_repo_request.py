@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
-from metaflow_extensions.hftransfer.plugins.hftransfer_decorator import HuggingfaceHubDecorator
-from metaflow_extensions.hftransfer.plugins.repo_request import (
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
     RepoRequest,
     parse_arguments,
     parse_load,
     without_credentials,
 )
+from metaflow_extensions.hftransfer.plugins.hftransfer_decorator import HuggingfaceHubDecorator
 
 pytestmark = pytest.mark.metaflow
 

@@ -12,7 +12,7 @@ pytest.importorskip("metaflow.decorators")
 pytest.importorskip("boto3")
 
 from metaflow import metaflow_config
-from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine, s3_settings
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine, s3_settings
 
 pytestmark = pytest.mark.metaflow
 

@@ -285,7 +285,7 @@ def test_the_archive_is_the_one_that_tarfile_would_write(
     files: dict[tuple[str, ...], bytes], chunk: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Read in pieces of any size, its members and their order are tarfile's."""
-    from metaflow_extensions.hftransfer.plugins.tar_stream import TarSource
+    from metaflow_extensions.hftransfer.plugins.engine.tar import TarSource
 
     folder = tmp_path_factory.mktemp("tree")
     for path, data in files.items():
@@ -490,7 +490,7 @@ def test_credentials_that_ran_out_are_renewed(
         pytest.skip("about S3")
     from metaflow.plugins.aws import aws_client
 
-    from metaflow_extensions.hftransfer.plugins import s3_clients
+    from metaflow_extensions.hftransfer.plugins.engine import s3_clients
 
     datastore.storage()._save_objects("one", str(folder))
     handed_out: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 from metaflow_extensions.hftransfer.plugins import artifact_store, flow_datastore
 from metaflow_extensions.hftransfer.plugins.card_pages import noting
 from metaflow_extensions.hftransfer.plugins.card_threads import shorten
-from metaflow_extensions.hftransfer.plugins.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
 from metaflow_extensions.hftransfer.plugins.run_scope import unknown_lineage, without_a_service
 
 
@@ -92,7 +92,7 @@ def _cleaning(task_pre_step: Callable[..., Any]) -> Callable[..., Any]:
         *others: Any,
         **named: Any,
     ) -> Any:
-        from metaflow_extensions.hftransfer.plugins.model_saves import enter_and_clean
+        from metaflow_extensions.hftransfer.plugins.engine.unfinished_saves import enter_and_clean
         from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
             context,
         )

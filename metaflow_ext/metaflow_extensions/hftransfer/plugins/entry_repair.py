@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
-from metaflow_extensions.hftransfer.plugins.entry_contents import manifest_path
-from metaflow_extensions.hftransfer.plugins.repo_entry import recorded_request
+from metaflow_extensions.hftransfer.plugins.engine.cache_key import recorded_request
+from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
+from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path
 
 
 def repair(

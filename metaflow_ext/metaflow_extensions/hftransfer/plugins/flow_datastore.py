@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.flow_env import remembered_datastore
+from metaflow_extensions.hftransfer.plugins.engine.flow_env import remembered_datastore
 from metaflow_extensions.hftransfer.plugins.known_interface import takes
 
 _METHODS = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
 from metaflow_extensions.hftransfer.plugins.task_folders import TaskFolder
 
 if TYPE_CHECKING:

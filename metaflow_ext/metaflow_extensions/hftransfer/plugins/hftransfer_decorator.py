@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 
-from metaflow_extensions.hftransfer.plugins.flow_env import remember_datastore
-from metaflow_extensions.hftransfer.plugins.repo_entry import CACHE_SCOPES
-from metaflow_extensions.hftransfer.plugins.repo_request import (
+from metaflow_extensions.hftransfer.plugins.engine.cache_key import CACHE_SCOPES
+from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
     parse_load,
     without_credentials,

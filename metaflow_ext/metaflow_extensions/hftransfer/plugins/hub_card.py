@@ -18,7 +18,7 @@ from metaflow_extensions.hftransfer.plugins.card_components import CardComponent
 from metaflow_extensions.hftransfer.plugins.card_storage import CardTask, card_datastore
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.progress import TransferProgress
+    from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
     from metaflow_extensions.hftransfer.plugins.repo_cache import Access
 
 CARD_ID = "huggingface_hub_models"
@@ -174,7 +174,7 @@ def _rendered(component: Any) -> Any:
 def _running(transfer: TransferProgress) -> list[Any]:
     from metaflow.cards import Markdown, ProgressBar
 
-    from metaflow_extensions.hftransfer.plugins.progress import shown_size
+    from metaflow_extensions.hftransfer.plugins.engine.progress import shown_size
 
     rate = transfer.moved / max(transfer.seconds, 1e-9)
     percent = round(100 * transfer.moved / transfer.total) if transfer.total else 0
@@ -204,7 +204,7 @@ def rows_of(access: Access, cache_scope: str) -> list[tuple[str, Any]]:
     """Return name and value of what the card tells about one access; no credentials."""
     from datetime import datetime
 
-    from metaflow_extensions.hftransfer.plugins.progress import shown_size
+    from metaflow_extensions.hftransfer.plugins.engine.progress import shown_size
 
     request, reference, moved = access.request, access.reference, access.moved
     record = (reference.get("metadata") or {}).get("hftransfer") or {}

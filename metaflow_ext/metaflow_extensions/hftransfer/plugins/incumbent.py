@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from metaflow import current
-from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
-from metaflow_extensions.hftransfer.plugins.entry_contents import manifest_path
-from metaflow_extensions.hftransfer.plugins.leftovers import KeyName, earlier, parse_key_name
+from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
+from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path
+from metaflow_extensions.hftransfer.plugins.engine.orphans import KeyName, earlier, parse_key_name
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
 from metaflow_extensions.hftransfer.plugins.run_scope import resolve_scope
-from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
 from metaflow_extensions.hftransfer.plugins.store_lease import StoreLease, store_lease
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
     constants,

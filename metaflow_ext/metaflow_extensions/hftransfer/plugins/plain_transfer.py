@@ -20,10 +20,10 @@ from urllib.parse import quote
 
 from hftransfer.errors import AccessError, IntegrityError, NetworkError, NotFoundError
 from hftransfer.locations import safe_path
-from metaflow_extensions.hftransfer.plugins.entry_contents import digests_document
+from metaflow_extensions.hftransfer.plugins.engine.manifests import digests_document
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
+    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 
 _STEP = 1 << 20
 _TRIES = 5

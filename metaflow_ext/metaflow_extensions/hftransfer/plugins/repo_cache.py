@@ -14,15 +14,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.machine_locks import MachineLock, machine_lock
-from metaflow_extensions.hftransfer.plugins.repo_entry import (
+from metaflow_extensions.hftransfer.plugins.engine.cache_key import (
     choose_entry,
     entry_metadata,
     entry_name,
     serves,
 )
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import HuggingfaceHubError, RepoRequest
+from metaflow_extensions.hftransfer.plugins.machine_locks import MachineLock, machine_lock
 from metaflow_extensions.hftransfer.plugins.repo_mover import DamagedError, Moved, RepoMover
-from metaflow_extensions.hftransfer.plugins.repo_request import HuggingfaceHubError, RepoRequest
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess, require_engine
-from metaflow_extensions.hftransfer.plugins.entry_contents import (
+from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess, require_engine
+from metaflow_extensions.hftransfer.plugins.engine.manifests import (
     MANIFEST,
     known_files,
     manifest_path,
 )
-from metaflow_extensions.hftransfer.plugins.progress import TransferProgress, shown_size
-from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress, shown_size
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
 
 if TYPE_CHECKING:
+    from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
+    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
     from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore, NewEntry
-    from metaflow_extensions.hftransfer.plugins.moves import Moves
-    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
 
 Log = Callable[[str], None]
 
@@ -192,7 +192,7 @@ class RepoMover:
         if not self._access.is_local or not _has_manifest(document):
             return None
         from hftransfer import Manifest
-        from metaflow_extensions.hftransfer.plugins.local_copies import clone, link, place_files
+        from metaflow_extensions.hftransfer.plugins.engine.reflink import clone, link, place_files
 
         manifest = Manifest.from_dict(document)
         make = link if self._links else clone
@@ -203,7 +203,7 @@ class RepoMover:
     def _load_plainly(
         self, request: RepoRequest, reference: dict[str, Any], path: str, document: Any
     ) -> Moved:
-        from metaflow_extensions.hftransfer.plugins.file_digests import WrongFileError
+        from metaflow_extensions.hftransfer.plugins.engine.file_digests import WrongFileError
 
         started = time.monotonic()
         try:
@@ -267,7 +267,7 @@ class RepoMover:
             return self._access.moves(progress)
         # The Hub's files go to folders; Metaflow's code stores them from there.
         require_engine(s3=False)
-        from metaflow_extensions.hftransfer.plugins.moves import Moves
+        from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
 
         return Moves({}, progress)
 

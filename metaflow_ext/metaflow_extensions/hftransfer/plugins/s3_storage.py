@@ -24,7 +24,7 @@ try:
 except ImportError:  # without metaflow-checkpoint nothing asks for this datastore
     from metaflow.plugins.datastores.s3_storage import S3Storage as S3CompatibleStorage
 
-from metaflow_extensions.hftransfer.plugins.s3_clients import shared_client
+from metaflow_extensions.hftransfer.plugins.engine.s3_clients import shared_client
 
 T = TypeVar("T")
 R = TypeVar("R")

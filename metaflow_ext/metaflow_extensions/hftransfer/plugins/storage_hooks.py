@@ -15,8 +15,8 @@ from functools import wraps
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.decorator_hooks import adapt
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
 from metaflow_extensions.hftransfer.plugins.known_interface import parameters_of
-from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
 
 # Minor releases whose ObjectStorage is known.
 _VERSIONS = ("0.2.",)

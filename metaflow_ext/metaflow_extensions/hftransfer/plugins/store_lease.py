@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.documents import Documents
+from metaflow_extensions.hftransfer.plugins.engine.documents import Documents
 
 # Seconds between two renewals by the holder.
 BEAT = 5.0

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
-from metaflow_extensions.hftransfer.plugins.entry_contents import known_files, manifest_path
-from metaflow_extensions.hftransfer.plugins.model_saves import noted
-from metaflow_extensions.hftransfer.plugins.progress import TransferProgress
-from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
+from metaflow_extensions.hftransfer.plugins.engine.manifests import known_files, manifest_path
+from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.unfinished_saves import noted
 
 T = TypeVar("T")
 Saved = tuple[str, str, int]
@@ -105,7 +105,10 @@ def check_loaded(store: Any, key: str, local_directory: str) -> None:
     WrongFileError
         If a file is missing or wrong.
     """
-    from metaflow_extensions.hftransfer.plugins.file_digests import WrongFileError, wrong_file
+    from metaflow_extensions.hftransfer.plugins.engine.file_digests import (
+        WrongFileError,
+        wrong_file,
+    )
 
     access = DatastoreAccess(store._backend)
     path = store.resolve_key_relative_path(key)
@@ -129,7 +132,7 @@ def _files(local_path: str) -> list[str]:
 
 
 def _remove_leftovers(access: DatastoreAccess, path: str, large: list[str]) -> None:
-    from metaflow_extensions.hftransfer.plugins.leftovers import remove_leftovers
+    from metaflow_extensions.hftransfer.plugins.engine.orphans import remove_leftovers
 
     try:
         removed = remove_leftovers(access, path, large)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
-from metaflow_extensions.hftransfer.plugins.s3_backend import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
 
 _ARTIFACTS = "/models/artifacts/"
 _UNFINISHED = "/models/unfinished/"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hftransfer import IntegrityError, Manifest
-from metaflow_extensions.hftransfer.plugins.kept_files import chunk_digests
+from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import chunk_digests
 
 if TYPE_CHECKING:
     from hftransfer import FileManifest

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from metaflow_extensions.hftransfer.plugins.datastore_access import DatastoreAccess
+from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 
 
 class KeyName(NamedTuple):

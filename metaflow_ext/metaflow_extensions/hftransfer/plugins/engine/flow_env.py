@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.s3_clients import share_client
+from metaflow_extensions.hftransfer.plugins.engine.s3_clients import share_client
 
 _VARIABLE = "METAFLOW_HFTRANSFER_FLOW_DATASTORE"
 

@@ -10,12 +10,16 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.s3_backend import S3_TYPES, NotForEngine, s3_settings
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import (
+    S3_TYPES,
+    NotForEngine,
+    s3_settings,
+)
 
 if TYPE_CHECKING:
     from hftransfer._core.events import Observer
-    from metaflow_extensions.hftransfer.plugins.documents import Documents
-    from metaflow_extensions.hftransfer.plugins.moves import Moves
+    from metaflow_extensions.hftransfer.plugins.engine.documents import Documents
+    from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
 
 
 class DatastoreAccess:
@@ -54,7 +58,7 @@ class DatastoreAccess:
         if not (self.is_s3 or self.is_local):
             raise NotForEngine(f"the datastore {self._backend.TYPE}")
         require_engine(s3=self.is_s3)
-        from metaflow_extensions.hftransfer.plugins.moves import Moves
+        from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
 
         if not self.is_s3:
             return Moves({}, observer)
@@ -181,7 +185,7 @@ def require_engine(*, s3: bool) -> None:
     NotForEngine
         Naming those that are missing.
     """
-    from metaflow_extensions.hftransfer.plugins.engine_packages import missing_packages
+    from metaflow_extensions.hftransfer.plugins.engine.requirements import missing_packages
 
     if missing := missing_packages(s3=s3):
         raise NotForEngine(f"missing packages: {missing}")

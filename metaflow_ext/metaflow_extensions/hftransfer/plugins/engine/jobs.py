@@ -27,17 +27,17 @@ from hftransfer.stores.local.sink import LocalSink
 from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.null import NullSink
 from hftransfer.sync import run_sync
-from metaflow_extensions.hftransfer.plugins.entry_contents import (
+from metaflow_extensions.hftransfer.plugins.engine.manifests import (
     MANIFEST,
     is_bookkeeping,
     known_files,
 )
-from metaflow_extensions.hftransfer.plugins.kept_files import KeepingSink
-from metaflow_extensions.hftransfer.plugins.tar_stream import TarSink, TarSource
+from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import KeepingSink
+from metaflow_extensions.hftransfer.plugins.engine.tar import TarSink, TarSource
 
 if TYPE_CHECKING:
     from hftransfer._core.events import Observer
-    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
+    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
+    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 
 CACHE_SCOPES = ("checkpoint", "flow", "global")
 RECORD = "hftransfer"
@@ -103,7 +103,7 @@ def recorded_request(
 
     None if that is not recorded. `hub` are the arguments for reaching the Hub.
     """
-    from metaflow_extensions.hftransfer.plugins.repo_request import RepoRequest
+    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 
     record = metadata.get(RECORD)
     if not isinstance(record, Mapping) or not record.get("commit") or not metadata.get("repo_id"):

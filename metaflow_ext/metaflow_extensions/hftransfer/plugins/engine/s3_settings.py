@@ -114,7 +114,7 @@ def _resolved_credentials(backend: Any) -> dict[str, Any]:
 
     botocore has no public way from a client to its credentials.
     """
-    from metaflow_extensions.hftransfer.plugins.s3_clients import shared_client
+    from metaflow_extensions.hftransfer.plugins.engine.s3_clients import shared_client
 
     # The client that this process keeps, whose credentials renew themselves.
     client = shared_client(

@@ -76,7 +76,7 @@ def entry_store(
     exclusive: bool = True,
 ) -> Any:
     """Return the `EntryStore` that the task of this path would have."""
-    from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore
+    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import EntryStore
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
         checkpoint_storage,
         core,
@@ -106,8 +106,8 @@ def repo_cache(
     owner: str | None = None,
 ) -> Any:
     """Return the `RepoCache` that the task of this path would have."""
-    from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
-    from metaflow_extensions.hftransfer.plugins.repo_mover import RepoMover
+    from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
+    from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoMover
 
     store = entry_store(
         datastore, log, task=task, attempt=attempt, identifier=identifier, exclusive=exclusive

@@ -15,7 +15,7 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 if TYPE_CHECKING:
     from metaflow.conftest import FlowRunner, S3Datastore
 
-from metaflow_extensions.hftransfer.plugins import run_scope
+from metaflow_extensions.hftransfer.plugins.hub import run_scope
 from metaflow_pods import in_pods, interpreter
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(300)]

@@ -16,8 +16,8 @@ from hftransfer import FileManifest, IntegrityError, Manifest
 from hftransfer.stores.base import Entry
 from metaflow_extensions.hftransfer.plugins.engine.reflink import clone, link, place_files
 from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import KeepingSink, chunk_digests
-from metaflow_extensions.hftransfer.plugins.machine_locks import machine_lock
-from metaflow_extensions.hftransfer.plugins.task_folders import TaskFolder
+from metaflow_extensions.hftransfer.plugins.hub.host_lock import machine_lock
+from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskFolder
 
 pytestmark = pytest.mark.metaflow
 
@@ -40,7 +40,7 @@ def test_a_lock_is_waited_for_and_dies_with_its_holder(tmp_path: Path) -> None:
     """Who waits is told so, and goes on when the holder is killed."""
     program = """
 import sys, time
-from metaflow_extensions.hftransfer.plugins.machine_locks import machine_lock
+from metaflow_extensions.hftransfer.plugins.hub.host_lock import machine_lock
 with machine_lock("a", folder=sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

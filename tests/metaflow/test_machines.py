@@ -41,12 +41,12 @@ FILES: dict[str, bytes | RandomFile] = {
 LOAD = """
 import json, sys
 import metaflow
-from metaflow_extensions.hftransfer.plugins import store_lease
+from metaflow_extensions.hftransfer.plugins.hub import lease
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
 from metaflow_stores import Datastore, repo_cache
 
 given = json.loads(sys.argv[1])
-store_lease.PATIENCE, store_lease.BEAT = given["patience"], 0.1
+lease.PATIENCE, lease.BEAT = given["patience"], 0.1
 cache = repo_cache(
     Datastore(*given["datastore"]), lambda line: print(line, flush=True), **given["task"]
 )
@@ -307,7 +307,7 @@ def test_a_bucket_that_is_missing_is_not_waited_for(shared: Datastore) -> None:
     """Who can neither read nor make a lease works without, and meets the error of the bucket."""
     from botocore.exceptions import ClientError
 
-    from metaflow_extensions.hftransfer.plugins.store_lease import store_lease
+    from metaflow_extensions.hftransfer.plugins.hub.lease import store_lease
 
     lost = replace(shared, root=f"{shared.root.replace('s3://', 's3://gone-', 1)}").backend
 

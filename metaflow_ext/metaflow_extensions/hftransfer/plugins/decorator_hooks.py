@@ -14,7 +14,7 @@ from metaflow_extensions.hftransfer.plugins import artifact_store, flow_datastor
 from metaflow_extensions.hftransfer.plugins.card_pages import noting
 from metaflow_extensions.hftransfer.plugins.card_threads import shorten
 from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
-from metaflow_extensions.hftransfer.plugins.run_scope import unknown_lineage, without_a_service
+from metaflow_extensions.hftransfer.plugins.hub.run_scope import unknown_lineage, without_a_service
 
 
 def adapt() -> None:

@@ -20,7 +20,7 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
 )
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.hftransfer_context import HuggingfaceHub
+    from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
     from metaflow_extensions.hftransfer.plugins.hub_card import HubCard
 
 _INCUMBENT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
@@ -72,7 +72,7 @@ class HuggingfaceHubDecorator(StepDecorator):
 
     MF Add To Current
     -----------------
-    huggingface_hub -> metaflow_extensions.hftransfer.plugins.hftransfer_context.HuggingfaceHub
+    huggingface_hub -> metaflow_extensions.hftransfer.plugins.hub.step_api.HuggingfaceHub
         Paths of what ``load`` named (``loaded``), and ``snapshot_download`` and ``load`` for
         repositories that become known only when the step runs.
 
@@ -136,11 +136,11 @@ class HuggingfaceHubDecorator(StepDecorator):
         from metaflow.metaflow_config import HFTRANSFER_LOCAL_LINKS, HFTRANSFER_PROGRESS_INTERVAL
 
         from metaflow import current
-        from metaflow_extensions.hftransfer.plugins.hftransfer_context import HuggingfaceHub
+        from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
+        from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import open_entry_store
+        from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
+        from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoMover
         from metaflow_extensions.hftransfer.plugins.hub_card import HubCard
-        from metaflow_extensions.hftransfer.plugins.incumbent import open_entry_store
-        from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
-        from metaflow_extensions.hftransfer.plugins.repo_mover import RepoMover
 
         scope = self.attributes["cache_scope"]
         store = open_entry_store(

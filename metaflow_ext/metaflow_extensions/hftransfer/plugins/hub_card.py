@@ -19,7 +19,7 @@ from metaflow_extensions.hftransfer.plugins.card_storage import CardTask, card_d
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
-    from metaflow_extensions.hftransfer.plugins.repo_cache import Access
+    from metaflow_extensions.hftransfer.plugins.hub.cache import Access
 
 CARD_ID = "huggingface_hub_models"
 

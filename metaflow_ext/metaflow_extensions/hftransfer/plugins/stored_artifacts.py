@@ -169,7 +169,7 @@ def _write_manifest(access: DatastoreAccess, path: str, report: Any) -> None:
 
 
 def _repair(access: DatastoreAccess, path: str, error: Exception) -> bool:
-    from metaflow_extensions.hftransfer.plugins.entry_repair import repair
+    from metaflow_extensions.hftransfer.plugins.hub.repair import repair
 
     return repair(access, path, error, _print)
 

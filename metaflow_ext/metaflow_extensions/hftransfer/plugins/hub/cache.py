@@ -21,12 +21,12 @@ from metaflow_extensions.hftransfer.plugins.engine.cache_key import (
     serves,
 )
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import HuggingfaceHubError, RepoRequest
-from metaflow_extensions.hftransfer.plugins.machine_locks import MachineLock, machine_lock
-from metaflow_extensions.hftransfer.plugins.repo_mover import DamagedError, Moved, RepoMover
+from metaflow_extensions.hftransfer.plugins.hub.host_lock import MachineLock, machine_lock
+from metaflow_extensions.hftransfer.plugins.hub.transfer import DamagedError, Moved, RepoMover
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore
-    from metaflow_extensions.hftransfer.plugins.store_lease import StoreLease
+    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import EntryStore
+    from metaflow_extensions.hftransfer.plugins.hub.lease import StoreLease
 
 
 @dataclass(frozen=True)

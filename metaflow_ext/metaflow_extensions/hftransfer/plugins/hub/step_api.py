@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from metaflow_extensions.hftransfer.plugins.task_folders import TaskFolder
+from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskFolder
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.repo_cache import RepoCache
+    from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
 
 
 class LoadedRepos(Mapping[str, str]):

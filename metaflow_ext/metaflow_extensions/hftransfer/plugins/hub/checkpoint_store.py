@@ -25,8 +25,8 @@ from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAcc
 from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path
 from metaflow_extensions.hftransfer.plugins.engine.orphans import KeyName, earlier, parse_key_name
 from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
-from metaflow_extensions.hftransfer.plugins.run_scope import resolve_scope
-from metaflow_extensions.hftransfer.plugins.store_lease import StoreLease, store_lease
+from metaflow_extensions.hftransfer.plugins.hub.lease import StoreLease, store_lease
+from metaflow_extensions.hftransfer.plugins.hub.run_scope import resolve_scope
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
     constants,
 )

@@ -26,7 +26,7 @@ from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngi
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
     from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
-    from metaflow_extensions.hftransfer.plugins.incumbent import EntryStore, NewEntry
+    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import EntryStore, NewEntry
 
 Log = Callable[[str], None]
 
@@ -135,7 +135,7 @@ class RepoMover:
             self._moves(entry, None)
         except NotForEngine as reason:
             self._slower(reason)
-            from metaflow_extensions.hftransfer.plugins.plain_transfer import download
+            from metaflow_extensions.hftransfer.plugins.hub.requests_fallback import download
 
             return _from_document(*download(request, [entry.location, *_paths(path)]))
         if sibling is not None:
@@ -147,7 +147,7 @@ class RepoMover:
 
     def repair(self, request: RepoRequest, reference: dict[str, Any], error: Exception) -> bool:
         """Fetch what is wrong with `reference` from the Hub again; False if that is not known."""
-        from metaflow_extensions.hftransfer.plugins.entry_repair import repair
+        from metaflow_extensions.hftransfer.plugins.hub.repair import repair
 
         progress = self._progress(request.repo_id)
         try:

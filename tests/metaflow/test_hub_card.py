@@ -17,11 +17,11 @@ pytest.importorskip("metaflow.decorators")
 from metaflow.cards import Markdown
 
 from hftransfer._core.events import BytesMoved, FileFinished, TransferStarted
+from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard, rows_of, throughput_chart
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
 from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.hub.cache import Access
 from metaflow_extensions.hftransfer.plugins.hub.transfer import Moved as Done
-from metaflow_extensions.hftransfer.plugins.hub_card import HubCard, rows_of, throughput_chart
 
 pytestmark = pytest.mark.metaflow
 

@@ -17,7 +17,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.card_storage import CardTask, card_datastore
+from metaflow_extensions.hftransfer.plugins.card.storage import CardTask, card_datastore
 from metaflow_extensions.hftransfer.plugins.known_interface import parameters_of
 
 _CARDS = frozenset(("model_card", "task_checkpoints"))

@@ -20,8 +20,8 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
 )
 
 if TYPE_CHECKING:
+    from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
     from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
-    from metaflow_extensions.hftransfer.plugins.hub_card import HubCard
 
 _INCUMBENT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
 _INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
@@ -136,11 +136,11 @@ class HuggingfaceHubDecorator(StepDecorator):
         from metaflow.metaflow_config import HFTRANSFER_LOCAL_LINKS, HFTRANSFER_PROGRESS_INTERVAL
 
         from metaflow import current
+        from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
         from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
         from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import open_entry_store
         from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
         from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoMover
-        from metaflow_extensions.hftransfer.plugins.hub_card import HubCard
 
         scope = self.attributes["cache_scope"]
         store = open_entry_store(

@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.card_components import CardComponents, Cards
-from metaflow_extensions.hftransfer.plugins.card_storage import CardTask, card_datastore
+from metaflow_extensions.hftransfer.plugins.card.components import CardComponents, Cards
+from metaflow_extensions.hftransfer.plugins.card.storage import CardTask, card_datastore
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress

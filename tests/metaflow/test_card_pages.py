@@ -15,7 +15,7 @@ pytest.importorskip("metaflow.decorators")
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
 from metaflow import current
-from metaflow_extensions.hftransfer.plugins import card_pages
+from metaflow_extensions.hftransfer.plugins.patches import inline_cards
 
 pytestmark = pytest.mark.metaflow
 
@@ -65,7 +65,7 @@ class Cards:
         self.folder = folder
         self.metadata = metadata
         self.creator = Creator()
-        self._run = card_pages._in_this_process(Creator._run_cards_subprocess)
+        self._run = inline_cards._in_this_process(Creator._run_cards_subprocess)
 
     def make(
         self, mode: str, *, card: str = "model_card", kind: str = "blank", **given: Any
@@ -89,8 +89,10 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cards:
     (tmp_path / ".metaflow").mkdir()
     monkeypatch.chdir(tmp_path)
     metadata = Metadata()
-    monkeypatch.setattr(card_pages, "_task", (LocalStorage(str(tmp_path / ".metaflow")), metadata))
-    monkeypatch.setattr(card_pages, "_on_their_way", {})
+    monkeypatch.setattr(
+        inline_cards, "_task", (LocalStorage(str(tmp_path / ".metaflow")), metadata)
+    )
+    monkeypatch.setattr(inline_cards, "_on_their_way", {})
     monkeypatch.setattr(current, "_flow_name", "Flow", raising=False)
     monkeypatch.setattr(current, "_retry_count", 3, raising=False)
     return Cards(tmp_path, metadata)
@@ -133,7 +135,7 @@ def test_a_state_in_between_is_made_in_the_background(cards: Cards) -> None:
     parts["m"]["source"] = "changed"
     cards.make("refresh", final=True)
 
-    (thread,) = card_pages._on_their_way.values()
+    (thread,) = inline_cards._on_their_way.values()
     assert not thread.is_alive()
     (page,) = cards.stored(".html").values()
     assert shown(page) == ["what was saved"]
@@ -152,7 +154,7 @@ def test_other_cards_are_left_to_metaflow(cards: Cards, other: dict[str, str]) -
 
 def test_what_fails_here_is_left_to_metaflow(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process then tells what is wrong, as it always did."""
-    monkeypatch.setattr(card_pages, "card_datastore", lambda *_: None)
+    monkeypatch.setattr(inline_cards, "card_datastore", lambda *_: None)
 
     cards.make("render", final=True)
 
@@ -167,6 +169,6 @@ def test_a_metaflow_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(CardCreator, "_run_cards_subprocess", other)
 
-    assert not card_pages.install()
+    assert not inline_cards.install()
     assert CardCreator._run_cards_subprocess is other
-    assert card_pages.noting(other) is other
+    assert inline_cards.noting(other) is other

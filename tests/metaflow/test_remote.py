@@ -71,4 +71,4 @@ def test_the_engine_is_packaged_for_flows_that_need_it(
 
     assert process.returncode == 0, output
     assert ("hftransfer/_engine/transfer.py" in output) is travels
-    assert "metaflow_extensions/hftransfer/plugins/storage_hooks.py" in output
+    assert "metaflow_extensions/hftransfer/plugins/patches/object_storage.py" in output

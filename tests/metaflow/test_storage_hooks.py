@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hftransfer import IntegrityError
-from metaflow_extensions.hftransfer.plugins import storage_hooks
+from metaflow_extensions.hftransfer.plugins.patches import object_storage
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore.core import (
     ObjectStorage,
 )
@@ -37,7 +37,7 @@ MANIFEST = "mf.models/models/manifests/{}.json"
 
 def original(name: str) -> Any:
     """Return metaflow-checkpoint's own method."""
-    return getattr(getattr(ObjectStorage, name), storage_hooks._MARK)
+    return getattr(getattr(ObjectStorage, name), object_storage._MARK)
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_hooks_are_in_place() -> None:
     """Importing Metaflow wraps the four methods of the release that is installed."""
-    for name in storage_hooks._METHODS:
-        assert hasattr(getattr(ObjectStorage, name), storage_hooks._MARK)
-    assert storage_hooks.install() == ""
+    for name in object_storage._METHODS:
+        assert hasattr(getattr(ObjectStorage, name), object_storage._MARK)
+    assert object_storage.install() == ""
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
@@ -312,11 +312,11 @@ def test_an_unknown_release_is_left_alone() -> None:
     class Other:
         def _save_objects(self, key: str) -> None: ...
 
-    assert storage_hooks.unknown_interface(ObjectStorage, "0.3.0") == (
+    assert object_storage.unknown_interface(ObjectStorage, "0.3.0") == (
         "metaflow-checkpoint 0.3.0 is not known"
     )
-    assert "other parameters" in storage_hooks.unknown_interface(Other, "0.2.99")
-    assert storage_hooks.unknown_interface(ObjectStorage, "0.2.14") == ""
+    assert "other parameters" in object_storage.unknown_interface(Other, "0.2.99")
+    assert object_storage.unknown_interface(ObjectStorage, "0.2.14") == ""
 
 
 def test_names_that_the_engine_refuses_are_saved_by_their_code(

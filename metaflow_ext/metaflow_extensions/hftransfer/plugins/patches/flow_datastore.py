@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.flow_env import remembered_datastore
-from metaflow_extensions.hftransfer.plugins.known_interface import takes
+from metaflow_extensions.hftransfer.plugins.patches.signatures import takes
 
 _METHODS = {
     "default": ("self",),

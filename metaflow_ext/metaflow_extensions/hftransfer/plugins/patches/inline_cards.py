@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.card.storage import CardTask, card_datastore
-from metaflow_extensions.hftransfer.plugins.known_interface import parameters_of
+from metaflow_extensions.hftransfer.plugins.patches.signatures import parameters_of
 
 _CARDS = frozenset(("model_card", "task_checkpoints"))
 _TYPE = "blank"

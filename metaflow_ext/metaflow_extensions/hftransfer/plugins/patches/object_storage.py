@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.decorator_hooks import adapt
 from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
-from metaflow_extensions.hftransfer.plugins.known_interface import parameters_of
+from metaflow_extensions.hftransfer.plugins.patches.decorators import adapt
+from metaflow_extensions.hftransfer.plugins.patches.signatures import parameters_of
 
 # Minor releases whose ObjectStorage is known.
 _VERSIONS = ("0.2.",)
@@ -69,9 +69,9 @@ def unknown_interface(storage: Any, version: str) -> str:
 def _wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: Any, key: str, *arguments: Any, **keywords: Any) -> Any:
-        from metaflow_extensions.hftransfer.plugins import stored_artifacts
+        from metaflow_extensions.hftransfer.plugins.patches import artifacts
 
-        handler = getattr(stored_artifacts, name.lstrip("_"))
+        handler = getattr(artifacts, name.lstrip("_"))
         local = arguments[0] if arguments else next(iter(keywords.values()))
         try:
             return handler(self, key, local)
@@ -79,7 +79,7 @@ def _wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             _tell(str(reason))
         result = original(self, key, local)
         if name == "_load_objects":
-            stored_artifacts.check_loaded(self, key, local)
+            artifacts.check_loaded(self, key, local)
         return result
 
     setattr(method, _MARK, original)

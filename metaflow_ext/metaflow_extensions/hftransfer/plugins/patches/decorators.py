@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins import artifact_store, flow_datastore
-from metaflow_extensions.hftransfer.plugins.card_pages import noting
-from metaflow_extensions.hftransfer.plugins.card_threads import shorten
 from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
 from metaflow_extensions.hftransfer.plugins.hub.run_scope import unknown_lineage, without_a_service
+from metaflow_extensions.hftransfer.plugins.patches import credentials, flow_datastore
+from metaflow_extensions.hftransfer.plugins.patches.card_threads import shorten
+from metaflow_extensions.hftransfer.plugins.patches.inline_cards import noting
 
 
 def adapt() -> None:
@@ -42,8 +42,8 @@ def adapt() -> None:
     _wrap(checkpoints.CheckpointDecorator, "_resolve_scope", without_a_service)
     _wrap(checkpoints, "trace_lineage", unknown_lineage)
     holder, flow = context.ArtifactStoreContext, stores.ArtifactStoreFlowDecorator
-    if artifact_store.is_known(holder, flow):
-        artifact_store.hide_configuration(context, flow)
+    if credentials.is_known(holder, flow):
+        credentials.hide_configuration(context, flow)
     if flow_datastore.is_known(holder):
         flow_datastore.follow_the_flow()
 

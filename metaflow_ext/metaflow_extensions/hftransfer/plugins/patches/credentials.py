@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.known_interface import takes
+from metaflow_extensions.hftransfer.plugins.patches.signatures import takes
 
 # What of a configuration is no secret.
 _SHOWN = frozenset(("root", "role_arn"))

@@ -11,7 +11,7 @@ from functools import wraps
 from threading import Event
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.known_interface import takes
+from metaflow_extensions.hftransfer.plugins.patches.signatures import takes
 
 _PARAMETERS = ("self", "refresher", "interval")
 _MARK = "_hftransfer_original"

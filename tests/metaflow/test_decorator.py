@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(120)]
 REPO = "bert-base-uncased"
 PRIVATE_REPO = "acme/private"
 TOKEN = "hf_SECRETsecretSECRETsecret"
-OURS = "metaflow_extensions.hftransfer.plugins.hftransfer_decorator"
+OURS = "metaflow_extensions.hftransfer.plugins.decorator"
 WAIT = 40.0
 
 

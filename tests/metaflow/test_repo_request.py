@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
+from metaflow_extensions.hftransfer.plugins.decorator import HuggingfaceHubDecorator
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
     RepoRequest,
@@ -16,7 +17,6 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     parse_load,
     without_credentials,
 )
-from metaflow_extensions.hftransfer.plugins.hftransfer_decorator import HuggingfaceHubDecorator
 
 pytestmark = pytest.mark.metaflow
 

@@ -5,7 +5,7 @@ nothing heavy and nothing optional.
 """
 
 STEP_DECORATORS_DESC = [
-    ("huggingface_hub", ".hftransfer_decorator.HuggingfaceHubDecorator"),
+    ("huggingface_hub", ".decorator.HuggingfaceHubDecorator"),
 ]
 
 # In place of metaflow-checkpoint's of the same name: see `s3_storage`.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hftransfer.testing import HubServer, RandomFile
-from metaflow_stores import Datastore
+from support.metaflow_stores import Datastore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,7 +123,7 @@ class FlowRunner:
         """
         variables = {**self.environ, "PROBE": json.dumps(probe or {}), **(environ or {})}
         if incumbent:
-            paths = [variables.get("PYTHONPATH", ""), str(HERE / "incumbent_ext")]
+            paths = [variables.get("PYTHONPATH", ""), str(HERE / "upstream_ext")]
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with subprocess.Popen(
             [python or sys.executable, str(HERE / "flows" / script), *command, *arguments],

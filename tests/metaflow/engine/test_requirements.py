@@ -22,7 +22,7 @@ from metaflow_extensions.hftransfer.plugins.engine import requirements
 
 pytestmark = pytest.mark.metaflow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # conda-forge's names, where they are others.
 CONDA = {"python-isal": "isal", "python-xxhash": "xxhash"}
 # What the engine does without, more slowly.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from metaflow.conftest import FlowRunner, S3Datastore
 
 from metaflow_extensions.hftransfer.plugins.hub import run_scope
-from metaflow_pods import in_pods, interpreter
+from support.metaflow_pods import in_pods, interpreter
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(300)]
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
-from metaflow_pods import in_pods, interpreter
+from support.metaflow_pods import in_pods, interpreter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,7 @@ from metaflow_extensions.hftransfer.plugins.patches import object_storage
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore.core import (
     ObjectStorage,
 )
-from metaflow_stores import Datastore, tree
+from support.metaflow_stores import Datastore, tree
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -88,7 +88,7 @@ def test_without_us_they_load_what_we_saved(
     """In an environment without hftransfer both formats come back, in both directions."""
     program = """
 import json, sys, metaflow
-from metaflow_stores import Datastore
+from support.metaflow_stores import Datastore
 datastore = Datastore(*json.loads(sys.argv[1]))
 assert type(datastore.backend).__module__.find("hftransfer") < 0
 # A new one for every call: theirs spoils its own parameters.
@@ -103,7 +103,7 @@ for form in ("objects", "tarball"):
 
     subprocess.run(
         [theirs_alone, "-c", program, json.dumps(where), str(folder), str(tmp_path / "loaded")],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         cwd=tmp_path,
         check=True,
     )
@@ -345,7 +345,7 @@ find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: (
     None if name in ("aiohttp", "anyio", "xxhash", "aiobotocore") else find(name, *a))
 import metaflow
-from metaflow_stores import Datastore
+from support.metaflow_stores import Datastore
 store = Datastore("local", sys.argv[1]).storage()
 for form in ("objects", "tarball"):
     getattr(store, f"_save_{form}")(form, sys.argv[2])
@@ -357,7 +357,7 @@ for form in ("objects", "tarball"):
 
     found = subprocess.run(
         [sys.executable, "-c", program, *paths],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         # In a checkout from which a wheel was built, Metaflow would find the extension twice.
         cwd=tmp_path,
         capture_output=True,

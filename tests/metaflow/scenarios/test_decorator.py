@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from hftransfer.testing import Fault, Stall
-from metaflow_stores import unpacked
+from support.metaflow_stores import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

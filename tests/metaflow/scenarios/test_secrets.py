@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
-from metaflow_stores import unpacked
+from support.metaflow_stores import unpacked
 
 if TYPE_CHECKING:
     from hftransfer.testing.s3 import S3Server

@@ -27,7 +27,7 @@ from anyio.from_thread import start_blocking_portal
 
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from hftransfer.testing.s3 import S3Server
-from metaflow_stores import Datastore, tree
+from support.metaflow_stores import Datastore, tree
 from support.s3 import Bucket
 from support.s3_proxy import proxy_for
 
@@ -43,7 +43,7 @@ import json, sys
 import metaflow
 from metaflow_extensions.hftransfer.plugins.hub import lease
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
-from metaflow_stores import Datastore, repo_cache
+from support.metaflow_stores import Datastore, repo_cache
 
 given = json.loads(sys.argv[1])
 lease.PATIENCE, lease.BEAT = given["patience"], 0.1
@@ -71,7 +71,7 @@ def machine(folder: Path, program: str, given: Any, **environ: str) -> Iterator[
         **os.environ,
         "HOME": str(folder),
         "TMPDIR": str(folder / "tmp"),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         **environ,
     }
     with subprocess.Popen(
@@ -220,7 +220,7 @@ def test_a_failed_holder_gives_its_turn_back(
 SAVE = """
 import json, sys
 import metaflow
-from metaflow_stores import Datastore
+from support.metaflow_stores import Datastore
 given = json.loads(sys.argv[1])
 store = Datastore(*given["datastore"]).storage(
     "checkpoints", "artifacts", "Flow", "start", "scope", "single", prefix="mf.checkpoints"
@@ -372,7 +372,7 @@ MODEL = """
 import json, sys
 import metaflow
 from metaflow_extensions.hftransfer.plugins.engine import unfinished_saves
-from metaflow_stores import Datastore
+from support.metaflow_stores import Datastore
 given = json.loads(sys.argv[1])
 datastore = Datastore(*given["datastore"])
 attempt = given["attempt"]

@@ -23,7 +23,7 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 from hftransfer import TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from metaflow_stores import Datastore, entry_store, repo_cache, tree
+from support.metaflow_stores import Datastore, entry_store, repo_cache, tree
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ("in_pods", "interpreter")
 
-PODS = Path(__file__).resolve().parent / "metaflow" / "pods"
+PODS = Path(__file__).resolve().parents[1] / "metaflow" / "pods"
 # What Metaflow itself installs into every task, and what that needs.
 BARE = (
     *("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3"),

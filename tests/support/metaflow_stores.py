@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+TESTS = Path(__file__).resolve().parents[1]
 REPO = "acme/model"
+
+
+def python_path() -> str:
+    """Return PYTHONPATH for a program that imports `support`, in this process's environment."""
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(filter(None, (inherited, str(TESTS))))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Cards:
         self.folder = folder
         self.metadata = metadata
         self.creator = Creator()
-        self._run = inline_cards._in_this_process(Creator._run_cards_subprocess)
+        self._run = inline_cards.run_in_this_process(Creator._run_cards_subprocess)
 
     def make(
         self, mode: str, *, card: str = "model_card", kind: str = "blank", **given: Any
@@ -92,7 +92,7 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cards:
     monkeypatch.setattr(
         inline_cards, "_task", (LocalStorage(str(tmp_path / ".metaflow")), metadata)
     )
-    monkeypatch.setattr(inline_cards, "_on_their_way", {})
+    monkeypatch.setattr(inline_cards, "_threads", {})
     monkeypatch.setattr(current, "_flow_name", "Flow", raising=False)
     monkeypatch.setattr(current, "_retry_count", 3, raising=False)
     return Cards(tmp_path, metadata)
@@ -135,7 +135,7 @@ def test_a_state_in_between_is_made_in_the_background(cards: Cards) -> None:
     parts["m"]["source"] = "changed"
     cards.make("refresh", final=True)
 
-    (thread,) = inline_cards._on_their_way.values()
+    (thread,) = inline_cards._threads.values()
     assert not thread.is_alive()
     (page,) = cards.stored(".html").values()
     assert shown(page) == ["what was saved"]
@@ -159,16 +159,3 @@ def test_what_fails_here_is_left_to_metaflow(cards: Cards, monkeypatch: pytest.M
     cards.make("render", final=True)
 
     assert cards.creator.started == ["render"]
-
-
-def test_a_metaflow_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other parameters mean another protocol; decorators of another shape are not touched."""
-    from metaflow.plugins.cards.card_creator import CardCreator
-
-    def other(self: Any, command: str) -> None: ...
-
-    monkeypatch.setattr(CardCreator, "_run_cards_subprocess", other)
-
-    assert not inline_cards.install()
-    assert CardCreator._run_cards_subprocess is other
-    assert inline_cards.noting(other) is other

@@ -15,7 +15,7 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 if TYPE_CHECKING:
     from metaflow.conftest import FlowRunner, S3Datastore
 
-from metaflow_extensions.hftransfer.plugins.hub import run_scope
+from metaflow_extensions.hftransfer.plugins.patches import missing_metadata
 from support.metaflow_pods import in_pods, interpreter
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(300)]
@@ -147,5 +147,5 @@ def test_a_runs_special_tag_decides_about_the_scope(
 
     decorator = SimpleNamespace(_logger=lambda line, **options: lines.append(line))
 
-    assert run_scope.without_a_service(unreachable)(decorator) == expected
+    assert missing_metadata.resolve_scope(unreachable)(decorator) == expected
     assert bool(lines) == is_special

@@ -27,7 +27,7 @@ from anyio.from_thread import start_blocking_portal
 
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from hftransfer.testing.s3 import S3Server
-from support.metaflow_stores import Datastore, tree
+from support.metaflow_stores import Datastore, python_path, tree
 from support.s3 import Bucket
 from support.s3_proxy import proxy_for
 
@@ -71,7 +71,7 @@ def machine(folder: Path, program: str, given: Any, **environ: str) -> Iterator[
         **os.environ,
         "HOME": str(folder),
         "TMPDIR": str(folder / "tmp"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": python_path(),
         **environ,
     }
     with subprocess.Popen(

@@ -7,7 +7,7 @@ module imports nothing else.
 
 import importlib.metadata
 
-import metaflow_extensions.hftransfer.plugins.patches.object_storage
+import metaflow_extensions.hftransfer.plugins.patches.install
 
 __mf_extensions__ = "hftransfer"
 
@@ -16,4 +16,4 @@ try:
 except importlib.metadata.PackageNotFoundError:  # run from a checkout on PYTHONPATH
     __version__ = None
 
-metaflow_extensions.hftransfer.plugins.patches.object_storage.install()
+metaflow_extensions.hftransfer.plugins.patches.install.install_patches()

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class CardTask:
-    """All that a blank card asks of a task."""
+    """Stands in for a Metaflow `Task`, of which a blank card reads two attributes."""
 
     finished = False
 
@@ -17,14 +17,15 @@ class CardTask:
 
 
 def card_datastore(storage: Any, flow_name: str, pathspec: str) -> Any:
-    """Return where Metaflow looks for the cards of the task `pathspec`.
+    """Return the `CardDatastore` of a task.
 
     Parameters
     ----------
     storage : DataStoreStorage
-        Of the flow; cards are kept beside its artifacts.
-    flow_name, pathspec : str
-        The latter with the flow's name.
+        The backend of the flow's datastore; cards are stored beside the artifacts.
+    flow_name : str
+    pathspec : str
+        ``flow/run/step/task``.
     """
     from metaflow.plugins.cards.card_datastore import CardDatastore
 
@@ -32,5 +33,5 @@ def card_datastore(storage: Any, flow_name: str, pathspec: str) -> Any:
     root = CardDatastore.get_storage_root(storage.TYPE)
     if root is not None:
         storage.datastore_root = root
-    place = SimpleNamespace(_storage_impl=storage, flow_name=flow_name)
-    return CardDatastore(place, pathspec=pathspec)
+    flow_datastore = SimpleNamespace(_storage_impl=storage, flow_name=flow_name)
+    return CardDatastore(flow_datastore, pathspec=pathspec)

@@ -1,7 +1,7 @@
-"""The card threads of ``@model`` and ``@checkpoint`` end when their step does.
+"""The card threads of ``@checkpoint`` and ``@model`` end when their step ends.
 
-metaflow-checkpoint's threads sleep between two looks, for one second or three, and the
-step waits for them in the end. Their pause becomes one that the step's end cuts short.
+metaflow-checkpoint's threads sleep one or three seconds between updates, and the step waits
+for them at its end. With this wrapper the end of the step interrupts the pause.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ from functools import wraps
 from threading import Event
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.patches.signatures import takes
 
-_PARAMETERS = ("self", "refresher", "interval")
-_MARK = "_hftransfer_original"
+class InterruptiblePause:
+    """An argument for ``time.sleep`` that waits until `event` is set, or `seconds` are over.
 
-
-class Pause:
-    """Seconds for ``time.sleep`` that are over as soon as `event` is set.
-
-    `time.sleep` asks whatever is no float for its whole number of seconds; the waiting is
-    done there, and nothing is left to sleep.
+    `time.sleep` calls ``__index__`` of an argument that is no float. The wait happens there,
+    and the result leaves nothing to sleep.
     """
 
     def __init__(self, event: Event, seconds: float) -> None:
@@ -33,23 +28,14 @@ class Pause:
         return 0
 
 
-def shorten(collector: Any) -> bool:
-    """Give threads of the class `collector` such pauses; False if it is not as it was known."""
-    if hasattr(collector.__init__, _MARK):
-        return True
-    if not takes(collector, "__init__", _PARAMETERS):
-        return False
-    collector.__init__ = _with_pause(collector.__init__)
-    return True
+def interruptible_pause(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap ``__init__`` of a card thread."""
 
-
-def _with_pause(init: Callable[..., None]) -> Callable[..., None]:
     @wraps(init)
     def method(self: Any, *arguments: Any, **keywords: Any) -> None:
         init(self, *arguments, **keywords)
         event, seconds = getattr(self, "_exit_event", None), getattr(self, "_interval", None)
         if isinstance(event, Event) and isinstance(seconds, (int, float)):
-            self._interval = Pause(event, seconds)
+            self._interval = InterruptiblePause(event, seconds)
 
-    setattr(method, _MARK, init)
     return method

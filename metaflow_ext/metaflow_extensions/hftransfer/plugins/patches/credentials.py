@@ -1,10 +1,11 @@
-"""Credentials of ``@with_artifact_store`` stay out of the environment and of what is stored.
+"""Credentials of ``@with_artifact_store`` stay out of the environment and of stored metadata.
 
-metaflow-checkpoint hands the store's whole configuration to the processes that a step
-starts in a variable, from where it gets into every dump of the environment; a
-configuration given as a dict is stored with the run's graph besides. Here the variable
-keeps type and root. The rest lies in memory of the process that set it, as a file that
-processes of the same user open by its name below ``/proc`` while that process lives.
+metaflow-checkpoint exports the whole configuration of the store, for the processes that a
+step starts, in an environment variable, so that every dump of the environment has it. A
+configuration given as a dict is also stored with the graph of the run. With these wrappers
+the variable has the type, the root and the role only. The rest is in an anonymous file in
+the memory of the process that set the variable. Processes of the same user open it by its
+name below ``/proc`` while that process lives.
 """
 
 from __future__ import annotations
@@ -18,58 +19,34 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.patches.signatures import takes
-
-# What of a configuration is no secret.
-_SHOWN = frozenset(("root", "role_arn"))
+# The fields of a configuration that hold no credentials.
+_PUBLIC = frozenset(("root", "role_arn"))
+# The field of an exported context that says where the whole configuration is.
 _POINTER = "hftransfer"
 
-_file: tuple[int, str] | None = None
+_open_file: tuple[int, str] | None = None
+"""Descriptor and path of the file with the last exported configuration."""
 
 
-def is_known(context: Any, decorator: Any) -> bool:
-    """Return True if the two classes are those that this module was written for."""
-    return (
-        takes(context, "switch_context", ("self", "context"))
-        and takes(decorator, "_export_context", ("self",))
-        and hasattr(context, "flow_init_context")
-    )
+def hide_configuration(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``ArtifactStoreContext.flow_init_context``, which exports a configuration."""
 
-
-def hide_configuration(module: Any, decorator: Any) -> None:
-    """Wrap what exports a configuration, and take on one that is hidden already.
-
-    Parameters
-    ----------
-    module : module
-        metaflow-checkpoint's ``datastore.context``.
-    decorator : type
-        Its ``ArtifactStoreFlowDecorator``.
-    """
-    context = module.ArtifactStoreContext
-    variable: str = module.ARTIFACT_STORE_CONFIG_ENV_VAR
-    context.flow_init_context = _hiding(context.flow_init_context, variable)
-    decorator._export_context = _unstored(decorator._export_context)
-    current = module.datastore_context.current_context
-    if isinstance(current, dict) and _POINTER in current:
-        module.datastore_context.switch_context(_whole(current))
-
-
-def _hiding(flow_init_context: Callable[..., Any], variable: str) -> Callable[..., Any]:
-    @wraps(flow_init_context)
+    @wraps(original)
     def method(self: Any, context: Any) -> Any:
-        result = flow_init_context(self, context)
-        if context is not None and set(context["config"]) - _SHOWN:
-            os.environ[variable] = json.dumps(_shown(context))
+        result = original(self, context)
+        if context is not None and set(context["config"]) - _PUBLIC:
+            os.environ[_context_module().ARTIFACT_STORE_CONFIG_ENV_VAR] = json.dumps(
+                _without_credentials(context)
+            )
         return result
 
     return method
 
 
-def _unstored(export: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a configuration out of the decorator's attributes, which Metaflow stores."""
+def keep_configuration_out_of_attributes(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``_export_context``: Metaflow stores a decorator's attributes, but no functions."""
 
-    @wraps(export)
+    @wraps(original)
     def method(self: Any) -> Any:
         given = self.attributes["config"]
         if isinstance(given, dict):
@@ -79,48 +56,68 @@ def _unstored(export: Callable[..., Any]) -> Callable[..., Any]:
 
             config.__qualname__ = "config"
             self.attributes["config"] = config
-        return export(self)
+        return original(self)
 
     return method
 
 
-def _shown(context: dict[str, Any]) -> dict[str, Any]:
-    """Return `context` without what may be a secret, and with the place where that is."""
+def adopt_hidden_configuration() -> None:
+    """Use the whole configuration if this process was given one without credentials."""
+    context = _context_module().datastore_context
+    current = context.current_context
+    if isinstance(current, dict) and _POINTER in current:
+        context.switch_context(_with_credentials(current))
+
+
+def _context_module() -> Any:
+    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
+        context,
+    )
+
+    return context
+
+
+def _without_credentials(context: dict[str, Any]) -> dict[str, Any]:
+    """Return `context` without possible credentials, and with the path of the whole."""
     config = context["config"]
     mark = secrets.token_hex(8)
-    place = _keep(json.dumps({"mark": mark, "config": config}).encode())
-    shown = {name: value for name, value in config.items() if name in _SHOWN}
-    return {"type": context["type"], "config": shown, _POINTER: {"place": place, "mark": mark}}
+    path = _write_private_file(json.dumps({"mark": mark, "config": config}).encode())
+    public = {name: value for name, value in config.items() if name in _PUBLIC}
+    return {"type": context["type"], "config": public, _POINTER: {"place": path, "mark": mark}}
 
 
-def _keep(data: bytes) -> str:
-    """Return the name of a file with `data` that this user alone can read; the last one only."""
-    global _file
-    if _file is not None:
-        os.close(_file[0])
+def _write_private_file(data: bytes) -> str:
+    """Return the path of a file with `data` that only this user can read.
+
+    The file of the previous call is closed, and vanishes if it is an anonymous one.
+    """
+    global _open_file
+    if _open_file is not None:
+        os.close(_open_file[0])
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("hftransfer-store")
-        place = f"/proc/{os.getpid()}/fd/{fd}"
+        path = f"/proc/{os.getpid()}/fd/{fd}"
     else:
-        fd, place = tempfile.mkstemp(prefix="hftransfer-store-")
+        fd, path = tempfile.mkstemp(prefix="hftransfer-store-")
     os.write(fd, data)
-    _file = (fd, place)
-    return place
+    _open_file = (fd, path)
+    return path
 
 
-def _whole(context: dict[str, Any]) -> dict[str, Any]:
+def _with_credentials(context: dict[str, Any]) -> dict[str, Any]:
     """Return `context` with its whole configuration, if that can still be read."""
     pointer = context[_POINTER]
     try:
         with open(pointer["place"], "rb") as file:
-            kept = json.load(file)
-        if kept["mark"] != pointer["mark"]:
-            raise ValueError("another one")
+            stored = json.load(file)
+        # The process id may have been given to another process since.
+        if stored["mark"] != pointer["mark"]:
+            raise ValueError("the configuration of another process")
     except (OSError, ValueError, KeyError, TypeError):
         line = (
             "[hftransfer] The parameters of @with_artifact_store ended with the process that "
-            "set them; going on with its root alone"
+            "set them; only the root of the store is used"
         )
         print(line, file=sys.stderr)  # noqa: T201 - the log of the task
-        kept = context
-    return {"type": context["type"], "config": kept["config"]}
+        stored = context
+    return {"type": context["type"], "config": stored["config"]}

@@ -1,4 +1,4 @@
-"""Whether code of others is still as it was when its hook was written."""
+"""Parameter lists of functions as text, for the comparison with what a patch expects."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+_PREFIXES = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 
-def parameters_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the parameters of `function`."""
-    return tuple(inspect.signature(function).parameters)
 
+def signature_of(function: Callable[..., Any]) -> str:
+    """Return the names of the parameters of `function`, such as ``(self, key, *args)``.
 
-def takes(owner: Any, name: str, parameters: tuple[str, ...]) -> bool:
-    """Return True if `owner` has a function `name` with just these parameters."""
-    function = getattr(owner, name, None)
-    return function is not None and parameters_of(function) == parameters
+    Defaults and annotations are left out: they may change without harm to a wrapper. The
+    signature of a function that was wrapped with `functools.wraps` is that of the original.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    names = [_PREFIXES.get(parameter.kind, "") + parameter.name for parameter in parameters]
+    return f"({', '.join(names)})"

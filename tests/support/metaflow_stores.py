@@ -71,10 +71,10 @@ class Datastore:
         from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 
         prefix = f"{below}/" if below else ""
-        return sorted(prefix + path for path in DatastoreAccess(self.backend).files_below(below))
+        return sorted(prefix + path for path in DatastoreAccess(self.backend).list_files(below))
 
 
-def entry_store(
+def checkpoint_store(
     datastore: Datastore,
     log: Any,
     *,
@@ -83,8 +83,8 @@ def entry_store(
     identifier: str = "single",
     exclusive: bool = True,
 ) -> Any:
-    """Return the `EntryStore` that the task of this path would have."""
-    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import EntryStore
+    """Return the `CheckpointStore` that the task of this path would have."""
+    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import CheckpointStore
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
         checkpoint_storage,
         core,
@@ -95,7 +95,7 @@ def entry_store(
     )
     checkpointer = core.Checkpointer(store, attempt=attempt)
     checkpointer.set_root_prefix("mf.huggingface_hub")
-    return EntryStore(
+    return CheckpointStore(
         SimpleNamespace(_checkpointer=checkpointer), log, exclusive=exclusive, temp_dir_root=None
     )
 
@@ -115,14 +115,14 @@ def repo_cache(
 ) -> Any:
     """Return the `RepoCache` that the task of this path would have."""
     from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
-    from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoMover
+    from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 
-    store = entry_store(
+    store = checkpoint_store(
         datastore, log, task=task, attempt=attempt, identifier=identifier, exclusive=exclusive
     )
-    mover = RepoMover(store, log, links=links)
+    transfers = RepoTransfers(store, log, links=links)
     step = task.rpartition("/")[0]
-    return RepoCache(store, mover, scope, step, log, owner=owner or task, may_retry=may_retry)
+    return RepoCache(store, transfers, scope, step, log, owner=owner or task, may_retry=may_retry)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -132,6 +132,27 @@ def tree(folder: Path) -> dict[str, bytes]:
         for file in folder.rglob("*")
         if file.is_file()
     }
+
+
+def stored_folder(folder: Path) -> tuple[Path, Any]:
+    """Make a folder with the files `a` and `deep/b`; return it and its manifest.
+
+    The manifest has chunks of 64 bytes.
+    """
+    # Imported here: programs without hftransfer, or without its packages, import this module.
+    from hftransfer import FileManifest, Manifest
+    from hftransfer._core.digests import chunk_digest
+
+    files = {}
+    for name, data in (("a", b"a" * 100), ("deep/b", b"b" * 1000)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        chunks = tuple(
+            chunk_digest(memoryview(data)[start : start + 64]) for start in range(0, len(data), 64)
+        )
+        files[name] = FileManifest(size=len(data), chunk_size=64, chunks=chunks)
+    return folder, Manifest(source="here", files=files)
 
 
 def unpacked(data: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,13 +20,14 @@ from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard, rows_o
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
 from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.hub.cache import Access
-from metaflow_extensions.hftransfer.plugins.hub.transfer import Moved as Done
+from metaflow_extensions.hftransfer.plugins.hub.transfer import TransferSummary
 
 pytestmark = pytest.mark.metaflow
 
 COMMIT = "c" * 40
+MIB = 1 << 20
 REFERENCE = {
-    "size": 1_500_000,
+    "size": 3 * MIB // 2,
     "url": "s3://bucket/key",
     "pathspec": "Flow/1/start/2",
     "created_on": "2026-01-02T03:04:05",
@@ -36,20 +36,20 @@ REFERENCE = {
 
 
 def an_access(**arguments: Any) -> Access:
-    done = Done(3, 1_500_000, 1_000_000, 2.0, COMMIT, "every chunk verified", {})
+    done = TransferSummary(3, 3 * MIB // 2, MIB, 2.0, COMMIT, "every chunk verified", {})
     request = parse_arguments({"repo_id": "org/model", **arguments})
     return Access(request, "decorator load", REFERENCE, True, done)
 
 
 def a_transfer(*, finished: bool) -> TransferProgress:
-    """Return a transfer of 10 MB in five seconds."""
+    """Return a transfer of 10 MiB in five seconds."""
     now = [0.0]
     progress = TransferProgress("org/model", print, clock=lambda: now[0])
-    progress(TransferStarted(2, 10_000_000))
+    progress(TransferStarted(2, 10 * MIB))
     for second in range(1, 6):
         now[0] = float(second)
-        progress(BytesMoved("a", 2_000_000))
-    progress(FileFinished("a", 10_000_000))
+        progress(BytesMoved("a", 2 * MIB))
+    progress(FileFinished("a", 10 * MIB))
     if finished:
         progress.finish()
     return progress
@@ -74,11 +74,12 @@ def test_rows_tell_all_that_theirs_do_and_more() -> None:
 
     assert rows["Calling Mechanism"] == "decorator load"
     assert rows["Commit"] == COMMIT
-    assert rows["Size"] == "1.5 MB"
+    assert rows["Size"] == "1.5 MiB"
     assert rows["Cache Scope"] == "flow"
     assert rows["Cache Status"] == "✅ Cache Hit"
     assert rows["Files"] == 3
-    assert rows["Throughput"] == "500.0 kB/s"
+    assert rows["Transferred"] == "1.0 MiB in 2.00 s"
+    assert rows["Throughput"] == "512.0 KiB/s"
     assert rows["Verified"] == "every chunk verified"
     assert rows["Created On"] == "January 02, 2026, 03:04:05"
     assert rows["Cached by Task"] == "Flow/1/start/2"
@@ -97,7 +98,7 @@ def test_page_shows_progress_while_files_move_and_a_summary_at_the_end() -> None
 
     assert "Hugging Face Hub Models" in live
     assert "Task Flow/1/start/2 [Attempt:1]" in live
-    assert "10.0 MB of 10.0 MB, 1 of 2 files, 2.0 MB/s" in live
+    assert "10.0 MiB of 10.0 MiB, 1 of 2 files, 2.0 MiB/s" in live
     assert "progressBar" in live
     assert COMMIT in final
     assert "vegaChart" in final
@@ -141,47 +142,6 @@ def test_card_that_cannot_be_stored_fails_nothing() -> None:
 
     card.start()
     card.close()
-
-
-@pytest.mark.parametrize("name", ["CheckpointsCollector", "ModelsCollector"])
-def test_threads_of_other_cards_end_with_the_step(name: str) -> None:
-    """A thread in the middle of a long pause ends when it is told to, not a pause later."""
-    import metaflow  # noqa: F401 - first, as always
-    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
-        decorator as checkpoints,
-    )
-    from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.modeling_utils import (
-        decorator as models,
-    )
-
-    started = threading.Event()
-    refresher = SimpleNamespace(CARD_ID="card", on_startup=lambda card: started.set())
-    collector = getattr(checkpoints, name, None) or getattr(models, name)
-    thread = collector(refresher, interval=3600)
-    thread.current = SimpleNamespace(card={"card": None})
-    thread.collect = list
-    thread.start()
-    assert started.wait(30)
-
-    thread.stop()  # joins it
-
-    assert not thread.is_alive()
-
-
-def test_lines_are_spaced_and_get_rarer() -> None:
-    """A line at each interval, which doubles after some; sizes, share, rate and time left."""
-    now, lines = [0.0], list[str]()
-    progress = TransferProgress("org/model", lines.append, interval=10.0, clock=lambda: now[0])
-    progress(TransferStarted(1, 1000_000_000))
-    for second in range(1, 301):
-        now[0] = float(second)
-        progress(BytesMoved("a", 1_000_000))
-    progress.finish()
-
-    assert lines[0] == ("org/model: 10.0 MB of 1.0 GB (1%), 0 of 1 files, 1.0 MB/s, 16:30 min left")
-    assert len(lines) == 6 + 6 + 3
-    assert len(progress.samples) <= 242
-    assert not [line for line in lines if "\n" in line or "\r" in line]
 
 
 class Broken(Markdown):  # type: ignore[misc,unused-ignore]

@@ -12,7 +12,8 @@ pytest.importorskip("metaflow.decorators")
 pytest.importorskip("boto3")
 
 from metaflow import metaflow_config
-from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine, s3_settings
+from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
+from metaflow_extensions.hftransfer.plugins.engine.s3_settings import s3_settings
 
 pytestmark = pytest.mark.metaflow
 
@@ -91,7 +92,7 @@ def test_what_the_engine_cannot_reproduce_is_refused(
     parameters: dict[str, Any], named: str
 ) -> None:
     """Such a datastore is left to Metaflow's own client, and the reason names the setting."""
-    with pytest.raises(NotForEngine, match=named):
+    with pytest.raises(UnsupportedByEngine, match=named):
         s3_settings(backend(**parameters))
 
 

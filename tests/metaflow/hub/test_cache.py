@@ -23,7 +23,7 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 from hftransfer import TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from support.metaflow_stores import Datastore, entry_store, repo_cache, tree
+from support.metaflow_stores import Datastore, checkpoint_store, repo_cache, tree
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -99,7 +99,7 @@ def test_a_miss_reads_the_hub_once_and_a_hit_not_at_all(
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert set(tree(tmp_path / "a")) == set(FILES)
     assert reference["size"] == sum(len(data) for data in tree(tmp_path / "a").values())
-    assert cache.accesses[0].moved.verified == "every chunk verified"
+    assert cache.accesses[0].summary.verified == "every chunk verified"
     assert sorted(datastore.keys(reference["key"])) == sorted(
         f"{reference['key']}/{path}" for path in FILES
     )
@@ -337,7 +337,7 @@ def test_leftovers_of_a_killed_attempt_are_taken_over(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """The retry writes below the same key, and removes what it does not overwrite."""
-    store = entry_store(datastore, lines.append)
+    store = checkpoint_store(datastore, lines.append)
     cache = repo_cache(datastore, lines.append, attempt=1)
     name = cache.name(ask(hub))
     killed = f"{SINGLE}/{store._datastore._NAME_ENTROPY}.0.{name}.0"
@@ -348,7 +348,9 @@ def test_leftovers_of_a_killed_attempt_are_taken_over(
 
     assert reference["key"] == killed
     assert set(datastore.keys(SINGLE)) == {f"{killed}/{path}" for path in FILES}
-    assert [line for line in lines if "Going on with what attempt 0 of this task left" in line]
+    assert [
+        line for line in lines if "Resuming the unfinished entry of attempt 0 of this task" in line
+    ]
     again, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "b"))
     assert hit
     assert again == reference
@@ -377,7 +379,7 @@ def test_files_that_are_there_already_do_not_move(
 
     cache.load(ask(hub), str(tmp_path / "have"))
 
-    assert cache.accesses[0].moved.fetched <= 20
+    assert cache.accesses[0].summary.fetched <= 20
     assert config(tmp_path / "have") == "main"
     hub.clear_requests()
     if datastore.kind == "s3":
@@ -439,19 +441,19 @@ def test_what_a_destination_had_already_is_read_back(
     reference, _ = cache.reference(ask(hub))
     access = DatastoreAccess(datastore.backend)
     place = access.location(reference["key"])
-    whole = access.moves().load(place, str(Path(tempfile.gettempdir(), "w"))).manifest
-    moves = access.moves()
+    whole = access.jobs().load(place, str(Path(tempfile.gettempdir(), "w"))).manifest
+    jobs = access.jobs()
 
     def completed() -> dict[str, FileManifest]:
-        async def run(connection: Any) -> Report:
-            origin = await connection.source(place + "/")
+        async def run(session: Any) -> Report:
+            origin = await session.source(place + "/")
             entries = await origin.list()
             partial = dataclasses.replace(whole, files={"config.json": whole.files["config.json"]})
             report = cache_report(partial)
-            completed: Report = await connection.completed(report, place, entries)
+            completed: Report = await session.with_all_files(report, place, entries)
             return completed
 
-        return dict(moves._run(run).manifest.files)
+        return dict(jobs._run(run).manifest.files)
 
     chunks = {path: file.chunks for path, file in completed().items()}
 
@@ -499,7 +501,7 @@ def delete(datastore: Datastore, key: str) -> None:
 
 def plant(datastore: Datastore, files: dict[str, bytes], size: int | None = None) -> dict[str, Any]:
     """Store an entry as metaflow-checkpoint's snapshot_download does: without any record."""
-    store = entry_store(datastore, print)
+    store = checkpoint_store(datastore, print)
     request = RepoRequest(REPO)
     name = repo_cache(datastore, print).name(request)
     metadata = {"repo_id": REPO, "registry": "huggingface", "repo_type": "model"}

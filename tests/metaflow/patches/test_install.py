@@ -37,7 +37,7 @@ OWN_OBJECTS = {
     ("hub/checkpoint_store.py", "datastore.artifact_store"),  # a copy
     ("hub/checkpoint_store.py", "entry.published"),
     ("hub/lease.py", "lease.held"),
-    ("hub/lease.py", "lease.note"),
+    ("hub/lease.py", "lease.record"),
     ("hub/lease.py", "lease.waited"),
     ("patches/credentials.py", "config.__qualname__"),
 }

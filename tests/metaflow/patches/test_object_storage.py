@@ -311,7 +311,7 @@ def test_names_that_the_engine_refuses_are_saved_by_their_code(
     store._load_objects("one", str(tmp_path / "loaded"))
 
     assert tree(tmp_path / "loaded") == {"back\\slash": b"x"}
-    assert "Slower transfers by Metaflow's own code" in capsys.readouterr().err
+    assert "Using the slower transfers of Metaflow's own code" in capsys.readouterr().err
 
 
 def test_missing_packages_mean_the_slower_way(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_long_transfer_tells_how_it_goes(
             getattr(store, f"_{save_or_load}_{form}")("one-" + form, str(place))
             lines = capsys.readouterr().err.splitlines()
 
-            assert lines[-1].startswith(f"[hftransfer] one-{form}: 9.0 MB of 9.0 MB (100%), ")
+            assert lines[-1].startswith(f"[hftransfer] one-{form}: 8.6 MiB of 8.6 MiB (100%), ")
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
@@ -410,8 +410,8 @@ def test_uploads_that_may_not_be_listed_are_none(datastore: Datastore) -> None:
     parameters = {**datastore.parameters, "aws_secret_access_key": "wrong"}
     refused = Datastore("s3", datastore.root, parameters).backend
 
-    assert refused.uploads("any/") == []
-    assert datastore.backend.uploads("any/") == []
+    assert refused.list_uploads("any/") == []
+    assert datastore.backend.list_uploads("any/") == []
 
 
 def test_many_small_objects_keep_their_metadata(datastore: Datastore) -> None:

@@ -65,7 +65,7 @@ def test_checkpoints_and_models_with_us_and_without_us(
     assert theirs.probe["found"] == [SAVED] * 4
     assert ours.probe["found"] == [SAVED] * 8
     assert again.probe["found"] == [SAVED] * 8
-    assert "Slower transfers" not in ours.output
+    assert "the slower transfers" not in ours.output
     assert "cards/blank-model_card-UUID.html True" in cards_of(ours, "start")
     assert cards_of(ours, "start") == cards_of(theirs, "start")
     assert cards_of(ours, "end") == cards_of(theirs, "end")
@@ -76,7 +76,7 @@ def test_checkpoints_and_models_on_s3(s3_runner: FlowRunner) -> None:
     run = s3_runner.run("checkpoint_flow.py")
 
     assert run.probe["found"] == [SAVED] * 4
-    assert "Slower transfers" not in run.output
+    assert "the slower transfers" not in run.output
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_metaflows_own_classes_are_routed_alike() -> None:
     from metaflow.plugins import DATASTORES
 
     from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
-    from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
+    from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 
     kinds = {storage.TYPE: storage for storage in DATASTORES}
     for kind in ("gs", "azure"):
@@ -150,5 +150,5 @@ def test_metaflows_own_classes_are_routed_alike() -> None:
         assert not access.is_s3
         assert not access.is_local
         assert access.documents is None
-        with pytest.raises(NotForEngine, match=f"the datastore {kind}"):
-            access.moves()
+        with pytest.raises(UnsupportedByEngine, match=f"the datastore {kind}"):
+            access.jobs()

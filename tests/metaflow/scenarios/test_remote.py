@@ -52,10 +52,10 @@ def test_the_engine_travels_and_degrades(
     assert slow_miss.probe["files"][REPO]["config.json"] == '{"revision": "main"}'
     assert slow_hit.probe["files"][REPO]["config.json"] == '{"revision": "v2"}'
     for run in (slow_miss, slow_hit):
-        assert run.output.count("[@huggingface_hub] Slower transfers") == 1
-        assert 'get the fast way with: pip install "hftransfer[metaflow]"' in run.output
+        assert run.output.count("[@huggingface_hub] Using the slower transfers") == 1
+        assert 'to use the engine: pip install "hftransfer[metaflow]"' in run.output
         assert "every file verified" in run.output
-    assert "Slower transfers" not in fast_hit.output
+    assert "the slower transfers" not in fast_hit.output
     assert "every file verified" in fast_hit.output  # the slow way knows no chunks
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,43 +56,3 @@ def test_credentials_are_in_no_environment_and_in_no_file(
     for key in s3_datastore.below(""):
         body = s3_datastore.client.get_object(Bucket=s3_datastore.bucket, Key=key)["Body"].read()
         assert not [secret for secret in hidden if secret in unpacked(body)], key
-
-
-def test_parameters_that_are_gone_are_told_of(tmp_path: Path) -> None:
-    """A process that outlives the one with the parameters has the store's root, and says so."""
-    program = """
-import os, subprocess, sys, metaflow
-from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import context
-store = {"root": "s3://bucket/root", "client_params": {"aws_secret_access_key": "SECRET"}}
-name = context.ARTIFACT_STORE_CONFIG_ENV_VAR
-if name not in os.environ:
-    context.datastore_context.flow_init_context({"type": "s3", "config": store})
-    assert context.datastore_context.current_context["config"] == store
-    while_alive = subprocess.run([sys.executable, *sys.argv], capture_output=True, text=True)
-    print(while_alive.stdout + while_alive.stderr)
-    print(os.environ[name])
-else:
-    print("CONFIG", context.datastore_context.current_context)
-"""
-    script = tmp_path / "program.py"
-    script.write_text(program)
-
-    def run(**environ: str) -> str:
-        found = subprocess.run(
-            [sys.executable, str(script)],
-            env={**os.environ, **environ},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert found.returncode == 0, found.stderr
-        return found.stdout + found.stderr
-
-    first = run()
-    exported = first.splitlines()[-1]
-    late = run(METAFLOW_CHECKPOINT_ARTIFACT_STORE_CONFIG=exported)
-
-    assert "'aws_secret_access_key': 'SECRET'" in first
-    assert "SECRET" not in exported
-    assert "CONFIG {'type': 's3', 'config': {'root': 's3://bucket/root'}}" in late
-    assert "ended with the process that set them" in late

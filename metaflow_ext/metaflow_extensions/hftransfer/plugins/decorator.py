@@ -1,6 +1,6 @@
-"""The step decorator: checks its attributes early, loads before the step, cleans up after.
+"""The step decorator: validates its attributes, loads before the step, cleans up after it.
 
-Imported on every ``import metaflow``; nothing but Metaflow itself is imported here.
+Imported on every ``import metaflow``, so it imports nothing but Metaflow at first.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
     from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
 
-_INCUMBENT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
+_CHECKPOINT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
 _INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
 
 
 class HuggingfaceHubDecorator(StepDecorator):
     """
-    Loads models and datasets of the Hugging Face Hub, and keeps them in the datastore.
+    Loads models and datasets of the Hugging Face Hub, and stores them in the datastore.
 
-    The first task that needs a repository downloads it and stores it; later ones, of this
-    run and of others, get it from the datastore.
+    The first task that needs a repository downloads and stores it. Later tasks, of this run
+    and of others, load it from the datastore.
 
     Examples
     --------
@@ -62,19 +62,19 @@ class HuggingfaceHubDecorator(StepDecorator):
     load : Union[List[str], List[Tuple[str, str]], List[Tuple[Dict, str]], List[Dict], None]
         Repositories to load before the step starts. An entry is a repository id, a dict
         with ``repo_id`` and further arguments of ``huggingface_hub.snapshot_download``, or
-        a pair of either and the path where the files go. Without a path they go to a
-        temporary folder that is removed after the step.
+        a pair of either and the path of the folder for the files. Without a path they go to
+        a temporary folder that is removed after the step.
     cache_scope : str, default "checkpoint"
-        Who shares the stored copies: ``checkpoint`` (runs of the same step in the same
-        namespace), ``flow`` (all runs of the flow) or ``global`` (all flows).
+        Which tasks share the stored copies: those of the same step in the same namespace
+        (``checkpoint``), of all runs of the flow (``flow``), or of all flows (``global``).
     temp_dir_root : str, optional
-        Folder in which temporary folders are made.
+        The parent of temporary folders. Default: that of the `tempfile` module.
 
     MF Add To Current
     -----------------
     huggingface_hub -> metaflow_extensions.hftransfer.plugins.hub.step_api.HuggingfaceHub
-        Paths of what ``load`` named (``loaded``), and ``snapshot_download`` and ``load`` for
-        repositories that become known only when the step runs.
+        The paths of the repositories in ``load=`` (``loaded``), and ``snapshot_download`` and
+        ``load`` for repositories that are known only when the step runs.
 
         @@ Returns
         ----------
@@ -115,8 +115,8 @@ class HuggingfaceHubDecorator(StepDecorator):
         remember_datastore(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
         if self.attributes["load"] and self.statically_defined:
-            # Metaflow stores the attributes of decorators with every run. (Those given by
-            # --with are handed on to the task on its command line, so they must stay whole.)
+            # Metaflow stores the attributes of decorators with every run. Those given by --with
+            # reach the task on its command line, so they must stay as they are.
             self.attributes["load"] = without_credentials(self.attributes["load"])
 
     def task_pre_step(
@@ -138,12 +138,14 @@ class HuggingfaceHubDecorator(StepDecorator):
         from metaflow import current
         from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
         from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
-        from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import open_entry_store
+        from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import (
+            open_checkpoint_store,
+        )
         from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
-        from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoMover
+        from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 
         scope = self.attributes["cache_scope"]
-        store = open_entry_store(
+        store = open_checkpoint_store(
             flow=flow,
             graph=graph,
             metadata=metadata,
@@ -154,7 +156,7 @@ class HuggingfaceHubDecorator(StepDecorator):
             log=self._log,
         )
         self._card = HubCard(self._flow_datastore, current.pathspec, retry_count, scope)
-        mover = RepoMover(
+        transfers = RepoTransfers(
             store,
             self._log,
             watch=self._card.watch,
@@ -164,7 +166,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         may_retry = retry_count < max_user_code_retries
         step = f"{flow.name}/{run_id}/{step_name}"
         task = f"{step}/{task_id}"
-        cache = RepoCache(store, mover, scope, step, self._log, owner=task, may_retry=may_retry)
+        cache = RepoCache(store, transfers, scope, step, self._log, owner=task, may_retry=may_retry)
         self._card.follow(cache.accesses)
         self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
         current._update_env({"huggingface_hub": self._hub})
@@ -181,7 +183,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         max_user_code_retries: int,
         ubf_context: Any,
     ) -> Any:
-        # Only now all cards of the user's own are there.
+        # Here `current.card` has the cards of the user's own @card decorators.
         if self._card is not None:
             self._card.offer()
         return step_func
@@ -206,12 +208,12 @@ class HuggingfaceHubDecorator(StepDecorator):
         retry_count: int,
         max_user_code_retries: int,
     ) -> None:
-        # Not in task_post_step: artifacts are stored between the two, and may be files here.
+        # Not in task_post_step: Metaflow stores artifacts after it, and they may be files here.
         self._cleanup(may_retry=not is_task_ok and retry_count < max_user_code_retries)
 
     def _require_packages(self, step_name: str) -> None:
-        # The engine is imported, not only looked for, because Metaflow packages for remote
-        # tasks what is loaded by now. It is light.
+        # The engine is imported, not only looked for, because Metaflow packages for remote tasks
+        # the modules that are loaded by now. It is light.
         try:
             import hftransfer  # noqa: F401
         except ImportError as error:
@@ -219,7 +221,7 @@ class HuggingfaceHubDecorator(StepDecorator):
                 f"Step {step_name} needs the package hftransfer: {error}. {_INSTALL}"
             ) from error
         try:
-            found = find_spec(_INCUMBENT)
+            found = find_spec(_CHECKPOINT)
         except ModuleNotFoundError:
             found = None
         if found is None:

@@ -1,9 +1,8 @@
-"""``current.card["huggingface_hub_models"]``: what a step itself adds to the card.
+"""``current.card["huggingface_hub_models"]``: the components that a step adds to the card.
 
-metaflow-checkpoint attaches a ``@card`` of that id to the step, so that its users have
-``current.card`` there, and can append to that card. Here there is no such decorator, since
-it costs processes and seconds; `Cards` stands before what ``@card`` decorators of the
-user's own have put there, if there are any.
+metaflow-checkpoint attaches a ``@card`` with that id to the step, so its users can append to
+it. This extension attaches none, because every ``@card`` costs processes and seconds.
+Instead `Cards` adds one card to those of the user's own ``@card`` decorators.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from typing import Any
 
 
 class CardComponents:
-    """The components of one card, as Metaflow's own manager of them.
+    """The components of one card, with the interface of Metaflow's own manager.
 
     Parameters
     ----------
     store : ComponentStore
         Metaflow's list, and dict, of components.
     on_refresh : callable
-        Called when the step asks for the card to be shown anew.
+        Called when the step refreshes the card.
     """
 
     def __init__(self, store: Any, on_refresh: Callable[[], None]) -> None:
         self.components = store
         self._on_refresh = on_refresh
 
-    def append(self, component: Any, id: str | None = None) -> None:  # noqa: A002 - theirs
+    def append(self, component: Any, id: str | None = None) -> None:  # noqa: A002 - Metaflow's name
         self.components.append(component, id=id)
 
     def extend(self, components: Any) -> None:
@@ -40,7 +39,7 @@ class CardComponents:
         self._on_refresh()
 
     def replace(self, components: Any) -> None:
-        """Have `components` in place of those before."""
+        """Replace all components."""
         found = list(components)
         self.components.clear()
         self.components.extend(found)
@@ -55,11 +54,11 @@ class Cards:
     Parameters
     ----------
     card_id : str
-        Of the one more.
+        The id of the additional card.
     components : CardComponents
-        Of the one more; the default card if the user has none.
+        Its components. It is the default card if the user has none.
     others : CardComponentCollector, optional
-        Metaflow's, for the user's cards.
+        Metaflow's collector of the user's cards.
     """
 
     def __init__(self, card_id: str, components: CardComponents, others: Any = None) -> None:
@@ -78,7 +77,7 @@ class Cards:
         elif self._others is not None:
             self._others[key] = value
 
-    def get(self, type: str | None = None) -> list[Any]:  # noqa: A002 - theirs
+    def get(self, type: str | None = None) -> list[Any]:  # noqa: A002 - Metaflow's name
         """Return the components of each card of a type."""
         found = [] if self._others is None else list(self._others.get(type=type))
         return [*found, self._own] if type == "blank" else found

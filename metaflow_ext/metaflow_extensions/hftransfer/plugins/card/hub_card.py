@@ -1,9 +1,9 @@
-"""The card ``huggingface_hub_models``: what was loaded, and how transfers go.
+"""The card ``huggingface_hub_models``: the repositories, and the progress of transfers.
 
-It is rendered in this process and stored where Metaflow keeps cards, by a thread that the
-step never waits for: Metaflow's own way starts a process per update, and two more at the
-end of the step. While files move it shows progress and throughput and is renewed every few
-seconds; otherwise only when something was loaded.
+A thread of this process renders it and stores it where Metaflow keeps cards; the step does
+not wait for updates. Metaflow's own code starts a process per update, and two more at the end
+of the step. During a transfer the card shows progress and throughput, and is updated every
+few seconds.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 CARD_ID = "huggingface_hub_models"
 
 _TYPE = "blank"
-# Seconds between renewals while files move; the whole page is written every time.
-_RENEWAL = 10.0
-# The first one sooner, for whoever has just opened the page.
-_FIRST = 2.0
-# Longest wait, at the end of the task, for the last page to be stored.
-_LAST_WAIT = 15.0
+# Seconds between updates during a transfer; each of them writes the whole page.
+_UPDATE_INTERVAL = 10.0
+# Seconds until the first update. A transfer that takes less needs no progress bar.
+_FIRST_UPDATE = 2.0
+# Seconds that the end of the task waits for the last page to be stored.
+_MAX_FINAL_WAIT = 15.0
 
 
 class HubCard:
@@ -38,13 +38,13 @@ class HubCard:
     Parameters
     ----------
     flow_datastore : FlowDataStore
-        Of the flow; cards are kept beside its artifacts.
+        The flow's; cards are stored beside its artifacts.
     pathspec : str
-        Of the task.
+        ``flow/run/step/task``.
     retry_count : int
-        The attempt.
+        The attempt, counted from 0.
     cache_scope : str
-        As given to the decorator.
+        ``checkpoint``, ``flow`` or ``global``.
     """
 
     def __init__(
@@ -58,51 +58,54 @@ class HubCard:
         self._accesses: Sequence[Access] = ()
         self._transfers: list[TransferProgress] = []
         self._closing = threading.Event()
-        self._is_wanted = False
+        self._is_refreshed = False
+        """True if the step has refreshed the card since the last update."""
         self._added: CardComponents | None = None
         self._thread: threading.Thread | None = None
 
     def follow(self, accesses: Sequence[Access]) -> None:
-        """Show what is in `accesses`, a list that grows."""
+        """Show the items of `accesses`, a list to which the cache appends."""
         self._accesses = accesses
 
     def watch(self, progress: TransferProgress) -> None:
-        """Show this transfer, too."""
+        """Show this transfer as well."""
         self._transfers.append(progress)
 
     def offer(self) -> None:
-        """Let the step add to the card, by ``current.card``; after all of `task_pre_step`."""
+        """Let the step add components by ``current.card``.
+
+        Called after `task_pre_step` of all decorators, so that the user's cards are known.
+        """
         from metaflow.plugins.cards.component_serializer import ComponentStore
 
         from metaflow import current
 
-        self._added = CardComponents(ComponentStore(None, card_type=_TYPE), self._want)
+        self._added = CardComponents(ComponentStore(None, card_type=_TYPE), self._request_update)
         others = getattr(current, "card", None)
         current._update_env({"card": Cards(CARD_ID, self._added, others)})
 
-    def _want(self) -> None:
-        self._is_wanted = True
+    def _request_update(self) -> None:
+        self._is_refreshed = True
 
     def start(self) -> None:
-        """Begin to render, in the background."""
+        """Begin to update the card in the background."""
         self._thread = threading.Thread(target=self._run, daemon=True, name="hftransfer-card")
         self._thread.start()
 
     def close(self) -> None:
-        """Store the final page; waits for that, not for a renewal that was due later."""
+        """Store the final page, at once and for good; wait up to 15 seconds for it."""
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(_LAST_WAIT)
+            self._thread.join(_MAX_FINAL_WAIT)
             self._thread = None
 
     def _run(self) -> None:
-        pause = _FIRST
-        # What takes no longer than the first pause needs no picture while it goes on.
+        pause = _FIRST_UPDATE
         while not self._closing.wait(pause):
-            if self._is_wanted or any(not transfer.finished for transfer in self._transfers):
-                self._is_wanted = False
+            if self._is_refreshed or any(not transfer.finished for transfer in self._transfers):
+                self._is_refreshed = False
                 self._store(final=False)
-                pause = _RENEWAL
+                pause = _UPDATE_INTERVAL
         self._store(final=True)
 
     def _state(self) -> tuple[int, int]:
@@ -115,11 +118,11 @@ class HubCard:
             flow = self._flow_datastore
             datastore = card_datastore(flow._storage_impl, flow.flow_name, self._pathspec)
             datastore.save_card(self._uuid, _TYPE, page, card_id=CARD_ID, overwrite=True)
-        except Exception:  # noqa: BLE001 - a card is never worth a task
+        except Exception:  # noqa: BLE001 - a card must not fail its task
             return
 
     def html(self, *, final: bool) -> str:
-        """Return the page."""
+        """Return the page as HTML; the final one is not reloaded by the browser."""
         from metaflow.plugins.cards.card_modules.basic import BlankCard
 
         components = [part.render() for part in self._components()]
@@ -162,19 +165,19 @@ class HubCard:
 
 
 def _rendered(component: Any) -> Any:
-    """Return what a component of the step's own shows; one that fails costs only itself."""
+    """Render a component of the step; one that fails shows its error, and the others stay."""
     from metaflow.cards import Markdown
 
     try:
         return component.render()
-    except Exception as error:  # noqa: BLE001 - of code that is not ours
+    except Exception as error:  # noqa: BLE001 - the component is the user's code
         return Markdown(f"_{type(component).__name__}: {type(error).__name__}_").render()
 
 
 def _running(transfer: TransferProgress) -> list[Any]:
     from metaflow.cards import Markdown, ProgressBar
 
-    from metaflow_extensions.hftransfer.plugins.engine.progress import shown_size
+    from hftransfer._core.units import format_size
 
     rate = transfer.moved / max(transfer.seconds, 1e-9)
     percent = round(100 * transfer.moved / transfer.total) if transfer.total else 0
@@ -183,10 +186,10 @@ def _running(transfer: TransferProgress) -> list[Any]:
         label=transfer.what,
         value=percent,
         unit="%",
-        metadata=f"{shown_size(transfer.moved)} of {shown_size(transfer.total)}, "
-        f"{transfer.files_done} of {transfer.files} files, {shown_size(rate)}/s",
+        metadata=f"{format_size(transfer.moved)} of {format_size(transfer.total)}, "
+        f"{transfer.files_done} of {transfer.files} files, {format_size(rate)}/s",
     )
-    return [Markdown("## Moving now"), bar]
+    return [Markdown("## Transfers in Progress"), bar]
 
 
 def _section(access: Access, cache_scope: str) -> list[Any]:
@@ -201,30 +204,33 @@ def _section(access: Access, cache_scope: str) -> list[Any]:
 
 
 def rows_of(access: Access, cache_scope: str) -> list[tuple[str, Any]]:
-    """Return name and value of what the card tells about one access; no credentials."""
+    """Return the rows of the card's table for one access: names and values.
+
+    No value contains credentials.
+    """
     from datetime import datetime
 
-    from metaflow_extensions.hftransfer.plugins.engine.progress import shown_size
+    from hftransfer._core.units import format_size
 
-    request, reference, moved = access.request, access.reference, access.moved
+    request, reference, summary = access.request, access.reference, access.summary
     record = (reference.get("metadata") or {}).get("hftransfer") or {}
     rows: list[tuple[str, Any]] = [
         ("Calling Mechanism", access.mechanism),
         ("Repo Type", request.repo_type),
         ("Revision", request.revision or "main"),
         ("Commit", record.get("commit") or "not recorded"),
-        ("Size", shown_size(int(reference.get("size") or 0))),
+        ("Size", format_size(int(reference.get("size") or 0))),
         ("Cache Scope", cache_scope),
         ("Cache Status", "✅ Cache Hit" if access.cache_hit else "⬇️ Downloaded from HF Hub"),
         ("Force Download", "Yes" if request.force_download else "No"),
     ]
-    if moved is not None:
-        rate = moved.fetched / max(moved.seconds, 1e-9)
+    if summary is not None:
+        rate = summary.fetched / max(summary.seconds, 1e-9)
         rows += [
-            ("Files", moved.files),
-            ("Moved", f"{shown_size(moved.fetched)} in {moved.seconds:.2f} s"),
-            ("Throughput", f"{shown_size(rate)}/s"),
-            ("Verified", moved.verified),
+            ("Files", summary.files),
+            ("Transferred", f"{format_size(summary.fetched)} in {summary.seconds:.2f} s"),
+            ("Throughput", f"{format_size(rate)}/s"),
+            ("Verified", summary.verified),
         ]
     created = reference.get("created_on")
     if created:
@@ -240,9 +246,11 @@ def rows_of(access: Access, cache_scope: str) -> list[tuple[str, Any]]:
 
 
 def throughput_chart(transfers: Sequence[TransferProgress]) -> dict[str, Any] | None:
-    """Return a Vega-Lite picture of throughput over time; None if there is nothing to see."""
+    """Return a Vega-Lite chart of throughput over time; None with fewer than three samples."""
+    from hftransfer._core.units import MIB
+
     values = [
-        {"transfer": f"{number}. {transfer.what}", "seconds": seconds, "rate": rate / 1e6}
+        {"transfer": f"{number}. {transfer.what}", "seconds": seconds, "rate": rate / MIB}
         for number, transfer in enumerate(transfers, 1)
         for seconds, rate in transfer.rates()
     ]
@@ -256,7 +264,7 @@ def throughput_chart(transfers: Sequence[TransferProgress]) -> dict[str, Any] | 
         "mark": {"type": "area", "line": True, "opacity": 0.35, "interpolate": "monotone"},
         "encoding": {
             "x": {"field": "seconds", "type": "quantitative", "title": "seconds"},
-            "y": {"field": "rate", "type": "quantitative", "title": "MB/s", "stack": None},
+            "y": {"field": "rate", "type": "quantitative", "title": "MiB/s", "stack": None},
             "color": {"field": "transfer", "type": "nominal", "title": None},
         },
     }

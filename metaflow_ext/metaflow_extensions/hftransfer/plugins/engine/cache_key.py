@@ -1,13 +1,13 @@
-"""Which stored copy serves which request. Pure.
+"""The names of stored copies, and which of them satisfies which request. Pure.
 
-Names are those of metaflow-checkpoint, so that each side finds what the other stored.
-In the scope ``checkpoint`` a name says nothing about revision and patterns; what we
-store therefore carries a record of them in its metadata, and a copy whose record asks
-for other files is not taken.
+The names are those of metaflow-checkpoint, so that each side finds what the other stored.
+In the scope ``checkpoint`` a name does not contain revision and patterns. Entries that this
+extension stores therefore have a record of them in their metadata, and an entry whose
+record differs from the request is not used.
 
-This record is ``metadata["hftransfer"]``: ``revision`` (as asked, null: the default
-branch), ``commit`` (what it meant, null if not known), ``allow_patterns`` and
-``ignore_patterns`` (lists or null).
+The record is ``metadata["hftransfer"]``: ``revision`` (as requested; null for the default
+branch), ``commit`` (to which the revision was resolved; null if unknown), ``allow_patterns``
+and ``ignore_patterns`` (lists or null).
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 
 CACHE_SCOPES = ("checkpoint", "flow", "global")
 RECORD = "hftransfer"
@@ -34,7 +33,14 @@ class _Selection(NamedTuple):
 
 
 def entry_name(request: RepoRequest, cache_scope: str) -> str:
-    """Return the name under which metaflow-checkpoint looks for what `request` asks for."""
+    """Return the name under which metaflow-checkpoint looks for the repository of `request`.
+
+    Parameters
+    ----------
+    request : RepoRequest
+    cache_scope : str
+        One of `CACHE_SCOPES`; the names of the wider ones contain revision and patterns.
+    """
     parts = [request.repo_type, request.repo_id]
     if cache_scope != "checkpoint":
         values = (request.revision, request.ignore_patterns, request.allow_patterns)
@@ -47,10 +53,13 @@ def entry_metadata(
 ) -> dict[str, Any]:
     """Return the ``metadata`` of a new entry.
 
-    Args:
-        request: what was asked for.
-        commit: what its revision was resolved to.
-        with_arguments: add ``kwargs``, which metaflow-checkpoint stores for ``load=`` only.
+    Parameters
+    ----------
+    request : RepoRequest
+    commit : str, optional
+        To which the revision was resolved.
+    with_arguments : bool
+        Add ``kwargs``, which metaflow-checkpoint stores for ``load=`` only.
     """
     metadata: dict[str, Any] = {
         "repo_id": request.repo_id,
@@ -71,19 +80,20 @@ def entry_metadata(
 def choose_entry(
     entries: Iterable[Mapping[str, Any]], request: RepoRequest
 ) -> dict[str, Any] | None:
-    """Return the newest of `entries`, all of the right name, that serves `request`."""
-    serving = [dict(entry) for entry in entries if serves(entry, request)]
-    return max(serving, key=lambda entry: str(entry.get("created_on", "")), default=None)
+    """Return the newest of `entries`, all of the right name, that satisfies `request`."""
+    satisfying = [dict(entry) for entry in entries if satisfies(entry, request)]
+    return max(satisfying, key=lambda entry: str(entry.get("created_on", "")), default=None)
 
 
-def serves(entry: Mapping[str, Any], request: RepoRequest) -> bool:
-    """Return True if `entry`, of the right name, holds what `request` asks for.
+def satisfies(entry: Mapping[str, Any], request: RepoRequest) -> bool:
+    """Return True if `entry`, of the right name, has the files of `request`.
 
-    An entry without a record was stored by metaflow-checkpoint's ``snapshot_download``.
-    Its name says too little (in the scope ``checkpoint`` nothing, in the wider ones a
-    revision looks like a pattern), so it serves a request for the whole default branch only.
+    An entry without a record was stored by metaflow-checkpoint's ``snapshot_download``. Its
+    name is ambiguous (in the scope ``checkpoint`` it has neither revision nor patterns, in the
+    wider ones a revision looks like a pattern), so it satisfies a request for the whole
+    default branch only.
     """
-    wanted = _selection(request.arguments)
+    requested = _selection(request.arguments)
     metadata = entry.get("metadata") or {}
     if metadata.get("repo_id", request.repo_id) != request.repo_id:
         return False
@@ -91,20 +101,23 @@ def serves(entry: Mapping[str, Any], request: RepoRequest) -> bool:
         return False
     recorded = _recorded(metadata)
     if recorded is None:
-        return wanted == _selection({})
-    same_files = (recorded.allow, recorded.ignore) == (wanted.allow, wanted.ignore)
-    return same_files and wanted.revision in (recorded.revision, recorded.commit)
+        return requested == _selection({})
+    same_files = (recorded.allow, recorded.ignore) == (requested.allow, requested.ignore)
+    return same_files and requested.revision in (recorded.revision, recorded.commit)
 
 
 def recorded_request(
     metadata: Mapping[str, Any], hub: Mapping[str, Any]
 ) -> tuple[RepoRequest, str] | None:
-    """Return the request that an entry with `metadata` was made for, and its commit.
+    """Return the request for which an entry was made, and its commit; None if not recorded.
 
-    None if that is not recorded. `hub` are the arguments for reaching the Hub.
+    Parameters
+    ----------
+    metadata : Mapping
+        Of the entry.
+    hub : Mapping
+        Arguments for the access to the Hub, such as ``token``.
     """
-    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
-
     record = metadata.get(RECORD)
     if not isinstance(record, Mapping) or not record.get("commit") or not metadata.get("repo_id"):
         return None

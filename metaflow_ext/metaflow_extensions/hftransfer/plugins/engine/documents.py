@@ -1,4 +1,4 @@
-"""What `store_lease` needs from a datastore: small documents with conditional writes."""
+"""What a lease needs from a datastore: small documents with conditional writes."""
 
 from __future__ import annotations
 

@@ -1,24 +1,30 @@
-"""Sizes and the Hub's digests of local files, with nothing but the standard library."""
+"""Sizes and the Hub's digests of local files, with the standard library alone."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 
-_STEP = 1 << 20
+_READ_SIZE = 1 << 20  # bytes
 
 
 class WrongFileError(ValueError):
-    """A loaded file is not what was stored."""
+    """A loaded file is not the one that was stored."""
 
 
 def file_digest(path: str, algorithm: str) -> str:
-    """Return the ``sha256`` or ``git-sha1`` of the file at `path`, in hex.
+    """Return the digest of the file at `path`, in hex.
+
+    Parameters
+    ----------
+    path : str
+    algorithm : str
+        ``sha256``, or ``git-sha1`` (the id of the file as a git blob).
 
     Raises
     ------
     ValueError
-        If `algorithm` is another.
+        If `algorithm` is another one.
     """
     if algorithm == "sha256":
         hasher = hashlib.sha256()
@@ -28,21 +34,21 @@ def file_digest(path: str, algorithm: str) -> str:
     else:
         raise ValueError(f"unknown digest algorithm {algorithm!r}")
     with open(path, "rb") as file:
-        while data := file.read(_STEP):
+        while data := file.read(_READ_SIZE):
             hasher.update(data)
     return hasher.hexdigest()
 
 
-def wrong_file(path: str, size: int, digest: str | None) -> str:
+def find_mismatch(path: str, size: int, digest: str | None) -> str:
     """Return what is wrong with the file at `path`, or an empty text.
 
     Parameters
     ----------
     path : str
     size : int
-        Bytes that it must have.
+        The expected number of bytes.
     digest : str, optional
-        ``sha256:…`` or ``git-sha1:…`` that it must have.
+        The expected ``sha256:…`` or ``git-sha1:…``.
     """
     try:
         found = os.path.getsize(path)
@@ -52,6 +58,7 @@ def wrong_file(path: str, size: int, digest: str | None) -> str:
         return f"it has {found} bytes, {size} were stored"
     if digest is not None:
         algorithm, _, value = digest.partition(":")
-        if file_digest(path, algorithm) != value:
-            return f"its {algorithm} is not the recorded one"
+        found_digest = file_digest(path, algorithm)
+        if found_digest != value:
+            return f"{algorithm} mismatch: expected {value}, got {found_digest}"
     return ""

@@ -1,4 +1,4 @@
-"""The datastore of the running flow, kept in an environment variable.
+"""The datastore of the running flow, recorded in an environment variable.
 
 The variable also reaches the processes that a step starts.
 """

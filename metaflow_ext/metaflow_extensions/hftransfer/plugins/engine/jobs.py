@@ -1,8 +1,8 @@
-"""The engine, as the front end uses it: what is moved where, with the datastore's settings.
+"""The engine's transfers as the plugins use them, with the settings of one datastore.
 
-Everything here blocks until it is done, in the calling thread; the engine runs in an event
-loop of its own (`hftransfer.sync.run_sync`). Locations are ``s3://…`` or paths.
-Imported only when there are bytes to move.
+Every method blocks the calling thread until the transfer is complete. The engine runs in an
+event loop of its own thread (`hftransfer.sync.run_sync`). Locations are ``s3://…`` or paths.
+Imported only when there are bytes to transfer, because it loads the engine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 
@@ -19,6 +19,7 @@ import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
 from hftransfer._client.selection import select_entries
 from hftransfer._core.digests import Digest
+from hftransfer._core.events import Observer
 from hftransfer.errors import AccessError, ExpiredError
 from hftransfer.locations import HubLocation, S3Location, parse_location
 from hftransfer.options import HubOptions, S3Options
@@ -27,35 +28,34 @@ from hftransfer.stores.local.sink import LocalSink
 from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.null import NullSink
 from hftransfer.sync import run_sync
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 from metaflow_extensions.hftransfer.plugins.engine.manifests import (
-    MANIFEST,
-    is_bookkeeping,
-    known_files,
+    is_hub_metadata,
+    is_manifest,
+    recorded_files,
 )
-from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import KeepingSink
+from metaflow_extensions.hftransfer.plugins.engine.reflink import clone, link, place_files
+from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import ReuseSink
 from metaflow_extensions.hftransfer.plugins.engine.tar import TarSink, TarSource
-
-if TYPE_CHECKING:
-    from hftransfer._core.events import Observer
-    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 
 T = TypeVar("T")
 
-# New credentials in one transfer, each after the ones before were refused.
-_RENEWALS = 5
+# How often credentials are renewed in one transfer, each time after the old ones were refused.
+_MAX_RENEWALS = 5
 
 
-class Moves:
-    """Moves the files of one datastore.
+class TransferJobs:
+    """Transfers between the Hub, a datastore and local folders.
 
     Parameters
     ----------
     s3 : dict
-        Fields of the engine's ``S3Options``; they matter for ``s3://`` locations only.
+        Fields of the engine's ``S3Options``; they apply to ``s3://`` locations only.
     observer : callable, optional
-        Told of progress, in the event loop's thread.
+        Called with the events of each transfer, in the event loop's thread.
     renew : callable, optional
-        Returns such fields anew: credentials of a role, or of a provider, run out.
+        Returns current values of `s3`: the credentials of a role, or of a client provider,
+        expire.
     """
 
     def __init__(
@@ -71,31 +71,31 @@ class Moves:
     def download(
         self, request: RepoRequest, destinations: Sequence[str], *, commit: str | None = None
     ) -> Report:
-        """Read a repository once, into all of `destinations`.
+        """Download a repository once, into all of `destinations`.
 
         Parameters
         ----------
         request : RepoRequest
         destinations : sequence of str
-            Folders. Files that a local one has already are kept if they are right.
+            Folders. Existing files of a local one stay if they are right.
         commit : str, optional
             Instead of the revision of `request`.
         """
 
-        async def download(connection: _Connection) -> Report:
+        async def download(session: _Session) -> Report:
             location = parse_location(request.source)
             assert isinstance(location, HubLocation)
             if commit is not None:
                 location = dataclasses.replace(location, revision=commit)
-            source = await connection.client.hub_source(location)
+            source = await session.client.hub_source(location)
             entries = select_entries(
                 await source.list(), request.allow_patterns, request.ignore_patterns
             )
-            sinks = [await connection.folder(place) for place in destinations]
+            sinks = [await session.folder(destination) for destination in destinations]
             if not entries:
-                return _nothing(source)
-            report = await connection.client.transfer(source, sinks, entries=entries)
-            return await connection.completed(report, destinations[-1], entries)
+                return _empty_report(source)
+            report = await session.client.transfer(source, sinks, entries=entries)
+            return await session.with_all_files(report, destinations[-1], entries)
 
         return self._run(download, hub=dict(request.hub))
 
@@ -108,14 +108,15 @@ class Moves:
         size: int | None = None,
         also: Sequence[str] = (),
     ) -> Report:
-        """Bring the stored folder `source` to the folder `path`, usually a local one.
+        """Copy the files of the stored folder `source` to the folder `path`.
 
         Parameters
         ----------
         source : str
         path : str
+            Usually a local folder.
         document : object
-            The stored manifest: every chunk, or at least every file, must match it.
+            The stored manifest. Every chunk must match it, or every file if it has no chunks.
         size : int, optional
             Bytes of all stored files, checked where there is no manifest.
         also : sequence of str
@@ -129,68 +130,112 @@ class Moves:
             If there are no files at all.
         """
 
-        async def load(connection: _Connection) -> Report:
-            origin = await connection.source(source.rstrip("/") + "/")
+        async def load(session: _Session) -> Report:
+            origin = await session.source(source.rstrip("/") + "/")
             listed = await origin.list()
             total = sum(entry.size for entry in listed)
             if isinstance(origin, LocalSource):
                 total = await anyio.to_thread.run_sync(_size_below, source)
             _check_total(source, total, document, size)
             entries = expected_entries(listed, document, source)
-            sinks = [await connection.folder(place) for place in (path, *also)]
-            return await connection.client.transfer(origin, sinks, entries=entries)
+            sinks = [await session.folder(folder) for folder in (path, *also)]
+            return await session.client.transfer(origin, sinks, entries=entries)
 
         return self._run(load)
 
-    def save(self, path: str, destination: str) -> Report:
-        """Store a file, or all files of a folder, below `destination`."""
+    def clone(self, source: str, path: str, manifest: Manifest, *, links: bool) -> bool:
+        """Clone the files of a local folder to another one, or make links to them.
 
-        async def save(connection: _Connection) -> Report:
-            origin = LocalSource(Path(path))
-            entries = await origin.list()
-            sink = await connection.folder(destination, keep=False)
-            report = await connection.client.transfer(origin, [sink], entries=entries)
-            return await connection.completed(report, destination, entries)
+        Parameters
+        ----------
+        source, path : str
+            Local folders.
+        manifest : Manifest
+            The expected content.
+        links : bool
+            Make symbolic links in place of clones.
 
-        return self._run(save)
-
-    def save_tar(self, path: str, destination: str) -> tuple[Report, int]:
-        """Store a file or folder as the archive `destination`; return its size, too."""
-        origin = TarSource(path, destination.rpartition("/")[2])
-
-        async def save(connection: _Connection) -> Report:
-            sink = await connection.file(destination)
-            return await connection.client.transfer(origin, [sink])
-
-        return self._run(save), origin.size
-
-    def load_tar(self, source: str, path: str, *, document: object = None) -> Report:
-        """Unpack the stored archive `source` into the local folder `path`.
+        Returns
+        -------
+        bool
+            False if the file system cannot clone; nothing was changed then.
 
         Raises
         ------
         IntegrityError
-            If it is damaged, or would leave the folder.
-        NotFoundError
-            If there is none.
+            If a file is missing or damaged.
         """
 
-        async def load(connection: _Connection) -> Report:
-            origin = await connection.source(source)
+        async def place(session: _Session) -> bool:
+            make = link if links else clone
+            return await place_files(
+                Path(source), Path(path), manifest, make, session.client.buffers
+            )
+
+        return self._run(place)
+
+    def save(self, path: str, destination: str) -> Report:
+        """Store a file, or all files of a folder, below `destination`."""
+
+        async def save(session: _Session) -> Report:
+            origin = LocalSource(Path(path))
+            entries = await origin.list()
+            sink = await session.folder(destination, reuse=False)
+            report = await session.client.transfer(origin, [sink], entries=entries)
+            return await session.with_all_files(report, destination, entries)
+
+        return self._run(save)
+
+    def save_tar(self, path: str, destination: str) -> tuple[Report, int]:
+        """Store a file or folder as the tar archive `destination`.
+
+        Returns
+        -------
+        tuple
+            The report, and the bytes of the archive.
+        """
+        origin = TarSource(path, destination.rpartition("/")[2])
+
+        async def save(session: _Session) -> Report:
+            sink = await session.file(destination)
+            return await session.client.transfer(origin, [sink])
+
+        return self._run(save), origin.size
+
+    def load_tar(self, source: str, path: str, *, document: object = None) -> Report:
+        """Unpack the stored tar archive `source` into the local folder `path`.
+
+        Parameters
+        ----------
+        source, path : str
+        document : object
+            The stored manifest; every chunk must match it.
+
+        Raises
+        ------
+        IntegrityError
+            If the archive is damaged, or has members outside of the folder.
+        NotFoundError
+            If there is no such archive.
+        """
+
+        async def load(session: _Session) -> Report:
+            origin = await session.source(source)
             entries = [entry for entry in await origin.list() if source.endswith(entry.path)]
             if not entries or not origin.single:
                 raise NotFoundError(f"{source}: there is no such archive")
             entries = expected_entries(entries, document, source)
-            return await connection.client.transfer(origin, [TarSink(Path(path))], entries=entries)
+            return await session.client.transfer(origin, [TarSink(Path(path))], entries=entries)
 
         return self._run(load)
 
     def _run(
         self,
-        operation: Callable[[_Connection], Awaitable[T]],
+        operation: Callable[[_Session], Awaitable[T]],
         hub: dict[str, Any] | None = None,
     ) -> T:
-        for remaining in reversed(range(_RENEWALS + 1)):
+        """Run `operation` with an open client, again with new credentials if they expire."""
+        for remaining in reversed(range(_MAX_RENEWALS + 1)):
             options = dataclasses.replace(
                 hftransfer.TransferOptions.from_env(),
                 hub=HubOptions(**(hub or {})),
@@ -199,49 +244,52 @@ class Moves:
 
             async def run(options: hftransfer.TransferOptions = options) -> T:
                 async with hftransfer.AsyncClient(options, observer=self._observer) as client:
-                    return await operation(_Connection(client))
+                    return await operation(_Session(client))
 
             try:
                 return run_sync(run)()
             except (AccessError, ExpiredError):
-                # What has arrived is kept, so the next round goes on from there.
-                fresh = self._s3 if self._renew is None else self._renew()
-                if fresh == self._s3 or not remaining:
+                # Received chunks are kept, and the next round resumes from them.
+                current = self._s3 if self._renew is None else self._renew()
+                if current == self._s3 or not remaining:
                     raise
-                self._s3 = fresh
+                self._s3 = current
         raise AssertionError("unreachable")
 
 
 @dataclasses.dataclass
-class _Connection:
+class _Session:
     """An open client, and the stores that it reaches."""
 
     client: hftransfer.AsyncClient
 
-    async def completed(self, report: Report, place: str, entries: Sequence[Entry]) -> Report:
+    async def with_all_files(
+        self, report: Report, destination: str, entries: Sequence[Entry]
+    ) -> Report:
         """Return `report` with the manifest of every one of `entries`.
 
-        A destination that had some of them already did not let them pass by here; those
-        are read back from it, and checked.
+        The engine does not read a file that the destination already has, so the report
+        lacks its digests. Such files are read from the destination, and verified.
         """
-        lacking = {entry.path: entry for entry in entries}
+        missing = {entry.path: entry for entry in entries}
         for path in report.manifest.files:
-            lacking.pop(path, None)
-        if not lacking:
+            missing.pop(path, None)
+        if not missing:
             return report
-        origin = await self.source(place.rstrip("/") + "/")
-        there = [
-            dataclasses.replace(entry, digest=lacking[entry.path].digest)
+        origin = await self.source(destination.rstrip("/") + "/")
+        present = [
+            dataclasses.replace(entry, digest=missing[entry.path].digest)
             for entry in await origin.list()
-            if entry.path in lacking
+            if entry.path in missing
         ]
-        read = await self.client.transfer(origin, [NullSink()], entries=there)
+        read = await self.client.transfer(origin, [NullSink()], entries=present)
         files = {**report.manifest.files, **read.manifest.files}
         return dataclasses.replace(
             report, manifest=dataclasses.replace(report.manifest, files=files)
         )
 
     async def source(self, place: str) -> Any:
+        """Return the store at a location, to read from."""
         location = parse_location(place)
         if isinstance(location, S3Location):
             from hftransfer.stores.s3.store import S3Source
@@ -249,17 +297,24 @@ class _Connection:
             return S3Source(await self.client.s3_session(), location)
         return LocalSource(Path(place))
 
-    async def folder(self, place: str, *, keep: bool = True) -> Sink:
+    async def folder(self, place: str, *, reuse: bool = True) -> Sink:
+        """Return the folder or prefix at a location, to write to.
+
+        With `reuse`, existing files of a local folder stay if they are right.
+        """
         location = parse_location(place)
         if isinstance(location, S3Location):
             from hftransfer.stores.s3.store import S3Sink
 
             return S3Sink(await self.client.s3_session(), location)
-        kind = KeepingSink if keep else LocalSink
         options = self.client.options
-        return kind(Path(place), fsync=options.fsync, direct_io=options.direct_io)
+        how: dict[str, Any] = {"fsync": options.fsync, "direct_io": options.direct_io}
+        if reuse:
+            return ReuseSink(Path(place), self.client.buffers, **how)
+        return LocalSink(Path(place), **how)
 
     async def file(self, place: str) -> Sink:
+        """Return the single file or object at a location, to write to."""
         location = parse_location(place)
         if isinstance(location, S3Location):
             from hftransfer.stores.s3.store import S3Sink
@@ -270,64 +325,71 @@ class _Connection:
 
 
 def _size_below(folder: str) -> int:
-    """Return the bytes of all files below `folder`, those that the engine leaves out, too."""
+    """Return the bytes of all files below `folder`, including those that the engine skips."""
     return sum(
-        os.path.getsize(os.path.join(place, name))
-        for place, _, names in os.walk(folder)
+        os.path.getsize(os.path.join(parent, name))
+        for parent, _, names in os.walk(folder)
         for name in names
     )
 
 
 def _check_total(source: str, total: int, document: object, size: int | None) -> None:
-    if size is not None and total != size and known_files(document) is None:
+    if size is not None and total != size and recorded_files(document) is None:
         raise IntegrityError(f"{source}: {total} bytes are there, {size} were stored")
 
 
 def expected_entries(listed: Sequence[Entry], document: object, source: str) -> list[Entry]:
-    """Return the repository's files among `listed`, each with what its bytes must be.
+    """Return the repository's files among `listed`, each with its expected digests.
+
+    Parameters
+    ----------
+    listed : sequence of Entry
+        All files of the stored folder.
+    document : object
+        The stored manifest, if there is one.
+    source : str
+        For messages.
 
     Raises
     ------
     IntegrityError
         If the listing shows that files are missing or have another size.
     """
-    known = known_files(document)
+    recorded = recorded_files(document)
     found = {entry.path: entry for entry in listed}
-    if known is None:
-        entries = [entry for entry in listed if not is_bookkeeping(entry.path)]
+    if recorded is None:
+        entries = [entry for entry in listed if not is_hub_metadata(entry.path)]
         if not entries:
-            raise IntegrityError(f"{source} holds no file")
+            raise IntegrityError(f"{source} has no files")
         return entries
-    missing = sorted(set(known) - set(found))
+    missing = sorted(set(recorded) - set(found))
     if missing:
         raise IntegrityError(
-            f"{source}: {len(missing)} of {len(known)} files are missing, the first is "
+            f"{source}: {len(missing)} of {len(recorded)} files are missing, the first is "
             f"{missing[0]!r}"
         )
-    for path, (recorded, _) in known.items():
-        if found[path].size != recorded:
+    for path, (size, _) in recorded.items():
+        if found[path].size != size:
             raise IntegrityError(
-                f"{source}: {path!r} has {found[path].size} bytes, {recorded} were stored"
+                f"{source}: {path!r} has {found[path].size} bytes, {size} were stored"
             )
-    manifests = _manifests(document)
+    manifests = _file_manifests(document)
     return [
         dataclasses.replace(
             found[path],
             manifest=manifests.get(path),
-            # The chunks' own digests are checked much sooner than a whole file's.
+            # A chunk's digest detects damage much sooner than the digest of the whole file.
             digest=None if digest is None or path in manifests else Digest.parse(digest),
         )
-        for path, (_, digest) in known.items()
+        for path, (_, digest) in recorded.items()
     ]
 
 
-def _manifests(document: Any) -> dict[str, Any]:
-    if document["format"] != MANIFEST:
-        return {}
-    return dict(Manifest.from_dict(document).files)
+def _file_manifests(document: Any) -> dict[str, Any]:
+    return dict(Manifest.from_dict(document).files) if is_manifest(document) else {}
 
 
-def _nothing(source: Source) -> Report:
+def _empty_report(source: Source) -> Report:
     return Report(
         source=source.location,
         destinations=(),

@@ -1,8 +1,8 @@
-"""What a step asks for: one repository, which files of it, and where they go.
+"""What a step requests: one repository, which files of it, and where they go.
 
-Pure: the forms that ``load=`` may take and the arguments of
-``huggingface_hub.snapshot_download`` become `RepoRequest` values, or a
-`HuggingfaceHubError` that says what is wrong, before a task starts.
+Pure. The forms of ``load=`` and the arguments of ``huggingface_hub.snapshot_download``
+become `RepoRequest` values, or a `HuggingfaceHubError` that says what is wrong, before a
+task starts.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from metaflow.exception import MetaflowException
 
 REPO_TYPES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
-# Sent to the Hub, never stored and never shown: each of them may carry a credential.
+# Sent to the Hub, never stored and never shown: each of them may contain a credential.
 _HUB_ARGUMENTS = frozenset(
     ("token", "endpoint", "headers", "library_name", "library_version", "user_agent")
 )
-# Part of snapshot_download's signature, now or in older releases that flows were written
-# for, and without a meaning here: files go to the datastore and to the path of the load
-# entry, and the engine tunes its own connections.
-_WITHOUT_EFFECT = frozenset(
+# Arguments of snapshot_download, in the current or in older releases, that have no meaning
+# here: files go to the datastore and to the path of the load entry, and the engine chooses
+# its own connections.
+_IGNORED = frozenset(
     (
         "cache_dir",
         "etag_timeout",
@@ -37,7 +37,7 @@ _WITHOUT_EFFECT = frozenset(
         "tqdm_class",
     )
 )
-_SHAPING = frozenset(
+_SELECTING = frozenset(
     (
         "repo_id",
         "repo_type",
@@ -56,7 +56,7 @@ _LOAD_FORMS = (
 
 
 class HuggingfaceHubError(MetaflowException, ValueError):
-    """A use of ``@huggingface_hub`` that cannot work."""
+    """``@huggingface_hub`` was given arguments that cannot work."""
 
     headline = "@huggingface_hub"
 
@@ -66,10 +66,10 @@ class HuggingfaceHubError(MetaflowException, ValueError):
 
 @dataclass(frozen=True)
 class RepoRequest:
-    """One repository, or a part of it, that a step wants.
+    """One repository, or a part of it.
 
-    Patterns and revision are kept as they were written, because the names of cache
-    entries are derived from them.
+    Patterns and revision are kept as they were written, because the names of cache entries
+    are derived from them.
     """
 
     repo_id: str
@@ -80,7 +80,9 @@ class RepoRequest:
     force_download: bool = False
     local_files_only: bool = False
     hub: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Arguments for the access to the Hub, such as ``token``."""
     path: str | None = None
+    """The folder for the files; None for a temporary one."""
 
     @property
     def source(self) -> str:
@@ -90,7 +92,7 @@ class RepoRequest:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that shape the result; nothing that could be a credential."""
+        """The arguments that select files; none that could be a credential."""
         named = {
             "revision": self.revision,
             "allow_patterns": self.allow_patterns,
@@ -101,13 +103,13 @@ class RepoRequest:
 
 
 def parse_load(load: object) -> list[RepoRequest]:
-    """Turn the value of ``load=`` into requests.
+    """Parse the value of ``load=``.
 
     Parameters
     ----------
     load : object
-        None, or a list of repository ids, pairs and dicts. A pair may be a list, as it is
-        when the value comes from JSON (``--with``, a ``Config``).
+        None, or a list of repository ids, pairs and dicts. A pair may be a list, which is
+        its form in JSON (``--with``, a ``Config``).
 
     Returns
     -------
@@ -151,7 +153,7 @@ def _parse_entry(entry: object) -> RepoRequest:
 
 
 def without_credentials(load: list[Any]) -> list[Any]:
-    """Return `load` without what may be a credential, for where attributes are shown or stored."""
+    """Return `load` without possible credentials, for attributes that are stored or shown."""
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -164,15 +166,15 @@ def without_credentials(load: list[Any]) -> list[Any]:
 
 
 def parse_arguments(arguments: Mapping[str, Any], path: str | None = None) -> RepoRequest:
-    """Turn arguments of ``snapshot_download`` into a request.
+    """Parse arguments of ``snapshot_download``.
 
     Parameters
     ----------
     arguments : Mapping
         ``repo_id`` and any argument of ``huggingface_hub.snapshot_download``, of any
-        release; those that have no meaning here are accepted and ignored.
+        release. Those that have no meaning here are accepted and ignored.
     path : str, optional
-        Where the files go.
+        The folder for the files.
 
     Returns
     -------
@@ -183,11 +185,11 @@ def parse_arguments(arguments: Mapping[str, Any], path: str | None = None) -> Re
     HuggingfaceHubError
         If ``repo_id`` is missing, an argument is unknown or has an impossible value.
     """
-    unknown = sorted(map(str, set(arguments) - _SHAPING - _HUB_ARGUMENTS - _WITHOUT_EFFECT))
+    unknown = sorted(map(str, set(arguments) - _SELECTING - _HUB_ARGUMENTS - _IGNORED))
     if unknown:
         raise HuggingfaceHubError(
             f"{', '.join(unknown)}: no such argument of snapshot_download. Known are: "
-            f"{', '.join(sorted(_SHAPING | _HUB_ARGUMENTS | _WITHOUT_EFFECT))}."
+            f"{', '.join(sorted(_SELECTING | _HUB_ARGUMENTS | _IGNORED))}."
         )
     if arguments.get("dry_run"):
         raise HuggingfaceHubError("dry_run=True downloads nothing, so there is nothing to load.")
@@ -231,7 +233,7 @@ def _patterns(arguments: Mapping[str, Any], name: str) -> str | list[str] | None
 
 
 def _shown(value: object) -> str:
-    """Return `value` for a message, without what may be a credential."""
+    """Return `value` as text for a message, without possible credentials."""
     if isinstance(value, Mapping):
         value = {k: "…" if k in _HUB_ARGUMENTS else v for k, v in value.items()}
     elif isinstance(value, (list, tuple)):

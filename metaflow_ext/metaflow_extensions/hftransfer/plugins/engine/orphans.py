@@ -1,7 +1,8 @@
-"""What a killed attempt of the same task has left of a checkpoint: found, and removed.
+"""What a killed attempt of the same task left of a checkpoint: found, and removed.
 
-The attempt is part of a checkpoint's key, so that a retry never writes over it: files that
-are complete and belong to nothing, and multipart uploads, whose parts are stored, too.
+The attempt is part of a checkpoint's key, so a retry never overwrites it. What remains is
+complete files that belong to no checkpoint, and multipart uploads, whose parts are stored
+(and billed) as well.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class KeyName(NamedTuple):
 
 
 def parse_key_name(text: str) -> KeyName | None:
-    """Return the parts of ``task.attempt.name.version``; a name may have dots. None if not such."""
+    """Return the parts of ``task.attempt.name.version``, or None if `text` has another form.
+
+    The name may contain dots.
+    """
     task, _, rest = text.partition(".")
     attempt, _, rest = rest.partition(".")
     name, _, version = rest.rpartition(".")
@@ -35,8 +39,8 @@ def parse_key_name(text: str) -> KeyName | None:
     return KeyName(task, int(attempt), name, int(version))
 
 
-def earlier(own: KeyName, names: Iterable[str]) -> list[str]:
-    """Return those of `names` that earlier attempts of the same task have made, sorted."""
+def of_earlier_attempts(own: KeyName, names: Iterable[str]) -> list[str]:
+    """Return those of `names` that earlier attempts of the same task made, sorted."""
     found = [(text, parse_key_name(text)) for text in set(names)]
     return sorted(
         text
@@ -45,17 +49,17 @@ def earlier(own: KeyName, names: Iterable[str]) -> list[str]:
     )
 
 
-def remove_leftovers(access: DatastoreAccess, key: str, large: Iterable[str]) -> list[str]:
+def remove_orphans(access: DatastoreAccess, key: str, large: Iterable[str]) -> list[str]:
     """Remove what earlier attempts left unpublished beside the checkpoint `key`.
 
     Parameters
     ----------
     access : DatastoreAccess
     key : str
-        Relative to the root; the checkpoint that is about to be stored.
+        Of the checkpoint that is about to be stored, relative to the root.
     large : iterable of str
-        Paths below `key` of what goes up in parts; empty for `key` itself. Some stores tell
-        of an upload only who names its object.
+        Paths below `key` of the files that are uploaded in parts; an empty path for `key`
+        itself. Some stores list an unfinished upload only for the exact key of its object.
 
     Returns
     -------
@@ -66,13 +70,16 @@ def remove_leftovers(access: DatastoreAccess, key: str, large: Iterable[str]) ->
     own = parse_key_name(text)
     if own is None or own.attempt == 0 or "/checkpoints/artifacts/" not in f"/{folder}/":
         return []
-    described = access.names_in(folder.replace("/artifacts/", "/artifact_metadata/", 1))
-    twins = [str(own._replace(attempt=attempt)) for attempt in range(own.attempt)]
+    published = access.list_names(folder.replace("/artifacts/", "/artifact_metadata/", 1))
+    same_version = [str(own._replace(attempt=attempt)) for attempt in range(own.attempt)]
+    candidates = [*access.list_names(folder), *access.list_unfinished(folder), *same_version]
     removed = []
-    for name in earlier(own, [*access.names_in(folder), *access.unfinished_in(folder), *twins]):
-        if f"{name}.metadata" in described:
+    for name in of_earlier_attempts(own, candidates):
+        if f"{name}.metadata" in published:
             continue
-        exact = [f"{folder}/{name}/{path}".rstrip("/") for path in large] if name in twins else []
-        if access.discard(f"{folder}/{name}", exact):
+        exact = []
+        if name in same_version:
+            exact = [f"{folder}/{name}/{path}".rstrip("/") for path in large]
+        if access.delete_tree(f"{folder}/{name}", exact):
             removed.append(f"{folder}/{name}")
     return removed

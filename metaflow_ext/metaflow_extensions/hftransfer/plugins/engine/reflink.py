@@ -1,8 +1,8 @@
-"""Files of a local datastore brought to another place of the same machine, without the engine.
+"""Files of a local datastore cloned or linked to another path of the same machine.
 
-Where the file system can share blocks between files (`FICLONE`: btrfs, xfs, …) a copy
-costs nothing and an edit of it does not reach the datastore. Links are made only where the
-user asked for them. Both are checked chunk by chunk like any other load.
+Where the file system can share blocks between files (`FICLONE`: btrfs, xfs, …) a clone
+takes neither time nor space, and an edit of it does not reach the datastore. Links are made
+only where the user asked for them. Every chunk is verified before a file gets its name.
 """
 
 from __future__ import annotations
@@ -10,21 +10,31 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hftransfer import IntegrityError, Manifest
+import anyio
+import anyio.to_thread
+
+from hftransfer import FileManifest, IntegrityError, Manifest
+from hftransfer._io.atomic_write import temporary_name
+from hftransfer._io.buffers import BufferPool
+from hftransfer.errors import single_error
 from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import chunk_digests
 
-if TYPE_CHECKING:
-    from hftransfer import FileManifest
+Make = Callable[[Path, Path], bool]
+"""Makes its second argument from its first; False if the file system cannot."""
 
-_FICLONE = 0x40049409
-_CANNOT = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
-_THREADS = 4
+_FICLONE = 0x40049409  # ioctl_ficlonerange(2)
+_UNSUPPORTED = (
+    errno.EOPNOTSUPP,
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOTTY,
+    errno.ENOSYS,
+    errno.EPERM,
+)
+_FILES_AT_ONCE = 4
 
 
 def clone(source: Path, target: Path) -> bool:
@@ -34,7 +44,7 @@ def clone(source: Path, target: Path) -> bool:
             fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
         except OSError as error:
             target.unlink()
-            if error.errno in _CANNOT:
+            if error.errno in _UNSUPPORTED:
                 return False
             raise
     return True
@@ -46,67 +56,76 @@ def link(source: Path, target: Path) -> bool:
     return True
 
 
-def place_files(
-    source: Path,
-    target: Path,
-    manifest: Manifest,
-    make: Callable[[Path, Path], bool],
+async def place_files(
+    source: Path, target: Path, manifest: Manifest, make: Make, buffers: BufferPool
 ) -> bool:
-    """Bring all files of `manifest` from the folder `source` to the folder `target`.
+    """Clone or link all files of `manifest` from one folder to another.
 
     Parameters
     ----------
     source, target : Path
-        Folders.
+        Folders. Existing files of `target` with the same names are replaced.
     manifest : Manifest
-        What the files must be.
+        The expected content of the files.
     make : callable
         `clone` or `link`.
+    buffers : BufferPool
+        The memory through which the files are verified.
 
     Returns
     -------
     bool
-        False if `make` cannot work here; nothing was changed then.
+        False if the file system cannot do it; nothing was changed then.
 
     Raises
     ------
     IntegrityError
         If a file is missing or damaged.
     """
-    return _place_all(source, target, manifest.files, make)
+    names = sorted(manifest.files)
 
+    async def place(name: str) -> bool:
+        return await _place(source / name, target / name, manifest.files[name], make, buffers)
 
-def _place_all(
-    source: Path,
-    target: Path,
-    files: Mapping[str, FileManifest],
-    make: Callable[[Path, Path], bool],
-) -> bool:
-    names = sorted(files)
-
-    def place(name: str) -> bool:
-        return _place(source / name, target / name, files[name], make)
-
-    if not names or not place(names[0]):
+    # The first file shows whether the file system supports it.
+    if not names or not await place(names[0]):
         return False
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return all(list(pool.map(place, names[1:])))
+    pending = iter(names[1:])
+    are_placed = True
+
+    async def place_some() -> None:
+        nonlocal are_placed
+        for name in pending:
+            are_placed = await place(name) and are_placed
+
+    with single_error():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_FILES_AT_ONCE):
+                tasks.start_soon(place_some)
+    return are_placed
 
 
-def _place(
-    source: Path, target: Path, manifest: FileManifest, make: Callable[[Path, Path], bool]
+async def _place(
+    source: Path, target: Path, manifest: FileManifest, make: Make, buffers: BufferPool
 ) -> bool:
-    if not source.is_file():
-        raise IntegrityError(f"{source} is missing")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.incomplete")
+    temporary = target.with_name(temporary_name())
     try:
-        if not make(source, temporary):
+        if not await anyio.to_thread.run_sync(_make_below, source, temporary, make):
             return False
-        found = chunk_digests(temporary, manifest.size, manifest.chunk_size, follow=True)
-        if found != manifest.chunks:
+        chunks = await chunk_digests(
+            temporary, manifest.size, manifest.chunk_size, buffers, follow=True
+        )
+        if chunks != manifest.chunks:
             raise IntegrityError(f"{source} is not what was stored")
-        os.replace(temporary, target)
+        await anyio.to_thread.run_sync(os.replace, temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _make_below(source: Path, target: Path, make: Make) -> bool:
+    """Make `target` and the folders above it."""
+    if not source.is_file():
+        raise IntegrityError(f"{source} is missing")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return make(source, target)

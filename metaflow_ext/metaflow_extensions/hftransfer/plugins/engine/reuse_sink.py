@@ -1,9 +1,9 @@
-"""A local folder as destination that keeps the files which are right already.
+"""A local folder as destination in which files that are already right stay as they are.
 
-A retry on the same machine, and a load into a folder that persists, thus moves only what
-is missing. What may be kept is decided by content: chunks that match the manifest, or,
-where only the Hub's digest of the whole file is known, bytes that are read again and
-checked like those that arrive.
+A retry on the same machine, and a load into a folder that persists, therefore transfers
+only what is missing. Content decides: the chunks of a file must match the manifest. Where
+only the Hub's digest of the whole file is known, the engine reads the existing bytes and
+verifies them like bytes that it receives.
 """
 
 from __future__ import annotations
@@ -16,24 +16,44 @@ from pathlib import Path
 import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest
-from hftransfer._core.digests import chunk_digest
 from hftransfer._core.plan import Chunk, PartLimits, plan_chunks
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.direct_io import DirectIO
+from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange, read_fully
+from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.local.sink import LocalSink
 
 
-class KeepingSink:
-    """`LocalSink` for the folder `path`, with what is right there already left in place."""
+class ReuseSink:
+    """`LocalSink` for the folder `path` that does not write files which are already right.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    buffers : BufferPool
+        The client's: existing files are hashed through memory under its budget.
+    fsync, direct_io
+        As for `LocalSink`.
+    """
 
     limits = PartLimits()
 
-    def __init__(self, path: Path, *, fsync: bool = False, direct_io: DirectIO = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        buffers: BufferPool,
+        *,
+        fsync: bool = False,
+        direct_io: DirectIO = "auto",
+    ) -> None:
         self._path = path
+        self._buffers = buffers
         self._sink = LocalSink(path, fsync=fsync, direct_io=direct_io)
-        self._there: set[str] = set()
-        """Files of the right size that are there, and not known to be wrong."""
+        self._candidates: set[str] = set()
+        """Existing files of the right size that are not known to be wrong."""
 
     @property
     def location(self) -> str:
@@ -41,29 +61,30 @@ class KeepingSink:
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
         await self._sink.prepare(entries)
-        # In one go: to ask for each file in a thread costs more than a small file itself.
-        self._there = await anyio.to_thread.run_sync(_of_right_size, self._path, entries)
+        # In one thread call: one call per file costs more than moving a small file.
+        self._candidates = await anyio.to_thread.run_sync(_of_right_size, self._path, entries)
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
-        path = self._path / safe_path(entry.path)
         recorded = entry.manifest
-        if entry.path in self._there and (recorded is not None or entry.digest is not None):
-            found = await anyio.to_thread.run_sync(chunk_digests, path, entry.size, chunk_size)
-            if found is not None and recorded is not None and found == recorded.chunks:
+        if entry.path in self._candidates and (recorded is not None or entry.digest is not None):
+            path = self._path / safe_path(entry.path)
+            chunks = await chunk_digests(path, entry.size, chunk_size, self._buffers)
+            if chunks is not None and recorded is not None and chunks == recorded.chunks:
                 return None
-            if found is not None and recorded is None:
-                return _KeptFile(self, entry.path, path, found)
+            if chunks is not None and recorded is None:
+                return _VerifiedFile(self, entry.path, path, chunks)
         return await self._sink.begin(entry, chunk_size)
 
-    def forget(self, path: str) -> None:
-        self._there.discard(path)
+    def reject(self, path: str) -> None:
+        """Do not use the existing file `path` again: its content is wrong."""
+        self._candidates.discard(path)
 
     async def finish(self, manifest: Manifest) -> None:
         await self._sink.finish(manifest)
 
 
 def _of_right_size(folder: Path, entries: Sequence[Entry]) -> set[str]:
-    """Return the paths of those of `entries` that lie in `folder` with their size."""
+    """Return the paths of those of `entries` that exist in `folder` with their size."""
     found = set()
     listed: dict[Path, Mapping[str, int]] = {}
     for entry in entries:
@@ -87,10 +108,20 @@ def _sizes_in(folder: Path) -> Mapping[str, int]:
         return {}
 
 
-class _KeptFile:
-    """A file that is there, all of whose chunks are held."""
+class _VerifiedFile:
+    """An existing file with all of its chunks; the engine reads and verifies them.
 
-    def __init__(self, sink: KeepingSink, name: str, path: Path, chunks: Sequence[str]) -> None:
+    Parameters
+    ----------
+    sink : ReuseSink
+    name : str
+        The path of the entry.
+    path : Path
+    chunks : sequence of str
+        The XXH3-128 of each chunk.
+    """
+
+    def __init__(self, sink: ReuseSink, name: str, path: Path, chunks: Sequence[str]) -> None:
         self.resumable_chunks: Mapping[int, str] = dict(enumerate(chunks))
         self._sink = sink
         self._name = name
@@ -99,29 +130,54 @@ class _KeptFile:
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         def read() -> int:
             with open(self._path, "rb", buffering=0) as file:
-                return _fill(file.fileno(), chunk.start, buffer)
+                return read_fully(file.fileno(), buffer, chunk.start)
 
-        if await anyio.to_thread.run_sync(read) < len(buffer):
+        if await anyio.to_thread.run_sync(read) != len(buffer):
             raise IntegrityError(f"{self._path} was changed while it was being read")
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         raise IntegrityError(f"{self._path} was changed while it was being read")
 
     async def commit(self, manifest: FileManifest) -> None:
-        pass  # it has its name
+        pass  # the file already has its name
 
     async def abort(self, *, discard: bool) -> None:
         if discard:
-            self._sink.forget(self._name)
+            self._sink.reject(self._name)
 
 
-def chunk_digests(
-    path: Path, size: int, chunk_size: int, *, follow: bool = False
+async def chunk_digests(
+    path: Path, size: int, chunk_size: int, buffers: BufferPool, *, follow: bool = False
 ) -> tuple[str, ...] | None:
-    """Return the XXH3-128 of each chunk; None if there is no file of exactly this size.
+    """Return the XXH3-128 of each chunk of a file.
 
-    Without `follow` a link is no such file: what it points to may be part of a datastore.
+    Parameters
+    ----------
+    path : Path
+    size : int
+        The expected number of bytes.
+    chunk_size : int
+        Bytes.
+    buffers : BufferPool
+        The file is read through one window of at most 1 MiB of it.
+    follow : bool
+        Follow a link, and accept a file with several names. By default neither is accepted:
+        the content may be part of a datastore.
+
+    Returns
+    -------
+    tuple of str, optional
+        None if there is no file of exactly this size, or it changes while it is read.
     """
+    async with buffers.lease(min(HASH_WINDOW_SIZE, max(size, 1))) as window:
+        return await anyio.to_thread.run_sync(
+            _chunk_digests, path, size, chunk_size, window, follow
+        )
+
+
+def _chunk_digests(
+    path: Path, size: int, chunk_size: int, window: memoryview, follow: bool
+) -> tuple[str, ...] | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError:
@@ -132,25 +188,12 @@ def chunk_digests(
             return None
         if status.st_nlink > 1 and not follow:
             return None
-        buffer = memoryview(bytearray(min(chunk_size, size)))
-        digests = []
-        for chunk in plan_chunks(size, chunk_size):
-            part = buffer[: chunk.size]
-            if _fill(fd, chunk.start, part) < chunk.size:
-                return None
-            digests.append(chunk_digest(part))
-        return tuple(digests)
-    except OSError:
+        file = FileRange.whole(fd, str(path))
+        return tuple(
+            file.subrange(chunk.start, chunk.size).digests(("xxhash128",), window)[0]
+            for chunk in plan_chunks(size, chunk_size)
+        )
+    except (OSError, TransferError):
         return None
     finally:
         os.close(fd)
-
-
-def _fill(fd: int, start: int, buffer: memoryview) -> int:
-    filled = 0
-    while filled < len(buffer):
-        count = os.preadv(fd, [buffer[filled:]], start + filled)
-        if count == 0:
-            break
-        filled += count
-    return filled

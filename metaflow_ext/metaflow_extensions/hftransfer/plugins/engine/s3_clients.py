@@ -1,4 +1,9 @@
-"""The S3 clients of this process, one for each set of parameters."""
+"""The S3 clients of this process, one for each set of parameters.
+
+They are Metaflow's own, for small objects and listings. The engine has connections of its
+own. Metaflow's S3 module is imported on first use, because this module is imported while
+Metaflow's plugins are being loaded.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """How Metaflow reaches S3, for the engine: endpoint, region, TLS and credentials.
 
-A datastore backend carries its own parameters only under ``@with_artifact_store``;
-otherwise Metaflow's ``METAFLOW_S3_*`` and ``METAFLOW_DATATOOLS_CLIENT_PARAMS`` hold.
-Whatever neither names is left to botocore, which then refreshes credentials by itself.
-What the engine cannot reproduce is refused with `NotForEngine`, and Metaflow's own client
-does the work.
+A datastore backend has parameters of its own only under ``@with_artifact_store``. Otherwise
+Metaflow's ``METAFLOW_S3_*`` and ``METAFLOW_DATATOOLS_CLIENT_PARAMS`` apply. Whatever neither
+of them sets is left to botocore, which then also renews the credentials. For settings that
+the engine cannot reproduce `UnsupportedByEngine` is raised, and Metaflow's own client is used.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from typing import Any
+
+from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 
 _PARAMETERS = {
     "endpoint_url": "endpoint_url",
@@ -21,8 +22,8 @@ _PARAMETERS = {
     "aws_secret_access_key": "secret_access_key",
     "aws_session_token": "session_token",
 }
-# They tune botocore's own transport, which moves none of the engine's data.
-_TUNING = frozenset(
+# Settings of botocore's own transport, which does not carry the engine's data.
+_TRANSPORT = frozenset(
     (
         "connect_timeout",
         "disable_request_compression",
@@ -42,17 +43,23 @@ _TUNING = frozenset(
 S3_TYPES = frozenset(("s3", "s3-compatible", "coreweave"))
 
 
-class NotForEngine(Exception):  # noqa: N818 - a decision, and no failure
-    """Settings that the engine has no equal for; the message says which."""
-
-
 def s3_settings(backend: Any) -> dict[str, Any]:
-    """Return the fields of the engine's ``S3Options`` that `backend` asks for.
+    """Return the fields of the engine's ``S3Options`` that `backend` needs.
+
+    Parameters
+    ----------
+    backend : DataStoreStorage
+        A datastore backend of one of `S3_TYPES`.
+
+    Returns
+    -------
+    dict
+        Without the fields that are left to botocore.
 
     Raises
     ------
-    NotForEngine
-        If the engine would not do what Metaflow's client does.
+    UnsupportedByEngine
+        If the engine would not behave as Metaflow's client does.
     """
     from metaflow.metaflow_config import (
         AWS_SANDBOX_ENABLED,
@@ -66,13 +73,13 @@ def s3_settings(backend: Any) -> dict[str, Any]:
         for theirs, ours in _PARAMETERS.items()
         if parameters.get(theirs) is not None
     }
-    # METAFLOW_S3_VERIFY_CERTIFICATE is text when it comes from the environment.
+    # From the environment METAFLOW_S3_VERIFY_CERTIFICATE is a text.
     if str(settings.get("verify")).lower() in ("false", "true"):
         settings["verify"] = str(settings["verify"]).lower() == "true"
     settings |= _config_settings(parameters.pop("config", None))
     unknown = {name for name, value in parameters.items() if value is not None}
     if unknown - set(_PARAMETERS):
-        raise NotForEngine(f"client parameters {', '.join(sorted(unknown))}")
+        raise UnsupportedByEngine(f"client parameters {', '.join(sorted(unknown))}")
     role = getattr(backend, "_s3_role_arn", None)
     if role or AWS_SANDBOX_ENABLED or DEFAULT_AWS_CLIENT_PROVIDER != "boto3":
         settings |= _resolved_credentials(backend)
@@ -82,7 +89,7 @@ def s3_settings(backend: Any) -> dict[str, Any]:
 
 
 def client_parameters(backend: Any) -> dict[str, Any]:
-    """Return the parameters of Metaflow's client for `backend`, a copy that may be changed."""
+    """Return the parameters of Metaflow's client for `backend`: a copy, free to be changed."""
     from metaflow.metaflow_config import DATATOOLS_CLIENT_PARAMS
 
     parameters = getattr(backend, "_s3_client_params", None) or DATATOOLS_CLIENT_PARAMS or {}
@@ -90,7 +97,7 @@ def client_parameters(backend: Any) -> dict[str, Any]:
 
 
 def _config_settings(config: Any) -> dict[str, Any]:
-    """Return what a botocore ``Config``, or the dict for one, asks for."""
+    """Return the settings of a botocore ``Config``, or of a dict with its arguments."""
     if config is None:
         return {}
     given = config if isinstance(config, Mapping) else config._user_provided_options
@@ -103,20 +110,21 @@ def _config_settings(config: Any) -> dict[str, Any]:
         settings["addressing_style"] = style
     if options.get("signature_version") in ("s3v4", "v4"):
         del options["signature_version"]
-    unknown = {*(set(options) - _TUNING), *(f"s3.{name}" for name in s3)}
+    unknown = {*(set(options) - _TRANSPORT), *(f"s3.{name}" for name in s3)}
     if unknown:
-        raise NotForEngine(f"botocore configuration {', '.join(sorted(unknown))}")
+        raise UnsupportedByEngine(f"botocore configuration {', '.join(sorted(unknown))}")
     return settings
 
 
 def _resolved_credentials(backend: Any) -> dict[str, Any]:
-    """Return what a role or a provider plug-in resolves to now.
+    """Return the current credentials of a role, or of a client provider plug-in.
 
-    botocore has no public way from a client to its credentials.
+    They are read from a private attribute, because botocore has no public way from a client
+    to its credentials.
     """
     from metaflow_extensions.hftransfer.plugins.engine.s3_clients import shared_client
 
-    # The client that this process keeps, whose credentials renew themselves.
+    # The shared client of this process renews its credentials by itself.
     client = shared_client(
         getattr(backend, "_s3_role_arn", None),
         getattr(backend, "_s3_session_vars", None),
@@ -124,7 +132,7 @@ def _resolved_credentials(backend: Any) -> dict[str, Any]:
     ).client
     credentials = client._request_signer._credentials
     if credentials is None:
-        raise NotForEngine("a client without credentials")
+        raise UnsupportedByEngine("a client without credentials")
     frozen = credentials.get_frozen_credentials()
     return {
         "access_key_id": frozen.access_key,

@@ -1,9 +1,10 @@
-"""Tar archives that are never a file on this disk: written and read chunk by chunk.
+"""Tar archives that are written and read chunk by chunk, without a file on the local disk.
 
-`TarSource` is the archive of a file or folder as a source of the engine: its layout is
-worked out first, so any range of it can be read, and several at once. `TarSink` takes the
-chunks of an archive in any order, unpacks them in order, and lets nothing leave the
-destination. What comes out is what metaflow-checkpoint's own tar code writes and reads.
+`TarSource` is the archive of a file or folder as a source of the engine. Its layout is
+computed first, so that any ranges of it can be read at the same time. `TarSink` receives the
+chunks of an archive in any order and unpacks them in order; no member can be written outside
+of the destination. The archives are those that `tarfile` writes, so metaflow-checkpoint's own
+code can read them, and the other way round.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from hftransfer import FileManifest, IntegrityError, Manifest, SourceChangedErro
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
+from hftransfer._io.file_range import read_fully
 from hftransfer.stores.base import Entry, FileSink, FillStream
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
-# The reader below copies what it hands on; large steps keep Python out of the way.
-_STEP = 1 << 20
+# Bytes that `tarfile` reads at a time. It needs `bytes`, so they are copied from the engine's
+# buffer: at most two of these copies exist per archive, besides the engine's memory budget.
+_READ_SIZE = 1 << 20
 
 
 class _Piece(NamedTuple):
@@ -44,22 +47,24 @@ class _Piece(NamedTuple):
     start: int
     size: int
     header: bytes | None
+    """The bytes themselves, if they are not those of a file."""
     path: str
-    changed: tuple[int, int, int]
-    """Inode, size and mtime_ns of the file at `path`."""
+    """The file whose content the bytes are."""
+    version: tuple[int, int, int]
+    """Inode, size and mtime_ns of that file."""
 
 
 class TarSource:
-    """The tar archive of `path`, as one file.
+    """The tar archive of `path`, as a source with one file.
 
-    A folder's content is stored without the folder's own name. Links are kept as links.
+    The members of a folder's archive are named relative to the folder. Links stay links.
 
     Parameters
     ----------
     path : str
         A file or a folder.
     name : str
-        Of the archive.
+        The name of the archive.
 
     Raises
     ------
@@ -82,7 +87,7 @@ class TarSource:
         return f"the tar archive of {self._path}"
 
     def _plan(self) -> None:
-        # Never written to: it knows how members are described and which are hard links.
+        # Never written to: it describes the members and recognizes hard links.
         with tarfile.open(fileobj=io.BytesIO(), mode="w") as archive:
             if os.path.isdir(self._path):
                 for name in sorted(os.listdir(self._path)):
@@ -101,7 +106,7 @@ class TarSource:
                 raise
             return  # removed since the folder was listed
         if member is None:
-            return  # a socket; no archive holds one
+            return  # a socket, which an archive cannot contain
         header = member.tobuf(archive.format, archive.encoding or "utf-8", archive.errors)
         self._append(header)
         if member.isreg() and member.size:
@@ -121,17 +126,17 @@ class TarSource:
         if status is not None:
             size = status.st_size
         if size:
-            changed = (0, 0, 0) if status is None else _version(status)
-            self._pieces.append(_Piece(self.size, size, header, path, changed))
+            version = (0, 0, 0) if status is None else _version(status)
+            self._pieces.append(_Piece(self.size, size, header, path, version))
             self.size += size
 
     async def list(self) -> Sequence[Entry]:
         return [Entry(path=self._name, size=self.size)]
 
     async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        rest = span.remaining
-        await anyio.to_thread.run_sync(self._read_into, span.position, rest)
-        span.advance(len(rest))
+        remaining = span.remaining
+        await anyio.to_thread.run_sync(self._read_into, span.position, remaining)
+        span.advance(len(remaining))
 
     def _read_into(self, start: int, buffer: memoryview) -> None:
         filled = 0
@@ -158,26 +163,28 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _read_file(piece: _Piece, offset: int, buffer: memoryview) -> None:
-    filled = 0
+    """Fill `buffer` with the file of `piece` from `offset` on.
+
+    Raises
+    ------
+    SourceChangedError
+        If the file is no longer the one whose size is in the archive's header.
+    """
     try:
         with open(piece.path, "rb", buffering=0) as file:
-            while filled < len(buffer):
-                count = os.preadv(file.fileno(), [buffer[filled:]], offset + filled)
-                if count == 0:
-                    break
-                filled += count
+            count = read_fully(file.fileno(), buffer, offset)
             status = os.fstat(file.fileno())
     except FileNotFoundError as error:
         raise SourceChangedError(f"{piece.path} was removed while it was being saved") from error
-    if filled < len(buffer) or _version(status) != piece.changed:
+    if count < len(buffer) or _version(status) != piece.version:
         raise SourceChangedError(f"{piece.path} was changed while it was being saved")
 
 
 class TarSink:
-    """Unpacks one archive into the folder `path`; other files there are left alone.
+    """Unpacks one archive into the folder `path`; other files there are not touched.
 
-    Members are unpacked into a hidden folder inside of `path` and moved to their names when
-    the whole archive is there and verified.
+    Members are unpacked into a hidden folder below `path`, and moved to their names when the
+    whole archive is unpacked and verified.
     """
 
     limits = PartLimits()
@@ -201,14 +208,18 @@ class TarSink:
 
 
 class _Unpacking:
-    """One archive on its way; a thread of its own reads what `write` hands over, in order."""
+    """One archive that is being unpacked.
+
+    A thread of its own runs `tarfile`. `write` gives it the chunks in order through `_chunks`,
+    each with a future that the thread completes when it has read the chunk.
+    """
 
     def __init__(self, path: Path, entry: Entry) -> None:
         self.resumable_chunks: Mapping[int, str] = {}
         self._path = path
         self._what = entry.path
         self._next = 0
-        self._turn = anyio.Condition()
+        self._next_changed = anyio.Condition()
         self._chunks: queue.Queue[tuple[memoryview, Future[None]] | None] = queue.Queue()
         path.mkdir(parents=True, exist_ok=True)
         self._staging = Path(
@@ -218,21 +229,21 @@ class _Unpacking:
         Thread(target=self._run, daemon=True, name="hftransfer-untar").start()
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
-        raise UnsupportedError(f"{self._what}: nothing of it is held")
+        raise UnsupportedError(f"{self._what}: no chunk of an archive can be resumed")
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
-        async with self._turn:
+        async with self._next_changed:
             while chunk.index > self._next:
-                await self._turn.wait()
+                await self._next_changed.wait()
             if chunk.index < self._next:
-                return  # a second try of what was taken already
-            taken: Future[None] = Future()
-            self._chunks.put((data, taken))
-            # The buffer is read until then, also when this is cancelled.
+                return  # a second try; the thread has read the chunk already
+            is_read: Future[None] = Future()
+            self._chunks.put((data, is_read))
+            # The thread reads the buffer until then, even if this task is cancelled.
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(taken.result)
+                await anyio.to_thread.run_sync(is_read.result)
             self._next += 1
-            self._turn.notify_all()
+            self._next_changed.notify_all()
         if self._done.done():
             self._done.result()
 
@@ -253,11 +264,11 @@ class _Unpacking:
     def _run(self) -> None:
         reader = _Reader(self._chunks)
         try:
-            with tarfile.open(fileobj=reader, mode="r|", bufsize=_STEP) as archive:
-                archive.copybufsize = _STEP  # type: ignore[attr-defined]
+            with tarfile.open(fileobj=reader, mode="r|", bufsize=_READ_SIZE) as archive:
+                archive.copybufsize = _READ_SIZE  # type: ignore[attr-defined]
                 _unpack(archive, self._staging)
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the end
-            self._done.set_exception(_explained(error, self._what))
+        except BaseException as error:  # noqa: BLE001 - raised by `commit`
+            self._done.set_exception(_as_transfer_error(error, self._what))
         else:
             self._done.set_result(None)
         reader.drain()
@@ -268,12 +279,12 @@ class _Unpacking:
 
 
 class _Reader(io.RawIOBase):
-    """The archive's bytes, as they are handed over."""
+    """The archive's bytes, chunk after chunk, for `tarfile`."""
 
     def __init__(self, chunks: queue.Queue[tuple[memoryview, Future[None]] | None]) -> None:
         self._chunks = chunks
         self._data = memoryview(b"")
-        self._taken: Future[None] | None = None
+        self._is_read: Future[None] | None = None
         self._ended = False
 
     def readable(self) -> bool:
@@ -286,7 +297,7 @@ class _Reader(io.RawIOBase):
             if following is None:
                 self._ended = True
             else:
-                self._data, self._taken = following
+                self._data, self._is_read = following
         found = bytes(self._data[:size] if size >= 0 else self._data)
         self._data = self._data[len(found) :]
         if not self._data:
@@ -294,7 +305,7 @@ class _Reader(io.RawIOBase):
         return found
 
     def drain(self) -> None:
-        """Take whatever else is handed over, so that nobody waits for it."""
+        """Discard the chunks that follow, so that no `write` waits for them."""
         self._data = memoryview(b"")
         self._release()
         while not self._ended:
@@ -305,9 +316,9 @@ class _Reader(io.RawIOBase):
 
     def _release(self) -> None:
         self._data = memoryview(b"")
-        if self._taken is not None:
-            self._taken.set_result(None)
-            self._taken = None
+        if self._is_read is not None:
+            self._is_read.set_result(None)
+            self._is_read = None
 
 
 def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
@@ -317,7 +328,7 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
         archive.extract(member, folder, set_attrs=True, filter="data")
 
 
-def _explained(error: BaseException, what: str) -> BaseException:
+def _as_transfer_error(error: BaseException, what: str) -> BaseException:
     if isinstance(error, tarfile.FilterError):
         return IntegrityError(f"{what}: refused to unpack it: {error}")
     if isinstance(error, tarfile.TarError):
@@ -332,7 +343,7 @@ def _explained(error: BaseException, what: str) -> BaseException:
 
 
 def _move_tree(source: Path, target: Path) -> None:
-    """Move everything below `source` to the same place below `target`, replacing files."""
+    """Move everything below `source` to the same path below `target`, replacing files."""
     for item in sorted(source.iterdir()):
         destination = target / item.name
         if stat.S_ISDIR(item.lstat().st_mode):

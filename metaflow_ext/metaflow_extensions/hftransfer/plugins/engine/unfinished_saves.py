@@ -1,8 +1,8 @@
-"""Models that are being saved, noted down for the retry of a task that is killed meanwhile.
+"""Records of the models that are being saved, for the retry of a task that is killed.
 
-A model's key is made anew with every save, so that of one that was never finished nobody
-knows to whom it belonged. In a task that has attempts left, a small document says what is
-being saved; the next attempt removes what those before did not finish.
+Every save of a model has a new key, so the key of an unfinished one does not say which task
+it belongs to. In a task that has attempts left, a small document names the model while it is
+being saved. The next attempt removes what the earlier ones did not finish.
 """
 
 from __future__ import annotations
@@ -14,32 +14,36 @@ from contextlib import contextmanager
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
-from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.manifests import metadata_path
+from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 
 _ARTIFACTS = "/models/artifacts/"
 _UNFINISHED = "/models/unfinished/"
 _ROOT = "mf.models"
 
 _task: tuple[str, int] | None = None
+"""Path and attempt of the running task; None if it has no attempt left."""
 
 
 def enter_task(pathspec: str, attempt: int, *, may_retry: bool) -> None:
-    """Note down what is saved from now on, if the task has another attempt.
+    """Record what is saved from now on, if the task has another attempt.
 
     Parameters
     ----------
     pathspec : str
-        Of the task.
+        ``flow/run/step/task``.
     attempt : int
+        Counted from 0.
     may_retry : bool
+        True if the task has another attempt.
     """
     global _task
     _task = (pathspec, attempt) if may_retry else None
 
 
 @contextmanager
-def noted(access: DatastoreAccess, key: str, large: Iterable[str]) -> Iterator[None]:
-    """Have a note of the model `key` as long as its files are on their way.
+def recorded(access: DatastoreAccess, key: str, large: Iterable[str]) -> Iterator[None]:
+    """Keep a record of the model `key` while its files are being uploaded.
 
     Parameters
     ----------
@@ -47,7 +51,8 @@ def noted(access: DatastoreAccess, key: str, large: Iterable[str]) -> Iterator[N
     key : str
         Relative to the root.
     large : iterable of str
-        Paths below `key` of what goes up in parts; empty for `key` itself.
+        Paths below `key` of the files that are uploaded in parts; an empty path for `key`
+        itself.
     """
     root, found, name = key.partition(_ARTIFACTS)
     if _task is None or not found:
@@ -55,18 +60,18 @@ def noted(access: DatastoreAccess, key: str, large: Iterable[str]) -> Iterator[N
         return
     pathspec, attempt = _task
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    note = f"{root}{_UNFINISHED}{pathspec}/{attempt}.{digest}.json"
-    access.write_document(note, {"key": key, "large": list(large)})
+    record = f"{root}{_UNFINISHED}{pathspec}/{attempt}.{digest}.json"
+    access.write_document(record, {"key": key, "large": list(large)})
     try:
-        yield  # after a failure that a retry follows the note is of use
-    except NotForEngine:
-        access.delete([note])
+        yield  # after any other failure the record stays, for the next attempt
+    except UnsupportedByEngine:
+        access.delete([record])
         raise
-    access.delete([note])
+    access.delete([record])
 
 
 def remove_unfinished(access: DatastoreAccess, pathspec: str, attempt: int) -> list[str]:
-    """Remove what attempts of the task before `attempt` began to save and did not finish.
+    """Remove the models that attempts before `attempt` began to save and did not finish.
 
     Returns
     -------
@@ -75,35 +80,42 @@ def remove_unfinished(access: DatastoreAccess, pathspec: str, attempt: int) -> l
     """
     folder = f"{_ROOT}{_UNFINISHED}{pathspec}"
     removed = []
-    for name in access.names_in(folder):
+    for name in access.list_names(folder):
         number = name.partition(".")[0]
         if not number.isdigit() or int(number) >= attempt:
             continue
-        note = f"{folder}/{name}"
-        document = access.read_document(note) or {}
+        record = f"{folder}/{name}"
+        document = access.read_document(record) or {}
         key = str(document.get("key", ""))
-        described = key.replace(_ARTIFACTS, "/models/artifact_metadata/", 1) + ".metadata"
-        if _ARTIFACTS in key and not access.is_there(described):
+        if _ARTIFACTS in key and not access.exists(metadata_path(key)):
             exact = [f"{key}/{path}".rstrip("/") for path in document.get("large", ())]
-            access.discard(key, exact)
+            access.delete_tree(key, exact)
             removed.append(key)
-        access.delete([note])
+        access.delete([record])
     return removed
 
 
 def enter_and_clean(backend: Any, pathspec: str, attempt: int, *, may_retry: bool) -> None:
-    """Begin a task, in the log of which is said what was removed; never fails."""
+    """Begin a task, and log what of its earlier attempts was removed; never fails.
+
+    Parameters
+    ----------
+    backend : DataStoreStorage
+        Where the task's models are stored.
+    pathspec, attempt, may_retry
+        As for `enter_task`.
+    """
     enter_task(pathspec, attempt, may_retry=may_retry)
     if attempt == 0:
         return
     try:
         removed = remove_unfinished(DatastoreAccess(backend), pathspec, attempt)
-    except Exception as error:  # noqa: BLE001 - what is left costs space, and is no reason to fail
+    except Exception as error:  # noqa: BLE001 - what remains costs space only
         removed = []
-        _print(f"Could not look for what an earlier attempt left: {type(error).__name__}")
+        _log(f"Could not look for unfinished uploads of earlier attempts: {type(error).__name__}")
     for key in removed:
-        _print(f"Removed what an earlier attempt of this task left of {key}")
+        _log(f"Removed the unfinished upload of an earlier attempt of this task: {key}")
 
 
-def _print(message: str) -> None:
+def _log(message: str) -> None:
     print(f"[hftransfer] {message}", file=sys.stderr)  # noqa: T201 - the log of the task

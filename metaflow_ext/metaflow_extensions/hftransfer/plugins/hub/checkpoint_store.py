@@ -1,9 +1,9 @@
-"""The one place that knows metaflow-checkpoint's way of storing entries from the inside.
+"""Entries for repositories, stored as metaflow-checkpoint stores its checkpoints.
 
-Repositories are stored as its checkpoints are: under keys made of flow, step,
-namespace and task, with metadata documents that name them. `EntryStore` finds, writes
-and takes back such entries in the datastore that ``@model`` and ``@checkpoint`` of the
-same task use. Imported only inside a task that uses ``@huggingface_hub``.
+Their keys are made of flow, step, namespace and task, and metadata documents name them.
+`CheckpointStore` finds, writes and removes such entries in the datastore that ``@model`` and
+``@checkpoint`` of the same task use. This module uses private parts of metaflow-checkpoint,
+and is imported only in a task that uses ``@huggingface_hub``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ from typing import Any
 from metaflow import current
 from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path
-from metaflow_extensions.hftransfer.plugins.engine.orphans import KeyName, earlier, parse_key_name
-from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.orphans import (
+    KeyName,
+    of_earlier_attempts,
+    parse_key_name,
+)
+from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 from metaflow_extensions.hftransfer.plugins.hub.lease import StoreLease, store_lease
 from metaflow_extensions.hftransfer.plugins.hub.run_scope import resolve_scope
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
@@ -49,29 +53,30 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.f
 
 Log = Callable[[str], None]
 
-_FILES = "files"
+_FILES = "files"  # metaflow-checkpoint's storage format for files that are stored one by one
 
 
 @dataclass
 class NewEntry:
-    """An entry that is being written and that nobody can find yet."""
+    """An entry that is being written; no task can find it before it is published."""
 
     key_name: str
-    """The last part of its key."""
+    """The last part of the key."""
     key: str
     """Relative to the datastore's root."""
     name: str
     attempt: int
     version_id: int
     location: str
-    """Where the files go: the entry itself, or a folder that is then uploaded."""
+    """The destination of the files: the entry itself, or a local folder."""
     staged: bool
+    """True if that is a local folder, which Metaflow's code uploads afterwards."""
     adopted: bool = False
-    """True if a killed attempt of the same task began it."""
+    """True if an earlier attempt of the same task began the entry."""
     published: bool = False
 
 
-class EntryStore:
+class CheckpointStore:
     """The entries that one task can see and write.
 
     Parameters
@@ -81,10 +86,10 @@ class EntryStore:
     log : callable
         Takes one line for the task's log.
     exclusive : bool
-        False if other tasks write the same keys, as the nodes of ``@parallel`` do; what
-        a failed task wrote is then left alone.
+        False if other tasks write the same keys, as the nodes of ``@parallel`` do. What a
+        failed task wrote is not removed then.
     temp_dir_root : str, optional
-        Where folders for datastores go that the engine cannot write itself.
+        The parent of local folders, for datastores that the engine cannot write to.
     """
 
     def __init__(
@@ -97,15 +102,18 @@ class EntryStore:
         self._exclusive = exclusive
         self._temp_dir_root = temp_dir_root
         self._lock = threading.Lock()
-        self._adopted: set[str] = set()
+        """Held while a key is reserved."""
+        self._reserved: set[str] = set()
+        """The key names that this process has reserved."""
 
     @property
-    def place(self) -> str:
-        """Names the folder of entries that this task shares with others."""
+    def location(self) -> str:
+        """The folder of the entries that this task shares with other tasks."""
         return self.access.location(self._datastore.artifact_store.FULL_PREFIX)
 
     @property
     def attempt(self) -> int:
+        """The attempt of the task, counted from 0."""
         return int(self._checkpointer._attempt)
 
     def find(self, name: str) -> list[dict[str, Any]]:
@@ -114,7 +122,7 @@ class EntryStore:
         return [artifact.to_dict() for artifact in found]
 
     def shares(self, reference: dict[str, Any]) -> bool:
-        """Return True if this task finds the entry of `reference` among its own."""
+        """Return True if the entry of `reference` is in the folder `location`."""
         prefix: str = self._datastore.artifact_store.FULL_PREFIX
         return str(reference.get("key", "")).startswith(prefix.rstrip("/") + "/")
 
@@ -124,18 +132,18 @@ class EntryStore:
         *names: str,
         siblings: bool,
         owner: str,
-        suffices: Callable[[dict[str, Any], bool], bool],
+        is_satisfied_by: Callable[[dict[str, Any], bool], bool],
         on_wait: Callable[[], None],
     ) -> Iterator[StoreLease]:
-        """Be the one task, of all machines, that stores what `names` say; see `store_lease`.
+        """Hold the lease called `names`, the same one on all machines; see `store_lease`.
 
         Parameters
         ----------
         *names : str
-            All parts together.
+            All parts together name the lease.
         siblings : bool
-            True if the tasks of one step, each with entries of its own, share the lease.
-        owner, suffices, on_wait
+            True if the tasks of one step share the lease, though each has entries of its own.
+        owner, is_satisfied_by, on_wait
             As for `store_lease`.
         """
         documents = self.access.documents
@@ -143,45 +151,45 @@ class EntryStore:
             yield StoreLease()
             return
         store = self._datastore.artifact_store
-        place = os.path.dirname(store.FULL_PREFIX) if siblings else store.FULL_PREFIX
-        digest = hashlib.sha256(json.dumps([place, *names]).encode()).hexdigest()[:32]
+        folder = os.path.dirname(store.FULL_PREFIX) if siblings else store.FULL_PREFIX
+        digest = hashlib.sha256(json.dumps([folder, *names]).encode()).hexdigest()[:32]
         key = f"{store._root_prefix}/checkpoints/leases/{digest}.json"
-        with store_lease(documents, key, owner, suffices=suffices, on_wait=on_wait) as lease:
+        with store_lease(
+            documents, key, owner, is_satisfied_by=is_satisfied_by, on_wait=on_wait
+        ) as lease:
             yield lease
 
     def is_folder(self, reference: dict[str, Any]) -> bool:
-        """Return True if the files of `reference` are stored one by one."""
+        """Return True if the files of `reference` are stored one by one, not as an archive."""
         return bool(reference.get("storage_format", _FILES) == _FILES)
 
     def load(self, reference: dict[str, Any], path: str) -> None:
-        """Load `reference` as metaflow-checkpoint does, for what the engine cannot read."""
+        """Load `reference` with metaflow-checkpoint's code, where the engine cannot be used."""
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".hftransfer-", dir=path) as folder:
             load_checkpoint(reference, folder)
-            for bookkeeping in (".cache/huggingface", ".huggingface"):
-                shutil.rmtree(os.path.join(folder, bookkeeping), ignore_errors=True)
+            for hub_metadata in (".cache/huggingface", ".huggingface"):
+                shutil.rmtree(os.path.join(folder, hub_metadata), ignore_errors=True)
             shutil.copytree(folder, path, dirs_exist_ok=True)
 
     @contextmanager
-    def new_entry(
-        self, name: str, *, keep: Callable[[], bool] = lambda: False
-    ) -> Iterator[NewEntry]:
-        """Reserve a key; what was written below it is taken back unless it gets published.
+    def new_entry(self, name: str, *, keep_on_error: bool = False) -> Iterator[NewEntry]:
+        """Reserve a key; what the block wrote there is removed unless it is published.
 
         Parameters
         ----------
         name : str
-        keep : callable
-            Asked after an ordinary failure: True if the next attempt of this task will
-            find and use what is there.
+        keep_on_error : bool, default False
+            After an `Exception` keep what was written, because the next attempt of the task
+            resumes it. After SIGTERM or an interrupt it is removed.
         """
         entry, staging = self._reserve(name)
         try:
             yield entry
         except BaseException as error:
-            resumable = isinstance(error, Exception) and keep()
-            if self._exclusive and not entry.published and not resumable:
-                self._take_back(entry)
+            is_resumable = keep_on_error and isinstance(error, Exception)
+            if self._exclusive and not entry.published and not is_resumable:
+                self._remove(entry)
             raise
         finally:
             if staging is not None:
@@ -191,15 +199,15 @@ class EntryStore:
         with self._lock:
             attempt, version_id = self.attempt, self._checkpointer.current_version
             self._checkpointer._update_version()
-            leftover = self._leftover(name, version_id)
-            if leftover is not None:
-                attempt, version_id = leftover
+            orphan = self._find_orphan(name, version_id)
+            if orphan is not None:
+                attempt, version_id = orphan
         key_name = self._datastore.create_key_name(
             self._datastore._NAME_ENTROPY, attempt, name, version_id
         )
-        self._adopted.add(key_name)
+        self._reserved.add(key_name)
         key = self._datastore.artifact_store.resolve_key_relative_path(key_name)
-        staging = None if self._writable else self._staging_folder(name)
+        staging = None if self._is_writable else self._staging_folder(name)
         entry = NewEntry(
             key_name=key_name,
             key=key,
@@ -208,34 +216,35 @@ class EntryStore:
             version_id=version_id,
             location=self.access.location(key) if staging is None else staging.name,
             staged=staging is not None,
-            adopted=leftover is not None,
+            adopted=orphan is not None,
         )
         return entry, staging
 
-    def _leftover(self, name: str, version: int) -> tuple[int, int] | None:
-        """Return attempt and version of an entry that an attempt before this left unpublished.
+    def _find_orphan(self, name: str, version: int) -> tuple[int, int] | None:
+        """Return attempt and version of an entry that an earlier attempt left unpublished.
 
-        If nothing is seen, the first one that could have been: of an upload that was
-        interrupted some stores tell only whoever uploads the same object.
+        On S3 an earlier attempt is assumed to have begun one even if nothing is listed: some
+        stores list an unfinished upload only for the exact key of its object.
         """
         if self.attempt == 0 or not self._exclusive:
             return None
         own = KeyName(self._datastore._NAME_ENTROPY, self.attempt, name, version)
-        place = self._datastore.artifact_store.FULL_PREFIX
-        listed = set(self.access.names_in(self._datastore.artifact_metadatastore.FULL_PREFIX))
-        stored = [*self.access.names_in(place), *self.access.unfinished_in(place)]
+        folder = self._datastore.artifact_store.FULL_PREFIX
+        metadata = self.access.list_names(self._datastore.artifact_metadatastore.FULL_PREFIX)
+        published = {name.removesuffix(".metadata") for name in metadata}
+        stored = [*self.access.list_names(folder), *self.access.list_unfinished(folder)]
         attempts = range(self.attempt) if self.access.is_s3 else ()
-        twins = [str(own._replace(attempt=attempt)) for attempt in attempts]
-        seen = earlier(own, stored)
-        for key_name in dict.fromkeys((*seen, *twins)):
+        assumed = [str(own._replace(attempt=attempt)) for attempt in attempts]
+        listed = of_earlier_attempts(own, stored)
+        for key_name in dict.fromkeys((*listed, *assumed)):
             found = parse_key_name(key_name)
             assert found is not None
-            published = f"{key_name}.metadata" in listed or key_name in self._adopted
-            if found.name != name or published:
+            if found.name != name or key_name in published or key_name in self._reserved:
                 continue
-            if key_name in seen:
+            if key_name in listed:
                 self._log(
-                    f"Going on with what attempt {found.attempt} of this task left: {key_name}"
+                    f"Resuming the unfinished entry of attempt {found.attempt} of this task: "
+                    f"{key_name}"
                 )
             return found.attempt, found.version
         return None
@@ -243,30 +252,30 @@ class EntryStore:
     def publish(
         self, entry: NewEntry, manifest: dict[str, Any], metadata: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write the documents that let others find `entry`, all of whose files are there.
+        """Write the documents by which tasks find `entry`, all of whose files are written.
 
         Parameters
         ----------
         entry : NewEntry
         manifest : dict
-            What the files are, JSON.
+            The manifest of the files.
         metadata : dict
-            What is kept with the entry, JSON.
+            The metadata that is stored with the entry.
 
         Returns
         -------
         dict
-            The reference.
+            metaflow-checkpoint's reference to the entry.
         """
         files = manifest["files"]
         if entry.staged:
             self._datastore.artifact_store._save_objects(entry.key_name, entry.location)
         elif entry.adopted:
             self._delete_others(entry, files)
-        where = manifest_path(entry.key)
-        if where is not None:
-            self.access.write_document(where, manifest)
-        # From here on others may see the entry, so its files must stay.
+        document_path = manifest_path(entry.key)
+        if document_path is not None:
+            self.access.write_document(document_path, manifest)
+        # From here on other tasks may find the entry, so its files must stay.
         entry.published = True
         datastore = copy.copy(self._datastore)
         size = sum(file["size"] for file in files.values())
@@ -283,18 +292,17 @@ class EntryStore:
         return reference
 
     def _delete_others(self, entry: NewEntry, files: dict[str, Any]) -> None:
-        """Delete what a killed attempt wrote and this one did not."""
-        others = set(self.access.files_below(entry.key)) - set(files)
+        """Delete the files of an earlier attempt that this one did not write."""
+        others = set(self.access.list_files(entry.key)) - set(files)
         self.access.delete(f"{entry.key}/{path}" for path in others)
-        self.access.end_uploads(entry.key)
+        self.access.abort_uploads(entry.key)
 
     @property
-    def _writable(self) -> bool:
-        if not (self.access.is_s3 or self.access.is_local):
-            return False
+    def _is_writable(self) -> bool:
+        """True if the engine can write to the datastore."""
         try:
-            self.access.moves()
-        except NotForEngine:
+            self.access.jobs()
+        except UnsupportedByEngine:
             return False
         return True
 
@@ -303,18 +311,18 @@ class EntryStore:
             os.makedirs(self._temp_dir_root, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=f"metaflow_hf_{name}_", dir=self._temp_dir_root)
 
-    def _take_back(self, entry: NewEntry) -> None:
+    def _remove(self, entry: NewEntry) -> None:
         try:
             if self.access.is_local or self.access.is_s3:
-                self.access.discard(entry.key)
+                self.access.delete_tree(entry.key)
             else:
                 self._datastore.artifact_store.delete_prefix(entry.key_name)
-        except Exception as error:  # noqa: BLE001 - the failure that led here is the one to show
+        except Exception as error:  # noqa: BLE001 - the first failure is the one to report
             self._log(f"Could not remove the incomplete entry {entry.key}: {error}")
 
 
 class _AlreadyStored:
-    """Stands in for an artifact store whose files are in place: only names them."""
+    """Stands in for an artifact store whose files are already stored: it only names them."""
 
     def __init__(self, artifact_store: Any, size: int) -> None:
         self._artifact_store = artifact_store
@@ -328,7 +336,7 @@ class _AlreadyStored:
         )
 
 
-def open_entry_store(
+def open_checkpoint_store(
     *,
     flow: Any,
     graph: Any,
@@ -338,17 +346,17 @@ def open_entry_store(
     cache_scope: str,
     temp_dir_root: str | None,
     log: Log,
-) -> EntryStore:
+) -> CheckpointStore:
     """Set up metaflow-checkpoint for the running task, as ``@checkpoint`` does.
 
     Parameters
     ----------
     flow, graph, metadata, step_name, retry_count
-        What Metaflow hands to ``task_pre_step``.
+        The arguments of ``task_pre_step``.
     cache_scope : str
         ``checkpoint``, ``flow`` or ``global``.
     temp_dir_root : str, optional
-        Where temporary folders go.
+        The parent of temporary folders.
     log : callable
         Takes one line for the task's log.
     """
@@ -364,8 +372,8 @@ def open_entry_store(
         scope=resolve_scope(log),
         gang_scheduled_task=gang,
     )
-    # Processes that the step starts find the task's checkpoints by these.
+    # With these, processes that the step starts find the task's checkpoints.
     os.environ[constants.CHECKPOINT_TASK_IDENTIFIER_ENV_VAR_NAME] = identifier
     os.environ[constants.CHECKPOINT_UID_ENV_VAR_NAME] = checkpoint._checkpointer._checkpoint_uid
     checkpoint = init_hf_checkpoint(checkpoint, cache_scope, flow.name)
-    return EntryStore(checkpoint, log, exclusive=not gang, temp_dir_root=temp_dir_root)
+    return CheckpointStore(checkpoint, log, exclusive=not gang, temp_dir_root=temp_dir_root)

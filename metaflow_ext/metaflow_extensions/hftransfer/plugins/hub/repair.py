@@ -1,6 +1,6 @@
-"""Fetches the files of a damaged entry again, from the Hub, into the same entry.
+"""Downloads the files of a damaged entry from the Hub again, into the same entry.
 
-Only the recorded commit is fetched, so references to the entry keep their meaning.
+Only the recorded commit is downloaded, so that references to the entry stay valid.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.cache_key import recorded_request
 from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
-from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path
+from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path, metadata_path
 
 
 def repair(
@@ -22,31 +22,31 @@ def repair(
     hub: dict[str, Any] | None = None,
     observer: Any = None,
 ) -> bool:
-    """Repair the entry `key`, if it is one of a Hub repository whose commit is known.
+    """Repair the entry `key`, if it is of a Hub repository whose commit is recorded.
 
     Parameters
     ----------
     access : DatastoreAccess
-        Where the entry is.
+        The datastore of the entry.
     key : str
-        Of the entry.
+        Of the entry, relative to the root.
     error : Exception
-        How the damage showed.
+        The damage that was detected.
     log : callable
         Takes one line for the task's log.
     hub : dict, optional
-        Arguments for the Hub, such as ``token``.
+        Arguments for the access to the Hub, such as ``token``.
     observer : callable, optional
-        Told of progress.
+        Called with the events of the transfer.
 
     Returns
     -------
     bool
-        True if the entry is whole again; False if there is nothing to repair it from.
+        True if the entry is complete again; False if its repository or commit is unknown.
     """
     if "/artifacts/" not in key or not key.startswith("mf.huggingface_hub/"):
         return False
-    metadata = access.read_document(key.replace("/artifacts/", "/artifact_metadata/") + ".metadata")
+    metadata = access.read_document(metadata_path(key))
     found = recorded_request((metadata or {}).get("metadata") or {}, hub or {})
     if found is None:
         return False
@@ -55,13 +55,13 @@ def repair(
         f"The stored copy of {request.repo_id} is damaged ({error}). "
         f"Downloading commit {commit[:8]} from huggingface again to repair it"
     )
-    moves = access.moves(observer)
+    jobs = access.jobs(observer)
     if access.is_s3:
-        # An object that is there under the right name may be taken for the right one.
-        access.delete(f"{key}/{path}" for path in access.files_below(key))
-    report = moves.download(request, [access.location(key)], commit=commit)
-    where = manifest_path(key)
-    assert where is not None
-    access.write_document(where, report.manifest.to_dict())
+        # The engine may skip the upload of an object that exists with the right size.
+        access.delete(f"{key}/{path}" for path in access.list_files(key))
+    report = jobs.download(request, [access.location(key)], commit=commit)
+    document_path = manifest_path(key)
+    assert document_path is not None
+    access.write_document(document_path, report.manifest.to_dict())
     log(f"Repaired the stored copy of {request.repo_id} with the key {key}")
     return True

@@ -1,8 +1,8 @@
-"""From the Hub to folders with nothing but ``requests``: slower, and as careful.
+"""Downloads from the Hub with ``requests`` alone, for tasks without the engine's packages.
 
-For environments that have what every Metaflow task has and no more. One file at a time
-over one connection; every file is checked against the Hub's digest before it gets its
-name, and a broken body is continued where it broke.
+Every Metaflow task has ``requests``. One file at a time is downloaded over one connection,
+which is slower and as safe: every file is verified against the Hub's digest before it gets
+its name, and a broken download is resumed with a Range request.
 """
 
 from __future__ import annotations
@@ -11,42 +11,46 @@ import hashlib
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from hftransfer._io.atomic_write import open_atomically, replace_atomically
 from hftransfer.errors import AccessError, IntegrityError, NetworkError, NotFoundError
 from hftransfer.locations import safe_path
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import REPO_TYPES, RepoRequest
 from metaflow_extensions.hftransfer.plugins.engine.manifests import digests_document
 
-if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
-
-_STEP = 1 << 20
-_TRIES = 5
-_TIMEOUT = (10, 30)
-_KINDS = {"model": "models", "dataset": "datasets", "space": "spaces"}
+_READ_SIZE = 1 << 20  # bytes
+_ATTEMPTS = 5
+_TIMEOUT = (10, 30)  # seconds to connect, and between two reads
+_API_NAMES = {"model": "models", "dataset": "datasets", "space": "spaces"}
 
 
 def download(request: RepoRequest, folders: Sequence[str]) -> tuple[dict[str, Any], float]:
-    """Bring a repository into every one of `folders`.
+    """Download a repository into every one of `folders`.
+
+    Parameters
+    ----------
+    request : RepoRequest
+    folders : sequence of str
+        At least one; the files are copied from the first to the others.
 
     Returns
     -------
     tuple
-        What the files are (`digests_document`), and the seconds that it took.
+        The manifest (`digests_document`), and the duration in seconds.
 
     Raises
     ------
     NotFoundError
         If the repository or its revision does not exist.
     AccessError
-        If it may not be read.
+        If the token does not allow to read it.
     IntegrityError
-        If bytes are not what the Hub vouches for.
+        If a file does not have the Hub's digest.
     NetworkError
         If the Hub cannot be reached.
     """
@@ -75,47 +79,45 @@ class _Hub:
         self._request = request
         endpoint = request.hub.get("endpoint") or os.environ.get("HF_ENDPOINT")
         self._endpoint = str(endpoint or "https://huggingface.co").rstrip("/")
-        self._api = f"{self._endpoint}/api/{_KINDS[request.repo_type]}/{request.repo_id}"
-        self._session = requests.Session()  # leaves Authorization out when redirected elsewhere
+        self._api = f"{self._endpoint}/api/{_API_NAMES[request.repo_type]}/{request.repo_id}"
+        # A session of requests does not send Authorization to the host of a redirect.
+        self._session = requests.Session()
         self._session.headers["User-Agent"] = "hftransfer; metaflow"
         self._session.headers.update(request.hub.get("headers") or {})
         if token := _token(request.hub.get("token")):
             self._session.headers["Authorization"] = f"Bearer {token}"
 
     def commit(self) -> str:
+        """Return the commit to which the revision resolves."""
         revision = quote(self._request.revision or "main", safe="")
         return str(self._get(f"{self._api}/revision/{revision}").json()["sha"])
 
     def files(self, commit: str) -> Iterator[tuple[str, int, str]]:
+        """Yield path, size and digest of every file."""
         tree = f"{self._api}/tree/{commit}"
         url: str | None = f"{tree}?recursive=true&expand=false"
         while url is not None:
-            answer = self._get(url)
-            for item in answer.json():
+            response = self._get(url)
+            for item in response.json():
                 if item.get("type") == "file":
                     lfs = item.get("lfs")
                     digest = f"sha256:{lfs['oid']}" if lfs else f"git-sha1:{item['oid']}"
                     yield safe_path(str(item["path"])), int(item["size"]), digest
-            # A mirror may pass on its upstream's link: only the query is taken from it.
-            query = answer.links.get("next", {}).get("url", "").partition("?")[2]
+            # A mirror may return the link of the original Hub: only its query is used.
+            query = response.links.get("next", {}).get("url", "").partition("?")[2]
             url = f"{tree}?{query}" if query else None
 
     def fetch(self, commit: str, path: str, target: Path, size: int, digest: str) -> None:
-        """Make `target` the file `path` of the repository."""
-        kind = {"model": "", "dataset": "datasets/", "space": "spaces/"}[self._request.repo_type]
-        url = f"{self._endpoint}/{kind}{self._request.repo_id}/resolve/{commit}/{quote(path)}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{uuid.uuid4().hex}.incomplete")
-        try:
-            with open(temporary, "xb") as file:
-                found = self._receive(url, file, size, digest.partition(":")[0])
+        """Download the file `path` of the repository to `target`."""
+        repo = f"{REPO_TYPES[self._request.repo_type]}{self._request.repo_id}"
+        url = f"{self._endpoint}/{repo}/resolve/{commit}/{quote(path)}"
+        with open_atomically(target) as fd, open(fd, "wb", closefd=False) as file:
+            found = self._receive(url, file, size, digest.partition(":")[0])
             if found != digest:
-                raise IntegrityError(f"{path}: its digest is {found}, not {digest}")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+                raise IntegrityError(f"{path}: digest mismatch: expected {digest}, got {found}")
 
     def _receive(self, url: str, file: Any, size: int, algorithm: str) -> str:
+        """Write the content of `url` to `file`; return its digest as ``algorithm:hex``."""
         import requests
 
         hasher = hashlib.sha256()
@@ -123,13 +125,14 @@ class _Hub:
             hasher = hashlib.sha1(usedforsecurity=False)
             hasher.update(b"blob %d\0" % size)
         done = 0
-        for remaining in reversed(range(_TRIES)):
+        for remaining in reversed(range(_ATTEMPTS)):
             try:
                 headers = {"Range": f"bytes={done}-"} if done else {}
-                answer = self._get(url, headers=headers, stream=True)
-                with answer:
-                    skip = done if answer.status_code == 200 else 0
-                    for data in answer.iter_content(_STEP):
+                response = self._get(url, headers=headers, stream=True)
+                with response:
+                    # A server that ignores Range sends the file from its start again.
+                    skip = done if response.status_code == 200 else 0
+                    for data in response.iter_content(_READ_SIZE):
                         fresh = data[skip:]
                         skip = max(skip - len(data), 0)
                         file.write(fresh)
@@ -140,41 +143,45 @@ class _Hub:
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if not remaining:
                     raise NetworkError(f"{url}: {type(error).__name__}") from None
-            time.sleep(min(0.2 * 2 ** (_TRIES - remaining), 10))
+            time.sleep(min(0.2 * 2 ** (_ATTEMPTS - remaining), 10))
         return f"{algorithm}:{hasher.hexdigest()}"
 
     def _get(self, url: str, **options: Any) -> Any:
         import requests
 
         what = f"{self._request.repo_type} {self._request.repo_id}"
-        for remaining in reversed(range(_TRIES)):
+        for remaining in reversed(range(_ATTEMPTS)):
             try:
-                answer = self._session.get(url, timeout=_TIMEOUT, **options)
+                response = self._session.get(url, timeout=_TIMEOUT, **options)
             except requests.ConnectionError as error:
                 if not remaining:
                     reason = type(error).__name__
                     raise NetworkError(f"{what}: {self._endpoint}: {reason}") from None
             else:
-                if answer.status_code not in (429, 500, 502, 503, 504):
-                    _check(answer.status_code, what, self._request.revision)
-                    return answer
+                if response.status_code not in (429, 500, 502, 503, 504):
+                    _check(response.status_code, what, self._request.revision)
+                    return response
                 if not remaining:
-                    raise NetworkError(f"{what}: the Hub answers {answer.status_code}")
-            time.sleep(min(0.5 * 2 ** (_TRIES - remaining), 10))
+                    raise NetworkError(f"{what}: the Hub returned status {response.status_code}")
+            time.sleep(min(0.5 * 2 ** (_ATTEMPTS - remaining), 10))
         raise AssertionError("unreachable")
 
 
 def _check(status: int, what: str, revision: str | None) -> None:
     if status in (401, 403):
-        raise AccessError(f"{what} may not be read with this token, or does not exist ({status})")
+        raise AccessError(f"{what} cannot be read with this token, or does not exist ({status})")
     if status == 404:
         raise NotFoundError(f"{what} at revision {revision or 'main'} does not exist")
     if status >= 400:
-        raise NetworkError(f"{what}: the Hub answers {status}")
+        raise NetworkError(f"{what}: the Hub returned status {status}")
 
 
 def _token(given: Any) -> str | None:
-    """Return the token as huggingface_hub finds it."""
+    """Return the token that huggingface_hub would use.
+
+    `given` is the ``token`` argument: a token, False for none, or None or True for that of
+    the environment or the token file.
+    """
     if isinstance(given, str):
         return given
     if given is False:
@@ -190,6 +197,8 @@ def _token(given: Any) -> str | None:
 
 
 def _selected(path: str, request: RepoRequest) -> bool:
+    """Return True if the patterns of `request` select `path`, as in huggingface_hub."""
+
     def matches(patterns: str | list[str]) -> bool:
         given = [patterns] if isinstance(patterns, str) else patterns
         return any(
@@ -204,9 +213,5 @@ def _selected(path: str, request: RepoRequest) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.incomplete")
-    try:
+    with replace_atomically(target) as temporary:
         shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""``current.huggingface_hub``: what a step sees of the decorator."""
+"""``current.huggingface_hub``: what the body of a step uses of the decorator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskFolder
+from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskDir
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 class LoadedRepos(Mapping[str, str]):
     """Local paths of the repositories named in ``load=``.
 
-    The key is the repository id. ``org/name@revision`` names one at a revision, as it was
-    written in ``load=`` (``main`` where none was). A repository that is named twice is on
-    disk twice: each has its key with the revision, and the id alone means the last one.
+    The key is the repository id. ``org/name@revision`` is the repository at a revision, as it
+    was written in ``load=`` (``main`` where none was). A repository that is named twice is on
+    disk twice: each copy has its key with the revision, and the id alone is the last one.
     """
 
     def __init__(self) -> None:
         self._paths: dict[str, str] = {}
         self._revisions: dict[str, str] = {}
+        """Paths by id and revision; listed by this mapping only for ids that are named twice."""
         self._info: dict[str, dict[str, Any]] = {}
 
     @property
     def info(self) -> dict[str, dict[str, Any]]:
         """References of the loaded repositories, by the same keys.
 
-        Besides the keys of a reference each has ``hf_kwargs`` (what was asked for, without
+        Besides the keys of a reference each has ``hf_kwargs`` (the request, without
         credentials), ``cache_hit`` and ``force_download``.
         """
         return self._info
@@ -41,7 +42,7 @@ class LoadedRepos(Mapping[str, str]):
             if repo_id in paths:
                 return paths[repo_id]
         loaded = ", ".join(self._paths) or "nothing"
-        raise KeyError(f"{repo_id} is not among load= of this step ({loaded})")
+        raise KeyError(f"{repo_id} is not in load= of this step, which loaded: {loaded}")
 
     def __contains__(self, repo_id: object) -> bool:
         return repo_id in self._paths or repo_id in self._revisions
@@ -67,10 +68,10 @@ class LoadedRepos(Mapping[str, str]):
             "force_download": request.force_download,
         }
         if name in self._paths:
-            # The first one of this name becomes visible under its revision, too.
-            for known, place in self._revisions.items():
-                if place == self._paths[name]:
-                    self._paths.setdefault(known, place)
+            # Named twice: from now on the first copy is also listed, under its revision.
+            for known, known_path in self._revisions.items():
+                if known_path == self._paths[name]:
+                    self._paths.setdefault(known, known_path)
                     self._info.setdefault(known, self._info[name])
             self._paths[revision], self._info[revision] = path, info
         self._revisions[revision] = path
@@ -82,16 +83,16 @@ def _with_revision(request: RepoRequest) -> str:
 
 
 class HuggingfaceHub:
-    """Repositories of the Hugging Face Hub, kept in the datastore of the flow.
+    """Repositories of the Hugging Face Hub, stored in the datastore of the flow.
 
     Parameters
     ----------
     cache : RepoCache
-        Finds and moves the files.
+        Finds, downloads and loads the files.
     task : str
-        The path of the task, equal for all of its attempts.
+        ``flow/run/step/task``, equal for all attempts of the task.
     temp_dir_root : str, optional
-        Where temporary folders go. Default: that of the `tempfile` module.
+        The parent of temporary folders. Default: that of the `tempfile` module.
     """
 
     def __init__(self, cache: RepoCache, task: str, temp_dir_root: str | None) -> None:
@@ -99,10 +100,10 @@ class HuggingfaceHub:
         self._task = task
         self._temp_dir_root = temp_dir_root
         self._loaded = LoadedRepos()
-        self._folders: list[TaskFolder] = []
+        self._dirs: list[TaskDir] = []
         self._numbers = itertools.count()
-        self._complete = True
-        """False if a load of the decorator failed in the middle."""
+        self._is_complete = True
+        """False if a load of the decorator's ``load=`` failed."""
 
     @property
     def loaded(self) -> LoadedRepos:
@@ -110,7 +111,7 @@ class HuggingfaceHub:
         return self._loaded
 
     def snapshot_download(self, **kwargs: Any) -> dict[str, Any]:
-        """Make sure that the datastore holds a repository, and return a reference to it.
+        """Make sure that the datastore has a repository, and return a reference to it.
 
         Nothing is left on the local disk; ``@model(load=...)`` in a later step loads
         the reference.
@@ -145,14 +146,15 @@ class HuggingfaceHub:
         repo_type: str = "model",
         **kwargs: Any,
     ) -> Iterator[str]:
-        """Have a repository on the local disk inside a ``with`` block.
+        """Load a repository to the local disk for the length of a ``with`` block.
 
         Parameters
         ----------
         repo_id : str
             The repository.
         path : str, optional
-            Where the files go, and stay. Default: a temporary folder, removed with the block.
+            The folder for the files, which stay there. Default: a temporary folder that is
+            removed at the end of the block.
         repo_type : str, default "model"
             ``model``, ``dataset`` or ``space``.
         **kwargs : Any
@@ -175,32 +177,32 @@ class HuggingfaceHub:
             self._cache.load(request, path, "context manager")
             yield path
             return
-        with self._temporary_folder(request) as folder:
+        with self._temporary_dir(request) as folder:
             self._cache.load(request, folder, "context manager")
             yield folder
 
     def _load_declared(self, requests: Iterable[RepoRequest]) -> None:
-        """Load what the decorator's ``load=`` names, before the step starts."""
-        self._complete = False
+        """Load the repositories of the decorator's ``load=``, before the step starts."""
+        self._is_complete = False
         for request in requests:
             path = request.path
             if path is None:
-                self._folders.append(self._temporary_folder(request))
-                path = self._folders[-1].name
+                self._dirs.append(self._temporary_dir(request))
+                path = self._dirs[-1].name
             reference, cache_hit = self._cache.load(request, path)
             self._loaded._add(request, path, reference, cache_hit)
-        self._complete = True
+        self._is_complete = True
 
     def _cleanup(self, *, may_retry: bool = False) -> None:
-        """Remove the temporary folders; those of a load that is tried again stay for that."""
-        while self._folders:
-            folder = self._folders.pop()
-            if may_retry and not self._complete:
+        """Remove the temporary folders, unless a retry resumes an unfinished load."""
+        while self._dirs:
+            folder = self._dirs.pop()
+            if may_retry and not self._is_complete:
                 folder.keep()
             else:
                 folder.close()
 
-    def _temporary_folder(self, request: RepoRequest) -> TaskFolder:
+    def _temporary_dir(self, request: RepoRequest) -> TaskDir:
         owner = f"{self._task}/{next(self._numbers)}/{request.source}"
         prefix = f"metaflow_hf_{self._cache.name(request)}_"
-        return TaskFolder(prefix, owner, self._temp_dir_root)
+        return TaskDir(prefix, owner, self._temp_dir_root)

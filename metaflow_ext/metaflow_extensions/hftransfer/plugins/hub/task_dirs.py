@@ -1,32 +1,34 @@
-"""Temporary folders of tasks, which the next attempt of the same task finds again.
+"""Temporary folders of tasks, which the next attempt of the same task uses again.
 
-The name is made from the task, so a retry on the same machine takes over what a killed
-attempt had loaded. A file beside the folder is locked while the owner lives.
+The name is made from the task, so that a retry on the same machine resumes what a killed
+attempt had loaded. A file beside the folder is locked while its owner lives.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-_LOCK = ".lock"
+from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
+
+_LOCK_SUFFIX = ".lock"
 
 
-class TaskFolder:
-    """A folder that is removed with `close`, or with the retry that takes it over.
+class TaskDir:
+    """A folder that is removed by `close`, or used again by the retry of the task.
 
     Parameters
     ----------
     prefix : str
-        Of the name.
+        Of the folder's name.
     owner : str
-        Names the task and what the folder is for; equal for all attempts.
+        Names the task and the purpose of the folder; equal for all attempts.
     root : str, optional
-        Where it lies. Default: that of the `tempfile` module.
+        The parent folder. Default: that of the `tempfile` module.
     """
 
     def __init__(self, prefix: str, owner: str, root: str | None) -> None:
@@ -38,10 +40,11 @@ class TaskFolder:
 
     @property
     def name(self) -> str:
+        """The path as text."""
         return str(self.path)
 
     def keep(self) -> None:
-        """Leave the folder to the next attempt."""
+        """Release the folder without removing it, for the next attempt."""
         self._release()
 
     def close(self) -> None:
@@ -64,28 +67,26 @@ class TaskFolder:
 
 
 def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}{_LOCK}")
+    return path.with_name(f".{path.name}{_LOCK_SUFFIX}")
 
 
 def _claim(parent: Path, name: str) -> tuple[Path, int]:
-    """Return the first folder of that name which no living process uses, and its lock."""
-    number = 0
-    while True:
+    """Return the first folder of that name that no living process uses, and its lock.
+
+    The lock is an open descriptor; -1 where files cannot be locked.
+    """
+    for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")
-        fd = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            number += 1
-            continue
-        except OSError:  # no locks here: a name that nobody else can have
-            os.close(fd)
-            _lock_path(path).unlink(missing_ok=True)
-            return Path(tempfile.mkdtemp(prefix=name + "_", dir=parent)), -1
-        try:
-            if os.fstat(fd).st_ino == os.stat(_lock_path(path)).st_ino:
-                return path, fd
-        except FileNotFoundError:
-            pass
-        os.close(fd)  # removed by its last owner between open and lock
+        lock_path = _lock_path(path)
+        while True:
+            try:
+                return path, open_locked(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+            except LockHeldError:
+                # Held by a living process. If its owner has just deleted it, try again.
+                if lock_path.exists():
+                    break
+            except LocksUnsupportedError:
+                # A unique name instead, which no later attempt finds.
+                lock_path.unlink(missing_ok=True)
+                return Path(tempfile.mkdtemp(prefix=name + "_", dir=parent)), -1
+    raise AssertionError("unreachable")

@@ -1,98 +1,123 @@
-"""Moves the files of repositories between Hub, datastore and local folders.
+"""Transfers of whole repositories between the Hub, the datastore and local folders.
 
-`RepoMover` uses the engine. Where its packages are missing, `plain_transfer` does the same
-more slowly with ``requests`` and Metaflow's own storage code.
+The engine does the work. Where it cannot be used, `requests_fallback` downloads and
+Metaflow's own code reads the datastore, more slowly.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess, require_engine
 from metaflow_extensions.hftransfer.plugins.engine.manifests import (
-    MANIFEST,
-    known_files,
+    is_manifest,
     manifest_path,
+    recorded_files,
 )
-from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress, shown_size
-from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
+from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 
 if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
     from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
-    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import EntryStore, NewEntry
-
-Log = Callable[[str], None]
+    from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import (
+        CheckpointStore,
+        NewEntry,
+    )
 
 
 class DamagedError(Exception):
-    """A stored copy is incomplete or wrong; the message says how it showed."""
+    """A stored copy is incomplete or wrong; the message says how."""
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What one load or download did."""
+class TransferSummary:
+    """What one load or download transferred."""
 
     files: int
     bytes: int
     """Of all files."""
     fetched: int
-    """Bytes that were read from the Hub or the datastore."""
+    """Bytes that were read from the Hub or the datastore; the others were already there."""
     seconds: float
     commit: str | None
     verified: str
-    """How the bytes were checked, for people."""
+    """How the bytes were verified, for users."""
     manifest: dict[str, Any]
-    """JSON, for the entry."""
+    """The JSON document that describes the files; empty if they are not known."""
 
-    @property
-    def summary(self) -> str:
-        kept = self.bytes - self.fetched
-        there = f", {shown_size(kept)} of it there already" if kept > 0 else ""
-        return f"{self.files} files, {shown_size(self.bytes)}{there}, {self.verified}"
+    @classmethod
+    def of(
+        cls, manifest: dict[str, Any], fetched: int | None, seconds: float, verified: str
+    ) -> TransferSummary:
+        """Return the summary of a transfer of all files of `manifest`.
+
+        Parameters
+        ----------
+        manifest : dict
+            In one of the two forms of `manifests`.
+        fetched : int, optional
+            Default: the bytes of all files.
+        seconds : float
+        verified : str
+        """
+        sizes = [file["size"] for file in manifest["files"].values()]
+        return cls(
+            files=len(sizes),
+            bytes=sum(sizes),
+            fetched=sum(sizes) if fetched is None else fetched,
+            seconds=seconds,
+            commit=manifest.get("commit"),
+            verified=verified,
+            manifest=manifest,
+        )
+
+    def __str__(self) -> str:
+        from hftransfer._core.units import format_size
+
+        reused = self.bytes - self.fetched
+        there = f", {format_size(reused)} of it already there" if reused > 0 else ""
+        return f"{self.files} files, {format_size(self.bytes)}{there}, {self.verified}"
 
 
-class RepoMover:
-    """Moves files for one task.
+class RepoTransfers:
+    """The transfers of one task.
 
     Parameters
     ----------
-    store : EntryStore
-        Whose entries they are.
+    store : CheckpointStore
+        The entries that are read and written.
     log : callable
         Takes one line for the task's log.
     watch : callable, optional
-        Told of each `TransferProgress` before it starts.
-    links : bool
-        Loads from a local datastore make links.
-    interval : float
+        Called with the `TransferProgress` of each transfer before it starts.
+    links : bool, default False
+        Loads from a local datastore make symbolic links.
+    interval : float, default 10.0
         Seconds between progress lines.
     """
 
     def __init__(
         self,
-        store: EntryStore,
-        log: Log,
+        store: CheckpointStore,
+        log: Callable[[str], None],
         *,
         watch: Callable[[TransferProgress], None] | None = None,
         links: bool = False,
         interval: float = 10.0,
     ) -> None:
         self._store = store
-        self._access: DatastoreAccess = store.access
+        self._access = store.access
         self._log = log
         self._watch = watch
         self._links = links
         self._interval = interval
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    def load(self, request: RepoRequest, reference: dict[str, Any], path: str) -> Moved:
+    def load(self, request: RepoRequest, reference: dict[str, Any], path: str) -> TransferSummary:
         """Load the stored entry `reference` to the folder `path`.
 
         Raises
@@ -100,28 +125,23 @@ class RepoMover:
         DamagedError
             If the entry is incomplete or wrong.
         """
-        document = self._document(reference["key"])
+        if not self._store.is_folder(reference):
+            return self._load_archive(reference, path)
+        document = self._read_manifest(reference["key"])
         try:
-            return self._load(request.repo_id, reference, path, document)
-        except NotForEngine as reason:
-            self._slower(reason)
-            return self._load_plainly(request, reference, path, document)
+            return self._load_with_engine(request.repo_id, reference, path, document)
+        except UnsupportedByEngine as reason:
+            self._log_fallback(reason)
+            return self._load_with_metaflow(reference, path, document)
 
-    def load_otherwise(self, request: RepoRequest, reference: dict[str, Any], path: str) -> Moved:
-        """Load an entry that metaflow-checkpoint stored in another form."""
-        started = time.monotonic()
-        self._store.load(reference, path)
-        size = int(reference.get("size") or 0)
-        return Moved(0, size, size, time.monotonic() - started, None, "not verified", {})
-
-    def fill(
+    def download(
         self,
         request: RepoRequest,
         entry: NewEntry,
         path: str | None,
         sibling: dict[str, Any] | None = None,
-    ) -> Moved:
-        """Bring the repository into the new `entry` and, if given, to the folder `path`.
+    ) -> TransferSummary:
+        """Download a repository into the new `entry` and, if given, into the folder `path`.
 
         Parameters
         ----------
@@ -129,191 +149,189 @@ class RepoMover:
         entry : NewEntry
         path : str, optional
         sibling : dict, optional
-            Reference of an entry with the same content, read in place of the Hub.
+            Reference of an entry with the same files, which is read in place of the Hub.
         """
         try:
-            self._moves(entry, None)
-        except NotForEngine as reason:
-            self._slower(reason)
-            from metaflow_extensions.hftransfer.plugins.hub.requests_fallback import download
-
-            return _from_document(*download(request, [entry.location, *_paths(path)]))
+            self._access.jobs(local_only=entry.staged)
+        except UnsupportedByEngine as reason:
+            self._log_fallback(reason)
+            return self._download_with_requests(request, entry, path)
         if sibling is not None:
             try:
                 return self._copy_sibling(request, entry, path, sibling)
             except DamagedError as error:
-                self._log(f"Another task's copy of {request.repo_id} is of no use: {error}")
-        return self._download(request, entry, path)
+                self._log(f"Cannot use another task's copy of {request.repo_id}: {error}")
+        return self._download_with_engine(request, entry, path)
 
     def repair(self, request: RepoRequest, reference: dict[str, Any], error: Exception) -> bool:
-        """Fetch what is wrong with `reference` from the Hub again; False if that is not known."""
+        """Download what is wrong with `reference` from the Hub again; False if impossible."""
         from metaflow_extensions.hftransfer.plugins.hub.repair import repair
 
-        progress = self._progress(request.repo_id)
         try:
-            return repair(
-                self._access,
-                reference["key"],
-                error,
-                self._log,
-                hub=dict(request.hub),
-                observer=progress,
-            )
-        except NotForEngine:
+            with self._progress(request.repo_id) as progress:
+                return repair(
+                    self._access,
+                    reference["key"],
+                    error,
+                    self._log,
+                    hub=dict(request.hub),
+                    observer=progress,
+                )
+        except UnsupportedByEngine:
             return False
-        finally:
-            progress.finish()
 
-    def _load(self, what: str, reference: dict[str, Any], path: str, document: Any) -> Moved:
-        from hftransfer import IntegrityError, LocationError, NotFoundError, SourceChangedError
+    def _load_with_engine(
+        self, what: str, reference: dict[str, Any], path: str, document: Any
+    ) -> TransferSummary:
+        from hftransfer import LocationError
 
-        progress = self._progress(what)
-        moves = self._access.moves(progress)
         source, target = self._access.location(reference["key"]), os.path.abspath(path)
+        verified = _how_verified(document)
         started = time.monotonic()
         try:
-            fetched = self._place_locally(source, target, document)
-            verified = _how_verified(document)
-            if fetched is None:
-                size = reference.get("size")
-                report = moves.load(source, target, document=document, size=size)
-                fetched = report.bytes
-                document = document or report.manifest.to_dict()
-        except (IntegrityError, NotFoundError, SourceChangedError) as error:
-            raise DamagedError(str(error)) from error
+            with self._progress(what) as progress, _as_damage():
+                jobs = self._access.jobs(progress)
+                fetched = None
+                if not self._clone(source, target, document):
+                    report = jobs.load(
+                        source, target, document=document, size=reference.get("size")
+                    )
+                    fetched = report.bytes
+                    document = document or report.manifest.to_dict()
         except LocationError as error:
-            raise NotForEngine(str(error)) from error
-        finally:
-            progress.finish()
-        return _moved(document, fetched, time.monotonic() - started, verified)
+            raise UnsupportedByEngine(str(error)) from error
+        return TransferSummary.of(document, fetched, time.monotonic() - started, verified)
 
-    def _place_locally(self, source: str, target: str, document: Any) -> int | None:
-        """Clone or link the files of a local datastore; None if they must be copied."""
-        if not self._access.is_local or not _has_manifest(document):
-            return None
-        from hftransfer import Manifest
-        from metaflow_extensions.hftransfer.plugins.engine.reflink import clone, link, place_files
-
-        manifest = Manifest.from_dict(document)
-        make = link if self._links else clone
-        if not place_files(Path(source), Path(target), manifest, make):
-            return None
-        return sum(file.size for file in manifest.files.values())
-
-    def _load_plainly(
-        self, request: RepoRequest, reference: dict[str, Any], path: str, document: Any
-    ) -> Moved:
+    def _load_with_metaflow(
+        self, reference: dict[str, Any], path: str, document: Any
+    ) -> TransferSummary:
         from metaflow_extensions.hftransfer.plugins.engine.file_digests import WrongFileError
 
         started = time.monotonic()
         try:
-            self._store.load(reference, path)  # checked there
+            self._store.load(reference, path)  # which verifies the recorded files
         except WrongFileError as error:
             raise DamagedError(str(error)) from error
-        known = known_files(document) or {}
-        verified = "every file verified" if known else "not verified"
-        document = document or {"files": {}, "commit": None}
-        size = int(reference.get("size") or 0)
-        moved = _moved(document, size, time.monotonic() - started, verified)
-        return moved if known else dataclasses.replace(moved, bytes=size)
+        seconds = time.monotonic() - started
+        if recorded_files(document):
+            return TransferSummary.of(
+                document, int(reference.get("size") or 0), seconds, "every file verified"
+            )
+        return _unverified(reference, seconds, document or {"files": {}, "commit": None})
+
+    def _load_archive(self, reference: dict[str, Any], path: str) -> TransferSummary:
+        """Load an entry that metaflow-checkpoint stored as an archive."""
+        started = time.monotonic()
+        self._store.load(reference, path)
+        return _unverified(reference, time.monotonic() - started, {})
+
+    def _download_with_engine(
+        self, request: RepoRequest, entry: NewEntry, path: str | None
+    ) -> TransferSummary:
+        # On a local datastore the repository is written once, and the folder gets clones.
+        is_local = self._access.is_local and not entry.staged
+        folders = [entry.location] if is_local else [*_absolute(path), entry.location]
+        with self._progress(request.repo_id) as progress:
+            jobs = self._access.jobs(progress, local_only=entry.staged)
+            report = jobs.download(request, folders)
+        document = report.manifest.to_dict()
+        if is_local and path is not None and document["files"]:
+            target = os.path.abspath(path)
+            if not self._clone(entry.location, target, document):
+                self._access.jobs().load(entry.location, target, document=document)
+        return TransferSummary.of(document, report.bytes, report.seconds, "every file verified")
+
+    def _download_with_requests(
+        self, request: RepoRequest, entry: NewEntry, path: str | None
+    ) -> TransferSummary:
+        from metaflow_extensions.hftransfer.plugins.hub.requests_fallback import download
+
+        document, seconds = download(request, [entry.location, *_absolute(path)])
+        return TransferSummary.of(document, None, seconds, "every file verified")
 
     def _copy_sibling(
         self, request: RepoRequest, entry: NewEntry, path: str | None, sibling: dict[str, Any]
-    ) -> Moved:
-        from hftransfer import IntegrityError, NotFoundError, SourceChangedError
+    ) -> TransferSummary:
+        """Copy the entry of another task.
 
-        document = self._document(sibling["key"])
-        if not _has_manifest(document):
+        Raises
+        ------
+        DamagedError
+            If that entry is incomplete or wrong, or has no manifest.
+        """
+        document = self._read_manifest(sibling["key"])
+        if not is_manifest(document):
             raise DamagedError("it has no manifest")
-        progress = self._progress(request.repo_id)
-        try:
-            report = self._access.moves(progress).load(
+        with self._progress(request.repo_id) as progress, _as_damage():
+            report = self._access.jobs(progress).load(
                 self._access.location(sibling["key"]),
                 entry.location,
                 document=document,
-                also=_paths(path),
+                also=_absolute(path),
             )
-        except (IntegrityError, NotFoundError, SourceChangedError) as error:
-            raise DamagedError(str(error)) from error
-        finally:
-            progress.finish()
-        return _moved(document, report.bytes, report.seconds, "every chunk verified")
+        return TransferSummary.of(document, report.bytes, report.seconds, "every chunk verified")
 
-    def _download(self, request: RepoRequest, entry: NewEntry, path: str | None) -> Moved:
-        direct = self._access.is_local and not entry.staged
-        # Into a local datastore once; the folder then gets clones, or copies.
-        places = [entry.location] if direct else [*_paths(path), entry.location]
-        progress = self._progress(request.repo_id)
-        try:
-            report = self._moves(entry, progress).download(request, places)
-        finally:
-            progress.finish()
-        document = report.manifest.to_dict()
-        moved = _moved(document, report.bytes, report.seconds, "every file verified")
-        if direct and path is not None and document["files"]:
-            self._place_or_copy(entry.location, os.path.abspath(path), document)
-        return moved
+    def _clone(self, source: str, target: str, document: Any) -> bool:
+        """Clone or link the files of a local datastore; False if they must be copied."""
+        if not self._access.is_local or not is_manifest(document):
+            return False
+        from hftransfer import Manifest
 
-    def _place_or_copy(self, source: str, target: str, document: Any) -> None:
-        if self._place_locally(source, target, document) is None:
-            self._access.moves().load(source, target, document=document)
+        manifest = Manifest.from_dict(document)
+        return self._access.jobs().clone(source, target, manifest, links=self._links)
 
-    def _document(self, key: str) -> Any:
-        where = manifest_path(key)
-        return None if where is None else self._access.read_document(where)
+    def _read_manifest(self, key: str) -> Any:
+        path = manifest_path(key)
+        return None if path is None else self._access.read_document(path)
 
-    def _moves(self, entry: NewEntry, progress: TransferProgress | None) -> Moves:
-        if not entry.staged:
-            return self._access.moves(progress)
-        # The Hub's files go to folders; Metaflow's code stores them from there.
-        require_engine(s3=False)
-        from metaflow_extensions.hftransfer.plugins.engine.jobs import Moves
-
-        return Moves({}, progress)
-
-    def _progress(self, what: str) -> TransferProgress:
+    @contextmanager
+    def _progress(self, what: str) -> Iterator[TransferProgress]:
         progress = TransferProgress(what, self._log, interval=self._interval)
         if self._watch is not None:
             self._watch(progress)
-        return progress
+        try:
+            yield progress
+        finally:
+            progress.finish()
 
-    def _slower(self, reason: NotForEngine) -> None:
-        text = str(reason)
-        if text not in self._told:
-            self._told.add(text)
-            cure = ""
-            if text.startswith("missing packages"):
-                cure = '; get the fast way with: pip install "hftransfer[metaflow]"'
-            self._log(f"Slower transfers by Metaflow's own code ({text}){cure}")
+    def _log_fallback(self, reason: UnsupportedByEngine) -> None:
+        if reason.log_line not in self._logged:
+            self._logged.add(reason.log_line)
+            self._log(reason.log_line)
 
 
-def _paths(path: str | None) -> list[str]:
+@contextmanager
+def _as_damage() -> Iterator[None]:
+    """Raise `DamagedError` for the errors of the engine that mean a damaged entry."""
+    from hftransfer import IntegrityError, NotFoundError, SourceChangedError
+
+    try:
+        yield
+    except (IntegrityError, NotFoundError, SourceChangedError) as error:
+        raise DamagedError(str(error)) from error
+
+
+def _absolute(path: str | None) -> list[str]:
     return [] if path is None else [os.path.abspath(path)]
 
 
-def _has_manifest(document: Any) -> bool:
-    return isinstance(document, dict) and document.get("format") == MANIFEST
-
-
 def _how_verified(document: Any) -> str:
-    if _has_manifest(document):
+    if is_manifest(document):
         return "every chunk verified"
-    return "every file verified" if known_files(document) else "sizes checked"
+    return "every file verified" if recorded_files(document) else "sizes checked"
 
 
-def _moved(document: Any, fetched: int, seconds: float, verified: str) -> Moved:
-    files = document["files"]
-    return Moved(
-        files=len(files),
-        bytes=sum(file["size"] for file in files.values()),
-        fetched=fetched,
+def _unverified(
+    reference: dict[str, Any], seconds: float, manifest: dict[str, Any]
+) -> TransferSummary:
+    """Return the summary of a load of files that have no recorded digests."""
+    size = int(reference.get("size") or 0)
+    return TransferSummary(
+        files=len(manifest.get("files", ())),
+        bytes=size,
+        fetched=size,
         seconds=seconds,
-        commit=document.get("commit"),
-        verified=verified,
-        manifest=document,
+        commit=None,
+        verified="not verified",
+        manifest=manifest,
     )
-
-
-def _from_document(document: dict[str, Any], seconds: float) -> Moved:
-    size = sum(file["size"] for file in document["files"].values())
-    return _moved(document, size, seconds, "every file verified")

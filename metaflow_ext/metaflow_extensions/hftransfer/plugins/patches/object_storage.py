@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.engine.s3_settings import NotForEngine
+from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 
 _logged: set[str] = set()
-"""Reasons that this process has logged."""
+"""The lines that this process has logged."""
 
 
 def save_objects(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,19 +57,15 @@ def _with_engine(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         local = arguments[0] if arguments else next(iter(keywords.values()))
         try:
             return getattr(artifacts, name)(self, key, local)
-        except NotForEngine as reason:
-            _log_fallback(str(reason))
+        except UnsupportedByEngine as reason:
+            _log_fallback(reason)
         return original(self, key, local)
 
     return method
 
 
-def _log_fallback(reason: str) -> None:
-    """Log once per reason that Metaflow's slower code is used, and how to change that."""
-    if reason not in _logged:
-        _logged.add(reason)
-        cure = ""
-        if reason.startswith("missing packages"):
-            cure = '; get the fast way with: pip install "hftransfer[metaflow]"'
-        line = f"[hftransfer] Slower transfers by Metaflow's own code ({reason}){cure}"
-        print(line, file=sys.stderr)  # noqa: T201 - the log of the task
+def _log_fallback(reason: UnsupportedByEngine) -> None:
+    """Log once per process and reason that Metaflow's slower code is used."""
+    if reason.log_line not in _logged:
+        _logged.add(reason.log_line)
+        print(f"[hftransfer] {reason.log_line}", file=sys.stderr)  # noqa: T201 - the task's log

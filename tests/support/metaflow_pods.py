@@ -38,5 +38,5 @@ def in_pods(bin_folder: Path) -> dict[str, str]:
     return {
         "METAFLOW_KUBERNETES_CONTAINER_IMAGE": "image",
         "POD_PATH": f"{bin_folder}:/usr/bin:/bin",
-        "PYTHONPATH": os.pathsep.join([str(PODS)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(PODS), os.environ.get("PYTHONPATH", "")))),
     }

@@ -76,7 +76,7 @@ def test_each_side_loads_what_the_other_saved(
 
 
 def test_without_us_they_load_what_we_saved(
-    datastore: Datastore, folder: Path, tmp_path: Path, theirs_alone: str
+    datastore: Datastore, folder: Path, tmp_path: Path, upstream_python: str
 ) -> None:
     """In an environment without hftransfer both formats come back, in both directions."""
     program = """
@@ -95,7 +95,7 @@ for form in ("objects", "tarball"):
         getattr(store, f"_save_{form}")("ours-" + form, str(folder))
 
     subprocess.run(
-        [theirs_alone, "-c", program, json.dumps(where), str(folder), str(tmp_path / "loaded")],
+        [upstream_python, "-c", program, json.dumps(where), str(folder), str(tmp_path / "loaded")],
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         cwd=tmp_path,
         check=True,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hftransfer.testing import HubServer
-    from metaflow.conftest import FlowRunner, S3Datastore
+    from support.metaflow_flows import FlowRunner, S3Datastore
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -144,14 +144,14 @@ def test_own_error_of_the_step_is_the_one_shown(runner: FlowRunner) -> None:
     assert not list(runner.temporary.glob("metaflow_hf_*"))
 
 
-@pytest.mark.parametrize("incumbent", [True, False], ids=["theirs", "ours"])
-def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, incumbent: bool) -> None:
+@pytest.mark.parametrize("upstream", [True, False], ids=["upstream", "ours"])
+def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, upstream: bool) -> None:
     """`current.card["huggingface_hub_models"]` is there without a @card, as with theirs."""
     note = "a note of the step " + "." * 400  # long enough to be found in what is packed
 
-    run = runner.run("probe_flow.py", probe={"card": note}, incumbent=incumbent)
+    run = runner.run("probe_flow.py", probe={"card": note}, upstream=upstream)
 
-    assert run.probe["decorator"].startswith("metaflow_extensions.hftransfer.") is not incumbent
+    assert run.probe["decorator"].startswith("metaflow_extensions.hftransfer.") is not upstream
     pages = list(runner.work.rglob("*huggingface_hub_models*.html"))
     assert pages
     assert note.encode() in b"".join(unpacked(page.read_bytes()) for page in pages)

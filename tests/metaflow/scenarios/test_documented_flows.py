@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hftransfer.testing import HubServer
-    from metaflow.conftest import FlowRun, FlowRunner, S3Datastore
+    from support.metaflow_flows import FlowRun, FlowRunner, S3Datastore
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -12,7 +12,7 @@ pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
 if TYPE_CHECKING:
-    from metaflow.conftest import FlowRunner, S3Datastore
+    from support.metaflow_flows import FlowRunner, S3Datastore
 
 from support.metaflow_pods import in_pods, interpreter
 

@@ -18,7 +18,7 @@ from hftransfer.testing import Fault, Stall
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
     from hftransfer.testing.s3 import S3Server
-    from metaflow.conftest import FlowRun, FlowRunner, S3Datastore
+    from support.metaflow_flows import FlowRun, FlowRunner, S3Datastore
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -49,16 +49,16 @@ def cards_of(run: FlowRun, step: str) -> set[str]:
 
 
 def test_checkpoints_and_models_with_us_and_without_us(
-    local_runner: FlowRunner, theirs_alone: str
+    local_runner: FlowRunner, upstream_python: str
 ) -> None:
     """In both formats each run loads its own and the other's, with hftransfer or without it."""
-    theirs = local_runner.run("checkpoint_flow.py", python=theirs_alone)
+    theirs = local_runner.run("checkpoint_flow.py", python=upstream_python)
     ours = local_runner.run(
         "checkpoint_flow.py", environ={"LOAD": json.dumps(theirs.probe["saved"])}
     )
     again = local_runner.run(
         "checkpoint_flow.py",
-        python=theirs_alone,
+        python=upstream_python,
         environ={"LOAD": json.dumps(ours.probe["saved"])},
     )
 
@@ -86,13 +86,13 @@ def test_repositories_with_us_and_without_us(
     request: pytest.FixtureRequest,
     kind: str,
     first: str,
-    theirs_alone: str,
+    upstream_python: str,
     model_hub: HubServer,
 ) -> None:
     """What one environment stored is a hit in the other, where the other decorator is absent."""
     runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
     probe = {"load": [{"repo_id": REPO}], "cache_scope": "flow" if first == "ours" else "global"}
-    pythons = [None, theirs_alone] if first == "ours" else [theirs_alone, None]
+    pythons = [None, upstream_python] if first == "ours" else [upstream_python, None]
 
     stored = runner.run("probe_flow.py", probe=probe, python=pythons[0]).probe
     model_hub.clear_requests()

@@ -13,7 +13,7 @@ from support.metaflow_pods import in_pods, interpreter
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metaflow.conftest import FlowRunner
+    from support.metaflow_flows import FlowRunner
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -14,7 +14,7 @@ from support.metaflow_stores import unpacked
 
 if TYPE_CHECKING:
     from hftransfer.testing.s3 import S3Server
-    from metaflow.conftest import FlowRunner, S3Datastore
+    from support.metaflow_flows import FlowRunner, S3Datastore
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(240)]
 

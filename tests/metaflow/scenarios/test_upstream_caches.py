@@ -10,7 +10,7 @@ pytest.importorskip("metaflow.decorators")
 
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
-    from metaflow.conftest import FlowRunner
+    from support.metaflow_flows import FlowRunner
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -32,9 +32,9 @@ def test_each_side_hits_what_the_other_stored(
         "load": [{"repo_id": REPO, "allow_patterns": ["*.json", "*.bin"], "revision": "v2"}],
     }
 
-    stored = runner.run("probe_flow.py", probe=probe, incumbent=first == "theirs").probe
+    stored = runner.run("probe_flow.py", probe=probe, upstream=first == "theirs").probe
     model_hub.clear_requests()
-    found = runner.run("probe_flow.py", probe=probe, incumbent=first == "ours").probe
+    found = runner.run("probe_flow.py", probe=probe, upstream=first == "ours").probe
 
     theirs = stored if first == "theirs" else found
     assert theirs["decorator"] == THEIRS
@@ -55,7 +55,7 @@ def test_plain_entry_without_a_record_is_a_hit(runner: FlowRunner, model_hub: Hu
     """What metaflow-checkpoint's snapshot_download stored serves a plain request of ours."""
     probe = {"calls": [{"repo_id": REPO}]}
 
-    stored = runner.run("probe_flow.py", probe=probe, incumbent=True).probe
+    stored = runner.run("probe_flow.py", probe=probe, upstream=True).probe
     model_hub.clear_requests()
     found = runner.run("probe_flow.py", probe=probe).probe
 

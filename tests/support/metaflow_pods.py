@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ("in_pods", "interpreter")
 
 PODS = Path(__file__).resolve().parents[1] / "metaflow" / "pods"
-# What Metaflow itself installs into every task, and what that needs.
+# The packages that Metaflow installs into every task, and their dependencies.
 BARE = (
     *("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3"),
     *("requests", "certifi", "idna", "charset_normalizer"),
@@ -34,7 +34,7 @@ def interpreter(folder: Path, *, bare: bool) -> Path:
 
 
 def in_pods(bin_folder: Path) -> dict[str, str]:
-    """Return the variables that have a flow's pods run as processes, with these commands."""
+    """Return the variables with which a flow's pods run as processes, with these commands."""
     return {
         "METAFLOW_KUBERNETES_CONTAINER_IMAGE": "image",
         "POD_PATH": f"{bin_folder}:/usr/bin:/bin",

@@ -1,7 +1,7 @@
 """metaflow-checkpoint's storage classes in this process, without a flow.
 
-Everything here is the real code of Metaflow and metaflow-checkpoint; only the flow, from
-which a task would get its names, is left out.
+Everything is the real code of Metaflow and metaflow-checkpoint except the flow, which gives a
+task its names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Datastore:
 
     @property
     def backend(self) -> Any:
-        """A new one, as every task has its own."""
+        """A new backend, as every task has its own."""
         from metaflow.plugins import DATASTORES
 
         name = "s3-compatible" if self.kind == "s3" else "local"
@@ -61,7 +61,7 @@ class Datastore:
         return None
 
     def write(self, key: str, data: bytes) -> None:
-        """Store `data`, whatever was there."""
+        """Store `data`, replacing an existing object."""
         import io
 
         self.backend.save_bytes([(key, io.BytesIO(data))], overwrite=True)
@@ -156,7 +156,7 @@ def stored_folder(folder: Path) -> tuple[Path, Any]:
 
 
 def unpacked(data: bytes) -> bytes:
-    """Return `data`, and what is packed in it: an artifact of Metaflow, the content of a card."""
+    """Return `data` followed by its unpacked content: of an artifact, or of a card."""
     if data.startswith(b"\x1f\x8b"):
         return data + gzip.decompress(data)
     packed = re.findall(rb"[A-Za-z0-9+/=]{400,}", data)

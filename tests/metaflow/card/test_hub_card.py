@@ -1,4 +1,4 @@
-"""The card: what it tells, and that nobody waits for it."""
+"""The card: its content, and that no task waits for it."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def content(page: str) -> str:
     raise AssertionError(f"no data in the page ({found})")
 
 
-def test_rows_tell_all_that_theirs_do_and_more() -> None:
-    """Mechanism, sizes, commit, cache status, files, throughput and how it was checked."""
+def test_rows_have_all_that_upstream_shows_and_more() -> None:
+    """Mechanism, sizes, commit, cache status, files, throughput and how it was verified."""
     rows = dict(rows_of(an_access(allow_patterns="*.json", token="hf_SECRET"), "flow"))
 
     assert rows["Calling Mechanism"] == "decorator load"
@@ -88,8 +88,8 @@ def test_rows_tell_all_that_theirs_do_and_more() -> None:
     assert "SECRET" not in repr(rows)
 
 
-def test_page_shows_progress_while_files_move_and_a_summary_at_the_end() -> None:
-    """The running transfer has a bar with figures; the final page has the picture."""
+def test_page_shows_progress_and_at_the_end_a_summary() -> None:
+    """A running transfer has a progress bar with numbers; the final page has the chart."""
     card = HubCard(None, "Flow/1/start/2", 1, "checkpoint")
     card.follow([an_access()])
     card.watch(a_transfer(finished=False))
@@ -104,8 +104,8 @@ def test_page_shows_progress_while_files_move_and_a_summary_at_the_end() -> None
     assert "vegaChart" in final
 
 
-def test_throughput_is_drawn_over_time() -> None:
-    """One area per transfer, in megabytes per second; nothing where there is too little."""
+def test_the_chart_shows_throughput_over_time() -> None:
+    """One area per transfer, in MiB/s; no chart with too few samples."""
     chart = throughput_chart([a_transfer(finished=True)])
 
     assert chart is not None
@@ -117,7 +117,7 @@ def test_throughput_is_drawn_over_time() -> None:
 def test_card_is_stored_where_metaflow_looks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the datastore's card root, as a blank card with the incumbent's id."""
+    """Under the datastore's card root, as a blank card with metaflow-checkpoint's id."""
     from metaflow.plugins.datastores.local_storage import LocalStorage
 
     (tmp_path / ".metaflow").mkdir()
@@ -137,7 +137,7 @@ def test_card_is_stored_where_metaflow_looks_for_it(
 
 
 def test_card_that_cannot_be_stored_fails_nothing() -> None:
-    """Whatever is wrong with the place of cards, the task goes on."""
+    """An error while the card is stored does not reach the task."""
     card = HubCard(None, "Flow/1/start/2", 0, "checkpoint")
 
     card.start()
@@ -145,7 +145,7 @@ def test_card_that_cannot_be_stored_fails_nothing() -> None:
 
 
 class Broken(Markdown):  # type: ignore[misc,unused-ignore]
-    """A component of a user that cannot be rendered."""
+    """A user's component that cannot be rendered."""
 
     def render(self) -> Any:
         raise ValueError("broken")
@@ -153,7 +153,7 @@ class Broken(Markdown):  # type: ignore[misc,unused-ignore]
 
 @pytest.mark.parametrize("with_cards", [True, False])
 def test_a_step_adds_to_the_card(with_cards: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`current.card[id]` takes components as metaflow-checkpoint's does, beside other cards."""
+    """`current.card[id]` takes components as with metaflow-checkpoint, beside other cards."""
     from metaflow.metaflow_current import Current
     from metaflow.plugins.cards.component_serializer import ComponentStore
 

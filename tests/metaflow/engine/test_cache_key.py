@@ -1,4 +1,4 @@
-"""Which stored entry serves which request."""
+"""Which stored entry satisfies which request."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def entry(request: RepoRequest, created: str = "2026-01-01", **changes: Any) -> 
 
 
 @given(arguments, st.sampled_from(CACHE_SCOPES))
-def test_names_are_the_incumbents(asked: dict[str, Any], scope: str) -> None:
-    """For any request and scope both decorators look under the same name."""
+def test_names_are_those_of_metaflow_checkpoint(asked: dict[str, Any], scope: str) -> None:
+    """For any request and scope both decorators look for the same name."""
     theirs = decorator.HuggingfaceRegistry(None)
     theirs._cache_scope = scope
 
@@ -57,10 +57,10 @@ def test_names_are_the_incumbents(asked: dict[str, Any], scope: str) -> None:
 
 
 @given(arguments, arguments)
-def test_an_entry_serves_its_own_request_and_no_other_files(
+def test_an_entry_satisfies_its_own_request_and_no_other_selection(
     asked: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    """An entry is a hit for what it was made for; for other patterns it never is."""
+    """An entry is a hit for its own request, and never for other patterns."""
     made_for, wanted = parse_arguments(asked), parse_arguments(other)
 
     assert choose_entry([entry(made_for)], made_for) is not None
@@ -88,7 +88,7 @@ def test_an_entry_serves_its_own_request_and_no_other_files(
     ],
 )
 def test_revisions(stored: str | None, asked: str | None, hit: bool) -> None:
-    """The default branch is main, and a commit is found under whatever name it was stored."""
+    """The default branch is main, and a commit is found whatever revision was requested for it."""
     found = choose_entry(
         [entry(RepoRequest("a/b", revision=stored))], RepoRequest("a/b", revision=asked)
     )
@@ -119,10 +119,10 @@ def test_newest_entry_wins() -> None:
         ({"repo_id": "a/b", "repo_type": "dataset"}, {}, False),
     ],
 )
-def test_entries_of_the_incumbent(
+def test_entries_of_metaflow_checkpoint(
     metadata: dict[str, Any], asked: dict[str, Any], hit: bool
 ) -> None:
-    """Entries without a record serve plain requests only; else their kwargs decide."""
+    """Without a record an entry satisfies plain requests only, unless it has kwargs."""
     request = parse_arguments({"repo_id": "a/b", **asked})
 
     assert (choose_entry([{"metadata": metadata}], request) is not None) == hit
@@ -130,7 +130,7 @@ def test_entries_of_the_incumbent(
 
 @pytest.mark.parametrize("with_arguments", [True, False])
 def test_metadata_never_holds_a_token(with_arguments: bool) -> None:
-    """Whatever carries a credential stays out of what is stored."""
+    """Arguments that may contain a credential are not stored."""
     secrets = {"token": "S3CRET", "endpoint": "http://u:S3CRET@h", "headers": {"a": "S3CRET"}}
     request = parse_arguments({"repo_id": "a/b", **secrets})
 

@@ -1,4 +1,4 @@
-"""How the forms of load= and the arguments of snapshot_download are understood."""
+"""The forms of load=, and the arguments of snapshot_download."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.metaflow
     ],
 )
 def test_every_form_of_an_entry(entry: object, expected: RepoRequest) -> None:
-    """All documented forms, and pairs as JSON has them, mean the same request."""
+    """All documented forms, and pairs as JSON lists, become requests."""
     assert parse_load([entry]) == [expected]
 
 
@@ -59,8 +59,8 @@ def test_every_form_of_an_entry(entry: object, expected: RepoRequest) -> None:
         ([{"repo_id": "a/b", "alow_patterns": "*"}], "alow_patterns: no such argument"),
     ],
 )
-def test_what_cannot_work_is_refused_with_a_reason(load: Any, message: str) -> None:
-    """Every malformed value gets a message that names it."""
+def test_a_malformed_value_is_refused_with_a_reason(load: Any, message: str) -> None:
+    """The message names the malformed value."""
     with pytest.raises(HuggingfaceHubError) as caught:
         parse_load(load)
 
@@ -68,7 +68,7 @@ def test_what_cannot_work_is_refused_with_a_reason(load: Any, message: str) -> N
 
 
 def test_messages_do_not_show_tokens() -> None:
-    """An entry that is quoted in a message loses its token."""
+    """An entry is quoted without its token."""
     with pytest.raises(HuggingfaceHubError) as caught:
         parse_load([[{"repo_id": "a/b", "token": "hf_secret"}, 1, 2]])
 
@@ -95,7 +95,7 @@ def test_every_argument_of_snapshot_download_is_known() -> None:
     ],
 )
 def test_source_is_a_location_of_the_engine(request_: RepoRequest, source: str) -> None:
-    """Type, id and revision become one location string, from which the engine gets them back."""
+    """The engine parses type, id and revision from the location string."""
     from hftransfer.locations import HubLocation, parse_location
 
     location = parse_location(request_.source)
@@ -110,7 +110,7 @@ def test_source_is_a_location_of_the_engine(request_: RepoRequest, source: str) 
 
 
 def test_credentials_are_removed_from_attributes() -> None:
-    """What Metaflow stores of the attributes has neither tokens nor headers; the rest is equal."""
+    """Stored attributes have neither tokens nor headers; the rest is unchanged."""
     load = ["a/b", ({"repo_id": "c/d", "token": "hf_secret", "revision": "v1"}, "./p")]
 
     assert without_credentials(load) == ["a/b", ({"repo_id": "c/d", "revision": "v1"}, "./p")]

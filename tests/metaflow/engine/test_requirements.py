@@ -1,4 +1,4 @@
-"""The documented recipes for environments in which steps run."""
+"""The documented packages for the environments of steps."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from metaflow_extensions.hftransfer.plugins.engine import requirements
 pytestmark = pytest.mark.metaflow
 
 ROOT = Path(__file__).resolve().parents[3]
-# conda-forge's names, where they are others.
+# conda-forge's names, where they differ.
 CONDA = {"python-isal": "isal", "python-xxhash": "xxhash"}
-# What the engine does without, more slowly.
+# Packages without which the engine works, more slowly.
 QUICKER = {"isal"}
 
 
@@ -41,8 +41,8 @@ def recipe(decorator: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("decorator", ["pypi", "conda"])
-def test_a_recipe_names_all_that_the_engine_needs(decorator: str) -> None:
-    """The packages of `pyproject.toml`, from the same release on; what is missing is slow."""
+def test_a_recipe_names_all_packages_of_the_engine(decorator: str) -> None:
+    """The packages of `pyproject.toml`, with the same lowest release."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {}
     for line in project["dependencies"]:
@@ -56,7 +56,7 @@ def test_a_recipe_names_all_that_the_engine_needs(decorator: str) -> None:
 
 
 def test_metaflow_reads_the_versions_as_bounds() -> None:
-    """`@conda` puts `==` before a version, and takes it away again before `>=`."""
+    """`@conda` puts `==` before a version, and removes it again before `>=`."""
     for name, version in recipe("conda").items():
         written = micromamba._double_equal_match.sub("", f"{name}=={version}")
         assert written == f"{name}{version}"

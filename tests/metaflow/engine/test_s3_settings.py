@@ -1,4 +1,4 @@
-"""The engine reaches S3 exactly as Metaflow's own client would, or leaves it to that client."""
+"""The engine reaches S3 as Metaflow's own client does, or leaves the datastore to that client."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def no_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metaflow_config, "DATATOOLS_CLIENT_PARAMS", {})
 
 
-def test_everything_unnamed_is_left_to_botocore() -> None:
+def test_settings_that_are_not_given_are_left_to_botocore() -> None:
     """Without settings the engine finds endpoint, region and credentials as botocore does."""
     assert s3_settings(BACKEND) == {}
 
 
 def test_metaflows_parameters_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """METAFLOW_DATATOOLS_CLIENT_PARAMS and METAFLOW_S3_* hold where a backend names nothing."""
+    """METAFLOW_DATATOOLS_CLIENT_PARAMS and METAFLOW_S3_* apply if a backend has no parameters."""
     parameters = {"endpoint_url": "https://s3.local", "verify": "False"}
     monkeypatch.setattr(metaflow_config, "DATATOOLS_CLIENT_PARAMS", parameters)
 
@@ -46,7 +46,7 @@ def test_metaflows_parameters_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_backends_own_parameters_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What @with_artifact_store says replaces Metaflow's settings, as in Metaflow's client."""
+    """The parameters of @with_artifact_store replace Metaflow's settings."""
     monkeypatch.setattr(metaflow_config, "DATATOOLS_CLIENT_PARAMS", {"endpoint_url": "https://a"})
     given = backend(
         aws_access_key_id="id",
@@ -68,7 +68,7 @@ def test_a_backends_own_parameters_come_first(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_config_object_means_the_same_as_its_dict() -> None:
-    """Metaflow's provider turns the dict into a Config object; both are understood."""
+    """Metaflow's provider makes a Config object from the dict; both are accepted."""
     from botocore.config import Config
 
     config = Config(s3={"addressing_style": "virtual"}, region_name="us-west-2", read_timeout=5)
@@ -88,16 +88,14 @@ def test_a_config_object_means_the_same_as_its_dict() -> None:
         ({"config": {"s3": {"use_accelerate_endpoint": True}}}, "s3.use_accelerate_endpoint"),
     ],
 )
-def test_what_the_engine_cannot_reproduce_is_refused(
-    parameters: dict[str, Any], named: str
-) -> None:
-    """Such a datastore is left to Metaflow's own client, and the reason names the setting."""
+def test_a_setting_that_the_engine_lacks_is_refused(parameters: dict[str, Any], named: str) -> None:
+    """The datastore is left to Metaflow's own client, and the reason names the setting."""
     with pytest.raises(UnsupportedByEngine, match=named):
         s3_settings(backend(**parameters))
 
 
 def test_a_providers_credentials_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client provider plug-in, or a role, decides; it gets the backend's role and a copy."""
+    """The provider gets the backend's role, and a copy of the parameters."""
     from metaflow.plugins.aws import aws_client
 
     asked: list[dict[str, Any]] = []
@@ -140,7 +138,7 @@ def test_a_providers_credentials_are_used(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_settings_are_fields_of_the_engines_options() -> None:
-    """Whatever is passed on is understood by the engine, and hidden in its repr."""
+    """The engine accepts all of them, and hides the secret in its repr."""
     from hftransfer import S3Options
 
     given = backend(aws_access_key_id="id", aws_secret_access_key="SECRET")

@@ -1,4 +1,4 @@
-"""What the cache of repositories keeps, finds, repairs and takes over, without a flow.
+"""What the cache of repositories stores, finds, repairs and resumes, without a flow.
 
 A Hub on loopback, a local datastore and MinIO; the tasks are objects of this process.
 """
@@ -74,7 +74,7 @@ def ask(hub: HubServer, **arguments: Any) -> RepoRequest:
 
 
 def listings(hub: HubServer) -> int:
-    """Return how often the repository was listed, which each download begins with."""
+    """Return how often the repository was listed, which each download does once."""
     return len([request for request in hub.requests if "/tree/" in request.path])
 
 
@@ -82,10 +82,10 @@ def config(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text())["revision"])
 
 
-def test_a_miss_reads_the_hub_once_and_a_hit_not_at_all(
+def test_a_miss_reads_the_hub_once_and_a_hit_does_not(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """One pass fills folder and datastore; the next task gets the same bytes from there."""
+    """One pass writes to folder and datastore; the next task loads the same bytes from there."""
     _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
     assert not hit
     assert listings(hub) == 1
@@ -108,7 +108,7 @@ def test_a_miss_reads_the_hub_once_and_a_hit_not_at_all(
 def test_a_reference_needs_no_disk(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """What goes to S3 alone is not written here on its way, not even for a moment."""
+    """A download to S3 alone creates no file on the local disk."""
     if datastore.kind == "local":
         pytest.skip("the datastore is the disk")
     made: list[str] = []
@@ -122,15 +122,15 @@ def test_a_reference_needs_no_disk(
     repo_cache(datastore, lines.append).reference(ask(hub))
     watching = False
 
-    # The locks by which tasks wait for each other, and by which an upload is seen to be under way.
+    # Lock files: of the tasks that exclude each other, and of an upload in progress.
     assert {Path(path).suffix for path in made} <= {".lock", ".upload"}
 
 
 @pytest.mark.parametrize("scope", ["checkpoint", "flow", "global"])
-def test_what_was_asked_for_decides(
+def test_only_an_equal_request_is_a_hit(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
 ) -> None:
-    """Other revisions, patterns and types are misses in every scope; equal requests are hits."""
+    """Other revisions and patterns are misses in every scope; equal requests are hits."""
     if datastore.kind == "s3":
         pytest.skip("the same code, tested on the local datastore")
 
@@ -151,7 +151,7 @@ def test_what_was_asked_for_decides(
 def test_the_resolved_commit_is_recorded_and_found(
     datastore: Datastore, hub: HubServer, served: Any, tmp_path: Path, lines: list[str]
 ) -> None:
-    """An entry tells its commit, and serves whoever asks for exactly that."""
+    """An entry has its commit, and satisfies a request for that commit."""
     cache = repo_cache(datastore, lines.append)
     reference, _ = cache.reference(ask(hub, revision="v2", allow_patterns="*.json"))
     commit = reference["metadata"]["hftransfer"]["commit"]
@@ -162,10 +162,10 @@ def test_the_resolved_commit_is_recorded_and_found(
     assert hit
 
 
-def test_forced_downloads_are_what_later_tasks_get(
+def test_later_tasks_get_the_forced_download(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """The newest entry wins, whatever the order of a listing."""
+    """The newest entry is used, whatever the order of a listing."""
     request = ask(hub, allow_patterns="*.json")
     forced = ask(hub, allow_patterns="*.json", force_download=True)
     repo_cache(datastore, lines.append, task="Flow/9/start/9").reference(request)
@@ -180,7 +180,7 @@ def test_forced_downloads_are_what_later_tasks_get(
 def test_only_the_repositorys_files_are_touched_and_stored(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """A folder's other files, huggingface_hub's bookkeeping among them, stay out of it."""
+    """Other files of a folder, huggingface_hub's metadata among them, are not stored."""
     target = tmp_path / "mine"
     (target / ".cache" / "huggingface").mkdir(parents=True)
     (target / ".cache" / "huggingface" / "x.lock").write_text("")
@@ -196,10 +196,10 @@ def test_only_the_repositorys_files_are_touched_and_stored(
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated", "missing", "all missing"])
-def test_a_damaged_entry_is_reported_repaired_and_never_handed_out(
+def test_a_damaged_entry_is_reported_and_repaired(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], damage: str
 ) -> None:
-    """What the manifest does not confirm comes from the Hub again, into the same entry."""
+    """Files that do not match the manifest are downloaded again, into the same entry."""
     reference, _ = repo_cache(datastore, lines.append).reference(ask(hub))
     key = f"{reference['key']}/model.safetensors"
     data = datastore.read(key)
@@ -223,7 +223,7 @@ def test_a_damaged_entry_is_reported_repaired_and_never_handed_out(
     assert [line for line in lines if "Repaired the stored copy of acme/model" in line]
 
 
-def test_models_are_repaired_too(
+def test_model_loads_are_repaired(
     datastore: Datastore,
     hub: HubServer,
     tmp_path: Path,
@@ -249,10 +249,10 @@ def test_models_are_repaired_too(
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_a_damaged_entry_of_unknown_commit_is_left_and_replaced(
+def test_a_damaged_entry_of_unknown_commit_is_replaced(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """Without a record and a manifest the size still tells; a new entry takes its place."""
+    """Without a record and a manifest its size is checked; a new entry replaces it."""
     reference = plant(datastore, {"config.json": b'{"revision": "old"}'}, size=1000)
 
     found, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").load(
@@ -268,7 +268,7 @@ def test_a_damaged_entry_of_unknown_commit_is_left_and_replaced(
 def test_an_empty_entry_is_not_taken_for_a_repository(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """What a dry run of metaflow-checkpoint left, bookkeeping and no file, is no hit."""
+    """What a dry run of metaflow-checkpoint stored, metadata and no file, is no hit."""
     plant(datastore, {".cache/huggingface/CACHEDIR.TAG": b"x" * 192}, size=192)
 
     _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
@@ -277,10 +277,10 @@ def test_an_empty_entry_is_not_taken_for_a_repository(
     assert set(tree(tmp_path / "a")) == set(FILES)
 
 
-def test_their_bookkeeping_is_not_loaded(
+def test_metadata_of_huggingface_hub_is_not_loaded(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """Of an entry that metaflow-checkpoint stored only the repository's files are loaded."""
+    """Only the repository's files of an entry of metaflow-checkpoint are loaded."""
     plant(datastore, {"a.json": b"{}", ".cache/huggingface/a.lock": b"", ".huggingface/b": b"b"})
 
     _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
@@ -290,10 +290,10 @@ def test_their_bookkeeping_is_not_loaded(
 
 
 @pytest.mark.parametrize("form", ["load", "reference"])
-def test_nothing_is_listed_before_it_is_whole(
+def test_a_failed_download_publishes_nothing(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], form: str
 ) -> None:
-    """A download that fails leaves no entry, no object and no file under its final name."""
+    """It leaves no entry, no object and no file under its final name."""
     hub.add_fault(Fault(host="cdn", action=CorruptByte(5), times=None))
     cache = repo_cache(datastore, lines.append)
 
@@ -307,16 +307,16 @@ def test_nothing_is_listed_before_it_is_whole(
     assert not (tmp_path / "a" / "model.safetensors").exists()
 
 
-def test_a_retry_goes_on_where_a_failed_attempt_stopped(
+def test_a_retry_resumes_a_failed_attempt(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """With attempts left, what arrived stays, and the next attempt asks for the rest only."""
+    """With attempts left, received chunks are kept, and the next attempt requests the others."""
     hub.add_fault(Fault(host="cdn", ranged=True, action=Status(500), after=1, times=None))
     failing = repo_cache(datastore, lines.append, may_retry=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HFTRANSFER_ATTEMPTS", "1")
         patch.setenv("HFTRANSFER_CONNECTIONS", "1")
-        # Room for one chunk: the second is asked for when the first is stored.
+        # Memory for one chunk: the second is requested when the first is stored.
         patch.setenv("HFTRANSFER_MEMORY_BUDGET", "8MiB")
         with pytest.raises(TransferError):
             failing.load(ask(hub), str(tmp_path / "a"))
@@ -333,10 +333,10 @@ def test_a_retry_goes_on_where_a_failed_attempt_stopped(
     assert set(datastore.keys(SINGLE)) == {f"{reference['key']}/{path}" for path in FILES}
 
 
-def test_leftovers_of_a_killed_attempt_are_taken_over(
+def test_a_retry_adopts_the_entry_of_a_killed_attempt(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """The retry writes below the same key, and removes what it does not overwrite."""
+    """The retry writes below the same key, and deletes what it does not overwrite."""
     store = checkpoint_store(datastore, lines.append)
     cache = repo_cache(datastore, lines.append, attempt=1)
     name = cache.name(ask(hub))
@@ -356,10 +356,10 @@ def test_leftovers_of_a_killed_attempt_are_taken_over(
     assert again == reference
 
 
-def test_published_entries_of_earlier_attempts_are_no_leftovers(
+def test_a_published_entry_of_an_earlier_attempt_is_not_adopted(
     datastore: Datastore, hub: HubServer, lines: list[str]
 ) -> None:
-    """A retry that downloads again, since it is forced to, gets an entry of its own."""
+    """A retry with force_download writes an entry of its own."""
     request = ask(hub, force_download=True, allow_patterns="*.json")
     first, _ = repo_cache(datastore, lines.append).reference(request)
 
@@ -369,10 +369,10 @@ def test_published_entries_of_earlier_attempts_are_no_leftovers(
     assert second["attempt"] == 1
 
 
-def test_files_that_are_there_already_do_not_move(
+def test_existing_files_are_not_transferred(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """A load into a folder that has the files, from Hub or datastore, reads them from there."""
+    """A load into a folder that has the files transfers only the others, from Hub or datastore."""
     shutil.copytree(whole(hub, datastore, tmp_path, lines), tmp_path / "have")
     (tmp_path / "have" / "config.json").write_text("changed!!!!!!!!!!!!!")
     cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
@@ -394,7 +394,7 @@ def test_files_that_are_there_already_do_not_move(
 def test_tasks_of_one_machine_download_once(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
 ) -> None:
-    """Three tasks of a foreach at once: one reads the Hub, the others what it stored."""
+    """Three concurrent tasks of a foreach: one reads the Hub, the others its entry."""
 
     def task(number: int) -> None:
         repo_cache(
@@ -415,7 +415,7 @@ def test_tasks_of_one_machine_download_once(
 def test_one_task_may_load_from_several_threads(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """No folder is shared: each call gets the files that it asked for."""
+    """Each call gets the files that it requested."""
     cache = repo_cache(datastore, lines.append)
 
     def load(revision: str) -> None:
@@ -428,10 +428,10 @@ def test_one_task_may_load_from_several_threads(
     assert config(tmp_path / "v2") == "v2"
 
 
-def test_what_a_destination_had_already_is_read_back(
+def test_files_that_a_transfer_skipped_are_in_its_manifest(
     datastore: Datastore, hub: HubServer, lines: list[str]
 ) -> None:
-    """Files that a transfer skipped get their chunk digests from what is stored, checked."""
+    """Their chunk digests are computed from the stored files, which are verified."""
     import dataclasses
 
     from hftransfer import FileManifest, Report
@@ -461,16 +461,16 @@ def test_what_a_destination_had_already_is_read_back(
 
 
 def cache_report(manifest: Any) -> Any:
-    """Return a report that tells of nothing but `manifest`."""
+    """Return a report with `manifest` and nothing else."""
     from hftransfer import Report
 
     return Report(source="", destinations=(), manifest=manifest)
 
 
-def test_links_are_made_only_where_asked_for(
+def test_links_are_made_if_the_setting_says_so(
     hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """With METAFLOW_HFTRANSFER_LOCAL_LINKS a load makes links, also over files that are there."""
+    """With METAFLOW_HFTRANSFER_LOCAL_LINKS a load makes links, also in place of existing files."""
     datastore = Datastore("local", str(tmp_path / "store"))
     request = ask(hub)
     repo_cache(datastore, lines.append).load(request, str(tmp_path / "a"))
@@ -500,7 +500,7 @@ def delete(datastore: Datastore, key: str) -> None:
 
 
 def plant(datastore: Datastore, files: dict[str, bytes], size: int | None = None) -> dict[str, Any]:
-    """Store an entry as metaflow-checkpoint's snapshot_download does: without any record."""
+    """Store an entry as metaflow-checkpoint's snapshot_download does: without a record."""
     store = checkpoint_store(datastore, print)
     request = RepoRequest(REPO)
     name = repo_cache(datastore, print).name(request)

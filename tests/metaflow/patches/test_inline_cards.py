@@ -1,4 +1,4 @@
-"""Cards of ``@model`` and ``@checkpoint``, made without Metaflow's processes."""
+"""Cards of ``@model`` and ``@checkpoint``, rendered without Metaflow's processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA = {"user": {}, "components": {"m": TEXT}, "component_update_ts": 7, "mode":
 
 
 class Metadata:
-    """Keeps what is registered with it."""
+    """Records what is registered."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[Any, ...]] = []
@@ -34,7 +34,7 @@ class Metadata:
 
 
 class Creator:
-    """Metaflow's, as far as it starts processes: it only counts them."""
+    """Stands in for Metaflow's `CardCreator`: records the processes that it would start."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -59,7 +59,7 @@ class Creator:
 
 
 class Cards:
-    """The cards of one task: `make` has a state of one made."""
+    """The cards of one task: `make` makes an update of one."""
 
     def __init__(self, folder: Path, metadata: Metadata) -> None:
         self.folder = folder
@@ -109,8 +109,8 @@ def shown(page: str) -> list[str]:
     return []
 
 
-def test_the_last_state_is_there_when_the_step_goes_on(cards: Cards) -> None:
-    """Page, data and metadata are stored as by Metaflow, and no process was started."""
+def test_the_last_update_is_stored_when_the_call_returns(cards: Cards) -> None:
+    """Page, data and metadata are stored as by Metaflow, and no process is started."""
     cards.make("render", final=True, save_metadata=True, metadata_dict={"type": "blank"})
     cards.make("refresh", final=True)
 
@@ -128,8 +128,8 @@ def test_the_last_state_is_there_when_the_step_goes_on(cards: Cards) -> None:
     assert cards.creator.started == []
 
 
-def test_a_state_in_between_is_made_in_the_background(cards: Cards) -> None:
-    """What the step changes after the call is not in it; the last state waits for it."""
+def test_an_update_is_stored_in_the_background(cards: Cards) -> None:
+    """Later changes of the step are not in it, and the last update waits for it."""
     parts = {"m": dict(TEXT)}
     cards.make("render_runtime", data={**DATA, "components": parts, "render_seq": 1})
     parts["m"]["source"] = "changed"
@@ -145,15 +145,15 @@ def test_a_state_in_between_is_made_in_the_background(cards: Cards) -> None:
 
 @pytest.mark.parametrize("other", [{"card": "mine"}, {"kind": "default"}])
 def test_other_cards_are_left_to_metaflow(cards: Cards, other: dict[str, str]) -> None:
-    """A user's own card may need all that a process has: the task, the flow, a time limit."""
+    """A user's own card may need what Metaflow's process has: the task, the flow, a time limit."""
     cards.make("render", final=True, **other)
 
     assert cards.creator.started == ["render"]
     assert cards.stored(".html") == {}
 
 
-def test_what_fails_here_is_left_to_metaflow(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process then tells what is wrong, as it always did."""
+def test_a_failed_update_is_left_to_metaflow(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metaflow's process then reports the error."""
     monkeypatch.setattr(inline_cards, "card_datastore", lambda *_: None)
 
     cards.make("render", final=True)

@@ -1,4 +1,4 @@
-"""The table of patches: it matches the installed releases, and each feature is on its own."""
+"""The table of patches matches the installed releases, and features do not depend on each other."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def rename(owner: Any, name: str) -> None:
 
 
 def change_signature(owner: Any, name: str) -> None:
-    """Replace a function by one with another parameter more."""
+    """Replace a function by one with one more parameter."""
 
     def changed(self: Any, one_more: Any, *args: Any) -> None: ...
 
@@ -206,7 +206,7 @@ def test_a_missing_module_disables_its_features_alone(capsys: pytest.CaptureFixt
     )
 
 
-def test_a_failure_after_the_replacement_takes_it_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_after_the_replacement_undoes_it(capsys: pytest.CaptureFixture[str]) -> None:
     """If `after` fails, the targets have their original values again."""
     replicas = Replicas()
     feature = Feature("broken", "", table.FEATURES[0].patches, after="signatures:no_such_function")

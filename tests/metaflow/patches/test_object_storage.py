@@ -1,4 +1,4 @@
-"""Checkpoints and models through metaflow-checkpoint's own classes, with the engine underneath.
+"""Checkpoints and models saved and loaded by metaflow-checkpoint's classes with the engine.
 
 Each test runs on a local datastore and on MinIO, without a flow.
 """
@@ -42,7 +42,7 @@ def original(name: str) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder as a training step would save it."""
+    """A folder such as a training step saves."""
     made = tmp_path / "checkpoint"
     (made / "deep" / "er").mkdir(parents=True)
     (made / "weights.bin").write_bytes(os.urandom(9_000_000))
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 def test_each_side_loads_what_the_other_saved(
     datastore: Datastore, folder: Path, tmp_path: Path, form: str, saved_by: str, loaded_by: str
 ) -> None:
-    """In both storage formats, on both datastores, the files come back as they were."""
+    """In both storage formats, on both datastores, the loaded files equal the saved ones."""
     store = datastore.storage()
     save, load = f"_save_{form}", f"_load_{form}"
     save_with = original(save) if saved_by == "theirs" else getattr(ObjectStorage, save)
@@ -75,16 +75,16 @@ def test_each_side_loads_what_the_other_saved(
     assert (datastore.read(MANIFEST.format("one")) is not None) == (saved_by == "ours")
 
 
-def test_without_us_they_load_what_we_saved(
+def test_an_environment_without_hftransfer_loads_what_was_saved(
     datastore: Datastore, folder: Path, tmp_path: Path, upstream_python: str
 ) -> None:
-    """In an environment without hftransfer both formats come back, in both directions."""
+    """Both formats can be loaded there, and here what is saved there."""
     program = """
 import json, sys, metaflow
 from support.metaflow_stores import Datastore
 datastore = Datastore(*json.loads(sys.argv[1]))
 assert type(datastore.backend).__module__.find("hftransfer") < 0
-# A new one for every call: theirs spoils its own parameters.
+# A new one for every call: metaflow-checkpoint's class changes its own parameters.
 for form in ("objects", "tarball"):
     getattr(datastore.storage(), f"_load_{form}")("ours-" + form, sys.argv[3] + "/ours-" + form)
     getattr(datastore.storage(), f"_save_{form}")("theirs-" + form, sys.argv[2])
@@ -121,10 +121,10 @@ def test_a_single_file_keeps_its_name(datastore: Datastore, tmp_path: Path, form
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
-def test_a_changed_byte_is_never_handed_out(
+def test_a_changed_byte_is_an_error(
     datastore: Datastore, folder: Path, tmp_path: Path, form: str
 ) -> None:
-    """Every chunk is checked while it is read, and what was there before stays."""
+    """Every chunk is verified while it is read, and an existing file stays."""
     store = datastore.storage()
     _, key, _ = getattr(store, f"_save_{form}")("one", str(folder))
     damaged = key if form == "tarball" else f"{key}/weights.bin"
@@ -144,7 +144,7 @@ def test_a_changed_byte_is_never_handed_out(
 def test_a_missing_or_truncated_object_is_an_error(
     datastore: Datastore, folder: Path, tmp_path: Path
 ) -> None:
-    """What the manifest names must be there, and as long as it was."""
+    """All files of the manifest must exist with their size."""
     store = datastore.storage()
     _, key, _ = store._save_objects("one", str(folder))
     datastore.write(f"{key}/deep/config.json", b"")
@@ -158,8 +158,10 @@ def test_a_missing_or_truncated_object_is_an_error(
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
-def test_what_is_not_there_is_their_error(datastore: Datastore, tmp_path: Path, form: str) -> None:
-    """Loading an unknown key raises metaflow-checkpoint's error, which its callers handle."""
+def test_a_missing_key_raises_metaflow_checkpoints_error(
+    datastore: Datastore, tmp_path: Path, form: str
+) -> None:
+    """Its callers handle `KeyNotFoundError`."""
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.exceptions import (
         KeyNotFoundError,
     )
@@ -170,7 +172,7 @@ def test_what_is_not_there_is_their_error(datastore: Datastore, tmp_path: Path, 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
 def test_saving_what_is_missing_fails(datastore: Datastore, tmp_path: Path, form: str) -> None:
-    """A path that does not exist is an error in both formats, and nothing is stored."""
+    """A missing path is an error in both formats, and nothing is stored."""
     with pytest.raises(FileNotFoundError):
         getattr(datastore.storage(), f"_save_{form}")("one", str(tmp_path / "missing"))
 
@@ -203,7 +205,7 @@ def test_no_temporary_copy_is_made(
     form: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing of a checkpoint's size is written below the temporary folder, nor left there."""
+    """No file with the data of a checkpoint is made below the temporary folder."""
     import tempfile
 
     temporary = tmp_path / "tmp"
@@ -225,7 +227,7 @@ def test_no_temporary_copy_is_made(
     watching = False
 
     assert tree(temporary) == {}
-    # On S3 the manifest is the one thing that is read through a file there.
+    # On S3 the manifest alone is read through a temporary file.
     assert len(made) <= 1
 
 
@@ -251,7 +253,7 @@ def test_an_archive_cannot_leave_its_folder(datastore: Datastore, tmp_path: Path
 
 
 def test_a_cut_archive_is_an_error(datastore: Datastore, folder: Path, tmp_path: Path) -> None:
-    """An archive that ends too early is refused, also without a manifest."""
+    """An archive that ends too early is an error, also without a manifest."""
     store = datastore.storage()
     _, key, _ = original("_save_tarball")(store, "one", str(folder))
     data = datastore.read(key)
@@ -274,10 +276,10 @@ trees = st.dictionaries(
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_the_archive_is_the_one_that_tarfile_would_write(
+def test_the_archive_equals_that_of_tarfile(
     files: dict[tuple[str, ...], bytes], chunk: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Read in pieces of any size, its members and their order are tarfile's."""
+    """Read in pieces of any size, its bytes are those that tarfile writes."""
     from metaflow_extensions.hftransfer.plugins.engine.tar import TarSource
 
     folder = tmp_path_factory.mktemp("tree")
@@ -299,10 +301,10 @@ def test_the_archive_is_the_one_that_tarfile_would_write(
     assert bytes(made) == expected.getvalue()
 
 
-def test_names_that_the_engine_refuses_are_saved_by_their_code(
+def test_names_that_the_engine_refuses_are_left_to_upstream(
     datastore: Datastore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A backslash in a name, which the engine does not move, does not stop a save or a load."""
+    """A file with a backslash in its name, which the engine refuses, is saved and loaded."""
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "back\\slash").write_text("x")
     store = datastore.storage()
@@ -314,8 +316,8 @@ def test_names_that_the_engine_refuses_are_saved_by_their_code(
     assert "Using the slower transfers of Metaflow's own code" in capsys.readouterr().err
 
 
-def test_missing_packages_mean_the_slower_way(tmp_path: Path) -> None:
-    """Without the engine's packages loads and saves work, and one line says what is missing."""
+def test_missing_packages_are_logged_once(tmp_path: Path) -> None:
+    """Without the engine's packages saves and loads work, and one line names the packages."""
     program = """
 import sys
 for name in ("aiohttp", "anyio", "xxhash", "aiobotocore"):
@@ -351,14 +353,14 @@ for form in ("objects", "tarball"):
         assert tree(tmp_path / f"loaded{form}") == {"a.txt": b"a"}
 
 
-def test_a_long_transfer_tells_how_it_goes(
+def test_a_long_transfer_logs_its_progress(
     datastore: Datastore,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whole lines at the interval that is set, for saves and loads, in both formats."""
+    """Whole lines at the configured interval, for saves and loads, in both formats."""
     from metaflow import metaflow_config
 
     monkeypatch.setattr(metaflow_config, "HFTRANSFER_PROGRESS_INTERVAL", 0)
@@ -403,8 +405,8 @@ def test_the_bandwidth_cap_holds_for_the_datastore(
             assert taken == []
 
 
-def test_uploads_that_may_not_be_listed_are_none(datastore: Datastore) -> None:
-    """A store, or a policy, that does not tell of unfinished uploads fails no retry."""
+def test_uploads_that_cannot_be_listed_are_none(datastore: Datastore) -> None:
+    """A store, or a policy, that does not list unfinished uploads is no reason to fail."""
     if datastore.kind != "s3":
         pytest.skip("about S3")
     parameters = {**datastore.parameters, "aws_secret_access_key": "wrong"}
@@ -415,7 +417,7 @@ def test_uploads_that_may_not_be_listed_are_none(datastore: Datastore) -> None:
 
 
 def test_many_small_objects_keep_their_metadata(datastore: Datastore) -> None:
-    """More than ten at once, each with its attributes, which theirs takes for something else."""
+    """More than ten at once, each with its attributes, which metaflow-checkpoint would lose."""
     backend = datastore.backend
     items = [(f"many/{number}", (io.BytesIO(b"x"), {"n": number})) for number in range(12)]
 
@@ -429,7 +431,7 @@ def test_many_small_objects_keep_their_metadata(datastore: Datastore) -> None:
     assert backend.size_file("many/3") == 1
 
 
-def test_encryption_is_asked_for_with_every_object(
+def test_encryption_is_requested_for_every_object(
     datastore: Datastore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With METAFLOW_S3_SERVER_SIDE_ENCRYPTION every PUT of the engine carries that header."""
@@ -444,28 +446,28 @@ def test_encryption_is_asked_for_with_every_object(
     send = S3Client.send
 
     async def without(self: S3Client, method: str, *args: str, **kwargs: Any) -> Any:
-        """MinIO has no keys to encrypt with, so that it is asked in vain is not shown to it."""
+        """Send the request without the header: MinIO here has no encryption keys."""
         headers = dict(kwargs.pop("headers", None) or {})
         asked = headers.pop(header, None)
         query = kwargs.get("query") or {}
-        # An object is made by one PUT, or begun by a POST whose parts then need no header.
+        # An object is written by one PUT, or begun by a POST, whose parts need no header.
         is_begun = method == "POST" and "uploads" in query
         if is_begun or (method == "PUT" and "partNumber" not in query):
             seen.append(asked)
         return await send(self, method, *args, headers=headers, **kwargs)
 
     monkeypatch.setattr(S3Client, "send", without)
-    # Under a key of its own: what another test has stored would not be sent again.
+    # Under a key of its own: what another test stored would not be sent again.
     datastore.storage()._save_objects("encrypted", str(folder))
 
     assert len(seen) >= len(tree(folder))
     assert set(seen) == {"AES256"}
 
 
-def test_credentials_that_ran_out_are_renewed(
+def test_expired_credentials_are_renewed(
     datastore: Datastore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A role's or provider's credentials may run out in a transfer; it goes on with new ones."""
+    """Credentials of a role or provider expire in a transfer, which continues with new ones."""
     if datastore.kind != "s3":
         pytest.skip("about S3")
     from metaflow.plugins.aws import aws_client
@@ -477,7 +479,7 @@ def test_credentials_that_ran_out_are_renewed(
 
     class Credentials:
         def get_frozen_credentials(self) -> Any:
-            secret = "ran out" if not handed_out else datastore.parameters["aws_secret_access_key"]
+            secret = "expired" if not handed_out else datastore.parameters["aws_secret_access_key"]
             handed_out.append(secret)
             key = datastore.parameters["aws_access_key_id"]
             return SimpleNamespace(access_key=key, secret_key=secret, token=None)
@@ -499,12 +501,12 @@ def test_credentials_that_ran_out_are_renewed(
     store._load_objects("one", str(tmp_path / "loaded"))
 
     s3_clients._clients.clear()
-    assert handed_out == ["ran out", datastore.parameters["aws_secret_access_key"]]
+    assert handed_out == ["expired", datastore.parameters["aws_secret_access_key"]]
     assert tree(tmp_path / "loaded") == tree(folder)
 
 
 class _Signer:
-    """A client's signer that shows other credentials than it signs with."""
+    """A client's signer with other credentials than those with which it signs."""
 
     def __init__(self, signer: Any, credentials: Any) -> None:
         self._signer = signer

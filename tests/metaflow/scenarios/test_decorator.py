@@ -1,4 +1,4 @@
-"""What a step sees of ``@huggingface_hub``, and what it leaves behind."""
+"""``@huggingface_hub`` in whole flows: what a step gets, and what is left after it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WAIT = 40.0
 
 @pytest.fixture(scope="module")
 def seen(local_runner: FlowRunner) -> dict[str, Any]:
-    """One run with all forms of ``load=`` as JSON has them, calls, and a token."""
+    """One run with all forms of ``load=`` as JSON, with calls, and with a token."""
     probe = {
         "load": [
             [REPO, "./pair"],
@@ -53,15 +53,15 @@ def seen(local_runner: FlowRunner) -> dict[str, Any]:
 
 
 def test_pairs_from_json_load_to_their_paths(seen: dict[str, Any]) -> None:
-    """A two-element list is a pair, and `loaded` has its path as it was written."""
+    """A list of two items is a pair, and `loaded` has the path as it was written."""
     assert seen["decorator"] == OURS
     assert seen["loaded"] == {REPO: "./pair", PRIVATE_REPO: "./private"}
     assert len(seen["files"][REPO]) == 7
     assert seen["missing"] is False
 
 
-def test_info_tells_how_each_repository_was_loaded(seen: dict[str, Any]) -> None:
-    """`loaded.info` has the reference and what was asked for."""
+def test_info_says_how_each_repository_was_loaded(seen: dict[str, Any]) -> None:
+    """`loaded.info` has the reference and the request."""
     info = seen["info"][REPO]
 
     assert info["cache_hit"] is False
@@ -70,8 +70,8 @@ def test_info_tells_how_each_repository_was_loaded(seen: dict[str, Any]) -> None
     assert info["metadata"]["hftransfer"]["commit"]
 
 
-def test_reference_has_the_incumbents_keys(seen: dict[str, Any]) -> None:
-    """What `snapshot_download` returns can be used wherever metaflow-checkpoint's can."""
+def test_a_reference_has_the_keys_of_metaflow_checkpoints(seen: dict[str, Any]) -> None:
+    """The reference can be used wherever one of metaflow-checkpoint can."""
     reference = seen["references"][0]
 
     assert set(reference) == {
@@ -87,19 +87,19 @@ def test_reference_has_the_incumbents_keys(seen: dict[str, Any]) -> None:
     )
 
 
-def test_entry_serves_the_same_files_of_the_same_revision_only(seen: dict[str, Any]) -> None:
-    """Equal requests share an entry, other revisions and forced downloads get their own."""
+def test_an_entry_satisfies_the_same_selection_and_revision_only(seen: dict[str, Any]) -> None:
+    """Equal requests share an entry; other revisions and forced downloads have their own."""
     keys = [reference["key"] for reference in seen["references"]]
 
     assert keys[0] == keys[1]
     assert keys[2] not in keys[:2]
     assert keys[3] not in keys[:3]
-    # The forced download is the newest, so it is what later requests get.
+    # The forced download is the newest, so later requests get it.
     assert keys[4] == keys[3]
 
 
 def test_load_as_a_block_cleans_up(seen: dict[str, Any]) -> None:
-    """The files of `load()` are there inside the block, below temp_dir_root, and gone after it."""
+    """The files of `load()` are below temp_dir_root inside the block, and removed after it."""
     ((path, files),) = seen["blocks"].items()
 
     assert "/made/on/demand/metaflow_hf_" in os.path.abspath(path)
@@ -108,7 +108,7 @@ def test_load_as_a_block_cleans_up(seen: dict[str, Any]) -> None:
 
 
 def test_token_is_neither_stored_nor_shown(seen: dict[str, Any], local_runner: FlowRunner) -> None:
-    """A token in load= or in a call is found in no file of the datastore and in no output."""
+    """No file of the datastore and no output has the token of load= or of a call."""
     assert TOKEN not in json.dumps(seen)
     files = [file for file in local_runner.work.rglob("*") if file.is_file()]
 
@@ -132,7 +132,7 @@ def test_wrong_token_is_not_shown(runner: FlowRunner) -> None:
         assert not file.is_file() or wrong.encode() not in unpacked(file.read_bytes()), file
 
 
-def test_own_error_of_the_step_is_the_one_shown(runner: FlowRunner) -> None:
+def test_the_steps_own_error_is_shown(runner: FlowRunner) -> None:
     """A failing step ends with its own error, and its temporary folder is removed."""
     probe = {"fail": True, "load": [{"repo_id": REPO, "allow_patterns": "*.json"}]}
 
@@ -146,8 +146,8 @@ def test_own_error_of_the_step_is_the_one_shown(runner: FlowRunner) -> None:
 
 @pytest.mark.parametrize("upstream", [True, False], ids=["upstream", "ours"])
 def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, upstream: bool) -> None:
-    """`current.card["huggingface_hub_models"]` is there without a @card, as with theirs."""
-    note = "a note of the step " + "." * 400  # long enough to be found in what is packed
+    """`current.card["huggingface_hub_models"]` exists without a @card of the user."""
+    note = "a note of the step " + "." * 400  # long enough for `unpacked`
 
     run = runner.run("probe_flow.py", probe={"card": note}, upstream=upstream)
 
@@ -168,7 +168,7 @@ def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, upstream: boo
 def test_malformed_load_stops_the_flow_before_it_starts(
     runner: FlowRunner, load: object, message: str
 ) -> None:
-    """A load= that cannot work is refused when the flow is parsed, not by a task."""
+    """A malformed load= is refused when the flow is parsed, before any task."""
     run = runner.run("probe_flow.py", probe={"load": load})
 
     assert run.code != 0
@@ -181,7 +181,7 @@ def test_malformed_load_stops_the_flow_before_it_starts(
 def test_unknown_repository_and_revision_fail_clearly(
     runner: FlowRunner, call: dict[str, str]
 ) -> None:
-    """The error names what was not found, and nothing is stored."""
+    """The error names what does not exist, and nothing is stored."""
     run = runner.run("probe_flow.py", probe={"load": [call]})
 
     assert run.code != 0
@@ -191,7 +191,7 @@ def test_unknown_repository_and_revision_fail_clearly(
 
 
 def test_unmatched_patterns_are_an_error(runner: FlowRunner) -> None:
-    """An empty selection is not kept as if it were the repository."""
+    """An empty selection is not stored."""
     run = runner.run("probe_flow.py", probe={"load": [{"repo_id": REPO, "allow_patterns": "*.x"}]})
 
     assert run.code != 0
@@ -201,7 +201,7 @@ def test_unmatched_patterns_are_an_error(runner: FlowRunner) -> None:
 
 @pytest.fixture
 def stalled(model_hub: HubServer) -> Iterator[Any]:
-    """Bodies of the large file stop in the middle; gives the handle of that fault."""
+    """The Hub stops in the middle of the large file; gives the handle of that fault."""
     fault = Fault(action=Stall(1_000_000), host="cdn", path="*/model.safetensors", times=None)
     handle = model_hub.add_fault(fault)
     yield handle
@@ -210,7 +210,7 @@ def stalled(model_hub: HubServer) -> Iterator[Any]:
 
 
 def test_timeout_leaves_nothing_in_the_datastore(runner: FlowRunner, stalled: Any) -> None:
-    """Metaflow's @timeout stops a load in the middle, and its entry is taken back."""
+    """Metaflow's @timeout interrupts a load, and its entry is removed."""
     output = interrupt_in_the_middle(runner, stalled, signal.SIGALRM, "timeout_flow.py")
 
     assert "timed out after 0 hours, 2 minutes, 0 seconds" in output
@@ -219,7 +219,7 @@ def test_timeout_leaves_nothing_in_the_datastore(runner: FlowRunner, stalled: An
 
 
 def test_sigterm_leaves_nothing_in_the_local_datastore(runner: FlowRunner, stalled: Any) -> None:
-    """A terminated task takes its entry back and removes its temporary folder."""
+    """A terminated task removes its entry and its temporary folder."""
     interrupt_in_the_middle(runner, stalled, signal.SIGTERM, "probe_flow.py")
 
     assert runner.stored() == {}
@@ -229,7 +229,7 @@ def test_sigterm_leaves_nothing_in_the_local_datastore(runner: FlowRunner, stall
 def test_sigterm_leaves_nothing_in_s3(
     s3_runner: FlowRunner, s3_datastore: S3Datastore, stalled: Any
 ) -> None:
-    """Neither objects nor an open multipart upload stay in the bucket."""
+    """The bucket has neither objects nor an unfinished multipart upload."""
     interrupt_in_the_middle(s3_runner, stalled, signal.SIGTERM, "probe_flow.py")
 
     assert s3_datastore.below() == []
@@ -240,14 +240,14 @@ def test_sigterm_leaves_nothing_in_s3(
 def interrupt_in_the_middle(
     runner: FlowRunner, stalled: Any, number: signal.Signals, flow: str
 ) -> str:
-    """Start a load, send its task a signal when the Hub is in the middle of a file.
+    """Start a load, and send its task a signal when the Hub is in the middle of a file.
 
     Returns:
-        What the run that failed has printed.
+        The output of the failed run.
     """
     with runner.start(flow, probe={"load": [REPO]}) as process:
         assert process.stdout is not None
-        # The first line of the task: Metaflow passes later ones on only when more follows.
+        # The first line of the task: Metaflow prints a later one only when another follows.
         started = next(line for line in process.stdout if "Task is starting" in line)
         (pid,) = re.findall(r"\(pid (\d+)\)", started)
         assert stalled.wait(WAIT)

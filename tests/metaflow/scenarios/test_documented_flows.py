@@ -27,7 +27,7 @@ SOME_FILES = "Its files: config.json, tokenizer.json, vocab.txt\n"
 
 @dataclass(frozen=True)
 class Runs:
-    """Both flows, first with an empty datastore and then again."""
+    """Both flows, first with an empty datastore and then with a full one."""
 
     cold: tuple[FlowRun, FlowRun]
     warm: tuple[FlowRun, FlowRun]
@@ -68,29 +68,29 @@ def runs(request: pytest.FixtureRequest) -> Runs:
 
 
 def test_flows_pass_twice(runs: Runs) -> None:
-    """Both flows succeed with a cold and with a warm datastore, into a folder that exists, too."""
+    """Both flows succeed with a cold and with a warm datastore, also into an existing folder."""
     for run in (*runs.cold, *runs.warm):
         assert run.code == 0, run.output
 
 
-def test_steps_see_exactly_the_files_that_they_asked_for(runs: Runs) -> None:
-    """Whole repositories and selections arrive complete, cold and warm."""
+def test_steps_get_exactly_the_requested_files(runs: Runs) -> None:
+    """Whole repositories and selections are complete, cold and warm."""
     for static, dynamic in (runs.cold, runs.warm):
         assert static.output.count(SOME_FILES) == 1
         assert "Its files: config.json, tokenizer.json\n" in dynamic.output
     assert runs.cold[0].output.count(ALL_FILES) == 2
-    # The folder of the second step keeps the file that lay in it.
+    # The folder of the second step keeps the user's file.
     assert runs.warm[0].output.count(ALL_FILES) == 1
     assert runs.warm[0].output.count(ALL_FILES.replace("tok", "notes.txt, tok")) == 1
 
 
-def test_warm_runs_leave_the_hub_alone(runs: Runs) -> None:
-    """What the datastore holds is not asked for again."""
+def test_warm_runs_send_no_request_to_the_hub(runs: Runs) -> None:
+    """Everything is in the datastore."""
     assert runs.warm_requests == 0
 
 
 def test_log_has_the_documented_lines(runs: Runs) -> None:
-    """The lines that people know from metaflow-checkpoint are there, whole lines only."""
+    """The lines of metaflow-checkpoint, which users know, are printed, without carriage returns."""
     key = "mf.huggingface_hub/checkpoints/artifacts/StaticLoadFlow/start/"
     cold, warm = runs.cold[0].output, runs.warm[0].output
     for line in (
@@ -113,7 +113,7 @@ def test_log_has_the_documented_lines(runs: Runs) -> None:
 def test_local_datastore_holds_only_files_of_the_repository(
     local_runs: Runs, local_runner: FlowRunner
 ) -> None:
-    """Neither the user's files beside a model nor anybody's bookkeeping are stored."""
+    """Neither the user's files beside a model nor metadata of huggingface_hub are stored."""
     stored = local_runner.stored()
     data = [path for path in stored if path.startswith("checkpoints/artifacts/")]
 
@@ -125,7 +125,7 @@ def test_local_datastore_holds_only_files_of_the_repository(
 def test_s3_datastore_holds_only_files_of_the_repository(
     s3_runs: Runs, s3_datastore: S3Datastore
 ) -> None:
-    """The same objects as on the local datastore, four of them documents per entry at most."""
+    """The same files as on the local datastore."""
     data = s3_datastore.below("root/mf.huggingface_hub/checkpoints/artifacts/")
 
     assert len(data) == 7 + 7 + 3 + 2
@@ -143,7 +143,7 @@ def test_local_loads_are_copies(local_runs: Runs, local_runner: FlowRunner) -> N
 
 
 def test_keys_of_loaded_models_are_registered(local_runs: Runs, local_runner: FlowRunner) -> None:
-    """The task's metadata names the entries that it used, as metaflow-checkpoint's does."""
+    """The task's metadata names the entries that it used, as with metaflow-checkpoint."""
     found = metadata(local_runner.work, "StaticLoadFlow", "hf-loaded-models")
 
     assert len(found) == 6
@@ -156,7 +156,7 @@ def test_keys_of_loaded_models_are_registered(local_runs: Runs, local_runner: Fl
 def test_temporary_folders_are_removed(
     local_runs: Runs, s3_runs: Runs, local_runner: FlowRunner, s3_runner: FlowRunner
 ) -> None:
-    """What was loaded without a path is gone when the tasks are."""
+    """Folders of loads without a path are removed at the end of the task."""
     for runner in (local_runner, s3_runner):
         assert not list(runner.temporary.glob("metaflow_hf_*"))
 

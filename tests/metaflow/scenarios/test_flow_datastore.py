@@ -1,4 +1,4 @@
-"""Checkpoints and models lie in the datastore of the flow, with or without a metadata service."""
+"""Checkpoints and models in the flow's datastore, with and without a metadata service."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SAVED = {"weights.bin": 9_000_000, "deep/config.json": 2}
 def test_the_datastore_of_the_command_line_is_used(
     s3_runner: FlowRunner, s3_datastore: S3Datastore, root: str
 ) -> None:
-    """With --datastore s3, though local is the default, checkpoints and models are in S3, too.
+    """With --datastore s3, though local is the default, checkpoints and models are in S3.
 
-    They come back in the flow, by their references outside of it, and are listed there.
+    They can be loaded in the flow, by their references outside of it, and are listed there.
     """
     place = f"s3://{s3_datastore.bucket}/{root}"
     command = ["--datastore", "s3", "--datastore-root", place, "run"]
@@ -55,7 +55,7 @@ def test_the_datastore_of_the_command_line_is_used(
 def test_repositories_are_in_the_datastore_of_the_command_line(
     s3_runner: FlowRunner, s3_datastore: S3Datastore
 ) -> None:
-    """@huggingface_hub stores where the flow's artifacts are, and finds that again."""
+    """@huggingface_hub stores entries where the flow's artifacts are, and finds them again."""
     place = f"s3://{s3_datastore.bucket}/repositories"
     command = ["--datastore", "s3", "--datastore-root", place, "run"]
     environ = {"METAFLOW_DEFAULT_DATASTORE": "local"}
@@ -75,7 +75,7 @@ def test_repositories_are_in_the_datastore_of_the_command_line(
 def test_checkpoints_need_no_metadata_service(
     s3_runner: FlowRunner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """In a pod that cannot see the run's metadata a task saves, and its retry loads."""
+    """In a pod without the run's metadata a task saves, and its retry loads."""
     folder = interpreter(tmp_path_factory.mktemp("full"), bare=False)
     environ = {**in_pods(folder), "POD_WITHOUT_METADATA": "1"}
 

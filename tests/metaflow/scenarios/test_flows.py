@@ -36,7 +36,7 @@ FILES = [
 
 
 def cards_of(run: FlowRun, step: str) -> set[str]:
-    """Return the names of what a step stored of its cards, and whether that is the last state."""
+    """Return the names of a step's card files, each with whether it is the last update."""
     run_id = run.probe["saved"][0]["pathspec"].split("/")[1]
     folder = run.work / ".metaflow" / "mf.cards" / "CheckpointFlow" / "runs" / run_id
     found = set()
@@ -48,10 +48,10 @@ def cards_of(run: FlowRun, step: str) -> set[str]:
     return found
 
 
-def test_checkpoints_and_models_with_us_and_without_us(
+def test_checkpoints_and_models_with_and_without_hftransfer(
     local_runner: FlowRunner, upstream_python: str
 ) -> None:
-    """In both formats each run loads its own and the other's, with hftransfer or without it."""
+    """In both formats each environment loads what it and what the other saved."""
     theirs = local_runner.run("checkpoint_flow.py", python=upstream_python)
     ours = local_runner.run(
         "checkpoint_flow.py", environ={"LOAD": json.dumps(theirs.probe["saved"])}
@@ -82,14 +82,14 @@ def test_checkpoints_and_models_on_s3(s3_runner: FlowRunner) -> None:
 @pytest.mark.parametrize(
     ("kind", "first"), [("local", "ours"), ("local", "theirs"), ("s3", "ours")]
 )
-def test_repositories_with_us_and_without_us(
+def test_repositories_with_and_without_hftransfer(
     request: pytest.FixtureRequest,
     kind: str,
     first: str,
     upstream_python: str,
     model_hub: HubServer,
 ) -> None:
-    """What one environment stored is a hit in the other, where the other decorator is absent."""
+    """What one environment stored is a hit in the other."""
     runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
     probe = {"load": [{"repo_id": REPO}], "cache_scope": "flow" if first == "ours" else "global"}
     pythons = [None, upstream_python] if first == "ours" else [upstream_python, None]
@@ -131,16 +131,16 @@ def test_an_artifact_store_with_parameters_of_its_own(
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_nodes_of_a_gang(request: pytest.FixtureRequest, kind: str, model_hub: HubServer) -> None:
-    """@parallel: one node reads the Hub for all; each checkpoint has what its nodes saved.
+    """@parallel: one node reads the Hub for all; each checkpoint has the files of its nodes.
 
-    All nodes have the same keys, so checkpoints of one name are one, made of all their files.
+    All nodes have the same keys, so checkpoints with the same name are one, with all their files.
     """
     runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
     model_hub.clear_requests()
 
     # Metaflow starts the other nodes with the `python` that PATH names first.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-    # What the nodes of a cluster have from the start: the control task, here the second one.
+    # Variables of the nodes of a cluster; the control task is the second one here.
     cluster = {"MF_PARALLEL_CONTROL_TASK_ID": "2", "MF_PARALLEL_NUM_NODES": "2"}
 
     seen = runner.run("parallel_flow.py", environ={"PATH": path, **cluster}).probe
@@ -154,15 +154,15 @@ def test_nodes_of_a_gang(request: pytest.FixtureRequest, kind: str, model_hub: H
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_a_retry_goes_on_where_a_killed_attempt_was(
+def test_a_retry_resumes_a_killed_attempt(
     request: pytest.FixtureRequest, kind: str, model_hub: HubServer
 ) -> None:
-    """After kill -9 the next attempt reads the missing chunks only; nothing is left behind."""
+    """After kill -9 the next attempt reads the missing chunks only, and nothing else is left."""
     runner: FlowRunner = request.getfixturevalue(f"{kind}_runner")
     stalled = model_hub.add_fault(
         Fault(action=Stall(0), host="cdn", path="*/large.bin", after=6, times=None)
     )
-    # Six of eight chunks arrive, one after the other; no more than two are in memory.
+    # Six of eight chunks are received, one after the other; at most two are in memory.
     environ = {
         "HFTRANSFER_CHUNK_SIZE": "5MiB",
         "HFTRANSFER_CONNECTIONS": "1",
@@ -173,7 +173,7 @@ def test_a_retry_goes_on_where_a_killed_attempt_was(
 
     assert run.code == 0, run.output
     assert run.probe == {"attempt": 1, "files": {"large.bin": 40_000_000}}
-    # What was in memory may not have been recorded yet.
+    # Chunks in memory may not have been stored yet.
     assert sent <= 40_000_000 - 4 * (5 << 20)
     assert not list(runner.temporary.glob("*metaflow_hf_*"))
     stored = [key for key in keys(request, kind) if "/artifacts/RetryFlow/" in key]
@@ -183,7 +183,7 @@ def test_a_retry_goes_on_where_a_killed_attempt_was(
 def killed_once(
     runner: FlowRunner, hub: HubServer, stalled: Any, environ: dict[str, str]
 ) -> tuple[FlowRun, int]:
-    """Kill the first attempt when the Hub stalls; return the run, and what the retry read."""
+    """Kill the first attempt when the Hub stalls; return the run, and the bytes the retry read."""
     with runner.start("retry_flow.py", environ=environ) as process:
         assert process.stdout is not None
         started = next(line for line in process.stdout if "Task is starting" in line)
@@ -202,7 +202,7 @@ def killed_once(
 
 
 def keys(request: pytest.FixtureRequest, kind: str) -> list[str]:
-    """Return what the datastore holds of repositories."""
+    """Return the keys of the datastore's repositories."""
     if kind == "s3":
         datastore: S3Datastore = request.getfixturevalue("s3_datastore")
         return datastore.below()

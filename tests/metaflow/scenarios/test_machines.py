@@ -1,4 +1,4 @@
-"""What tasks on different machines share by the datastore: one download, and its leftovers.
+"""Tasks on different machines: one downloads, and a retry finishes what another machine began.
 
 A machine is a process with a home and a temporary folder of its own.
 """
@@ -64,7 +64,7 @@ def shared(datastore: Datastore) -> Datastore:
 
 @contextmanager
 def machine(folder: Path, program: str, given: Any, **environ: str) -> Iterator[Any]:
-    """Run `program` as on a machine of its own."""
+    """Run `program` with a home and a temporary folder of its own."""
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     variables = {
         **os.environ,
@@ -116,13 +116,13 @@ def loading(
 
 
 def listings(hub: HubServer) -> int:
-    """Return how often the repository was listed, which each download begins with."""
+    """Return how often the repository was listed, which each download does once."""
     return len([request for request in hub.requests if "/tree/" in request.path])
 
 
 @pytest.fixture
 def stalled(hub: HubServer) -> Any:
-    """Bodies of the large file do not come; gives the handle of that fault."""
+    """The Hub sends no body of the large file; gives the handle of that fault."""
     hub.create_repo(REPO, files=FILES)
     return hub.add_fault(Fault(action=Stall(0), host="cdn", path="*/model.safetensors", times=None))
 
@@ -131,9 +131,9 @@ def stalled(hub: HubServer) -> Any:
 def test_tasks_of_three_machines_download_once(
     shared: Datastore, hub: HubServer, stalled: Any, tmp_path: Path, scope: str
 ) -> None:
-    """One reads the Hub, the others what it stored: of a foreach, of a flow, of @parallel.
+    """One reads the Hub, the others its entry: tasks of a foreach, of a flow, of @parallel.
 
-    The nodes of @parallel write the same keys, so that two of them never write at once.
+    The nodes of @parallel write the same keys, so two of them never write at the same time.
     """
     places = [tmp_path / str(number) for number in range(3)]
 
@@ -168,10 +168,10 @@ def test_tasks_of_three_machines_download_once(
 
 
 @pytest.mark.parametrize("who", ["another task", "its own retry"])
-def test_a_dead_holders_turn_is_taken_over(
+def test_the_lease_of_a_dead_holder_is_taken_over(
     shared: Datastore, hub: HubServer, stalled: Any, tmp_path: Path, who: str
 ) -> None:
-    """By another machine when the holder gives no sign any more, by its own retry at once."""
+    """By another machine when the holder stops renewing it, by its own retry at once."""
     retry = who == "its own retry"
     first = loading(hub, shared, tmp_path / "a" / "model", scope="flow", task="Flow/1/start/1")
     second = loading(
@@ -196,10 +196,10 @@ def test_a_dead_holders_turn_is_taken_over(
     assert set(tree(tmp_path / "b" / "model")) == set(FILES)
 
 
-def test_a_failed_holder_gives_its_turn_back(
+def test_a_failed_holder_releases_its_lease(
     shared: Datastore, hub: HubServer, tmp_path: Path
 ) -> None:
-    """After a download that failed the next task does not wait."""
+    """After a failed download the next task does not wait."""
     hub.create_repo(REPO, files=FILES)
     wrong = loading(hub, shared, tmp_path / "a", scope="flow", request={"allow_patterns": "*.none"})
     right = {**wrong, "path": str(tmp_path / "b" / "model")}
@@ -213,7 +213,7 @@ def test_a_failed_holder_gives_its_turn_back(
     assert "waiting" not in output
 
 
-# --- uploads that a killed process left
+# --- unfinished uploads of killed processes
 
 
 SAVE = """
@@ -235,7 +235,7 @@ SMALL_CHUNKS = {
 
 
 class Bodies:
-    """Between a process and the store: lets some parts through, and holds the next ones."""
+    """A proxy between a process and the store: forwards some parts, and blocks the next ones."""
 
     def __init__(self, through: int | None) -> None:
         self.through = through
@@ -258,7 +258,7 @@ class Bodies:
 
 @contextmanager
 def in_front(minio: S3Server, store: Datastore, bodies: Bodies) -> Iterator[Datastore]:
-    """Give the datastore as it is behind `bodies`."""
+    """Give the datastore behind the proxy."""
     bucket = Bucket(minio, store.root.removeprefix("s3://").partition("/")[0])
     with (
         start_blocking_portal() as portal,
@@ -271,16 +271,16 @@ def in_front(minio: S3Server, store: Datastore, bodies: Bodies) -> Iterator[Data
 
 
 def uploads(store: Datastore, *keys: str) -> list[Any]:
-    """Return the uploads of these objects that nobody has completed."""
+    """Return the unfinished uploads of these objects."""
     return [found for key in keys for found in store.backend.list_uploads(key)]
 
 
-def test_the_retry_on_another_machine_sends_the_rest(
+def test_a_retry_on_another_machine_resumes_the_upload(
     shared: Datastore, minio: S3Server, hub: HubServer, tmp_path: Path
 ) -> None:
-    """After kill -9 in the middle of an upload the parts that are stored are not sent again.
+    """After kill -9 in the middle of an upload the stored parts are not sent again.
 
-    The second machine has another home and temporary folder, and nothing of the first.
+    The second machine has another home and temporary folder, without files of the first.
     """
     hub.create_repo(REPO, files={"model.safetensors": RandomFile(40_000_000, seed=7)})
     first, rest = Bodies(through=4), Bodies(through=None)
@@ -303,7 +303,7 @@ def test_the_retry_on_another_machine_sends_the_rest(
 
 
 def to_be_saved(tmp_path: Path) -> str:
-    """Make a folder with a file of several parts and a small one; return its path."""
+    """Make a folder with a file of several parts and a small file; return its path."""
     folder = tmp_path / "saved"
     folder.mkdir()
     (folder / "weights.bin").write_bytes(os.urandom(40_000_000))
@@ -314,7 +314,7 @@ def to_be_saved(tmp_path: Path) -> str:
 def kill_in_the_middle(
     minio: S3Server, shared: Datastore, home: Path, program: str, given: dict[str, Any]
 ) -> None:
-    """Run `program` on a machine of its own, and kill it when some parts are stored."""
+    """Run `program` on another machine, and kill it when some parts are stored."""
     bodies = Bodies(through=4)
     with in_front(minio, shared, bodies) as store:
         where = [store.kind, store.root, store.parameters]
@@ -324,17 +324,17 @@ def kill_in_the_middle(
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
-def test_the_retry_of_a_save_removes_what_was_stored(
+def test_the_retry_of_a_save_removes_what_the_killed_attempt_stored(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
-    """@checkpoint's attempts have keys of their own: what a killed one left goes, parts as well."""
+    """Each attempt of @checkpoint has its own keys; files and parts of a killed one are removed."""
     place = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
     given = {"form": form, "folder": to_be_saved(tmp_path)}
     left = f"{place}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
     killed = {**given, "key": "0a1b2c3d.0.my.name.0"}
     kill_in_the_middle(minio, shared, tmp_path / "a", SAVE, killed)
     assert len(uploads(shared, left)) == 1
-    # A checkpoint of that attempt that was finished stays.
+    # A finished checkpoint of that attempt stays.
     shared.write(f"{place}/0a1b2c3d.0.whole.1/a", b"a")
     shared.write(
         f"{place.replace('artifacts', 'artifact_metadata')}/0a1b2c3d.0.whole.1.metadata", b"{}"
@@ -369,10 +369,10 @@ print("DONE", flush=True)
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
-def test_the_retry_removes_models_that_were_not_finished(
+def test_a_retry_removes_unfinished_models(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
-    """A model's key is of one save alone, and the retry finds it all the same; others stay."""
+    """Each save of a model has a new key; the retry finds the unfinished one, and others stay."""
     given: dict[str, Any] = {"form": form, "folder": to_be_saved(tmp_path)}
     left = "mf.models/models/artifacts/label_1" + ("" if form == "tarball" else "/weights.bin")
     killed = {**given, "key": "label_1", "attempt": 0}

@@ -1,4 +1,4 @@
-"""Datastores that the engine does not reach, such as gs and azure, through their own code."""
+"""Datastores that the engine does not support, such as gs and azure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES: dict[str, bytes | RandomFile] = {
 
 
 class Elsewhere(Datastore):
-    """A datastore of another type, which happens to keep its files in a folder."""
+    """A datastore of another type, which stores its files in a local folder."""
 
     @property
     def backend(self) -> Any:
@@ -45,7 +45,7 @@ class Elsewhere(Datastore):
             ("delete_prefix", theirs.STORAGE_INJECTIONS_DELETE_PREFIX),
         ):
             setattr(made, name, functools.partial(table["local"], made))
-        # A copy, as from a bucket: the caller moves the file away.
+        # A copy, because the caller moves the file.
         made.load_files = functools.partial(_copies, made)
         return made
 
@@ -82,7 +82,7 @@ def elsewhere(
 def test_repositories_are_stored_and_loaded(
     elsewhere: Elsewhere, hub: HubServer, tmp_path: Path
 ) -> None:
-    """A miss reads the Hub by the engine; storing and hits go through the incumbent's code."""
+    """On a miss the engine reads the Hub; metaflow-checkpoint's code stores and loads."""
     hub.create_repo("acme/model", files=FILES)
     request = parse_arguments({"repo_id": "acme/model", "endpoint": hub.endpoint})
     lines: list[str] = []
@@ -101,10 +101,10 @@ def test_repositories_are_stored_and_loaded(
     assert [line for line in lines if f"code (the datastore {elsewhere.kind})" in line]
 
 
-def test_a_damaged_copy_is_not_handed_out(
+def test_a_damaged_copy_is_downloaded_again(
     elsewhere: Elsewhere, hub: HubServer, tmp_path: Path
 ) -> None:
-    """The Hub's digests are checked there, too; the repository is downloaded again."""
+    """The Hub's digests are verified after metaflow-checkpoint's code has loaded the files."""
     hub.create_repo("acme/model", files=FILES)
     request = parse_arguments({"repo_id": "acme/model", "endpoint": hub.endpoint})
     lines: list[str] = []
@@ -122,10 +122,10 @@ def test_a_damaged_copy_is_not_handed_out(
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
-def test_checkpoints_and_models_are_left_to_their_code(
+def test_checkpoints_and_models_are_left_to_upstream(
     elsewhere: Elsewhere, tmp_path: Path, form: str
 ) -> None:
-    """Both formats come back, by metaflow-checkpoint's own methods."""
+    """metaflow-checkpoint's own methods save and load both formats."""
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "a.txt").write_text("a")
     store = elsewhere.storage()
@@ -136,8 +136,8 @@ def test_checkpoints_and_models_are_left_to_their_code(
     assert tree(tmp_path / "loaded") == {"a.txt": b"a"}
 
 
-def test_metaflows_own_classes_are_routed_alike() -> None:
-    """The real storage classes of gs and azure are none that the engine takes for its own."""
+def test_metaflows_own_classes_are_unsupported() -> None:
+    """The engine refuses the real storage classes of gs and azure."""
     from metaflow.plugins import DATASTORES
 
     from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess

@@ -1,4 +1,4 @@
-"""Steps run as they would in a cluster: from the code package, in an environment of their own."""
+"""Steps run as in a cluster: from the code package, in an environment of their own."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def run_in_pod(runner: FlowRunner, bin_folder: Path, probe: dict[str, Any]) -> A
     return runner.run("probe_flow.py", probe=probe, environ=in_pods(bin_folder))
 
 
-def test_the_engine_travels_and_degrades(
+def test_a_pod_loads_with_and_without_the_engines_packages(
     s3_runner: FlowRunner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With boto3 and requests alone a step loads, more slowly; with the packages, by the engine.
+    """With boto3 and requests alone a step loads without the engine, else with it.
 
-    What either of them stored is a hit in the other one and in a local run.
+    What one of them stored is a hit in the other and in a local run.
     """
     bare = interpreter(tmp_path_factory.mktemp("bare"), bare=True)
     full = interpreter(tmp_path_factory.mktemp("full"), bare=False)
@@ -56,19 +56,20 @@ def test_the_engine_travels_and_degrades(
         assert 'to use the engine: pip install "hftransfer[metaflow]"' in run.output
         assert "every file verified" in run.output
     assert "the slower transfers" not in fast_hit.output
-    assert "every file verified" in fast_hit.output  # the slow way knows no chunks
+    # The entry was stored without the engine, so it has no digests of chunks.
+    assert "every file verified" in fast_hit.output
 
 
 @pytest.mark.parametrize(
-    ("script", "travels"), [("checkpoint_flow.py", True), ("plain_flow.py", False)]
+    ("script", "is_packaged"), [("checkpoint_flow.py", True), ("plain_flow.py", False)]
 )
-def test_the_engine_is_packaged_for_flows_that_need_it(
-    s3_runner: FlowRunner, script: str, travels: bool
+def test_the_engine_is_packaged_with_flows_that_need_it(
+    s3_runner: FlowRunner, script: str, is_packaged: bool
 ) -> None:
-    """The code package of a flow with @model and @checkpoint has it, that of another one not."""
+    """Only the code package of a flow with @model or @checkpoint has the engine."""
     with s3_runner.start(script, command=("package", "list")) as process:
         output, _ = process.communicate()
 
     assert process.returncode == 0, output
-    assert ("hftransfer/_engine/transfer.py" in output) is travels
+    assert ("hftransfer/_engine/transfer.py" in output) is is_packaged
     assert "metaflow_extensions/hftransfer/plugins/patches/object_storage.py" in output

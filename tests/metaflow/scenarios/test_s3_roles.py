@@ -1,6 +1,6 @@
-"""Roles, against a real STS: moto's, which checks every signature and every policy.
+"""Roles, with moto's STS, which checks every signature and every policy.
 
-The user may do nothing but take on the role; the role may use S3 and nothing else.
+The user may only assume the role; the role may only use S3.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def policy(action: str, **more: Any) -> str:
 
 @dataclass(frozen=True)
 class Identities:
-    """A server that lets nobody in without a valid signature, and who may use it."""
+    """A server that requires valid signatures, with a user and a role."""
 
     server: S3Server
     user: dict[str, str] = field(repr=False)
@@ -52,7 +52,7 @@ class Identities:
 
 @pytest.fixture(scope="module")
 def identities() -> Iterator[Identities]:
-    """One user, who may take on one role, which may use S3."""
+    """One user, who may assume one role, which may use S3."""
     try:
         server = start_moto()
     except ServerNotFoundError as error:
@@ -89,7 +89,7 @@ def identities() -> Iterator[Identities]:
             "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
             "AWS_DEFAULT_REGION": server.region,
         }
-        # From here on every request is checked.
+        # From here on the server checks every signature.
         connection = HTTPConnection(server.endpoint.removeprefix("http://"))
         connection.request("POST", "/moto-api/reset-auth", b"0")
         assert connection.getresponse().status == 200
@@ -99,7 +99,7 @@ def identities() -> Iterator[Identities]:
 
 @pytest.fixture(autouse=True)
 def no_clients_of_others() -> Iterator[None]:
-    """Each test takes on its role anew."""
+    """Each test assumes its role again."""
     s3_clients._clients.clear()
     yield
     s3_clients._clients.clear()
@@ -107,7 +107,7 @@ def no_clients_of_others() -> Iterator[None]:
 
 @pytest.fixture
 def as_user(identities: Identities, monkeypatch: pytest.MonkeyPatch, clean_environ: Path) -> None:
-    """This process has the user's credentials, and finds STS where the server is."""
+    """This process has the user's credentials, and the STS endpoint of the server."""
     for name, value in identities.user.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", identities.server.endpoint)
@@ -131,10 +131,8 @@ def datastore(
 
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize("form", ["objects", "tarball"])
-def test_a_role_is_taken_on(
-    identities: Identities, folder: Path, tmp_path: Path, form: str
-) -> None:
-    """With `role_arn` checkpoints are saved, listed and loaded; without it nobody gets in."""
+def test_a_role_is_assumed(identities: Identities, folder: Path, tmp_path: Path, form: str) -> None:
+    """With `role_arn` checkpoints are saved, listed and loaded; without it access is denied."""
     store = datastore(identities, form, role=identities.role).storage()
     getattr(store, f"_save_{form}")("one", str(folder))
     getattr(store, f"_load_{form}")("one", str(tmp_path / "loaded"))
@@ -149,9 +147,9 @@ def test_a_role_is_taken_on(
 
 @dataclass
 class Expiring:
-    """Between client and server: the first role credentials run out in the middle.
+    """A proxy between client and server: the first role credentials expire in a transfer.
 
-    What STS hands out is valid for another minute, so whoever asks botocore again gets new ones.
+    STS returns credentials for one minute, so botocore renews them when it is asked again.
     """
 
     server: S3Server
@@ -197,7 +195,7 @@ class Expiring:
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize("form", ["objects", "tarball"])
 @pytest.mark.parametrize("direction", ["save", "load"])
-def test_a_role_is_renewed_in_the_middle(
+def test_the_credentials_of_a_role_are_renewed_in_a_transfer(
     identities: Identities,
     folder: Path,
     tmp_path: Path,
@@ -205,7 +203,7 @@ def test_a_role_is_renewed_in_the_middle(
     form: str,
     direction: str,
 ) -> None:
-    """When a role's credentials run out in a transfer it goes on with new ones of the same role."""
+    """When they expire, the transfer continues with new ones of the same role."""
     monkeypatch.setenv("HFTRANSFER_CHUNK_SIZE", "5MiB")
     monkeypatch.setenv("HFTRANSFER_CONNECTIONS", "1")
     monkeypatch.setenv("HFTRANSFER_MEMORY_BUDGET", "10MiB")

@@ -1,4 +1,4 @@
-"""No token and no key is where others look: environments, command lines, metadata, cards, logs."""
+"""Tokens and keys are in no environment, command line, metadata, card or log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN = "hf_SECRETsecretSECRETsecret"
 def test_credentials_are_in_no_environment_and_in_no_file(
     runner: FlowRunner, minio: S3Server, s3_datastore: S3Datastore, tmp_path: Path, as_dict: bool
 ) -> None:
-    """Neither of a step nor of the process that it starts, which uses them all the same."""
+    """Neither of a step nor of a process that it starts, though both use them."""
     store = {
         "root": f"s3://{s3_datastore.bucket}/secrets-{as_dict}",
         "client_params": {

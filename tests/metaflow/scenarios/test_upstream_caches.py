@@ -1,4 +1,4 @@
-"""Caches written by metaflow-checkpoint's own decorator are read by ours, and the other way."""
+"""Caches of metaflow-checkpoint's own decorator are read by ours, and the other way round."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ THEIRS = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.hf
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 @pytest.mark.parametrize("cache_scope", ["checkpoint", "flow", "global"])
-def test_each_side_hits_what_the_other_stored(
+def test_each_decorator_finds_what_the_other_stored(
     runner: FlowRunner, model_hub: HubServer, first: str, cache_scope: str
 ) -> None:
-    """In every cache scope the second run finds the entries of the first and asks the Hub nothing.
+    """In every cache scope the second run finds the entry of the first, without the Hub.
 
-    The selection is made by load= because metaflow-checkpoint records it only there.
+    The request is in load=, because metaflow-checkpoint records its arguments only there.
     """
     probe: dict[str, Any] = {
         "cache_scope": cache_scope,
@@ -52,7 +52,7 @@ def test_each_side_hits_what_the_other_stored(
 
 
 def test_plain_entry_without_a_record_is_a_hit(runner: FlowRunner, model_hub: HubServer) -> None:
-    """What metaflow-checkpoint's snapshot_download stored serves a plain request of ours."""
+    """An entry of metaflow-checkpoint's snapshot_download satisfies a plain request."""
     probe = {"calls": [{"repo_id": REPO}]}
 
     stored = runner.run("probe_flow.py", probe=probe, upstream=True).probe

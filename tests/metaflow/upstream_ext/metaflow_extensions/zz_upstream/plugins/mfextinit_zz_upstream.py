@@ -1,4 +1,4 @@
-"""Gives the name ``huggingface_hub`` back to metaflow-checkpoint's own decorator.
+"""Registers metaflow-checkpoint's own decorator as ``huggingface_hub`` again.
 
 A folder on PYTHONPATH comes after every installed extension, and the last one wins.
 """

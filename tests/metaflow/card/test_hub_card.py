@@ -167,7 +167,7 @@ def test_a_step_adds_to_the_card(with_cards: bool, monkeypatch: pytest.MonkeyPat
         named["append"] = staticmethod(named["append"])
         current._update_env({"card": type("Collector", (), named)()})
     card = HubCard(None, "Flow/1/start/2", 0, "checkpoint")
-    card.offer()
+    card.attach_to_current()
 
     models = current.card["huggingface_hub_models"]
     models.append(Markdown("added by the step"), id="one")

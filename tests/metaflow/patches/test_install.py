@@ -24,10 +24,17 @@ from metaflow_extensions.hftransfer.plugins.patches.table import Feature, Patch,
 pytestmark = pytest.mark.metaflow
 
 PLUGINS = Path(install.__file__).parents[1]
+
+
+def entries_of(feature: Feature) -> tuple[Patch | Requirement, ...]:
+    """Return all targets of `feature`, replaced or not."""
+    return (*feature.patches, *feature.requires)
+
+
 ENTRIES = [
     pytest.param(feature, entry, id=f"{index}-{entry.target.rpartition(':')[2]}")
     for index, feature in enumerate(table.FEATURES)
-    for entry in (*feature.patches, *feature.requires)
+    for entry in entries_of(feature)
 ]
 # Assignments to attributes of objects other than `self`. Each of these objects belongs to
 # this extension, or was made by the function that changes it.
@@ -93,7 +100,7 @@ def _members(owner: type) -> dict[str, Any]:
 
 
 def _targets(module: str) -> list[str]:
-    entries = [e for f in table.FEATURES for e in (*f.patches, *f.requires)]
+    entries = [entry for feature in table.FEATURES for entry in entries_of(feature)]
     split = [entry.target.partition(":") for entry in entries]
     return [path for name, _, path in split if name == module]
 
@@ -162,10 +169,10 @@ def test_a_mismatch_disables_its_feature_alone(
     """A renamed target or a changed signature: one line, and every other feature is installed."""
     if damage is change_signature and entry.signature is None:
         pytest.skip("the table expects no signature of it")
-    others_too = [
+    affected = [
         each.name
         for each in table.FEATURES
-        if any(entry.target == e.target for e in (*each.patches, *each.requires))
+        if any(entry.target == other.target for other in entries_of(each))
     ]
     replicas = Replicas()
     owner, name = replicas.find(entry.target)
@@ -173,11 +180,11 @@ def test_a_mismatch_disables_its_feature_alone(
 
     reasons = install.install_features(table.FEATURES, replicas)
 
-    assert [name for name, reason in reasons.items() if reason] == others_too
-    assert feature.name in others_too
+    assert [name for name, reason in reasons.items() if reason] == affected
+    assert feature.name in affected
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(others_too)
-    for line, disabled in zip(lines, others_too, strict=True):
+    assert len(lines) == len(affected)
+    for line, disabled in zip(lines, affected, strict=True):
         assert line.startswith(f"[hftransfer] Disabled: {disabled}. Reason: ")
         assert entry.target.partition(":")[2] in line
     for each in table.FEATURES:

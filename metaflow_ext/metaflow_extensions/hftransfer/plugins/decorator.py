@@ -185,7 +185,7 @@ class HuggingfaceHubDecorator(StepDecorator):
     ) -> Any:
         # Here `current.card` has the cards of the user's own @card decorators.
         if self._card is not None:
-            self._card.offer()
+            self._card.attach_to_current()
         return step_func
 
     def task_exception(

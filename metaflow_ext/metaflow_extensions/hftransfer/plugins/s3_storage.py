@@ -155,7 +155,7 @@ class HftransferS3Storage(S3CompatibleStorage):
                 for item in page.get("Uploads", ())
             ]
         except shared.error:
-            return []
+            return []  # without the list fewer unfinished uploads are found and removed
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload; one that no longer exists is no error."""
@@ -242,7 +242,7 @@ class HftransferS3Storage(S3CompatibleStorage):
         return bucket, key
 
     def _pages(self, s3: Any, path: str) -> list[tuple[str, bool]]:
-        """Return path, relative to the root, and is-file of everything directly below `path`."""
+        """List what is directly below `path`: paths relative to the root, and if each is a file."""
         bucket, key = self._location(path)
         prefix = key.rstrip("/") + "/" if key else ""
         root = self._location("")[1].rstrip("/")

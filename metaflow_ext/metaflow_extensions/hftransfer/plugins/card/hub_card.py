@@ -71,7 +71,7 @@ class HubCard:
         """Show this transfer as well."""
         self._transfers.append(progress)
 
-    def offer(self) -> None:
+    def attach_to_current(self) -> None:
         """Let the step add components by ``current.card``.
 
         Called after `task_pre_step` of all decorators, so that the user's cards are known.
@@ -93,7 +93,7 @@ class HubCard:
         self._thread.start()
 
     def close(self) -> None:
-        """Store the final page, at once and for good; wait up to 15 seconds for it."""
+        """Store the final page now, and end the updates; wait up to 15 seconds for that."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(_MAX_FINAL_WAIT)

@@ -14,6 +14,7 @@ from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 
+# From parameters of boto3's clients to fields of the engine's ``S3Options``.
 _PARAMETERS = {
     "endpoint_url": "endpoint_url",
     "region_name": "region_name",
@@ -69,9 +70,9 @@ def s3_settings(backend: Any) -> dict[str, Any]:
 
     parameters = client_parameters(backend)
     settings = {
-        ours: parameters.pop(theirs)
-        for theirs, ours in _PARAMETERS.items()
-        if parameters.get(theirs) is not None
+        field: parameters.pop(name)
+        for name, field in _PARAMETERS.items()
+        if parameters.get(name) is not None
     }
     # From the environment METAFLOW_S3_VERIFY_CERTIFICATE is a text.
     if str(settings.get("verify")).lower() in ("false", "true"):

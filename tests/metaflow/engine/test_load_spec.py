@@ -48,15 +48,15 @@ def test_every_form_of_an_entry(entry: object, expected: RepoRequest) -> None:
         ("a/b", 'load must be a list, not "a/b"'),
         ({"repo_id": "a/b"}, "load must be a list"),
         (("a/b", "./p"), "load must be a list"),
-        ([7], "load entry 7 is not understood"),
+        ([7], "load entry 7 is invalid"),
         ([["a/b"]], "has 1 items"),
-        ([["a/b", None]], "the path, its second item, must be text"),
+        ([["a/b", None]], "the path, its second item, must be a string"),
         ([{"revision": "main"}], '"repo_id" must be a repository id'),
         ([{"repo_id": "a/b", "repo_type": "modle"}], "must be model, dataset or space"),
         ([{"repo_id": "a/b", "revision": 3}], "must be a branch, tag or commit"),
         ([{"repo_id": "a/b", "allow_patterns": [1]}], "allow_patterns must be a pattern"),
         ([{"repo_id": "a/b", "dry_run": True}], "dry_run=True downloads nothing"),
-        ([{"repo_id": "a/b", "alow_patterns": "*"}], "alow_patterns: no such argument"),
+        ([{"repo_id": "a/b", "alow_patterns": "*"}], "alow_patterns: unknown argument"),
     ],
 )
 def test_a_malformed_value_is_refused_with_a_reason(load: Any, message: str) -> None:

@@ -262,7 +262,7 @@ def test_a_damaged_entry_of_unknown_commit_is_replaced(
     assert not hit
     assert found["key"] != reference["key"]
     assert config(tmp_path / "a") == "main"
-    assert [line for line in lines if "19 bytes are there, 1000 were stored" in line]
+    assert [line for line in lines if "expected 1000 bytes in all files, found 19" in line]
 
 
 def test_an_empty_entry_is_not_taken_for_a_repository(

@@ -232,7 +232,7 @@ def test_a_failure_after_the_replacement_undoes_it(capsys: pytest.CaptureFixture
     [
         (
             "table.KNOWN_RELEASES = ('0.1.',)",
-            "All patches of metaflow-checkpoint are disabled: metaflow-checkpoint 0.",
+            "Disabled: all patches of metaflow-checkpoint. Reason: its release 0.",
         ),
         (
             (

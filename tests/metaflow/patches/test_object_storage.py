@@ -149,7 +149,7 @@ def test_a_missing_or_truncated_object_is_an_error(
     _, key, _ = store._save_objects("one", str(folder))
     datastore.write(f"{key}/deep/config.json", b"")
 
-    with pytest.raises(IntegrityError, match="'deep/config.json' has 0 bytes, 2 were stored"):
+    with pytest.raises(IntegrityError, match="'deep/config.json': expected 2 bytes, found 0"):
         store._load_objects("one", str(tmp_path / "loaded"))
 
     ObjectStorage.delete_prefix(store, "one/deep/config.json")

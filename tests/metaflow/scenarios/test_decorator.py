@@ -162,7 +162,7 @@ def test_a_step_adds_to_the_card_of_the_models(runner: FlowRunner, upstream: boo
     [
         ("bert", 'load must be a list, not "bert"'),
         ([["a/b", "c", "d"]], 'load entry ["a/b", "c", "d"] has 3 items'),
-        ([{"repo_id": "a/b", "revison": "v1"}], "revison: no such argument"),
+        ([{"repo_id": "a/b", "revison": "v1"}], "revison: unknown argument"),
     ],
 )
 def test_malformed_load_stops_the_flow_before_it_starts(

@@ -98,7 +98,7 @@ def test_repositories_are_stored_and_loaded(
     assert tree(tmp_path / "b") == {**tree(tmp_path / "a"), "notes.txt": b"mine"}
     assert set(tree(tmp_path / "a")) == set(FILES)
     assert len(elsewhere.keys(reference["key"])) == len(FILES)
-    assert [line for line in lines if f"code (the datastore {elsewhere.kind})" in line]
+    assert [line for line in lines if f"code (unsupported datastore: {elsewhere.kind})" in line]
 
 
 def test_a_damaged_copy_is_downloaded_again(
@@ -150,5 +150,5 @@ def test_metaflows_own_classes_are_unsupported() -> None:
         assert not access.is_s3
         assert not access.is_local
         assert access.documents is None
-        with pytest.raises(UnsupportedByEngine, match=f"the datastore {kind}"):
+        with pytest.raises(UnsupportedByEngine, match=f"unsupported datastore: {kind}"):
             access.jobs()

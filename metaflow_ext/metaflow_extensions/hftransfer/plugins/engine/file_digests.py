@@ -55,7 +55,7 @@ def find_mismatch(path: str, size: int, digest: str | None) -> str:
     except OSError:
         return "it is missing"
     if found != size:
-        return f"it has {found} bytes, {size} were stored"
+        return f"expected {size} bytes, found {found}"
     if digest is not None:
         algorithm, _, value = digest.partition(":")
         found_digest = file_digest(path, algorithm)

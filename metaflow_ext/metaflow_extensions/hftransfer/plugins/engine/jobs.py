@@ -223,7 +223,7 @@ class TransferJobs:
             origin = await session.source(source)
             entries = [entry for entry in await origin.list() if source.endswith(entry.path)]
             if not entries or not origin.single:
-                raise NotFoundError(f"{source}: there is no such archive")
+                raise NotFoundError(f"{source}: no such archive")
             entries = expected_entries(entries, document, source)
             return await session.client.transfer(origin, [TarSink(Path(path))], entries=entries)
 
@@ -335,7 +335,7 @@ def _size_below(folder: str) -> int:
 
 def _check_total(source: str, total: int, document: object, size: int | None) -> None:
     if size is not None and total != size and recorded_files(document) is None:
-        raise IntegrityError(f"{source}: {total} bytes are there, {size} were stored")
+        raise IntegrityError(f"{source}: expected {size} bytes in all files, found {total}")
 
 
 def expected_entries(listed: Sequence[Entry], document: object, source: str) -> list[Entry]:
@@ -371,7 +371,7 @@ def expected_entries(listed: Sequence[Entry], document: object, source: str) -> 
     for path, (size, _) in recorded.items():
         if found[path].size != size:
             raise IntegrityError(
-                f"{source}: {path!r} has {found[path].size} bytes, {size} were stored"
+                f"{source}: {path!r}: expected {size} bytes, found {found[path].size}"
             )
     manifests = _file_manifests(document)
     return [

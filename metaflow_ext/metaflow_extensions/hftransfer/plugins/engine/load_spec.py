@@ -139,7 +139,7 @@ def _parse_entry(entry: object) -> RepoRequest:
         what, path = entry
         if not isinstance(path, str) or not path:
             raise HuggingfaceHubError(
-                f"load entry {_shown(entry)}: the path, its second item, must be text."
+                f"load entry {_shown(entry)}: the path, its second item, must be a string."
             )
     else:
         what, path = entry, None
@@ -147,9 +147,7 @@ def _parse_entry(entry: object) -> RepoRequest:
         return parse_arguments({"repo_id": what}, path)
     if isinstance(what, Mapping):
         return parse_arguments(what, path)
-    raise HuggingfaceHubError(
-        f"load entry {_shown(entry)} is not understood. It can be {_LOAD_FORMS}."
-    )
+    raise HuggingfaceHubError(f"load entry {_shown(entry)} is invalid. It can be {_LOAD_FORMS}.")
 
 
 def without_credentials(load: list[Any]) -> list[Any]:
@@ -188,7 +186,7 @@ def parse_arguments(arguments: Mapping[str, Any], path: str | None = None) -> Re
     unknown = sorted(map(str, set(arguments) - _SELECTING - _HUB_ARGUMENTS - _IGNORED))
     if unknown:
         raise HuggingfaceHubError(
-            f"{', '.join(unknown)}: no such argument of snapshot_download. Known are: "
+            f"{', '.join(unknown)}: unknown argument of snapshot_download. Known arguments are "
             f"{', '.join(sorted(_SELECTING | _HUB_ARGUMENTS | _IGNORED))}."
         )
     if arguments.get("dry_run"):

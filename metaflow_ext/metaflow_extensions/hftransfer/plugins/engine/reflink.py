@@ -116,7 +116,7 @@ async def _place(
             temporary, manifest.size, manifest.chunk_size, buffers, follow=True
         )
         if chunks != manifest.chunks:
-            raise IntegrityError(f"{source} is not what was stored")
+            raise IntegrityError(f"{source} does not match its manifest")
         await anyio.to_thread.run_sync(os.replace, temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

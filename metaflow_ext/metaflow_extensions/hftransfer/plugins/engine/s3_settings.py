@@ -80,7 +80,7 @@ def s3_settings(backend: Any) -> dict[str, Any]:
     settings |= _config_settings(parameters.pop("config", None))
     unknown = {name for name, value in parameters.items() if value is not None}
     if unknown - set(_PARAMETERS):
-        raise UnsupportedByEngine(f"client parameters {', '.join(sorted(unknown))}")
+        raise UnsupportedByEngine(f"unsupported client parameters: {', '.join(sorted(unknown))}")
     role = getattr(backend, "_s3_role_arn", None)
     if role or AWS_SANDBOX_ENABLED or DEFAULT_AWS_CLIENT_PROVIDER != "boto3":
         settings |= _resolved_credentials(backend)
@@ -113,7 +113,9 @@ def _config_settings(config: Any) -> dict[str, Any]:
         del options["signature_version"]
     unknown = {*(set(options) - _TRANSPORT), *(f"s3.{name}" for name in s3)}
     if unknown:
-        raise UnsupportedByEngine(f"botocore configuration {', '.join(sorted(unknown))}")
+        raise UnsupportedByEngine(
+            f"unsupported botocore configuration: {', '.join(sorted(unknown))}"
+        )
     return settings
 
 
@@ -133,7 +135,7 @@ def _resolved_credentials(backend: Any) -> dict[str, Any]:
     ).client
     credentials = client._request_signer._credentials
     if credentials is None:
-        raise UnsupportedByEngine("a client without credentials")
+        raise UnsupportedByEngine("the S3 client has no credentials")
     frozen = credentials.get_frozen_credentials()
     return {
         "access_key_id": frozen.access_key,

@@ -142,7 +142,7 @@ class _Hub:
                     break
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if not remaining:
-                    raise NetworkError(f"{url}: {type(error).__name__}") from None
+                    raise NetworkError(f"cannot download {url}: {type(error).__name__}") from None
             time.sleep(min(0.2 * 2 ** (_ATTEMPTS - remaining), 10))
         return f"{algorithm}:{hasher.hexdigest()}"
 
@@ -156,7 +156,7 @@ class _Hub:
             except requests.ConnectionError as error:
                 if not remaining:
                     reason = type(error).__name__
-                    raise NetworkError(f"{what}: {self._endpoint}: {reason}") from None
+                    raise NetworkError(f"{what}: cannot reach {self._endpoint}: {reason}") from None
             else:
                 if response.status_code not in (429, 500, 502, 503, 504):
                     _check(response.status_code, what, self._request.revision)

@@ -46,8 +46,9 @@ def install_patches() -> dict[str, str]:
         return {feature.name: "metaflow-checkpoint is not installed" for feature in table.FEATURES}
     release = _checkpoint_release()
     if not release.startswith(table.KNOWN_RELEASES):
-        reason = f"metaflow-checkpoint {release} is unknown; known are releases 0.2.*"
-        _log(f"All patches of metaflow-checkpoint are disabled: {reason}")
+        known = ", ".join(f"{prefix}*" for prefix in table.KNOWN_RELEASES)
+        reason = f"its release {release} is unknown; known are {known}"
+        _log(f"Disabled: all patches of metaflow-checkpoint. Reason: {reason}")
         return {feature.name: reason for feature in table.FEATURES}
     return install_features(table.FEATURES)
 
@@ -156,7 +157,7 @@ def _checkpoint_release() -> str:
         version = importlib.import_module(f"{_CHECKPOINT}.toplevel.version")
         return str(version.package_version)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, its release is unknown
-        return "of an unknown release"
+        return "(none found)"
 
 
 def _log(line: str) -> None:

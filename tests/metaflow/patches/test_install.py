@@ -150,6 +150,13 @@ def test_every_feature_is_installed() -> None:
     assert all(is_installed(replicas, feature) for feature in table.FEATURES)
 
 
+def test_a_feature_replaces_each_target_once() -> None:
+    """A second wrapper of one feature would replace the first; of another one it wraps it."""
+    for feature in table.FEATURES:
+        targets = [patch.target for patch in feature.patches]
+        assert len(targets) == len(set(targets))
+
+
 def test_importing_metaflow_installs_every_feature() -> None:
     """The classes of this process, which has imported Metaflow, are replaced."""
     for feature in table.FEATURES:

@@ -35,6 +35,9 @@ _MAX_FINAL_WAIT = 15.0
 class HubCard:
     """The card of one task.
 
+    The card's thread reads `_accesses` and `_transfers`; the threads of the step only append
+    to them, so there is no lock.
+
     Parameters
     ----------
     flow_datastore : FlowDataStore

@@ -22,6 +22,9 @@ _SAMPLE_INTERVAL = 0.25  # seconds, at first
 class TransferProgress:
     """Counts one transfer.
 
+    The thread of the engine's event loop writes it, the card's thread reads it. Fields are
+    replaced or appended to, never changed in place, so there is no lock.
+
     Parameters
     ----------
     what : str

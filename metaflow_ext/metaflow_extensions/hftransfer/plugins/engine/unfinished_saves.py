@@ -8,7 +8,6 @@ being saved. The next attempt removes what the earlier ones did not finish.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 from metaflow_extensions.hftransfer.plugins.engine.manifests import metadata_path
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_removed
 
 _ARTIFACTS = "/models/artifacts/"
 _UNFINISHED = "/models/unfinished/"
@@ -106,16 +106,6 @@ def enter_and_clean(backend: Any, pathspec: str, attempt: int, *, may_retry: boo
         As for `enter_task`.
     """
     enter_task(pathspec, attempt, may_retry=may_retry)
-    if attempt == 0:
-        return
-    try:
-        removed = remove_unfinished(DatastoreAccess(backend), pathspec, attempt)
-    except Exception as error:  # noqa: BLE001 - what remains costs space only
-        removed = []
-        _log(f"Could not look for unfinished uploads of earlier attempts: {type(error).__name__}")
-    for key in removed:
-        _log(f"Removed the unfinished upload of an earlier attempt of this task: {key}")
-
-
-def _log(message: str) -> None:
-    print(f"[hftransfer] {message}", file=sys.stderr)  # noqa: T201 - the log of the task
+    if attempt > 0:
+        access = DatastoreAccess(backend)
+        log_removed(lambda: remove_unfinished(access, pathspec, attempt))

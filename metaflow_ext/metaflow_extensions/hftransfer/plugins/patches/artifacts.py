@@ -8,7 +8,6 @@ before anything was changed.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_pat
 from metaflow_extensions.hftransfer.plugins.engine.orphans import remove_orphans
 from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line, log_removed
 from metaflow_extensions.hftransfer.plugins.engine.unfinished_saves import recorded
 from metaflow_extensions.hftransfer.plugins.hub.repair import repair
 
@@ -33,7 +33,7 @@ def save_objects(store: Any, key: str, local_path: str) -> Saved:
     jobs = access.jobs(_progress(key))
     path = store.resolve_key_relative_path(key)
     large = _large_files(local_path)
-    _remove_orphans(access, path, large)
+    log_removed(lambda: remove_orphans(access, path, large))
     with recorded(access, path, large), _unsupported_by_engine():
         report = jobs.save(os.path.abspath(local_path), access.location(path))
     _write_manifest(access, path, report)
@@ -48,7 +48,7 @@ def save_tarball(store: Any, key: str, local_path: str) -> Saved:
     access = DatastoreAccess(store._backend)
     jobs = access.jobs(_progress(key))
     path = store.resolve_key_relative_path(key)
-    _remove_orphans(access, path, [""])
+    log_removed(lambda: remove_orphans(access, path, [""]))
     with recorded(access, path, [""]), _unsupported_by_engine():
         report, size = jobs.save_tar(os.path.abspath(local_path), access.location(path))
     _write_manifest(access, path, report)
@@ -72,7 +72,7 @@ def load_objects(store: Any, key: str, local_directory: str) -> str:
     try:
         load()
     except (IntegrityError, NotFoundError) as error:
-        if not repair(access, path, error, _log):
+        if not repair(access, path, error, log_line):
             if isinstance(error, NotFoundError):
                 raise _key_not_found(path) from error
             raise
@@ -130,17 +130,6 @@ def _large_files(local_path: str) -> list[str]:
     return [os.path.relpath(path, local_path) for path in large]
 
 
-def _remove_orphans(access: DatastoreAccess, path: str, large: list[str]) -> None:
-    """Remove what earlier attempts left of this checkpoint, and log it; never fails."""
-    try:
-        removed = remove_orphans(access, path, large)
-    except Exception as error:  # noqa: BLE001 - what remains costs space only
-        _log(f"Could not look for unfinished uploads of earlier attempts: {type(error).__name__}")
-        return
-    for key in removed:
-        _log(f"Removed the unfinished upload of an earlier attempt of this task: {key}")
-
-
 @contextmanager
 def _unsupported_by_engine() -> Iterator[None]:
     """Raise `UnsupportedByEngine` for what the engine refuses, such as some file names."""
@@ -170,11 +159,7 @@ def _write_manifest(access: DatastoreAccess, path: str, report: Any) -> None:
 def _progress(key: str) -> TransferProgress:
     from metaflow.metaflow_config import HFTRANSFER_PROGRESS_INTERVAL
 
-    return TransferProgress(key, _log, interval=float(HFTRANSFER_PROGRESS_INTERVAL))
-
-
-def _log(message: str) -> None:
-    print(f"[hftransfer] {message}", file=sys.stderr)  # noqa: T201 - the log of the task
+    return TransferProgress(key, log_line, interval=float(HFTRANSFER_PROGRESS_INTERVAL))
 
 
 def _key_not_found(path: str) -> Exception:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line
 
 # The fields of a configuration that hold no credentials.
 _PUBLIC = frozenset(("root", "role_arn"))
@@ -114,10 +115,9 @@ def _with_credentials(context: dict[str, Any]) -> dict[str, Any]:
         if stored["mark"] != pointer["mark"]:
             raise ValueError("the configuration of another process")
     except (OSError, ValueError, KeyError, TypeError):
-        line = (
-            "[hftransfer] The parameters of @with_artifact_store ended with the process that "
-            "set them; only the root of the store is used"
+        log_line(
+            "The parameters of @with_artifact_store ended with the process that set them; only "
+            "the root of the store is used"
         )
-        print(line, file=sys.stderr)  # noqa: T201 - the log of the task
         stored = context
     return {"type": context["type"], "config": stored["config"]}

@@ -6,11 +6,11 @@ The only module that assigns to attributes of other packages' classes and module
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line
 from metaflow_extensions.hftransfer.plugins.patches import table
 from metaflow_extensions.hftransfer.plugins.patches.signatures import signature_of
 from metaflow_extensions.hftransfer.plugins.patches.table import Feature, Patch, Requirement
@@ -48,7 +48,7 @@ def install_patches() -> dict[str, str]:
     if not release.startswith(table.KNOWN_RELEASES):
         known = ", ".join(f"{prefix}*" for prefix in table.KNOWN_RELEASES)
         reason = f"its release {release} is unknown; known are {known}"
-        _log(f"Disabled: all patches of metaflow-checkpoint. Reason: {reason}")
+        log_line(f"Disabled: all patches of metaflow-checkpoint. Reason: {reason}")
         return {feature.name: reason for feature in table.FEATURES}
     return install_features(table.FEATURES)
 
@@ -77,7 +77,7 @@ def install_features(
         except Exception as error:  # noqa: BLE001 - `import metaflow` must work in any case
             is_mismatch = isinstance(error, MismatchError)
             reason = str(error) if is_mismatch else f"{type(error).__name__}: {error}"
-            _log(f"Disabled: {feature.name}. Reason: {reason}")
+            log_line(f"Disabled: {feature.name}. Reason: {reason}")
             reasons[feature.name] = reason
     return reasons
 
@@ -158,7 +158,3 @@ def _checkpoint_release() -> str:
         return str(version.package_version)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, its release is unknown
         return "(none found)"
-
-
-def _log(line: str) -> None:
-    print(f"[hftransfer] {line}", file=sys.stderr)  # noqa: T201 - the log of the task

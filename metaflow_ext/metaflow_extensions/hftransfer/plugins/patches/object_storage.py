@@ -6,12 +6,12 @@ engine does not support is left to the wrapped method, with one line in the log.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line
 
 _logged: set[str] = set()
 """The lines that this process has logged."""
@@ -68,4 +68,4 @@ def _log_fallback(reason: UnsupportedByEngine) -> None:
     """Log once per process and reason that Metaflow's slower code is used."""
     if reason.log_line not in _logged:
         _logged.add(reason.log_line)
-        print(f"[hftransfer] {reason.log_line}", file=sys.stderr)  # noqa: T201 - the task's log
+        log_line(reason.log_line)

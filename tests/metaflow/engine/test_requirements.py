@@ -60,3 +60,17 @@ def test_metaflow_reads_the_versions_as_bounds() -> None:
     for name, version in recipe("conda").items():
         written = micromamba._double_equal_match.sub("", f"{name}=={version}")
         assert written == f"{name}{version}"
+
+
+def test_missing_packages_are_logged_with_the_command_that_installs_them() -> None:
+    """Other reasons for the fallback have no such command."""
+    missing = requirements.MissingPackagesError("missing packages: anyio")
+    other = requirements.UnsupportedByEngine("unsupported datastore: gs")
+
+    assert missing.log_line == (
+        "Using the slower transfers of Metaflow's own code (missing packages: anyio); "
+        'to use the engine: pip install "hftransfer[metaflow]"'
+    )
+    assert other.log_line == (
+        "Using the slower transfers of Metaflow's own code (unsupported datastore: gs)"
+    )

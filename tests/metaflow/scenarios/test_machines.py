@@ -346,7 +346,7 @@ def test_the_retry_of_a_save_removes_what_the_killed_attempt_stored(
         output = read_until(process, "DONE")
 
     assert uploads(shared, left) == []
-    assert "Removed what an earlier attempt of this task left" in output
+    assert "Removed the unfinished upload of an earlier attempt of this task" in output
     names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
     assert names == {"0a1b2c3d.0.whole.1", "0a1b2c3d.1.my.name.0"}
 

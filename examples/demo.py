@@ -1,11 +1,11 @@
-"""The main job on this machine alone: both example flows, cold and warm, without a network.
+"""Both example flows on this machine, with a cold and a warm datastore, without a network.
 
     python examples/demo.py        (or: tox -e demo)
 
 Starts the Hub server of `hftransfer.testing` with a repository shaped like
 bert-base-uncased, runs both flows twice on Metaflow's local datastore, and prints where
-each model was loaded, its files, and how long each load took. Everything it makes lies
-in one temporary folder, which is removed at the end.
+each model was loaded, its files, and the duration of each load. All files are in one
+temporary folder, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class Load:
 
 @dataclass
 class FlowOutput:
-    """What one run of a flow printed that matters here."""
+    """The output of one run of a flow."""
 
     flow: str
     loads: list[Load] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def take(self, line: str) -> str | None:
-        """Keep `line`; return it in short if it is for people to see now."""
+    def add(self, line: str) -> str | None:
+        """Record `line`; return a short form if it is about a load, else None."""
         self.lines.append(line)
         match = LINE.match(line)
         if match is None:
@@ -91,7 +91,7 @@ class FlowOutput:
 
 
 class FlowFailedError(Exception):
-    """A flow ended with an error, or did not report its loads."""
+    """A flow failed, or did not report its loads."""
 
 
 def repository() -> dict[str, bytes | RandomFile]:
@@ -114,7 +114,7 @@ def repository() -> dict[str, bytes | RandomFile]:
 
 
 def environment(work: Path, hub: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the flows: this Hub, and a Metaflow of its own inside `work`."""
+    """Return the variables of the flows: the Hub's, and those of a Metaflow inside `work`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -134,7 +134,7 @@ def environment(work: Path, hub: Mapping[str, str]) -> dict[str, str]:
 def process(
     command: list[str], work: Path, env: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run `command`; nothing that it started outlives the block."""
+    """Run `command`; at the end of the block all processes that it started are killed."""
     child = subprocess.Popen(
         command,
         cwd=work,
@@ -143,7 +143,7 @@ def process(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # so that the whole group can be ended: Metaflow starts tasks
+        start_new_session=True,  # a process group of its own, which includes Metaflow's tasks
     )
     with child:
         try:
@@ -158,11 +158,11 @@ def process(
             try:
                 os.killpg(child.pid, signal.SIGKILL)
             except ProcessLookupError:
-                pass  # all gone
+                pass  # all have ended
 
 
 def run_flow(script: str, work: Path, env: Mapping[str, str]) -> FlowOutput:
-    """Run one example flow and show the lines that tell about its loads.
+    """Run one example flow, and print the lines about its loads.
 
     Raises:
         FlowFailedError: if it failed, or reported no load.
@@ -172,7 +172,7 @@ def run_flow(script: str, work: Path, env: Mapping[str, str]) -> FlowOutput:
     with process(command, work, env) as child:
         assert child.stdout is not None
         for line in child.stdout:
-            shown = output.take(line.rstrip("\n"))
+            shown = output.add(line.rstrip("\n"))
             if shown is not None:
                 print(shown, flush=True)
         code = child.wait()
@@ -183,7 +183,7 @@ def run_flow(script: str, work: Path, env: Mapping[str, str]) -> FlowOutput:
 
 
 def table(cold: list[Load], warm: list[Load]) -> str:
-    """Return cold and warm times side by side."""
+    """Return a table of the cold and the warm durations."""
     rows = [("flow", "step", "cold", "", "warm", "")]
     for first, second in zip(cold, warm, strict=True):
         rows.append(
@@ -204,13 +204,13 @@ def table(cold: list[Load], warm: list[Load]) -> str:
 
 
 def demo(work: Path) -> None:
-    """Run both flows twice and print what they did."""
+    """Run both flows twice, and print their loads."""
     runs: list[list[Load]] = []
     with HubServer() as hub:
         print(f"Making {REPO} with {sum(WEIGHTS.values())} MiB of weights ...", flush=True)
         hub.create_repo(REPO).commit(repository(), revision="main")
         env = environment(work, hub.environ())
-        for title in ("cold: nothing in the datastore yet", "warm: the same again"):
+        for title in ("cold: the datastore is empty", "warm: the datastore has the models"):
             loads: list[Load] = []
             for script in ("static_load_flow.py", "dynamic_load_flow.py"):
                 print(f"\n{script}, {title}", flush=True)
@@ -220,7 +220,7 @@ def demo(work: Path) -> None:
 
 
 def stop(signum: int, _frame: object) -> NoReturn:
-    """Leave through every ``finally`` when asked to end."""
+    """Exit on SIGTERM, through every ``finally``."""
     raise SystemExit(128 + signum)
 
 

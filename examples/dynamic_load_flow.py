@@ -1,10 +1,10 @@
-"""A repository that is known only when the flow runs: passed between steps by reference.
+"""A repository that is known only when the flow runs, passed between steps by reference.
 
     python examples/dynamic_load_flow.py run --repo bert-base-uncased
 
-The first step puts the repository into Metaflow's datastore, without a copy on the
-local disk, and keeps a reference to it as an artifact; ``@model`` in the next step
-loads what the artifact refers to. Set ``HF_ENDPOINT`` to use another Hub.
+The first step stores the repository in Metaflow's datastore, without a copy on the local
+disk, and keeps a reference to it as an artifact. ``@model`` in the next step loads the
+reference. Set ``HF_ENDPOINT`` to use another Hub.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DynamicLoadFlow(FlowSpec):
     @huggingface_hub
     @step
     def start(self) -> None:
-        """Store the repository's JSON files and keep the reference to them."""
+        """Store the repository's JSON files, and keep the reference."""
         self.reference = current.huggingface_hub.snapshot_download(
             repo_id=self.repo, allow_patterns=["*.json"]
         )
@@ -32,7 +32,7 @@ class DynamicLoadFlow(FlowSpec):
     @model(load="reference")
     @step
     def end(self) -> None:
-        """Load what the reference points to."""
+        """Load the repository by its reference."""
         path = current.model.loaded["reference"]
         print(f"{self.repo} is in {path}")
         print(f"Its files: {', '.join(sorted(os.listdir(path)))}")

@@ -1,9 +1,9 @@
-"""Repositories that are known when the flow is written: named in the decorator.
+"""Repositories that are known when the flow is written, named in the decorator.
 
     python examples/static_load_flow.py run
 
-The first run downloads bert-base-uncased once per step and keeps it in Metaflow's
-datastore; later runs load it from there. Set ``HF_ENDPOINT`` to use another Hub.
+The first run downloads bert-base-uncased once per step, and stores it in Metaflow's
+datastore. Later runs load it from there. Set ``HF_ENDPOINT`` to use another Hub.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REPO = "bert-base-uncased"
 
 
 def show(path: str) -> None:
-    """Print where a repository lies and what it consists of."""
+    """Print the path of a repository, and its files."""
     found = sorted(
         os.path.relpath(os.path.join(folder, name), path)
         for folder, _, names in os.walk(path)
@@ -39,7 +39,7 @@ class StaticLoadFlow(FlowSpec):
     @huggingface_hub(load=[(REPO, "./model_directory")])
     @step
     def to_folder(self) -> None:
-        """Load everything into a folder of our choice, which stays."""
+        """Load everything into a given folder, which stays."""
         show(current.huggingface_hub.loaded[REPO])
         self.next(self.end)
 
@@ -48,7 +48,7 @@ class StaticLoadFlow(FlowSpec):
     )
     @step
     def end(self) -> None:
-        """Load some files only: any argument of snapshot_download can be given."""
+        """Load some files only; any argument of snapshot_download can be given."""
         show(current.huggingface_hub.loaded[REPO])
 
 

@@ -12,6 +12,7 @@ from hftransfer._client.selection import Patterns, Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
@@ -237,6 +238,11 @@ class AsyncClient:
         """
         self._require_open()
         return await self._stores.s3_client()
+
+    @property
+    def buffers(self) -> BufferPool:
+        """The memory under this client's budget, for stores of the caller's own."""
+        return self._require_open().pool
 
     def _require_open(self) -> Context:
         if self._context is None:

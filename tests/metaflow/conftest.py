@@ -1,164 +1,32 @@
-"""Flows as a user runs them: real processes, a Hub on loopback, datastores of their own.
+"""Fixtures for flows: a Hub on loopback, and datastores.
 
-A Metaflow run costs seconds, so runs are module-scoped fixtures that several tests look at.
+A run of Metaflow takes seconds, so runs are module-scoped fixtures that several tests use.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import site
-import subprocess
-import sys
 import uuid
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hftransfer.testing import HubServer, RandomFile
-from metaflow_stores import Datastore
+from support.metaflow_flows import FILES, PRIVATE_REPO, REPO, TOKEN, FlowRunner, S3Datastore
+from support.metaflow_stores import Datastore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from hftransfer.testing.s3 import S3Server
-
-HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE.parent.parent / "examples"
-REPO = "bert-base-uncased"
-PRIVATE_REPO = "acme/private"
-TOKEN = "hf_SECRETsecretSECRETsecret"
-FILES: dict[str, bytes | RandomFile] = {
-    ".gitattributes": b"*.bin filter=lfs\n",
-    "README.md": b"# main\n",
-    "config.json": b'{"revision": "main"}',
-    "coreml/weights/weight.bin": RandomFile(300_000, seed=1),
-    "model.safetensors": RandomFile(3_000_000, seed=2),
-    "tokenizer.json": b"{}",
-    "vocab.txt": b"a\nb\n",
-}
-
-
-@dataclass(frozen=True)
-class FlowRun:
-    """One finished run: its exit code, what it printed, and where it ran."""
-
-    code: int
-    output: str
-    work: Path
-
-    @property
-    def probe(self) -> dict[str, Any]:
-        """What `flows/probe_flow.py` saw."""
-        assert self.code == 0, self.output
-        _, _, found = self.output.partition("PROBE ")
-        seen: dict[str, Any] = json.loads(found.splitlines()[0])
-        return seen
-
-
-class FlowRunner:
-    """Runs flows in a folder of their own, which also holds the local datastore."""
-
-    examples = EXAMPLES
-
-    def __init__(self, work: Path, environ: Mapping[str, str]) -> None:
-        self.work = work
-        self.temporary = work / "tmp"
-        self.temporary.mkdir()
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "HF_", "HFTRANSFER_", "METAFLOW_"))
-        }
-        self.environ = {
-            **inherited,
-            "HF_HOME": str(work / "hf-home"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "HOME": str(work),
-            "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(work),
-            "METAFLOW_DEFAULT_DATASTORE": "local",
-            "METAFLOW_DEFAULT_METADATA": "local",
-            "METAFLOW_HOME": str(work / "metaflow"),
-            "METAFLOW_USER": "tester",
-            "TMPDIR": str(self.temporary),
-            **environ,
-        }
-
-    def run(self, script: Path | str, *arguments: str, **options: Any) -> FlowRun:
-        """Run a flow to its end; see `start`."""
-        with self.start(script, *arguments, **options) as process:
-            output, _ = process.communicate()
-        return self.finished(process.returncode, output)
-
-    def finished(self, code: int, output: str) -> FlowRun:
-        """Return the run that ended so."""
-        return FlowRun(code, output, self.work)
-
-    @contextmanager
-    def start(
-        self,
-        script: Path | str,
-        *arguments: str,
-        probe: Mapping[str, Any] | None = None,
-        incumbent: bool = False,
-        environ: Mapping[str, str] | None = None,
-        python: str | None = None,
-        command: Sequence[str] = ("run",),
-    ) -> Iterator[subprocess.Popen[str]]:
-        """Start a flow; nothing of it outlives the block.
-
-        Args:
-            script: a file, or the name of one in ``flows``.
-            *arguments: what follows the command.
-            probe: what ``probe_flow.py`` is to do.
-            incumbent: with metaflow-checkpoint's decorator instead of ours.
-            environ: further variables.
-            python: an interpreter other than this one.
-            command: of the flow.
-        """
-        variables = {**self.environ, "PROBE": json.dumps(probe or {}), **(environ or {})}
-        if incumbent:
-            paths = [variables.get("PYTHONPATH", ""), str(HERE / "incumbent_ext")]
-            variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        with subprocess.Popen(
-            [python or sys.executable, str(HERE / "flows" / script), *command, *arguments],
-            cwd=self.work,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass  # it ended by itself
-
-    def stored(self) -> dict[str, bytes]:
-        """Return everything below the local datastore's Hugging Face prefix."""
-        root = self.work / ".metaflow" / "mf.huggingface_hub"
-        return {
-            str(file.relative_to(root)): file.read_bytes()
-            for file in root.rglob("*")
-            if file.is_file()
-        }
 
 
 @pytest.fixture(scope="session")
-def theirs_alone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An interpreter whose environment is this one's without hftransfer."""
+def upstream_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with the packages of this one except hftransfer."""
     import venv
 
-    folder = tmp_path_factory.mktemp("theirs")
+    folder = tmp_path_factory.mktemp("upstream")
     venv.create(folder / "venv", symlinks=True)
     packages = folder / "packages"
     (packages / "metaflow_extensions").mkdir(parents=True)
@@ -176,7 +44,7 @@ def theirs_alone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def model_hub() -> Iterator[HubServer]:
-    """A Hub with one public repository of two revisions, and a private one."""
+    """A Hub with two public repositories, one of them with two revisions, and a private one."""
     with HubServer() as hub:
         repo = hub.create_repo(REPO, files=FILES)
         repo.create_branch("v2")
@@ -189,7 +57,7 @@ def model_hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def local_runner(model_hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> FlowRunner:
-    """Runs flows on a local datastore, shared by the tests of a module."""
+    """Runs flows on a local datastore that the tests of a module share."""
     return FlowRunner(tmp_path_factory.mktemp("local"), model_hub.environ())
 
 
@@ -199,24 +67,9 @@ def runner(model_hub: HubServer, tmp_path: Path) -> FlowRunner:
     return FlowRunner(tmp_path, model_hub.environ())
 
 
-@dataclass(frozen=True)
-class S3Datastore:
-    """A bucket that serves as Metaflow's datastore."""
-
-    client: Any
-    bucket: str
-
-    def below(self, prefix: str = "root/mf.huggingface_hub/") -> list[str]:
-        """Return the keys below `prefix`."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=prefix
-        )
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
-
-
 @pytest.fixture(scope="module")
 def s3_datastore(minio: S3Server) -> Iterator[S3Datastore]:
-    """A fresh bucket on MinIO."""
+    """A new bucket on MinIO."""
     import botocore.session
 
     client: Any = botocore.session.Session().create_client(
@@ -258,7 +111,7 @@ def s3_runner(
     s3_datastore: S3Datastore,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> FlowRunner:
-    """Runs flows on a datastore in S3; the endpoint is given as Metaflow's own setting."""
+    """Runs flows on a datastore in S3; Metaflow's own setting gives the endpoint."""
     environ = {
         **model_hub.environ(),
         "AWS_ACCESS_KEY_ID": minio.access_key,

@@ -1,4 +1,4 @@
-"""Saves a checkpoint and fails; the next attempt goes on from it."""
+"""Saves a checkpoint and fails; the next attempt loads it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AgainFlow(FlowSpec):
     @huggingface_hub(load=[{"repo_id": "bert-base-uncased", "allow_patterns": "*.json"}])
     @step
     def start(self) -> None:
-        """Save in the first attempt, find that in the second."""
+        """Save in the first attempt, load in the second."""
         if current.retry_count == 0:
             Path("weights").write_text("of the first attempt")
             current.checkpoint.save("weights")

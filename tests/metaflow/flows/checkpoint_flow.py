@@ -46,7 +46,7 @@ class CheckpointFlow(FlowSpec):
     @model(load=["files", ("tar", "./unpacked")])
     @step
     def end(self) -> None:
-        """Both came back by the names of the artifacts."""
+        """Load both by the names of the artifacts."""
         for path in (current.model.loaded["files"], "./unpacked"):
             assert listing(path) == {"weights.bin": 9_000_000, "deep/config.json": 2}
 

@@ -1,4 +1,4 @@
-"""Two nodes of @parallel load a repository, and save checkpoints of their own and one together."""
+"""Two nodes of @parallel load a repository, and save one checkpoint each and one together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ParallelFlow(FlowSpec):
 
     @checkpoint
     @huggingface_hub(load=["bert-base-uncased"])
-    @parallel  # first, so that the others know of the gang
+    @parallel  # applied first, so that the other decorators see the gang
     @step
     def train(self) -> None:
         """Load, and save."""
@@ -36,7 +36,7 @@ class ParallelFlow(FlowSpec):
     @model
     @step
     def join(self, inputs: Any) -> None:
-        """What the nodes saved comes back, the shards of one checkpoint together."""
+        """Load what the nodes saved; the shards of one checkpoint are together."""
         nodes = list(inputs)
 
         def content(reference: Any) -> dict[str, str]:

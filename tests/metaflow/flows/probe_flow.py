@@ -1,4 +1,4 @@
-"""Loads what the variable PROBE asks for and prints, as one line of JSON, what the step sees."""
+"""Loads what the variable PROBE says, and prints what the step gets as one line of JSON."""
 
 from __future__ import annotations
 

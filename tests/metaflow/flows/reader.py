@@ -1,4 +1,4 @@
-"""A notebook, as it were: loads what the finished run named on the command line has stored."""
+"""Loads what a finished run, named on the command line, stored; as a notebook would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from metaflow import Checkpoint, Run, load_model, namespace
 
 namespace(None)
-# Metaflow's own client looks into the default datastore, so references come along.
+# Metaflow's client looks only in the default datastore, so the references are arguments.
 references = json.loads(sys.argv[2])
 sizes = []
 for number, reference in enumerate(references):

@@ -1,4 +1,4 @@
-"""Loads a repository; the first attempt is killed by the test in the middle of it."""
+"""Loads a repository; the test kills the first attempt during the load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RetryFlow(FlowSpec):
     @huggingface_hub(load=["acme/chunks"])
     @step
     def start(self) -> None:
-        """Tell what was loaded."""
+        """Print what was loaded."""
         path = Path(current.huggingface_hub.loaded["acme/chunks"])
         files = {f.name: f.stat().st_size for f in path.rglob("*") if f.is_file()}
         seen = {"attempt": current.retry_count, "files": files}

@@ -1,4 +1,4 @@
-"""Uses credentials wherever a flow can, and dumps every environment and command line it sees."""
+"""Uses credentials wherever a flow can, and dumps all environments and command lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metaflow import (
     with_artifact_store,
 )
 
-# Secrets come from files: what is in the environment or on a command line got there by itself.
+# The secrets come from a file: any in the environment or on a command line are leaks.
 SECRETS: dict[str, Any] = json.loads(Path(os.environ["SECRETS_FILE"]).read_text())
 CHILD = """
 import json, sys
@@ -37,7 +37,7 @@ def dump(name: str) -> None:
             if os.getsid(int(process.name)) == os.getsid(0):
                 found += [(process / kind).read_bytes() for kind in ("environ", "cmdline")]
         except (OSError, ValueError):
-            pass  # gone, or no process
+            pass  # not a process, or one that has ended
     found.append(subprocess.run(["env"], stdout=subprocess.PIPE, check=True).stdout)
     Path(os.environ["DUMPS"], name).write_bytes(b"\n".join(found))
 
@@ -72,7 +72,7 @@ class SecretsFlow(FlowSpec):
     @model(load=["saved"])
     @step
     def end(self) -> None:
-        """The checkpoint comes back from the artifact store."""
+        """Load the checkpoint from the artifact store."""
         dump("end")
         assert Path(current.model.loaded["saved"], "weights").read_text() == "weights"
         print("PROBE " + json.dumps({"names": self.names}))  # noqa: T201 - read by the test

@@ -1,4 +1,4 @@
-"""Keeps repositories in an artifact store of its own, with parameters given in the flow."""
+"""Stores repositories in an artifact store, with parameters that the flow gives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metaflow import (
 
 @with_artifact_store(type="s3", config=lambda: json.loads(os.environ["ARTIFACT_STORE"]))
 class StoreFlow(FlowSpec):
-    """Two repositories and a model, which is where metaflow-checkpoint fails."""
+    """Two repositories and a model: more than metaflow-checkpoint can load from such a store."""
 
     @huggingface_hub(
         load=[
@@ -28,7 +28,7 @@ class StoreFlow(FlowSpec):
     )
     @step
     def start(self) -> None:
-        """Both revisions are there, each under its own name."""
+        """Both revisions are loaded, each under its own name."""
         loaded = current.huggingface_hub.loaded
         for name, revision in (
             ("bert-base-uncased@main", "main"),

@@ -1,4 +1,4 @@
-"""Loads a repository under a time limit that covers the loading, too."""
+"""Loads a repository under a time limit that includes the load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class TimeoutFlow(FlowSpec):
     @timeout(minutes=2)
     @step
     def start(self) -> None:
-        """Never reached: the test rings Metaflow's alarm in the middle of the load."""
+        """Never reached: the test sends Metaflow's alarm signal during the load."""
         self.next(self.end)
 
     @step

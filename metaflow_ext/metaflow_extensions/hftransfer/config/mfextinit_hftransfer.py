@@ -1,13 +1,13 @@
-"""Settings of the extension, read as all of Metaflow's (``METAFLOW_`` and the name, or config).
+"""Settings of the extension, from ``METAFLOW_<name>`` or a configuration file of Metaflow.
 
-The engine itself reads ``HFTRANSFER_*``.
+The settings of the engine are ``HFTRANSFER_*``.
 """
 
 from metaflow.metaflow_config_funcs import from_conf
 
-# Loads from a local datastore make links into it in place of copies. Saves space and
-# time; but whoever writes to such a file then changes the stored one.
+# Loads from a local datastore make symbolic links into it in place of copies. This saves
+# space and time, but writing to such a file changes the stored one.
 HFTRANSFER_LOCAL_LINKS = from_conf("HFTRANSFER_LOCAL_LINKS", False)
 
-# Seconds between the lines that tell how a transfer goes.
+# Seconds between the progress lines of a transfer.
 HFTRANSFER_PROGRESS_INTERVAL = from_conf("HFTRANSFER_PROGRESS_INTERVAL", 10)

@@ -1,41 +1,38 @@
 """metaflow-checkpoint's ``s3-compatible`` datastore without its subprocesses.
 
-Registered under the same name, so `@checkpoint`, `@model`, `@huggingface_hub` and
-`@with_artifact_store` of a flow on S3 all use it. Small objects and listings go through
-Metaflow's own S3 client in this process; whole checkpoints are moved by the engine (see
-`storage_hooks`). Credentials never reach a command line, because none is started.
+Registered under the same name, so that ``@checkpoint``, ``@model``, ``@huggingface_hub`` and
+``@with_artifact_store`` of a flow on S3 use it. Small objects and listings go through
+Metaflow's own S3 client in this process; the engine transfers whole checkpoints (see
+`patches.object_storage`). No process is started, so credentials are on no command line.
 
-Imported on every ``import metaflow``.
+Imported on every ``import metaflow``, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from metaflow.datastore.datastore_storage import CloseAfterUse
-from metaflow.plugins.datatools.s3.s3 import S3, S3Client
+from metaflow.plugins.datatools.s3.s3 import S3
 
 try:
     from metaflow_extensions.obcheckpoint.plugins.datastores.s3_compat import S3CompatibleStorage
-except ImportError:  # without metaflow-checkpoint nothing asks for this datastore
+except ImportError:  # without metaflow-checkpoint no decorator uses this datastore
     from metaflow.plugins.datastores.s3_storage import S3Storage as S3CompatibleStorage
 
-from . import storage_hooks
+from metaflow_extensions.hftransfer.plugins.engine.s3_clients import shared_client
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Requests for small objects on their way at the same time.
+# Concurrent requests for small objects.
 _THREADS = 16
-# Large uploads are parallel in themselves.
+# Concurrent uploads of files; boto3 sends each of them in parallel parts.
 _UPLOADS = 4
-
-_clients: dict[str, Any] = {}
 
 
 class HftransferS3Storage(S3CompatibleStorage):
@@ -53,8 +50,8 @@ class HftransferS3Storage(S3CompatibleStorage):
 
     @property
     def _s3_client_params(self) -> dict[str, Any] | None:
-        # Metaflow's client provider writes a Config object into what it is given, after
-        # which the parameters could be neither stored nor handed on.
+        # A copy: Metaflow's client provider puts a Config object into the parameters, which
+        # can then be neither stored nor given to another process.
         return copy.deepcopy(self._given_client_params)
 
     @_s3_client_params.setter
@@ -124,17 +121,28 @@ class HftransferS3Storage(S3CompatibleStorage):
         return True
 
     def delete_prefix(self, key_prefix: str) -> bool:
-        """Delete the object `key_prefix` and all below it, none that merely begins alike."""
+        """Delete the object `key_prefix` and everything below it.
+
+        Keys that merely begin with the same text are not deleted.
+        """
         with self._s3() as s3:
             _, key = self._location(key_prefix)
             self._delete(s3, [key.rstrip("/"), *self._below(s3, key)])
         return True
 
-    def uploads(self, prefix: str) -> list[tuple[str, str]]:
-        """Return key, relative to the root, and id of multipart uploads that nobody completed.
+    def list_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Return the multipart uploads that are neither completed nor aborted.
 
-        Empty where the store does not tell. MinIO tells only of those of the object `prefix`,
-        and of none that merely begin so.
+        Parameters
+        ----------
+        prefix : str
+            Of their keys. MinIO lists only the uploads whose key is exactly `prefix`.
+
+        Returns
+        -------
+        list of tuple
+            Key, relative to the root, and upload id. Empty if the store cannot list uploads,
+            or does not permit it.
         """
         bucket, start = self._location(prefix)
         skip = len(start) - len(prefix)
@@ -147,10 +155,10 @@ class HftransferS3Storage(S3CompatibleStorage):
                 for item in page.get("Uploads", ())
             ]
         except shared.error:
-            return []  # a permission, or a part of S3, that not everybody has
+            return []  # without the list fewer unfinished uploads are found and removed
 
-    def abort(self, key: str, upload_id: str) -> None:
-        """End a multipart upload; one that has ended is no error."""
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Abort a multipart upload; one that no longer exists is no error."""
         bucket, name = self._location(key)
         shared = self._client()
         try:
@@ -172,12 +180,19 @@ class HftransferS3Storage(S3CompatibleStorage):
         return found["Body"].read(), found["ETag"]
 
     def write_if(self, key: str, data: bytes, etag: str | None) -> str | None:
-        """Store `data` if the object still has `etag`, or is not there if that is None.
+        """Store a small object by a conditional write.
+
+        Parameters
+        ----------
+        key : str
+        data : bytes
+        etag : str, optional
+            The ETag that the object must have; None if it must not exist.
 
         Returns
         -------
         str or None
-            The new ETag; None if the object is another one by now.
+            The new ETag; None if the condition does not hold.
         """
         from metaflow.metaflow_config import S3_SERVER_SIDE_ENCRYPTION
 
@@ -189,7 +204,7 @@ class HftransferS3Storage(S3CompatibleStorage):
         try:
             stored = shared.client.put_object(Bucket=bucket, Key=name, Body=data, **condition)
         except shared.error as error:
-            # What is to be made anew cannot be missing: then it is the bucket that is.
+            # 404 to a write without an ETag means that the bucket is missing.
             if _status(error) in ((409, 412) if etag is None else (404, 409, 412)):
                 return None
             raise
@@ -202,7 +217,7 @@ class HftransferS3Storage(S3CompatibleStorage):
     def _s3(self) -> Any:
         return S3(
             s3root=self.datastore_root,
-            # Loaded files are moved on from there, which within one file system is a rename.
+            # metaflow-checkpoint moves loaded files from there: on one file system, a rename.
             tmproot=tempfile.gettempdir(),
             external_client=self._client(),
         )
@@ -220,13 +235,14 @@ class HftransferS3Storage(S3CompatibleStorage):
         return CloseAfterUse(results(), closer=s3)
 
     def _location(self, path: str) -> tuple[str, str]:
-        """Return bucket and key; a key may hold ``?`` and ``#``."""
+        """Return bucket and key of `path`."""
+        # Not by `urlparse`: a key may contain "?" and "#".
         url = path if path.startswith("s3://") else f"{self.datastore_root.rstrip('/')}/{path}"
         bucket, _, key = url.removeprefix("s3://").partition("/")
         return bucket, key
 
     def _pages(self, s3: Any, path: str) -> list[tuple[str, bool]]:
-        """Return the next level below `path`, relative to the datastore's root."""
+        """List what is directly below `path`: paths relative to the root, and if each is a file."""
         bucket, key = self._location(path)
         prefix = key.rstrip("/") + "/" if key else ""
         root = self._location("")[1].rstrip("/")
@@ -241,7 +257,7 @@ class HftransferS3Storage(S3CompatibleStorage):
                 found += [
                     (item["Key"][skip:], True)
                     for item in page.get("Contents", ())
-                    if item["Key"] != prefix  # another tool's marker of the folder itself
+                    if item["Key"] != prefix  # a marker of the folder that some tools make
                 ]
             return found
 
@@ -265,7 +281,7 @@ class HftransferS3Storage(S3CompatibleStorage):
         bucket, _ = self._location("")
 
         def delete(key: str) -> None:
-            # One by one: DeleteObjects wants checksums that not every store agrees on.
+            # One by one: some stores do not accept the checksums of DeleteObjects.
             s3._one_boto_op(
                 lambda client, _: client.delete_object(Bucket=bucket, Key=key),
                 f"s3://{bucket}/{key}",
@@ -286,36 +302,8 @@ def _loaded(found: Any) -> tuple[str, str | None, Any]:
 def _in_threads(
     operation: Callable[[T], R], items: Sequence[T], *, threads: int = _THREADS
 ) -> list[R]:
-    """Return the results of `operation` for `items`, in order."""
+    """Return the results of `operation` for `items`, in order, from several threads."""
     if len(items) < 2:
         return [operation(item) for item in items]
     with ThreadPoolExecutor(min(threads, len(items))) as pool:
         return list(pool.map(operation, items))
-
-
-def share_client(storage: Any) -> None:
-    """Take the S3 client of a flow's own datastore for what has no parameters of its own.
-
-    It exists by the time that a step runs, and a second one takes a tenth of a second to make.
-    """
-    client = getattr(storage, "s3_client", None)
-    given = ("_s3_role", "_s3_session_vars", "_s3_client_params")
-    if type(client) is S3Client and not any(getattr(client, name, True) for name in given):
-        _clients.setdefault(_name(None, None, None), client)
-
-
-def _name(*parameters: Any) -> str:
-    return json.dumps(parameters, sort_keys=True, default=repr)
-
-
-def shared_client(role_arn: str | None, session_vars: Any, client_params: Any) -> Any:
-    """Return the one S3 client of this process for these parameters."""
-    name = _name(role_arn, session_vars, client_params)
-    if name not in _clients:
-        _clients[name] = S3Client(
-            s3_role_arn=role_arn, s3_session_vars=session_vars, s3_client_params=client_params
-        )
-    return _clients[name]
-
-
-storage_hooks.install()

@@ -1,1 +1,1 @@
-"""Stands in for the client of a cluster, which is never asked anything."""
+"""Stands in for the client of a cluster."""

@@ -1,1 +1,1 @@
-"""Nothing of it is used."""
+"""Stands in for a module of which nothing is used."""

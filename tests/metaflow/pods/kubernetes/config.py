@@ -1,4 +1,4 @@
-"""There is no cluster to be configured."""
+"""Stands in for the configuration of a cluster."""
 
 
 def load_kube_config() -> None:

@@ -1,0 +1,1 @@
+"""The card ``huggingface_hub_models``, and where cards are stored."""

@@ -1,0 +1,256 @@
+"""The step decorator: validates its attributes, loads before the step, cleans up after it.
+
+Imported on every ``import metaflow``, so it imports nothing but Metaflow at first.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from metaflow.decorators import StepDecorator
+
+from metaflow_extensions.hftransfer.plugins.engine.cache_key import CACHE_SCOPES
+from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
+    HuggingfaceHubError,
+    parse_load,
+    without_credentials,
+)
+
+if TYPE_CHECKING:
+    from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
+    from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
+
+_CHECKPOINT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
+_INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
+
+
+class HuggingfaceHubDecorator(StepDecorator):
+    """
+    Loads models and datasets of the Hugging Face Hub, and stores them in the datastore.
+
+    The first task that needs a repository downloads and stores it. Later tasks, of this run
+    and of others, load it from the datastore.
+
+    Examples
+    --------
+
+    ```python
+    @huggingface_hub(load=["bert-base-uncased", ("org/dataset", "./data")])
+    @step
+    def train(self):
+        path = current.huggingface_hub.loaded["bert-base-uncased"]
+
+    @huggingface_hub
+    @step
+    def pull(self):
+        self.llm = current.huggingface_hub.snapshot_download(
+            repo_id=self.repo_id, allow_patterns=["*.safetensors", "*.json"]
+        )
+        self.next(self.use)
+
+    @model(load="llm")
+    @step
+    def use(self):
+        path = current.model.loaded["llm"]
+    ```
+
+    Parameters
+    ----------
+    load : Union[List[str], List[Tuple[str, str]], List[Tuple[Dict, str]], List[Dict], None]
+        Repositories to load before the step starts. An entry is a repository id, a dict
+        with ``repo_id`` and further arguments of ``huggingface_hub.snapshot_download``, or
+        a pair of either and the path of the folder for the files. Without a path they go to
+        a temporary folder that is removed after the step.
+    cache_scope : str, default "checkpoint"
+        Which tasks share the stored copies: those of the same step in the same namespace
+        (``checkpoint``), of all runs of the flow (``flow``), or of all flows (``global``).
+    temp_dir_root : str, optional
+        The parent of temporary folders. Default: that of the `tempfile` module.
+
+    MF Add To Current
+    -----------------
+    huggingface_hub -> metaflow_extensions.hftransfer.plugins.hub.step_api.HuggingfaceHub
+        The paths of the repositories in ``load=`` (``loaded``), and ``snapshot_download`` and
+        ``load`` for repositories that are known only when the step runs.
+
+        @@ Returns
+        ----------
+        HuggingfaceHub
+    """
+
+    name = "huggingface_hub"
+    defaults = {  # noqa: RUF012 - Metaflow copies it per instance
+        "load": None,
+        "cache_scope": "checkpoint",
+        "temp_dir_root": None,
+    }
+
+    _logger: Any = None
+    _flow_datastore: Any = None
+    _hub: HuggingfaceHub | None = None
+    _card: HubCard | None = None
+
+    def step_init(
+        self,
+        flow: Any,
+        graph: Any,
+        step_name: str,
+        decorators: Any,
+        environment: Any,
+        flow_datastore: Any,
+        logger: Any,
+    ) -> None:
+        self._logger = logger
+        self._flow_datastore = flow_datastore
+        cache_scope = self.attributes["cache_scope"]
+        if cache_scope not in CACHE_SCOPES:
+            raise HuggingfaceHubError(
+                f"cache_scope of step {step_name} must be one of {', '.join(CACHE_SCOPES)}, "
+                f"not {cache_scope!r}."
+            )
+        self._require_packages(step_name)
+        remember_datastore(flow_datastore)
+        self._requests = parse_load(self.attributes["load"])
+        if self.attributes["load"] and self.statically_defined:
+            # Metaflow stores the attributes of decorators with every run. Those given by --with
+            # reach the task on its command line, so they must stay as they are.
+            self.attributes["load"] = without_credentials(self.attributes["load"])
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+        inputs: Any,
+    ) -> None:
+        from metaflow.metaflow_config import HFTRANSFER_LOCAL_LINKS, HFTRANSFER_PROGRESS_INTERVAL
+
+        from metaflow import current
+        from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
+        from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
+        from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import (
+            open_checkpoint_store,
+        )
+        from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
+        from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
+
+        scope = self.attributes["cache_scope"]
+        store = open_checkpoint_store(
+            flow=flow,
+            graph=graph,
+            metadata=metadata,
+            step_name=step_name,
+            retry_count=retry_count,
+            cache_scope=scope,
+            temp_dir_root=self.attributes["temp_dir_root"],
+            log=self._log,
+        )
+        self._card = HubCard(self._flow_datastore, current.pathspec, retry_count, scope)
+        transfers = RepoTransfers(
+            store,
+            self._log,
+            watch=self._card.watch,
+            links=str(HFTRANSFER_LOCAL_LINKS).lower() in ("1", "true", "yes"),
+            interval=float(HFTRANSFER_PROGRESS_INTERVAL),
+        )
+        may_retry = retry_count < max_user_code_retries
+        step = f"{flow.name}/{run_id}/{step_name}"
+        task = f"{step}/{task_id}"
+        cache = RepoCache(store, transfers, scope, step, self._log, owner=task, may_retry=may_retry)
+        self._card.follow(cache.accesses)
+        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
+        current._update_env({"huggingface_hub": self._hub})
+        self._card.start()
+        self._hub._load_declared(self._requests)
+        self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
+
+    def task_decorate(
+        self,
+        step_func: Any,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+    ) -> Any:
+        # Here `current.card` has the cards of the user's own @card decorators.
+        if self._card is not None:
+            self._card.attach_to_current()
+        return step_func
+
+    def task_exception(
+        self,
+        exception: BaseException,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+    ) -> None:
+        self._cleanup(may_retry=retry_count < max_user_code_retries)
+
+    def task_finished(
+        self,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        is_task_ok: bool,
+        retry_count: int,
+        max_user_code_retries: int,
+    ) -> None:
+        # Not in task_post_step: Metaflow stores artifacts after it, and they may be files here.
+        self._cleanup(may_retry=not is_task_ok and retry_count < max_user_code_retries)
+
+    def _require_packages(self, step_name: str) -> None:
+        # The engine is imported, not only looked for, because Metaflow packages for remote tasks
+        # the modules that are loaded by now. It is light.
+        try:
+            import hftransfer  # noqa: F401
+        except ImportError as error:
+            raise HuggingfaceHubError(
+                f"Step {step_name} needs the package hftransfer: {error}. {_INSTALL}"
+            ) from error
+        try:
+            found = find_spec(_CHECKPOINT)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise HuggingfaceHubError(
+                f"Step {step_name} needs the package metaflow-checkpoint. {_INSTALL}"
+            )
+
+    def _register_loaded(
+        self, metadata: Any, run_id: str, step_name: str, task_id: str, retry_count: int
+    ) -> None:
+        from metaflow.metadata_provider import MetaDatum
+
+        assert self._hub is not None
+        keys = list({info["key"]: None for info in self._hub.loaded.info.values()})
+        if keys:
+            datum = MetaDatum(
+                field="hf-loaded-models",
+                value=json.dumps({"keys": keys}),
+                type="model-registry",
+                tags=[f"attempt_id:{retry_count}"],
+            )
+            metadata.register_metadata(run_id, step_name, task_id, [datum])
+
+    def _log(self, message: str) -> None:
+        self._logger(f"[@huggingface_hub] {message}", timestamp=False, bad=True)
+
+    def _cleanup(self, *, may_retry: bool) -> None:
+        if self._hub is not None:
+            self._hub._cleanup(may_retry=may_retry)
+        if self._card is not None:
+            self._card.close()
+            self._card = None

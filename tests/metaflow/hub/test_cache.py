@@ -1,0 +1,521 @@
+"""What the cache of repositories stores, finds, repairs and resumes, without a flow.
+
+A Hub on loopback, a local datastore and MinIO; the tasks are objects of this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("metaflow.decorators")
+pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
+
+from hftransfer import TransferError
+from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
+from support.metaflow_stores import Datastore, checkpoint_store, repo_cache, tree
+
+pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
+
+REPO = "acme/model"
+FILES: dict[str, bytes | RandomFile] = {
+    ".gitattributes": b"*.bin filter=lfs\n",
+    "config.json": b'{"revision": "main"}',
+    "deep/vocab.txt": b"a\nb\n",
+    "empty.txt": b"",
+    "model.safetensors": RandomFile(20_000_000, seed=7),
+}
+ARTIFACTS = "mf.huggingface_hub/checkpoints/artifacts"
+SINGLE = f"{ARTIFACTS}/Flow/start/scope/single"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[HubServer, Repo]]:
+    with HubServer() as hub:
+        repo = hub.create_repo(REPO, files=FILES)
+        repo.create_branch("v2")
+        repo.commit({"config.json": b'{"revision": "v2"}'}, revision="v2")
+        yield hub, repo
+
+
+@pytest.fixture
+def hub(
+    served: tuple[HubServer, Repo],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    clean_environ: Path,
+) -> HubServer:
+    """The Hub, and temporary folders of this test alone."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    served[0].clear_faults()
+    served[0].clear_requests()
+    return served[0]
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    """The log."""
+    return []
+
+
+def ask(hub: HubServer, **arguments: Any) -> RepoRequest:
+    return parse_arguments({"repo_id": REPO, "endpoint": hub.endpoint, **arguments})
+
+
+def listings(hub: HubServer) -> int:
+    """Return how often the repository was listed, which each download does once."""
+    return len([request for request in hub.requests if "/tree/" in request.path])
+
+
+def config(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["revision"])
+
+
+def test_a_miss_reads_the_hub_once_and_a_hit_does_not(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """One pass writes to folder and datastore; the next task loads the same bytes from there."""
+    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    assert not hit
+    assert listings(hub) == 1
+    hub.clear_requests()
+
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+    reference, hit = cache.load(ask(hub), str(tmp_path / "b"))
+
+    assert hit
+    assert hub.requests == []
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert set(tree(tmp_path / "a")) == set(FILES)
+    assert reference["size"] == sum(len(data) for data in tree(tmp_path / "a").values())
+    assert cache.accesses[0].summary.verified == "every chunk verified"
+    assert sorted(datastore.keys(reference["key"])) == sorted(
+        f"{reference['key']}/{path}" for path in FILES
+    )
+
+
+def test_a_reference_needs_no_disk(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """A download to S3 alone creates no file on the local disk."""
+    if datastore.kind == "local":
+        pytest.skip("the datastore is the disk")
+    made: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and arguments[2] & (os.O_CREAT | os.O_TMPFILE):
+            made.append(str(arguments[0]))
+
+    watching = True
+    sys.addaudithook(watch)
+    repo_cache(datastore, lines.append).reference(ask(hub))
+    watching = False
+
+    # Lock files: of the tasks that exclude each other, and of an upload in progress.
+    assert {Path(path).suffix for path in made} <= {".lock", ".upload"}
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow", "global"])
+def test_only_an_equal_request_is_a_hit(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
+) -> None:
+    """Other revisions and patterns are misses in every scope; equal requests are hits."""
+    if datastore.kind == "s3":
+        pytest.skip("the same code, tested on the local datastore")
+
+    def load(name: str, **arguments: Any) -> bool:
+        cache = repo_cache(datastore, lines.append, scope=scope, task=f"Flow/{name}/start/1")
+        return bool(cache.load(ask(hub, **arguments), str(tmp_path / name))[1])
+
+    assert not load("main", allow_patterns="*.json")
+    assert not load("v2", allow_patterns="*.json", revision="v2")
+    assert not load("text", allow_patterns="*.txt")
+    assert load("again", allow_patterns="*.json")
+    assert load("v2again", allow_patterns="*.json", revision="v2")
+    assert config(tmp_path / "main") == config(tmp_path / "again") == "main"
+    assert config(tmp_path / "v2") == config(tmp_path / "v2again") == "v2"
+    assert set(tree(tmp_path / "text")) == {"deep/vocab.txt", "empty.txt"}
+
+
+def test_the_resolved_commit_is_recorded_and_found(
+    datastore: Datastore, hub: HubServer, served: Any, tmp_path: Path, lines: list[str]
+) -> None:
+    """An entry has its commit, and satisfies a request for that commit."""
+    cache = repo_cache(datastore, lines.append)
+    reference, _ = cache.reference(ask(hub, revision="v2", allow_patterns="*.json"))
+    commit = reference["metadata"]["hftransfer"]["commit"]
+
+    _, hit = cache.load(ask(hub, revision=commit, allow_patterns="*.json"), str(tmp_path / "a"))
+
+    assert commit == served[1].branches["v2"]
+    assert hit
+
+
+def test_later_tasks_get_the_forced_download(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """The newest entry is used, whatever the order of a listing."""
+    request = ask(hub, allow_patterns="*.json")
+    forced = ask(hub, allow_patterns="*.json", force_download=True)
+    repo_cache(datastore, lines.append, task="Flow/9/start/9").reference(request)
+
+    key = repo_cache(datastore, lines.append, task="Flow/5/start/1").reference(forced)[0]["key"]
+    found, hit = repo_cache(datastore, lines.append, task="Flow/6/start/1").reference(request)
+
+    assert hit
+    assert found["key"] == key
+
+
+def test_only_the_repositorys_files_are_touched_and_stored(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """Other files of a folder, huggingface_hub's metadata among them, are not stored."""
+    target = tmp_path / "mine"
+    (target / ".cache" / "huggingface").mkdir(parents=True)
+    (target / ".cache" / "huggingface" / "x.lock").write_text("")
+    (target / "private.env").write_text("SECRET")
+    (target / "config.json").write_text("an older one")
+
+    reference, _ = repo_cache(datastore, lines.append).load(ask(hub), str(target))
+
+    assert tree(target)["private.env"] == b"SECRET"
+    assert config(target) == "main"
+    assert set(tree(target)) == {*FILES, "private.env", ".cache/huggingface/x.lock"}
+    assert len(datastore.keys(reference["key"])) == len(FILES)
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing", "all missing"])
+def test_a_damaged_entry_is_reported_and_repaired(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], damage: str
+) -> None:
+    """Files that do not match the manifest are downloaded again, into the same entry."""
+    reference, _ = repo_cache(datastore, lines.append).reference(ask(hub))
+    key = f"{reference['key']}/model.safetensors"
+    data = datastore.read(key)
+    assert data is not None
+    if damage == "changed":
+        datastore.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "truncated":
+        datastore.write(key, data[:10])
+    else:
+        for path in FILES if damage == "all missing" else ["model.safetensors"]:
+            delete(datastore, f"{reference['key']}/{path}")
+    lines.clear()
+
+    found, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert hit
+    assert found["key"] == reference["key"]
+    assert tree(tmp_path / "a")["model.safetensors"] == data
+    assert datastore.read(key) == data
+    assert [line for line in lines if "is damaged" in line]
+    assert [line for line in lines if "Repaired the stored copy of acme/model" in line]
+
+
+def test_model_loads_are_repaired(
+    datastore: Datastore,
+    hub: HubServer,
+    tmp_path: Path,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`@model(load=…)` of a damaged repository repairs it from the recorded commit."""
+    reference, _ = repo_cache(datastore, lines.append).reference(ask(hub, revision="v2"))
+    datastore.write(f"{reference['key']}/config.json", b'{"revision": "xx"}')
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    folder, _, name = reference["key"].rpartition("/")
+    components = folder.split("/")[1:]
+    store = datastore.storage(*components, prefix="mf.huggingface_hub")
+
+    store._load_objects(name, str(tmp_path / "a"))
+
+    assert config(tmp_path / "a") == "v2"
+    assert datastore.read(f"{reference['key']}/config.json") == b'{"revision": "v2"}'
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_entry_of_unknown_commit_is_replaced(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """Without a record and a manifest its size is checked; a new entry replaces it."""
+    reference = plant(datastore, {"config.json": b'{"revision": "old"}'}, size=1000)
+
+    found, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").load(
+        ask(hub), str(tmp_path / "a")
+    )
+
+    assert not hit
+    assert found["key"] != reference["key"]
+    assert config(tmp_path / "a") == "main"
+    assert [line for line in lines if "expected 1000 bytes in all files, found 19" in line]
+
+
+def test_an_empty_entry_is_not_taken_for_a_repository(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """What a dry run of metaflow-checkpoint stored, metadata and no file, is no hit."""
+    plant(datastore, {".cache/huggingface/CACHEDIR.TAG": b"x" * 192}, size=192)
+
+    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert not hit
+    assert set(tree(tmp_path / "a")) == set(FILES)
+
+
+def test_metadata_of_huggingface_hub_is_not_loaded(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """Only the repository's files of an entry of metaflow-checkpoint are loaded."""
+    plant(datastore, {"a.json": b"{}", ".cache/huggingface/a.lock": b"", ".huggingface/b": b"b"})
+
+    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert hit
+    assert tree(tmp_path / "a") == {"a.json": b"{}"}
+
+
+@pytest.mark.parametrize("form", ["load", "reference"])
+def test_a_failed_download_publishes_nothing(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], form: str
+) -> None:
+    """It leaves no entry, no object and no file under its final name."""
+    hub.add_fault(Fault(host="cdn", action=CorruptByte(5), times=None))
+    cache = repo_cache(datastore, lines.append)
+
+    with pytest.raises(Exception, match="model.safetensors"):
+        if form == "load":
+            cache.load(ask(hub), str(tmp_path / "a"))
+        else:
+            cache.reference(ask(hub))
+
+    assert datastore.keys("mf.huggingface_hub") == []
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_a_retry_resumes_a_failed_attempt(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """With attempts left, received chunks are kept, and the next attempt requests the others."""
+    hub.add_fault(Fault(host="cdn", ranged=True, action=Status(500), after=1, times=None))
+    failing = repo_cache(datastore, lines.append, may_retry=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HFTRANSFER_ATTEMPTS", "1")
+        patch.setenv("HFTRANSFER_CONNECTIONS", "1")
+        # Memory for one chunk: the second is requested when the first is stored.
+        patch.setenv("HFTRANSFER_MEMORY_BUDGET", "8MiB")
+        with pytest.raises(TransferError):
+            failing.load(ask(hub), str(tmp_path / "a"))
+    hub.clear_faults()
+    hub.clear_requests()
+
+    retry = repo_cache(datastore, lines.append, attempt=1)
+    reference, _ = retry.load(ask(hub), str(tmp_path / "a"))
+
+    asked = [request.range for request in hub.requests if request.host == "cdn"]
+    assert asked
+    assert not [text for text in asked if text is None or text.startswith("bytes=0-")]
+    assert set(tree(tmp_path / "a")) == set(FILES)
+    assert set(datastore.keys(SINGLE)) == {f"{reference['key']}/{path}" for path in FILES}
+
+
+def test_a_retry_adopts_the_entry_of_a_killed_attempt(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """The retry writes below the same key, and deletes what it does not overwrite."""
+    store = checkpoint_store(datastore, lines.append)
+    cache = repo_cache(datastore, lines.append, attempt=1)
+    name = cache.name(ask(hub))
+    killed = f"{SINGLE}/{store._datastore._NAME_ENTROPY}.0.{name}.0"
+    for path in ("config.json", "of/another/commit.bin"):
+        datastore.write(f"{killed}/{path}", b"half of it")
+
+    reference, _ = cache.load(ask(hub), str(tmp_path / "a"))
+
+    assert reference["key"] == killed
+    assert set(datastore.keys(SINGLE)) == {f"{killed}/{path}" for path in FILES}
+    assert [
+        line for line in lines if "Resuming the unfinished entry of attempt 0 of this task" in line
+    ]
+    again, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "b"))
+    assert hit
+    assert again == reference
+
+
+def test_a_published_entry_of_an_earlier_attempt_is_not_adopted(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """A retry with force_download writes an entry of its own."""
+    request = ask(hub, force_download=True, allow_patterns="*.json")
+    first, _ = repo_cache(datastore, lines.append).reference(request)
+
+    second, _ = repo_cache(datastore, lines.append, attempt=1).reference(request)
+
+    assert second["key"] != first["key"]
+    assert second["attempt"] == 1
+
+
+def test_existing_files_are_not_transferred(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """A load into a folder that has the files transfers only the others, from Hub or datastore."""
+    shutil.copytree(whole(hub, datastore, tmp_path, lines), tmp_path / "have")
+    (tmp_path / "have" / "config.json").write_text("changed!!!!!!!!!!!!!")
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+
+    cache.load(ask(hub), str(tmp_path / "have"))
+
+    assert cache.accesses[0].summary.fetched <= 20
+    assert config(tmp_path / "have") == "main"
+    hub.clear_requests()
+    if datastore.kind == "s3":
+        forced = ask(hub, force_download=True)
+        repo_cache(datastore, lines.append, task="Flow/3/start/1").load(
+            forced, str(tmp_path / "have")
+        )
+        assert [request for request in hub.requests if request.host == "cdn"] == []
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow"])
+def test_tasks_of_one_machine_download_once(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
+) -> None:
+    """Three concurrent tasks of a foreach: one reads the Hub, the others its entry."""
+
+    def task(number: int) -> None:
+        repo_cache(
+            datastore,
+            lines.append,
+            task=f"Flow/1/start/{number}",
+            identifier=f"index{number}" if scope == "checkpoint" else "shared",
+            scope=scope,
+        ).load(ask(hub), str(tmp_path / str(number)))
+
+    with ThreadPoolExecutor(3) as tasks:
+        list(tasks.map(task, range(3)))
+
+    assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "2")
+    assert listings(hub) == 1
+
+
+def test_one_task_may_load_from_several_threads(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """Each call gets the files that it requested."""
+    cache = repo_cache(datastore, lines.append)
+
+    def load(revision: str) -> None:
+        cache.load(ask(hub, revision=revision), str(tmp_path / revision))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(load, ("main", "v2")))
+
+    assert config(tmp_path / "main") == "main"
+    assert config(tmp_path / "v2") == "v2"
+
+
+def test_files_that_a_transfer_skipped_are_in_its_manifest(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """Their chunk digests are computed from the stored files, which are verified."""
+    import dataclasses
+
+    from hftransfer import FileManifest, Report
+    from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
+
+    cache = repo_cache(datastore, lines.append)
+    reference, _ = cache.reference(ask(hub))
+    access = DatastoreAccess(datastore.backend)
+    place = access.location(reference["key"])
+    whole = access.jobs().load(place, str(Path(tempfile.gettempdir(), "w"))).manifest
+    jobs = access.jobs()
+
+    def completed() -> dict[str, FileManifest]:
+        async def run(session: Any) -> Report:
+            origin = await session.source(place + "/")
+            entries = await origin.list()
+            partial = dataclasses.replace(whole, files={"config.json": whole.files["config.json"]})
+            report = cache_report(partial)
+            completed: Report = await session.with_all_files(report, place, entries)
+            return completed
+
+        return dict(jobs._run(run).manifest.files)
+
+    chunks = {path: file.chunks for path, file in completed().items()}
+
+    assert chunks == {path: file.chunks for path, file in whole.files.items()}
+
+
+def cache_report(manifest: Any) -> Any:
+    """Return a report with `manifest` and nothing else."""
+    from hftransfer import Report
+
+    return Report(source="", destinations=(), manifest=manifest)
+
+
+def test_links_are_made_if_the_setting_says_so(
+    hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """With METAFLOW_HFTRANSFER_LOCAL_LINKS a load makes links, also in place of existing files."""
+    datastore = Datastore("local", str(tmp_path / "store"))
+    request = ask(hub)
+    repo_cache(datastore, lines.append).load(request, str(tmp_path / "a"))
+
+    for _ in range(2):
+        repo_cache(datastore, lines.append, links=True).load(request, str(tmp_path / "a"))
+
+    assert all((tmp_path / "a" / path).is_symlink() for path in FILES)
+    assert set(tree(tmp_path / "a")) == set(FILES)
+
+
+def test_log_lines_are_few_and_whole(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """A short transfer adds no progress line, and no line has a carriage return."""
+    repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+
+    assert len(lines) == 5
+    assert not [line for line in lines if "\r" in line or "\n" in line]
+
+
+def delete(datastore: Datastore, key: str) -> None:
+    if datastore.kind == "local":
+        os.remove(Path(datastore.root, key))
+    else:
+        datastore.backend.delete(key)
+
+
+def plant(datastore: Datastore, files: dict[str, bytes], size: int | None = None) -> dict[str, Any]:
+    """Store an entry as metaflow-checkpoint's snapshot_download does: without a record."""
+    store = checkpoint_store(datastore, print)
+    request = RepoRequest(REPO)
+    name = repo_cache(datastore, print).name(request)
+    metadata = {"repo_id": REPO, "registry": "huggingface", "repo_type": "model"}
+    with store.new_entry(name) as entry:
+        for path, data in files.items():
+            datastore.write(f"{entry.key}/{path}", data)
+        total = sum(map(len, files.values())) if size is None else size
+        manifest = {"files": {"all": {"size": total}}}
+        reference: dict[str, Any] = store.publish(entry, manifest, metadata)
+    delete(datastore, entry.key.replace("/artifacts/", "/manifests/") + ".json")
+    return reference
+
+
+def whole(hub: HubServer, datastore: Datastore, tmp_path: Path, lines: list[str]) -> Path:
+    """Load the repository once."""
+    repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "whole"))
+    return tmp_path / "whole"

@@ -242,7 +242,7 @@ class AsyncClient:
     @property
     def buffers(self) -> BufferPool:
         """The memory under this client's budget, for stores of the caller's own."""
-        return self._require_open().pool
+        return self._require_open().buffer_pool
 
     def _require_open(self) -> Context:
         if self._context is None:

@@ -251,4 +251,4 @@ def either_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     from hftransfer._http.pool import ConnectionPool
 
     if request.param == "aiohttp":
-        monkeypatch.setattr(ConnectionPool, "takes", lambda self, url: False)
+        monkeypatch.setattr(ConnectionPool, "supports", lambda self, url: False)

@@ -81,21 +81,19 @@ ABLATIONS = (
         "chunk-pieces",
         "each chunk is read over one connection, unless its tail is shared",
         _DOWNLOADS,
-        patches=(
-            Patch("hftransfer._engine.scheduler", "DownloadScheduler._pieces", _return_empty),
-        ),
+        patches=(Patch("hftransfer._engine.scheduler", "DownloadScheduler._cut", _return_empty),),
     ),
     Ablation(
         "tail-sharing",
         "idle connections do not take over a part of the last chunks",
         _DOWNLOADS,
-        patches=(Patch("hftransfer._engine.scheduler", "pick_split", _return_none),),
+        patches=(Patch("hftransfer._engine.scheduler", "select_split", _return_none),),
     ),
     Ablation(
         "stuck-replacement",
         "a connection that delivers almost nothing is not replaced",
         ("hub-throttled",),
-        patches=(Patch("hftransfer._engine.scheduler", "pick_stuck", _return_none),),
+        patches=(Patch("hftransfer._engine.scheduler", "select_stalled", _return_none),),
     ),
     Ablation(
         "direct-io",
@@ -107,7 +105,7 @@ ABLATIONS = (
         "rcvlowat",
         "SO_RCVLOWAT is not set: the event loop wakes up for every segment",
         (*_DOWNLOADS, "hub-large-tls"),
-        patches=(Patch("hftransfer._http.rcvlowat", "LowWaterMark.follow", _return_false),),
+        patches=(Patch("hftransfer._http.rcvlowat", "LowWaterMark.adjust", _return_false),),
     ),
     Ablation(
         "tls-loops",
@@ -119,26 +117,26 @@ ABLATIONS = (
         "quick-calls",
         "all file system calls of small files run in a worker thread",
         ("hub-small", "s3-get-small"),
-        patches=(Patch("hftransfer._io.thread_batch", "_SLEEPS_ARE_COUNTED", False),),
+        patches=(Patch("hftransfer._io.thread_batch", "_CAN_COUNT_BLOCKING", False),),
     ),
     Ablation(
         "call-batches",
         "each wake-up of the worker thread runs one call",
         ("hub-small", "s3-get-small"),
-        patches=(Patch("hftransfer._io.thread_batch", "_MOST", 1),),
+        patches=(Patch("hftransfer._io.thread_batch", "_BATCH_MAX", 1),),
     ),
     Ablation(
         "url-guess",
         "the URL of every small file is requested from the Hub",
         ("hub-small",),
-        patches=(Patch("hftransfer.stores.hub.url_guess", "CacheAddresses.guess", _return_none),),
+        patches=(Patch("hftransfer.stores.hub.url_guess", "UrlGuesser.guess", _return_none),),
     ),
     Ablation(
         "hedging",
         "a slow part is not sent a second time",
         ("s3-put-large",),
         patches=(
-            Patch("hftransfer.stores.s3.hedging", "HedgeTimer.limit", property(_return_none)),
+            Patch("hftransfer.stores.s3.hedging", "HedgeTimer.delay", property(_return_none)),
         ),
     ),
 )

@@ -52,11 +52,14 @@ class AsyncClient:
         self._observer = observer
         self._context: Context | None = None
         self._rate_limiter = RateLimiter(self.options.bandwidth)
-        self._stores = StoreRegistry(self.options, self._rate_limiter)
+        self._stores: StoreRegistry
+        """Set while the client is open."""
 
     async def __aenter__(self) -> Self:
-        self._context = Context.make(self.options, self._observer, rate_limiter=self._rate_limiter)
+        context = Context.make(self.options, self._observer, rate_limiter=self._rate_limiter)
+        self._stores = StoreRegistry(self.options, self._rate_limiter, context.buffer_pool)
         await self._stores.__aenter__()
+        self._context = context
         return self
 
     async def __aexit__(

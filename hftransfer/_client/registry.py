@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 import anyio.to_thread
 
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import (
     HubLocation,
@@ -54,11 +55,15 @@ class StoreRegistry:
     Args:
         options: the client's.
         rate_limiter: the client's bandwidth cap.
+        buffers: the client's data memory.
     """
 
-    def __init__(self, options: TransferOptions, rate_limiter: RateLimiter) -> None:
+    def __init__(
+        self, options: TransferOptions, rate_limiter: RateLimiter, buffers: BufferPool
+    ) -> None:
         self._options = options
         self._rate_limiter = rate_limiter
+        self._buffers = buffers
         self._stack = AsyncExitStack()
         self._opening = anyio.Lock()
         """Held while a shared client is created, so that concurrent calls create only one."""
@@ -149,7 +154,12 @@ class StoreRegistry:
 
         async with self._opening:
             if self._s3 is None:
-                client = S3Client(self._options.s3, self._options, rate_limiter=self._rate_limiter)
+                client = S3Client(
+                    self._options.s3,
+                    self._options,
+                    rate_limiter=self._rate_limiter,
+                    buffers=self._buffers,
+                )
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3
 

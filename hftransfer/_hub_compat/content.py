@@ -13,13 +13,19 @@ from hftransfer._core.digests import new_hasher
 from hftransfer._io.atomic_write import open_atomically, write_fully
 from hftransfer.stores.base import Entry
 
-__all__ = ("copy_verified", "has_content")
+__all__ = ("BLOCK_SIZE", "copy_verified", "has_content")
 
-_BLOCK_SIZE = 4 << 20  # bytes between two checks whether the waiting task was cancelled
+BLOCK_SIZE = 1 << 20
+"""Bytes to read at a time. Between two reads a cancellation of the waiting task takes effect."""
 
 
-def has_content(file: Path, entry: Entry) -> bool:
+def has_content(file: Path, entry: Entry, block: memoryview) -> bool:
     """Return True if `file` has the size and digest of `entry`. Reads the whole file.
+
+    Args:
+        file: to read.
+        entry: has size and digest.
+        block: memory to read into; `BLOCK_SIZE` bytes are enough.
 
     Raises:
         OSError: if it cannot be read.
@@ -27,34 +33,35 @@ def has_content(file: Path, entry: Entry) -> bool:
     if entry.digest is None or file.stat().st_size != entry.size:
         return False
     hasher = new_hasher(entry.digest.algorithm, entry.size)
-    buffer = memoryview(bytearray(_BLOCK_SIZE))
     with open(file, "rb", buffering=0) as source:
-        while count := source.readinto(buffer):
+        while count := source.readinto(block):
             from_thread.check_cancelled()
-            hasher.update(buffer[:count])
+            hasher.update(block[:count])
     return hasher.hexdigest() == entry.digest.value
 
 
-def copy_verified(source: Path, target: Path, entry: Entry, *, folder: Path, prefix: str) -> bool:
+def copy_verified(
+    source: Path, target: Path, entry: Entry, block: memoryview, *, folder: Path, prefix: str
+) -> bool:
     """Copy `source` to `target` if it has the digest of `entry`; a cached file may be damaged.
 
     Args:
         source: file in the cache.
         target: final path; it is replaced by a rename.
         entry: has size and digest.
+        block: as of `has_content`.
         folder, prefix: of the temporary file, as in `write_atomically`.
 
     Returns:
         False, without writing anything, if the digest differs.
     """
-    if not has_content(source, entry):
+    if not has_content(source, entry, block):
         return False
-    buffer = memoryview(bytearray(_BLOCK_SIZE))
     with (
         open(source, "rb", buffering=0) as reader,
         open_atomically(target, folder=folder, prefix=prefix) as fd,
     ):
-        while count := reader.readinto(buffer):
+        while count := reader.readinto(block):
             from_thread.check_cancelled()
-            write_fully(fd, buffer[:count])
+            write_fully(fd, block[:count])
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftransfer._hub_compat.cache import content_etag
-from hftransfer._hub_compat.content import has_content
+from hftransfer._hub_compat.content import BLOCK_SIZE, has_content
 from hftransfer._hub_compat.request import DownloadRequest
 
 if TYPE_CHECKING:
@@ -67,5 +67,5 @@ def _is_current(request: DownloadRequest, commit: str, entry: Entry, file: Path)
         return False
     recorded = request.local_dir.read_metadata(entry.path)
     if recorded is None:
-        return has_content(file, entry)
+        return has_content(file, entry, memoryview(bytearray(BLOCK_SIZE)))
     return recorded.commit == commit or recorded.etag == content_etag(entry)

@@ -18,10 +18,11 @@ from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import CachedRepo, content_etag
-from hftransfer._hub_compat.content import copy_verified, has_content
+from hftransfer._hub_compat.content import BLOCK_SIZE, copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import remove_stale_partials
@@ -43,6 +44,7 @@ class LocalDirSink:
         repo: the same repository in the cache, from which files are copied if it has them.
         commit: of the files.
         options: of the transfer, for `fsync` and `direct_io`.
+        buffers: the client's data memory, for comparing and copying files.
         force: download files that are already present. Default False.
     """
 
@@ -52,6 +54,7 @@ class LocalDirSink:
         repo: CachedRepo,
         commit: str,
         options: TransferOptions,
+        buffers: BufferPool,
         *,
         force: bool = False,
     ) -> None:
@@ -59,6 +62,7 @@ class LocalDirSink:
         self._repo = repo
         self._commit = commit
         self._options = options
+        self._buffers = buffers
         self._force = force
         self._write_policy: WritePolicy | None = None
         self._missing: dict[str, Path] = {}
@@ -126,9 +130,7 @@ class LocalDirSink:
             return LockedSmallFileSink(publish, lock, self._batch, target)
         try:
             await lock.acquire()
-            if not self._force and await write_in_thread(
-                target, partial(self._reuse, entry, target)
-            ):
+            if not self._force and await self._reuse(entry, target):
                 await write_in_thread(target, record)
                 lock.release()
                 return None
@@ -159,19 +161,26 @@ class LocalDirSink:
         )
         record()
 
-    def _reuse(self, entry: Entry, target: Path) -> bool:
+    async def _reuse(self, entry: Entry, target: Path) -> bool:
         """Return True if `target` has the content of `entry`, or got it from the cache."""
+        size = max(1, min(BLOCK_SIZE, entry.size, self._buffers.budget))
+        async with self._buffers.lease(size) as block:
+            return await write_in_thread(
+                target, partial(self._compare_or_copy, entry, target, block)
+            )
+
+    def _compare_or_copy(self, entry: Entry, target: Path, block: memoryview) -> bool:
         if target.is_file():
             recorded = self._local_dir.read_metadata(entry.path)
             if recorded is not None and recorded.etag == content_etag(entry):
                 return True
-            if recorded is None and has_content(target, entry):
+            if recorded is None and has_content(target, entry, block):
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
         prefix = _partial_file_prefix(entry)
         return cached.is_file() and copy_verified(
-            cached, target, entry, folder=folder, prefix=prefix
+            cached, target, entry, block, folder=folder, prefix=prefix
         )
 
     async def finish(self, manifest: Manifest) -> None:

@@ -112,5 +112,12 @@ class DownloadSession:
         if request.local_dir is None:
             sink = HubCacheSink(request.repo, commit, options, force=force)
         else:
-            sink = LocalDirSink(request.local_dir, request.repo, commit, options, force=force)
+            sink = LocalDirSink(
+                request.local_dir,
+                request.repo,
+                commit,
+                options,
+                self._client.buffers,
+                force=force,
+            )
         await self._client.transfer(source, [sink], entries=entries)

@@ -43,6 +43,7 @@ from hftransfer._core.checksums import COMBINABLE, upload_checksums
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
 from hftransfer._http.status import parse_http_date
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_range import Body
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
@@ -116,6 +117,7 @@ class S3Client:
         options: TransferOptions,
         *,
         rate_limiter: RateLimiter | None = None,
+        buffers: BufferPool | None = None,
     ) -> None:
         self.s3 = s3
         self.options = options
@@ -132,6 +134,7 @@ class S3Client:
         """Limits the request bodies and part copies in flight. It is acquired last, just before a
         request, when the caller already holds the chunk's buffer."""
         self._rate_limiter = rate_limiter
+        self.buffers = buffers or BufferPool(options.resolved_memory_budget)
         self._stack = AsyncExitStack()
         self._account: Account | None = None
         self._http: HttpClient | None = None

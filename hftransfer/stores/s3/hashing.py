@@ -8,6 +8,7 @@ import anyio.to_thread
 
 from hftransfer._core.checksums import checksum
 from hftransfer._core.digests import chunk_digest
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange
 
 __all__ = ("checksum_of", "md5_of")
@@ -29,12 +30,19 @@ async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
     return await anyio.to_thread.run_sync(checksum, name, data, digest or chunk_digest(data))
 
 
-async def md5_of(body: memoryview | FileRange) -> str:
-    """Return the MD5 of `body` in hex, computed in a worker thread."""
-    return await anyio.to_thread.run_sync(_md5, body)
+async def md5_of(body: memoryview | FileRange, buffers: BufferPool) -> str:
+    """Return the MD5 of `body` in hex, computed in a worker thread.
+
+    Args:
+        body: in memory, or in a file that is read through a window of buffer memory.
+        buffers: provide the window.
+    """
+    if not isinstance(body, FileRange):
+        return await anyio.to_thread.run_sync(_md5, body)
+    async with buffers.lease(min(HASH_WINDOW_SIZE, buffers.budget)) as window:
+        (digest,) = await anyio.to_thread.run_sync(body.digests, ["md5"], window)
+        return digest
 
 
-def _md5(body: memoryview | FileRange) -> str:
-    if isinstance(body, FileRange):
-        return body.digests(["md5"], memoryview(bytearray(HASH_WINDOW_SIZE)))[0]
-    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+def _md5(data: memoryview) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

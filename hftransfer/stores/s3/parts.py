@@ -80,7 +80,7 @@ class PartUploader:
         part = self._orphaned.get(chunk.index + 1)
         if part is None or chunk.index in self.uploaded.etags:
             return None
-        if part.md5 == await md5_of(body):
+        if part.md5 == await md5_of(body, self._target.client.buffers):
             return part.etag
         # One object must not be made of two contents.
         raise IntegrityError(

@@ -86,5 +86,5 @@ class SingleUpload(Upload):
         """
         headers = await self._target.head()
         stored = None if headers is None else etag_md5(headers.get("ETag", ""))
-        if stored is None or stored != await md5_of(data):
+        if stored is None or stored != await md5_of(data, self._target.client.buffers):
             raise self._target.exists_error()

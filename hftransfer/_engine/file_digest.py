@@ -193,7 +193,7 @@ def _call_soon_threadsafe() -> Callable[[Callable[[], None]], object]:
 
 
 class CombinedCrc:
-    """The CRC of a file, combined from the CRCs of its chunks (see `checksums.combine`).
+    """The CRC of a file, combined from the CRCs of its chunks (see `combine_crcs`).
 
     Args:
         expected: what the CRC should be.
@@ -236,7 +236,7 @@ def new_file_digest(
     """Return what computes and checks `expected` for a file with chunks of `sizes` bytes.
 
     Args:
-        expected: the file's digest; its algorithm is known (see `digests.is_known`).
+        expected: the file's digest; its algorithm is supported (see `is_supported`).
         sizes: bytes of each chunk.
         threads: see `OrderedHasher`.
     """

@@ -20,7 +20,7 @@ where they are and are not requested again.
 # More than one of these threads touches the following objects.
 #
 # `ByteRangeBuffer`. Each attribute has one writer at a time:
-#     limit                 the engine's loop (`split`);
+#     limit                 the engine's loop (`split_off`);
 #     filled                the thread that runs the request: one request at a time;
 #     response_started_at   the same thread, once per request; the engine's loop resets it
 #                           while no request runs (`_reset_request`).

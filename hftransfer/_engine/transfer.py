@@ -125,13 +125,8 @@ class _TransferRun:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._context.scheduler.run, self._is_draining)
                 async with anyio.create_task_group() as workers:
-                    for files, count in (
-                        (large, _LARGE_FILE_WORKERS),
-                        (small, _SMALL_FILE_WORKERS),
-                    ):
-                        queue = iter(files)
-                        for _ in range(min(count, len(files))):
-                            workers.start_soon(self._work, queue)
+                    self._start_workers(workers, large, _LARGE_FILE_WORKERS)
+                    self._start_workers(workers, small, _SMALL_FILE_WORKERS)
                 background.cancel_scope.cancel()
 
     def _is_draining(self) -> bool:

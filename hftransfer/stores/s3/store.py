@@ -51,7 +51,7 @@ from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 
-__all__ = ("S3Client", "S3Sink", "S3Source")
+__all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
 _PAGE_SIZE = 1000

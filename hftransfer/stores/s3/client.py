@@ -244,20 +244,20 @@ class S3Client:
         self,
         bucket: str,
         key: str,
-        span: ByteRangeBuffer,
+        buffer: ByteRangeBuffer,
         *,
         size: int,
         headers: Mapping[str, str],
         on_headers: Callable[[Mapping[str, str]], object] | None = None,
     ) -> None:
-        """Fill the missing bytes of `span` with one GET, with recovery and without retries.
+        """Fill the missing bytes of `buffer` with one GET, with recovery and without retries.
 
-        A span that covers the whole object is read without a Range header.
+        A buffer that covers the whole object is read without a Range header.
 
         Args:
             bucket: name of the bucket.
             key: of the object, not encoded.
-            span: the bytes that are needed; keeps what has arrived if this fails.
+            buffer: the bytes that are needed; keeps what has arrived if this fails.
             size: of the object in bytes.
             headers: further headers, which are signed.
             on_headers: called with the response's headers before its body arrives, in the
@@ -266,9 +266,9 @@ class S3Client:
         Raises:
             TransferError: as `HttpClient.fill`; an error response as `send`.
         """
-        whole = span.filled == 0 and span.start == 0 and span.limit == size
+        whole = buffer.filled == 0 and buffer.start == 0 and buffer.limit == size
         request = _Request("GET", bucket, key, {}, headers)
-        fill = partial(self._fill_once, request, span, size, not whole, on_headers)
+        fill = partial(self._fill_once, request, buffer, size, not whole, on_headers)
         signed, failure = await fill()
         if failure is not None and await self._recover_from(failure.response, request, signed):
             _, failure = await fill()
@@ -278,7 +278,7 @@ class S3Client:
     async def _fill_once(
         self,
         request: _Request,
-        span: ByteRangeBuffer,
+        buffer: ByteRangeBuffer,
         size: int,
         ranged: bool,
         on_headers: Callable[[Mapping[str, str]], object] | None,
@@ -287,7 +287,7 @@ class S3Client:
         try:
             redirect = await self.http.fill(
                 signed.url,
-                span,
+                buffer,
                 size=size,
                 headers=signed.headers,
                 ranged=ranged,

@@ -1,4 +1,4 @@
-"""A range of a file on its way into memory: one request, its buffer and its progress.
+"""A range of a file that is read into memory: one request, its buffer and its progress.
 
 The engine makes a `ByteRangeBuffer` for a request and a source fills it. The bytes that arrived
 before a failure stay valid, so that the next attempt requests only the rest, and the rest of a

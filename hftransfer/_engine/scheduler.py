@@ -3,7 +3,7 @@
 A chunk is read with one request. It is cut into pieces, with one request each, if more
 connections are allowed than memory holds chunks, and for the first chunks of a file. While the
 transfer drains (all chunks are requested), idle connections take half of what the slowest
-requests have yet to read, and a stalled request is restarted. Bytes that have arrived stay
+requests have yet to read, and a stalled request is reissued. Bytes that have arrived stay
 where they are and are not requested again.
 
 `DownloadScheduler.run` takes these decisions every `_INTERVAL` seconds; `piece_count`,
@@ -42,8 +42,12 @@ where they are and are not requested again.
 #
 # `RateLimiter`. It has a lock.
 #
+# Local files: `PartialFile`, its journal and `WritePolicy`. Writer threads share them; their
+#   modules name the locks.
+#
 # The engine's loop owns everything else: `InFlightRead`, limiters, `TransferStats`, observers,
 # `on_retry`. No lock is needed, because a coroutine is interrupted only where it awaits.
+# (`_http.loops` lists what the HTTP client shares between its loops.)
 
 from __future__ import annotations
 
@@ -86,9 +90,9 @@ _REQUEST_LATENCY = 0.1
 _STALLED_SHARE = 0.1
 # … after so many seconds, in which a slow response or a lost packet has been overcome. …
 _STALLED_AFTER = 2.0
-# … It is restarted at most so often. A further stall is not the fault of one connection, and
+# … It is reissued at most so often. A further stall is not the fault of one connection, and
 # is left to the read timeout and its retry.
-_MAX_RESTARTS = 2
+_MAX_REISSUES = 2
 
 
 @dataclass(eq=False)
@@ -102,7 +106,7 @@ class InFlightRead:
     """When the current request began, in seconds of the scheduler's clock."""
     filled_at_start: int = 0
     """Bytes that had arrived before the current request."""
-    restarts: int = 0
+    reissues: int = 0
     """Requests that were cancelled because they stalled."""
     scope: anyio.CancelScope | None = None
     """Cancels the current request; None before the first one."""
@@ -124,10 +128,10 @@ class InFlightRead:
             return 0.0  # a source that sends no requests
         return (now if response is None else max(response, self.started)) - self.started
 
-    def restart(self) -> None:
+    def reissue(self) -> None:
         """Cancel the current request; `DownloadScheduler.read` then sends another one."""
         assert self.scope is not None
-        self.restarts += 1
+        self.reissues += 1
         self.scope.cancel()
 
 
@@ -155,9 +159,9 @@ def select_stalled(
 ) -> InFlightRead | None:
     """Return a read that is far slower than `typical_rate` bytes per second, or None."""
     for read in reads:
-        may_restart = now - read.started >= _STALLED_AFTER and read.restarts < _MAX_RESTARTS
+        may_reissue = now - read.started >= _STALLED_AFTER and read.reissues < _MAX_REISSUES
         is_slow = read.rate(now) < typical_rate * _STALLED_SHARE
-        if may_restart and is_slow and read.buffer.missing:
+        if may_reissue and is_slow and read.buffer.missing:
             return read
     return None
 
@@ -304,7 +308,7 @@ class DownloadScheduler:
         if self.connections.available and self._typical_rate:
             stalled = select_stalled(self._reads, now, self._typical_rate)
             if stalled is not None:
-                stalled.restart()
+                stalled.reissue()
 
     def slow_down(self) -> None:
         """Halve an adaptive number of connections, since the server asked for less."""
@@ -316,7 +320,7 @@ class DownloadScheduler:
     ) -> None:
         """Fill `buffer`, over a connection that the caller acquired and this releases.
 
-        Until it is full, `_rebalance` may shorten it (by `split`) or restart the request.
+        Until it is full, `_rebalance` may shorten it (by `split`) or reissue the request.
         """
         read = InFlightRead(buffer, split, started=self._clock())
         self._reads.append(read)
@@ -326,7 +330,7 @@ class DownloadScheduler:
                     await self._fill_with_retries(request, read.buffer)
                     self._typical_rate = read.rate(self._clock())
                     return
-                self._reset_request(read)  # after `restart`; its bytes are kept
+                self._reset_request(read)  # after `reissue`; its bytes are kept
         finally:
             self._moved += max(0, read.moved)
             self._reads.remove(read)
@@ -350,9 +354,9 @@ class DownloadScheduler:
             self.connections.release()
 
     async def _fill_with_retries(self, request: _ReadRequest, buffer: ByteRangeBuffer) -> None:
-        """Fill `buffer`, within the tries and the time of the `RetryPolicy`.
+        """Fill `buffer`, within the attempts and the time of the `RetryPolicy`.
 
-        This is the only layer that retries a read; `file` tells it from restarts and the like.
+        This is the only layer that retries a read; `file` lists what is not a retry.
         """
 
         def on_retry(error: TransientError, delay: float) -> None:

@@ -5,7 +5,7 @@
     source.list → entries ─┬→ small files, many at a time ─┐
                            └→ large files, a few at a time ┴→ FileTransfer → sinks
 
-Read on in `file`: the way of a chunk, and what happens after a failure. `context` has the
+Read on in `file`: the data path of a chunk, and what happens after a failure. `context` has the
 order of all limits; `scheduler` decides which request runs on which connection, and lists
 the objects that threads share.
 

@@ -387,7 +387,7 @@ async def test_slow_read_is_left_alone_under_a_bandwidth_cap() -> None:
 
 
 @pytest.mark.anyio
-async def test_stalled_request_is_restarted_for_the_missing_bytes() -> None:
+async def test_stalled_request_is_reissued_for_the_missing_bytes() -> None:
     """It hangs for ever, and another request has shown what rate is possible."""
 
     async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
@@ -444,7 +444,7 @@ def test_read_that_ends_soon_is_not_split() -> None:
 
 
 def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
-    """Below a tenth of their rate; a complete read is none, and one restarted twice neither."""
+    """Below a tenth of their rate; a complete read is none, and one reissued twice neither."""
     slow = _read(MIB, filled=4 * MIB, started=0.0)
     stalled = _read(MIB, filled=100, started=0.0)
     complete = _read(0, filled=100, started=0.0)
@@ -452,7 +452,7 @@ def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
     assert select_stalled([slow, complete, stalled], now=4.0, typical_rate=5.0 * MIB) is stalled
     assert select_stalled([slow, complete], now=4.0, typical_rate=5.0 * MIB) is None
     assert select_stalled([stalled], now=1.0, typical_rate=5.0 * MIB) is None
-    stalled.restarts = 2
+    stalled.reissues = 2
     assert select_stalled([stalled], now=4.0, typical_rate=5.0 * MIB) is None
 
 
@@ -501,7 +501,7 @@ def test_split_gains_time(reads: list[InFlightRead]) -> None:
 
 
 @given(reads=_READS, typical_rate=st.floats(0.0, 1e9))
-def test_restart_needs_a_stall(reads: list[InFlightRead], typical_rate: float) -> None:
+def test_reissue_needs_a_stall(reads: list[InFlightRead], typical_rate: float) -> None:
     """The selected read is old, slow and incomplete, and none is if none is selected."""
 
     def is_stalled(read: InFlightRead) -> bool:

@@ -2,7 +2,8 @@
 
 Exit codes: 0 success; 1 other failure; 2 invalid arguments, options or locations; 3 not found;
 4 access denied; 5 the destination cannot be written; 6 the content is wrong; 130 interrupted
-(SIGINT); 143 terminated (SIGTERM).
+(SIGINT); 143 terminated (SIGTERM). In ``download`` an exception of huggingface_hub is not caught:
+Python prints its traceback, and the exit code is 1.
 """
 
 from __future__ import annotations

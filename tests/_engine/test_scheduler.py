@@ -250,7 +250,7 @@ async def test_retry_requests_only_missing_bytes() -> None:
 
 @pytest.mark.anyio
 async def test_progress_resets_the_number_of_tries() -> None:
-    """A connection that is cut after each MiB completes: 7 cuts, and 4 tries allowed."""
+    """A connection that is cut after each MiB completes: 7 cuts, and 4 attempts allowed."""
 
     async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         buffer.append(_content(buffer.filled, buffer.filled + MIB))
@@ -276,7 +276,7 @@ async def test_tries_without_progress_end() -> None:
     source = _ScriptedSource(*[cut] * 5)
     scheduler = _scheduler()
 
-    with pytest.raises(NetworkError, match="gave up after 4 tries"):
+    with pytest.raises(NetworkError, match="gave up after 4 attempts"):
         await scheduler.fill(
             source, ENTRY, ByteRangeBuffer(source.base, memoryview(bytearray(SIZE))), _ignore
         )

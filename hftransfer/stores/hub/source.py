@@ -107,7 +107,7 @@ class HubSource:
         location: what to read.
         endpoint: base URL of the Hub.
         headers: sent to the Hub's origin only (authorization, user agent).
-        retry: for listing and resolving; the engine retries reads.
+        retry: for metadata (revision, listing, HEAD); the engine retries reads of content.
     """
 
     def __init__(

@@ -31,8 +31,8 @@ from hftransfer.errors import IntegrityError
 __all__ = ("CombinedCrc", "FileDigest", "OrderedHasher", "new_file_digest")
 
 # Chunks of one file in the queue of its hashing thread, the one being hashed included. With
-# one, the thread is idle between two chunks until the event loop has come round; the second
-# keeps it busy, the third covers a loop that comes round late. More would only delay a
+# one, the thread is idle between two chunks until the event loop runs again; the second
+# keeps it busy, the third covers an event loop that is late. More would only delay a
 # cancellation, which waits until the queue is empty.
 _QUEUE_LIMIT = 3
 

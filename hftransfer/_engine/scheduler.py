@@ -71,7 +71,7 @@ from hftransfer.stores.base import Entry, Source
 __all__ = ("DownloadScheduler", "InFlightRead", "piece_count", "select_split", "select_stalled")
 
 # Bytes of the smallest piece of a chunk. A shorter request takes longer to be answered than to
-# be read: 1 MiB lasts 20 ms at the 50 MB/s that content networks give one connection.
+# be read: 1 MiB lasts 20 ms at the 50 MB/s that CDNs give one connection.
 _MIN_PIECE = 1 << 20
 # Pieces of a file's first chunk, if connections are idle; each later chunk gets half as many.
 # A digest in file order starts when the first chunk is complete, which this makes sooner.

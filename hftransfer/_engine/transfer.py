@@ -46,7 +46,7 @@ _logger = logging.getLogger("hftransfer")
 
 # Seconds for the clean-up of a file in all sinks. A cancelled caller waits this long at most.
 _CLEANUP_TIMEOUT = 1.5
-# Attempts to move a file whose bytes do not match its digest. Damage on the way is rare enough
+# Attempts to move a file whose bytes do not match its digest. Damage in transit is rare enough
 # for one more attempt to succeed; if that fails, too, the source has other bytes.
 _FILE_ATTEMPTS = 2
 # Workers for files of one chunk: enough requests to hide the latency of opening, reading and

@@ -57,7 +57,7 @@ class BufferTarget:
         self._on_headers = on_headers
 
     def accept(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Return True if the body of a response belongs into the buffer.
+        """Return True if the body of a response goes into the buffer.
 
         Raises:
             NetworkError, RangeNotSupportedError, SourceChangedError: as `check_content_range`.

@@ -18,7 +18,7 @@ existing file is never opened for writing: a blob may be a symlink into a store 
 repositories share. Unfinished files are named ``*.incomplete`` and are in ``blobs/``, where
 ``hf cache prune`` removes them.
 
-Everything here blocks and belongs into worker threads.
+Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compares a file on the disk with its digest on the Hub, and copies files that match.
 
-Everything here blocks and belongs into worker threads.
+Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`dry_run`: what a download would do, without doing it.
 
-Everything here blocks and belongs into worker threads: it may hash a file.
+Everything here blocks and belongs in worker threads: it may hash a file.
 """
 
 from __future__ import annotations

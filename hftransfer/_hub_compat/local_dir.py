@@ -10,7 +10,7 @@
     <local_dir>/.cache/huggingface/download/<folder of path>/*.incomplete
 
 The layout is huggingface_hub's, and processes with either library may use one folder at the same
-time. Everything here blocks and belongs into worker threads.
+time. Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ A failed request is handled on three levels, which this package keeps apart:
   waiting. Checksum negotiation does the same for a checksum that the store rejects: once per
   candidate, of which there are at most three.
 - *Retry*: a `TransientError` may not occur the next time. `hftransfer._io.retry.retrying` sends
-  again after a back-off. Each request has one such level: the engine retries `S3Source.fill`,
+  again after a backoff. Each request has one such level: the engine retries `S3Source.fill`,
   `S3Source.stream` and `FileSink.write`; `S3Client.call` and this package's own uses of `retrying`
   cover the rest. An operation that is retried never retries another inside.
 - *Restart*: an upload has vanished or holds other bytes than ours (`IntegrityError`). The engine

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hftransfer._io.signals import terminable
 from hftransfer.cli.commands import WRONG_CONTENT
 from hftransfer.cli.parser import make_parser
 from hftransfer.errors import (
@@ -44,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 for a usage error, with 0 after ``--help``, both from argparse.
     """
-    from hftransfer.sync import terminable
-
     parsed = make_parser().parse_args(arguments)
     try:
         with terminable():

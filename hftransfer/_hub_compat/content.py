@@ -11,11 +11,10 @@ from anyio import from_thread
 
 from hftransfer._core.digests import new_hasher
 from hftransfer._io.atomic_write import open_atomically, write_fully
+from hftransfer._io.file_range import HASH_WINDOW_SIZE
 from hftransfer.stores.base import Entry
 
 __all__ = ("copy_verified", "has_content")
-
-_BLOCK_SIZE = 4 << 20  # bytes between two checks whether the waiting task was cancelled
 
 
 def has_content(file: Path, entry: Entry) -> bool:
@@ -27,7 +26,7 @@ def has_content(file: Path, entry: Entry) -> bool:
     if entry.digest is None or file.stat().st_size != entry.size:
         return False
     hasher = new_hasher(entry.digest.algorithm, entry.size)
-    buffer = memoryview(bytearray(_BLOCK_SIZE))
+    buffer = _window(entry)
     with open(file, "rb", buffering=0) as source:
         while count := source.readinto(buffer):
             from_thread.check_cancelled()
@@ -49,7 +48,7 @@ def copy_verified(source: Path, target: Path, entry: Entry, *, folder: Path, pre
     """
     if not has_content(source, entry):
         return False
-    buffer = memoryview(bytearray(_BLOCK_SIZE))
+    buffer = _window(entry)
     with (
         open(source, "rb", buffering=0) as reader,
         open_atomically(target, folder=folder, prefix=prefix) as fd,
@@ -58,3 +57,11 @@ def copy_verified(source: Path, target: Path, entry: Entry, *, folder: Path, pre
             from_thread.check_cancelled()
             write_fully(fd, buffer[:count])
     return True
+
+
+def _window(entry: Entry) -> memoryview:
+    """Return the memory through which a file is read; between two windows a cancellation counts.
+
+    It is small, because many files are read at once and it is not part of the memory budget.
+    """
+    return memoryview(bytearray(max(1, min(HASH_WINDOW_SIZE, entry.size))))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hftransfer.stores.hub.source import HubSource
-    from hftransfer.stores.s3.store import S3Client
+    from hftransfer.stores.s3.client import S3Client
 
 __all__ = ("AnyLocation", "AsyncClient", "copy")
 

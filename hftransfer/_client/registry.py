@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from hftransfer._http.client import HttpClient
     from hftransfer.stores.hub.source import HubSource
-    from hftransfer.stores.s3.store import S3Client
+    from hftransfer.stores.s3.client import S3Client
 
 __all__ = ("LocationSource", "StoreRegistry")
 
@@ -150,7 +150,7 @@ class StoreRegistry:
 
     async def s3_client(self) -> S3Client:
         """Return the S3 client that all buckets share."""
-        from hftransfer.stores.s3.store import S3Client
+        from hftransfer.stores.s3.client import S3Client
 
         async with self._opening:
             if self._s3 is None:

@@ -1,6 +1,6 @@
 """Copies from S3 to S3 in which the store moves the bytes.
 
-Apart from `copy`, so that other transfers do not import the S3 store.
+Not in `copy_files`, so that other transfers do not import the S3 store.
 """
 
 from __future__ import annotations

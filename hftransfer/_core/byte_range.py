@@ -1,4 +1,4 @@
-"""A range of a file on its way into memory: one request, its buffer and its progress.
+"""A range of a file that is read into memory: one request, its buffer and its progress.
 
 The engine makes a `ByteRangeBuffer` for a request and a source fills it. The bytes that arrived
 before a failure stay valid, so that the next attempt requests only the rest, and the rest of a
@@ -11,7 +11,7 @@ __all__ = ("ByteRangeBuffer",)
 
 
 class ByteRangeBuffer:
-    """The bytes ``[start, stop)`` of one file, arriving in order into `buffer`.
+    """The bytes ``[start, stop)`` of one file, arriving in order into `memory`.
 
     Ownership: the task that makes it owns it, in the thread of the client's event loop, and gives
     it to one `Source.fill` at a time. While `fill` runs, two threads use it without a lock:
@@ -27,17 +27,17 @@ class ByteRangeBuffer:
     same file. Readers of the progress must therefore expect ``filled > limit``.
 
     Args:
-        start: offset in the file of the first byte of `buffer`.
-        buffer: memory for the bytes; its length is the number of bytes that are requested.
+        start: offset in the file of the first byte of `memory`.
+        memory: for the bytes; its length is the number of bytes that are requested.
     """
 
-    __slots__ = ("buffer", "filled", "limit", "response_started_at", "start")
+    __slots__ = ("filled", "limit", "memory", "response_started_at", "start")
 
-    def __init__(self, start: int, buffer: memoryview) -> None:
+    def __init__(self, start: int, memory: memoryview) -> None:
         self.start = start
-        self.buffer = buffer
-        self.limit = len(buffer)
-        """Bytes of `buffer` that are still requested, from its beginning; `split_off` lowers it."""
+        self.memory = memory
+        self.limit = len(memory)
+        """Bytes of `memory` that are still requested, from its beginning; `split_off` lowers it."""
         self.filled = 0
         """Bytes that have arrived. Those beyond `limit` belong to the range that was split off."""
         self.response_started_at: float | None = None
@@ -61,7 +61,7 @@ class ByteRangeBuffer:
     @property
     def remaining(self) -> memoryview:
         """The memory for the missing bytes."""
-        return self.buffer[self.filled : self.limit]
+        return self.memory[self.filled : self.limit]
 
     def advance(self, count: int) -> None:
         """Count bytes that were written to `remaining`. For the receiving thread."""
@@ -70,7 +70,7 @@ class ByteRangeBuffer:
     def append(self, data: bytes | memoryview) -> None:
         """Copy `data`, no longer than `remaining`, to its beginning. For the receiving thread."""
         end = self.filled + len(data)
-        self.buffer[self.filled : end] = data
+        self.memory[self.filled : end] = data
         self.filled = end
 
     def reset(self) -> None:
@@ -90,6 +90,6 @@ class ByteRangeBuffer:
         if part < minimum:
             return None
         middle = self.limit - part * (parts - 1)
-        other = ByteRangeBuffer(self.start + middle, self.buffer[middle : self.limit])
+        other = ByteRangeBuffer(self.start + middle, self.memory[middle : self.limit])
         self.limit = middle
         return other

@@ -1,10 +1,9 @@
 """The number of connections: a controller that maximizes goodput (payload bytes per second).
 
-More connections help while each is limited by its server, its distance or its content
-network. Beyond that they only take memory, and with some stores make everything slower:
-aggregate throughput has been seen to collapse by orders of magnitude (huggingface_hub issue
-4893: from 2.3 GB/s to 1 MB/s). So the controller measures, changes the number, and keeps the
-change only if goodput rose.
+More connections help while each is limited by its server, its distance or its CDN. Beyond that
+they only take memory, and with some stores make everything slower: aggregate throughput has been
+seen to collapse by orders of magnitude (huggingface_hub issue 4893: from 2.3 GB/s to 1 MB/s). So
+the controller measures, changes the number, and keeps the change only if goodput rose.
 
 It is in one of two phases, and tries at most one change at a time::
 

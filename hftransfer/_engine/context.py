@@ -16,7 +16,8 @@ number are never held together.
 3  `hash_windows`         windows of 1 MiB: 1 per core         `SendfileStrategy`, for hashing
 4  `buffer_pool`          bytes: the memory budget             `ChunkPipeline.acquire`, until the
                                                                chunk is stored; `SendfileStrategy`
-                                                               for a window
+                                                               for a window; sinks, to compare
+                                                               existing files
 5  `scheduler`            requests in flight: the option       `DownloadScheduler.fill`, for each
    ``.connections``       `connections`, or 16 to 64,          piece of a chunk; `StreamStrategy`
                           adapted to the throughput            for a whole file
@@ -30,11 +31,12 @@ number are never held together.
                           file; S3: uploads in flight
 =  =====================  ===================================  ===================================
 
-Two further waits fit into this order:
+Three further waits fit into this order:
 
 - In `OrderedHasher` a chunk waits, with its buffer, for the earlier chunks of its file. These
   got their buffers first, so they wait only for limits from 5 on.
 - A chunk that has a connection takes further ones only if they are idle (`try_acquire`).
+- The `RateLimiter` delays the next read or write of a connection. It is waited for and not held.
 """
 
 from __future__ import annotations
@@ -61,9 +63,9 @@ __all__ = ("Context", "TransferStats")
 
 _STAGES = ("fetch", "hash", "store")
 
-# Connections at the start, if the option is not given. Most servers and content networks
-# serve one client more than 16; where each brings 50 MB/s, starting with 8 would cost one
-# more doubling, a sixth of a second.
+# Connections at the start, if the option is not given. Most servers and CDNs serve one client
+# more than 16; where each brings 50 MB/s, starting with 8 would cost one more doubling, a sixth of
+# a second.
 _START_CONNECTIONS = 16
 # Most connections, if the option is not given. Published measurements show no gain from 64 over
 # 32 (Run:ai Model Streamer) and a loss at 400 (ai-dynamo/nixl, PR 1769: 18.1 GB/s with 150,

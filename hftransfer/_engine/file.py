@@ -1,6 +1,6 @@
-"""One file on its way: the choice between three strategies, and the check at the end.
+"""The transfer of one file: the choice between three strategies, and the check at the end.
 
-The way of a chunk, as `ranges` moves it::
+The data path of a chunk, in the strategy `ranges`::
 
     buffer from the pool (the back-pressure) → read → XXH3, CRC ─┬→ every sink
                                                                  └→ the file's SHA-256, in order
@@ -20,19 +20,20 @@ strategy    used when                                                      memor
             goes to sinks that can all send it from the page cache         while it is hashed
 ==========  =============================================================  ====================
 
-Failures are handled at four levels, and only *retry* waits between two tries:
+Failures are handled at four levels, and only *retry* waits between two attempts:
 
-- *recover*: a store handles a condition that it knows, such as an expired signed URL or a
-  bucket in another region, within one try of the engine. Stores retry only what no chunk waits
-  for (a listing, the completion of an upload), so no retry is nested in another.
+- *recover*: a store removes a cause that it knows, such as an expired signed URL or a bucket in
+  another region, within one attempt of the engine. Stores retry only what no chunk waits for (a
+  listing, the completion of an upload), so no retry is nested in another.
 - *retry*: after a `TransientError` the engine repeats the read or the write of a chunk
   (`retrying`). A read continues behind the bytes that have arrived. `RetryPolicy` limits the
-  number of tries and the seconds since the first failure; progress starts both again.
-- *restart*: the scheduler cancels a request that stalls while others are fast, and sends it again
-  for the missing bytes. It is no failure and does not count as a try.
-- *read again*: a chunk that does not match its manifest is read a second time
-  (`CHUNK_ATTEMPTS`), and a file that does not match its digest is moved a second time
-  (`transfer`), since bytes can be damaged on their way.
+  number of attempts and the seconds since the first failure; progress resets both.
+- *reissue*: the scheduler cancels a request that stalls while others are fast, and sends it again
+  for the missing bytes. It is no failure and does not count as an attempt.
+- *restart*: bytes can be damaged in transit, so a chunk that does not match its manifest is read a
+  second time (`CHUNK_ATTEMPTS`), and a file that does not match its digest is moved a second time
+  (`transfer`), as is one whose upload is gone. A source that rejects ranges is read from its start
+  as one stream.
 """
 
 from __future__ import annotations

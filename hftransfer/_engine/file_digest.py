@@ -31,8 +31,8 @@ from hftransfer.errors import IntegrityError
 __all__ = ("CombinedCrc", "FileDigest", "OrderedHasher", "new_file_digest")
 
 # Chunks of one file in the queue of its hashing thread, the one being hashed included. With
-# one, the thread is idle between two chunks until the event loop has come round; the second
-# keeps it busy, the third covers a loop that comes round late. More would only delay a
+# one, the thread is idle between two chunks until the event loop runs again; the second
+# keeps it busy, the third covers an event loop that is late. More would only delay a
 # cancellation, which waits until the queue is empty.
 _QUEUE_LIMIT = 3
 
@@ -193,7 +193,7 @@ def _call_soon_threadsafe() -> Callable[[Callable[[], None]], object]:
 
 
 class CombinedCrc:
-    """The CRC of a file, combined from the CRCs of its chunks (see `checksums.combine`).
+    """The CRC of a file, combined from the CRCs of its chunks (see `combine_crcs`).
 
     Args:
         expected: what the CRC should be.
@@ -236,7 +236,7 @@ def new_file_digest(
     """Return what computes and checks `expected` for a file with chunks of `sizes` bytes.
 
     Args:
-        expected: the file's digest; its algorithm is known (see `digests.is_known`).
+        expected: the file's digest; its algorithm is supported (see `is_supported`).
         sizes: bytes of each chunk.
         threads: see `OrderedHasher`.
     """

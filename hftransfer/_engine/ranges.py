@@ -86,10 +86,10 @@ class RangeStrategy:
         state = self._state
         digest = ""
         for _ in range(CHUNK_ATTEMPTS):
-            target = ByteRangeBuffer(chunk.start, data)
+            buffer = ByteRangeBuffer(chunk.start, data)
             with state.stats.timed("fetch"):
                 await state.context.scheduler.fill(
-                    state.source, state.entry, target, state.on_retry
+                    state.source, state.entry, buffer, state.on_retry
                 )
             state.stats.bytes += chunk.size
             digest = await self._pipeline.hash(chunk, data)

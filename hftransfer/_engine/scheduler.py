@@ -3,7 +3,7 @@
 A chunk is read with one request. It is cut into pieces, with one request each, if more
 connections are allowed than memory holds chunks, and for the first chunks of a file. While the
 transfer drains (all chunks are requested), idle connections take half of what the slowest
-requests have yet to read, and a stalled request is restarted. Bytes that have arrived stay
+requests have yet to read, and a stalled request is reissued. Bytes that have arrived stay
 where they are and are not requested again.
 
 `DownloadScheduler.run` takes these decisions every `_INTERVAL` seconds; `piece_count`,
@@ -20,7 +20,7 @@ where they are and are not requested again.
 # More than one of these threads touches the following objects.
 #
 # `ByteRangeBuffer`. Each attribute has one writer at a time:
-#     limit                 the engine's loop (`split`);
+#     limit                 the engine's loop (`split_off`);
 #     filled                the thread that runs the request: one request at a time;
 #     response_started_at   the same thread, once per request; the engine's loop resets it
 #                           while no request runs (`_reset_request`).
@@ -42,8 +42,12 @@ where they are and are not requested again.
 #
 # `RateLimiter`. It has a lock.
 #
+# Local files: `PartialFile`, its journal and `WritePolicy`. Writer threads share them; their
+#   modules name the locks.
+#
 # The engine's loop owns everything else: `InFlightRead`, limiters, `TransferStats`, observers,
 # `on_retry`. No lock is needed, because a coroutine is interrupted only where it awaits.
+# (`_http.loops` lists what the HTTP client shares between its loops.)
 
 from __future__ import annotations
 
@@ -67,7 +71,7 @@ from hftransfer.stores.base import Entry, Source
 __all__ = ("DownloadScheduler", "InFlightRead", "piece_count", "select_split", "select_stalled")
 
 # Bytes of the smallest piece of a chunk. A shorter request takes longer to be answered than to
-# be read: 1 MiB lasts 20 ms at the 50 MB/s that content networks give one connection.
+# be read: 1 MiB lasts 20 ms at the 50 MB/s that CDNs give one connection.
 _MIN_PIECE = 1 << 20
 # Pieces of a file's first chunk, if connections are idle; each later chunk gets half as many.
 # A digest in file order starts when the first chunk is complete, which this makes sooner.
@@ -86,23 +90,23 @@ _REQUEST_LATENCY = 0.1
 _STALLED_SHARE = 0.1
 # … after so many seconds, in which a slow response or a lost packet has been overcome. …
 _STALLED_AFTER = 2.0
-# … It is restarted at most so often. A further stall is not the fault of one connection, and
+# … It is reissued at most so often. A further stall is not the fault of one connection, and
 # is left to the read timeout and its retry.
-_MAX_RESTARTS = 2
+_MAX_REISSUES = 2
 
 
 @dataclass(eq=False)
 class InFlightRead:
     """A byte range that one connection is reading. Belongs to the engine's event loop."""
 
-    target: ByteRangeBuffer
+    buffer: ByteRangeBuffer
     split: Callable[[], bool]
     """Moves half of the missing bytes to another connection; returns False if too few are."""
     started: float
     """When the current request began, in seconds of the scheduler's clock."""
     filled_at_start: int = 0
     """Bytes that had arrived before the current request."""
-    restarts: int = 0
+    reissues: int = 0
     """Requests that were cancelled because they stalled."""
     scope: anyio.CancelScope | None = None
     """Cancels the current request; None before the first one."""
@@ -110,7 +114,7 @@ class InFlightRead:
     @property
     def moved(self) -> int:
         """Bytes that the current request has read."""
-        return self.target.filled - self.filled_at_start
+        return self.buffer.filled - self.filled_at_start
 
     def rate(self, now: float) -> float:
         """Return the bytes per second of the current request."""
@@ -119,15 +123,15 @@ class InFlightRead:
 
     def latency(self, now: float) -> float:
         """Return the seconds that the current request waited, or has waited, for its response."""
-        response = self.target.response_started_at
+        response = self.buffer.response_started_at
         if response is None and self.moved > 0:
             return 0.0  # a source that sends no requests
         return (now if response is None else max(response, self.started)) - self.started
 
-    def restart(self) -> None:
+    def reissue(self) -> None:
         """Cancel the current request; `DownloadScheduler.read` then sends another one."""
         assert self.scope is not None
-        self.restarts += 1
+        self.reissues += 1
         self.scope.cancel()
 
 
@@ -141,10 +145,10 @@ def select_split(reads: Sequence[InFlightRead], now: float) -> InFlightRead | No
     longest = 2 * _REQUEST_LATENCY
     for read in reads:
         age = now - read.started
-        if read.target.missing < 2 * _MIN_PIECE or age < _INTERVAL:
+        if read.buffer.missing < 2 * _MIN_PIECE or age < _INTERVAL:
             continue
         rate = read.rate(now)
-        remaining = read.target.missing / rate if rate else float("inf")
+        remaining = read.buffer.missing / rate if rate else float("inf")
         if remaining > longest:
             selected, longest = read, remaining
     return selected
@@ -155,9 +159,9 @@ def select_stalled(
 ) -> InFlightRead | None:
     """Return a read that is far slower than `typical_rate` bytes per second, or None."""
     for read in reads:
-        may_restart = now - read.started >= _STALLED_AFTER and read.restarts < _MAX_RESTARTS
+        may_reissue = now - read.started >= _STALLED_AFTER and read.reissues < _MAX_REISSUES
         is_slow = read.rate(now) < typical_rate * _STALLED_SHARE
-        if may_restart and is_slow and read.target.missing:
+        if may_reissue and is_slow and read.buffer.missing:
             return read
     return None
 
@@ -228,15 +232,15 @@ class DownloadScheduler:
         self,
         source: Source,
         entry: Entry,
-        target: ByteRangeBuffer,
+        buffer: ByteRangeBuffer,
         on_retry: Callable[[TransientError, float], None],
     ) -> None:
-        """Fill `target` from `source`; return when all of its bytes have arrived.
+        """Fill `buffer` from `source`; return when all of its bytes have arrived.
 
         Args:
             source: where to read.
             entry: the file.
-            target: one chunk.
+            buffer: one chunk.
             on_retry: called with the error and the delay in seconds before a request is
                 tried again.
 
@@ -245,26 +249,26 @@ class DownloadScheduler:
         """
         request = _ReadRequest(source, entry, on_retry)
         await self.connections.acquire()
-        if target.missing < 2 * _MIN_PIECE:
-            await self._read_unsplit(request, target)
+        if buffer.missing < 2 * _MIN_PIECE:
+            await self._read_unsplit(request, buffer)
             return
         with single_error():
             async with anyio.create_task_group() as tasks:
                 chunk = _ChunkRead(self, request, tasks)
-                for piece in [target, *self._cut(target)]:
+                for piece in [buffer, *self._cut(buffer)]:
                     chunk.start(piece)
 
-    def _cut(self, target: ByteRangeBuffer) -> Sequence[ByteRangeBuffer]:
-        """Cut pieces off `target` for idle connections, and acquire one for each of them."""
+    def _cut(self, buffer: ByteRangeBuffer) -> Sequence[ByteRangeBuffer]:
+        """Cut pieces off `buffer` for idle connections, and acquire one for each of them."""
         count = piece_count(
-            target.start // len(target.buffer),
+            buffer.start // len(buffer.memory),
             connections=self.connections.limit,
             idle=self.connections.available,
             chunk_slots=self._chunk_slots,
         )
         pieces: list[ByteRangeBuffer] = []
-        for ways in range(count, 1, -1):
-            piece = (pieces or [target])[-1].split_off(_MIN_PIECE, ways)
+        for parts in range(count, 1, -1):
+            piece = (pieces or [buffer])[-1].split_off(_MIN_PIECE, parts)
             if piece is not None:
                 self.connections.try_acquire()
                 pieces.append(piece)
@@ -304,7 +308,7 @@ class DownloadScheduler:
         if self.connections.available and self._typical_rate:
             stalled = select_stalled(self._reads, now, self._typical_rate)
             if stalled is not None:
-                stalled.restart()
+                stalled.reissue()
 
     def slow_down(self) -> None:
         """Halve an adaptive number of connections, since the server asked for less."""
@@ -312,21 +316,21 @@ class DownloadScheduler:
             self.connections.resize(self._controller.slow_down(self._clock()))
 
     async def read(
-        self, request: _ReadRequest, target: ByteRangeBuffer, split: Callable[[], bool]
+        self, request: _ReadRequest, buffer: ByteRangeBuffer, split: Callable[[], bool]
     ) -> None:
-        """Fill `target`, over a connection that the caller acquired and this releases.
+        """Fill `buffer`, over a connection that the caller acquired and this releases.
 
-        Until it is full, `_rebalance` may shorten it (by `split`) or restart the request.
+        Until it is full, `_rebalance` may shorten it (by `split`) or reissue the request.
         """
-        read = InFlightRead(target, split, started=self._clock())
+        read = InFlightRead(buffer, split, started=self._clock())
         self._reads.append(read)
         try:
             while True:
                 with anyio.CancelScope() as read.scope:
-                    await self._fill_with_retries(request, read.target)
+                    await self._fill_with_retries(request, read.buffer)
                     self._typical_rate = read.rate(self._clock())
                     return
-                self._reset_request(read)  # after `restart`; its bytes are kept
+                self._reset_request(read)  # after `reissue`; its bytes are kept
         finally:
             self._moved += max(0, read.moved)
             self._reads.remove(read)
@@ -334,25 +338,25 @@ class DownloadScheduler:
 
     def _reset_request(self, read: InFlightRead) -> None:
         self._moved += max(0, read.moved)
-        read.filled_at_start = read.target.filled
-        read.target.response_started_at = None  # no request is running that could set it
+        read.filled_at_start = read.buffer.filled
+        read.buffer.response_started_at = None  # no request is running that could set it
         read.started = self._clock()
 
-    async def _read_unsplit(self, request: _ReadRequest, target: ByteRangeBuffer) -> None:
+    async def _read_unsplit(self, request: _ReadRequest, buffer: ByteRangeBuffer) -> None:
         """Fill a range that is too short to be split, and release its connection.
 
         It is not among the reads that are rebalanced, which saves small files the task group.
         """
         try:
-            await self._fill_with_retries(request, target)
+            await self._fill_with_retries(request, buffer)
         finally:
-            self._moved += target.filled
+            self._moved += buffer.filled
             self.connections.release()
 
-    async def _fill_with_retries(self, request: _ReadRequest, target: ByteRangeBuffer) -> None:
-        """Fill `target`, within the tries and the time of the `RetryPolicy`.
+    async def _fill_with_retries(self, request: _ReadRequest, buffer: ByteRangeBuffer) -> None:
+        """Fill `buffer`, within the attempts and the time of the `RetryPolicy`.
 
-        This is the only layer that retries a read; `file` tells it from restarts and the like.
+        This is the only layer that retries a read; `file` lists what is not a retry.
         """
 
         def on_retry(error: TransientError, delay: float) -> None:
@@ -361,10 +365,10 @@ class DownloadScheduler:
             request.on_retry(error, delay)
 
         await retrying(
-            partial(request.source.fill, request.entry, target),
+            partial(request.source.fill, request.entry, buffer),
             self._retry,
             on_retry=on_retry,
-            progress=lambda: target.filled,
+            progress=lambda: buffer.filled,
         )
 
 
@@ -378,13 +382,13 @@ class _ChunkRead:
         self._request = request
         self._tasks = tasks
 
-    def start(self, target: ByteRangeBuffer) -> None:
-        """Read `target` over a connection that the caller acquired."""
-        split = partial(self._split, target)
-        self._tasks.start_soon(self._scheduler.read, self._request, target, split)
+    def start(self, buffer: ByteRangeBuffer) -> None:
+        """Read `buffer` over a connection that the caller acquired."""
+        split = partial(self._split, buffer)
+        self._tasks.start_soon(self._scheduler.read, self._request, buffer, split)
 
-    def _split(self, target: ByteRangeBuffer) -> bool:
-        piece = target.split_off(_MIN_PIECE)
+    def _split(self, buffer: ByteRangeBuffer) -> bool:
+        piece = buffer.split_off(_MIN_PIECE)
         if piece is None:
             return False
         self._scheduler.connections.try_acquire()

@@ -54,7 +54,7 @@ class SendfileStrategy:
         """Move all chunks.
 
         Raises:
-            SourceChangedError: if the file was written to in the meantime.
+            SourceChangedError: if the file was written to during its transfer.
             TransferError: the first failure; further ones are its notes.
         """
         state = self._state

@@ -5,7 +5,7 @@
     source.list → entries ─┬→ small files, many at a time ─┐
                            └→ large files, a few at a time ┴→ FileTransfer → sinks
 
-Read on in `file`: the way of a chunk, and what happens after a failure. `context` has the
+Read on in `file`: the data path of a chunk, and what happens after a failure. `context` has the
 order of all limits; `scheduler` decides which request runs on which connection, and lists
 the objects that threads share.
 
@@ -46,7 +46,7 @@ _logger = logging.getLogger("hftransfer")
 
 # Seconds for the clean-up of a file in all sinks. A cancelled caller waits this long at most.
 _CLEANUP_TIMEOUT = 1.5
-# Attempts to move a file whose bytes do not match its digest. Damage on the way is rare enough
+# Attempts to move a file whose bytes do not match its digest. Damage in transit is rare enough
 # for one more attempt to succeed; if that fails, too, the source has other bytes.
 _FILE_ATTEMPTS = 2
 # Workers for files of one chunk: enough requests to hide the latency of opening, reading and
@@ -125,13 +125,8 @@ class _TransferRun:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._context.scheduler.run, self._is_draining)
                 async with anyio.create_task_group() as workers:
-                    for files, count in (
-                        (large, _LARGE_FILE_WORKERS),
-                        (small, _SMALL_FILE_WORKERS),
-                    ):
-                        queue = iter(files)
-                        for _ in range(min(count, len(files))):
-                            workers.start_soon(self._work, queue)
+                    self._start_workers(workers, large, _LARGE_FILE_WORKERS)
+                    self._start_workers(workers, small, _SMALL_FILE_WORKERS)
                 background.cancel_scope.cancel()
 
     def _is_draining(self) -> bool:

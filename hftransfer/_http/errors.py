@@ -62,7 +62,7 @@ def proxy_refused(authority: str, status: int) -> NetworkError | RejectedError:
     """Return the error for a proxy that answered `status` instead of connecting to `authority`."""
     # A refusal for lack of credentials or permission (4xx) will be repeated.
     kind = NetworkError if status >= 500 else RejectedError
-    return kind(f"the proxy on the way to {authority} answered {status}")
+    return kind(f"the proxy for {authority} answered {status}")
 
 
 def untrusted_certificate(authority: str, reason: object) -> RejectedError:

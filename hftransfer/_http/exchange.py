@@ -30,7 +30,7 @@ class BufferTarget:
     """The buffer that a body is received into, and the check of the response that may fill it.
 
     Args:
-        buffer: for the body. Another thread may shorten it (`ByteRangeBuffer.split`) while the
+        buffer: for the body. Another thread may shorten it (`ByteRangeBuffer.split_off`) while the
             response arrives; the exchange then ends when it is full, and its connection is closed.
         url: for error messages.
         size: expected bytes of the whole body; another size means that the source has changed.
@@ -57,7 +57,7 @@ class BufferTarget:
         self._on_headers = on_headers
 
     def accept(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Return True if the body of a response belongs into the buffer.
+        """Return True if the body of a response goes into the buffer.
 
         Raises:
             NetworkError, RangeNotSupportedError, SourceChangedError: as `check_content_range`.

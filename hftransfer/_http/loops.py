@@ -8,10 +8,10 @@ and protocols never cross a thread. These objects do:
   only read, by the thread of one loop.
 - `BufferTarget` and its `ByteRangeBuffer`: the loop thread owns `filled`, `response_started_at` and
   the memory of the missing bytes, from the call of `send` until it returns or raises. The calling
-  thread owns `limit`, which it lowers (`split`) when it gives the rest to another connection.
+  thread owns `limit`, which it lowers (`split_off`) when another connection takes the rest.
   Each attribute has this one writer, and reading the other thread's is atomic under the GIL, so
   there is no lock, and no call of the owner through its loop for each look at the progress.
-  Outdated values do no harm. With an outdated `filled`, `split` divides a little more than
+  Outdated values do no harm. With an outdated `filled`, `split_off` divides a little more than
   what is missing. With an outdated `limit`, the loop thread writes a few bytes beyond it, the same
   ones that the other connection writes there.
 - `on_headers` of a target: called in the loop thread.

@@ -164,21 +164,21 @@ class ConnectionPool:
                 addresses = await self._addresses.resolve(peer.host, peer.port)
                 # Not `create_connection`: asyncio's Happy Eyeballs leaks sockets when it is
                 # cancelled, and uvloop has none.
-                plain = await start_connection(
+                sock = await start_connection(
                     addresses, happy_eyeballs_delay=_NEXT_ADDRESS_DELAY, interleave=1, loop=loop
                 )
                 if secure and origin.proxy is not None:
                     try:
-                        await open_tunnel(plain, origin.proxy, origin.authority)
+                        await open_tunnel(sock, origin.proxy, origin.authority)
                     except BaseException:
-                        plain.close()
+                        sock.close()
                         raise
-                low_water = LowWaterMark(plain, secure=secure)
+                low_water = LowWaterMark(sock, secure=secure)
                 _, connection = await loop.create_connection(
                     lambda: Connection(
                         origin, self._timeouts, self._rate_limiter, low_water, self._discard
                     ),
-                    sock=plain,
+                    sock=sock,
                     ssl=tls,
                     server_hostname=origin.host if secure else None,
                 )

@@ -97,12 +97,12 @@ async def open_tunnel(connected: socket.socket, proxy: Proxy, authority: str) ->
         # In TLS the client speaks first, so no byte of the server can follow the proxy's response.
         data = await loop.sock_recv(connected, 4096)
         if not data or len(received) > _MAX_HEAD:
-            raise NetworkError(f"the proxy on the way to {authority} closed the connection")
+            raise NetworkError(f"the proxy for {authority} closed the connection")
         received += data
     try:
         status = parse_head(received[:end], "CONNECT").status
     except MalformedResponseError as error:
-        message = f"the response of the proxy on the way to {authority} is not HTTP: {error}"
+        message = f"the response of the proxy for {authority} is not HTTP: {error}"
         raise NetworkError(message) from None
     if not 200 <= status < 300:
         raise proxy_refused(authority, status)

@@ -38,12 +38,12 @@ class LowWaterMark:
     """The low-water mark of one connection.
 
     Args:
-        plain: its socket; errors of a closed one are ignored, since its connection reports them.
+        sock: its socket; errors of a closed one are ignored, since its connection reports them.
         secure: True if it carries TLS.
     """
 
-    def __init__(self, plain: _Socket, *, secure: bool) -> None:
-        self._socket = plain
+    def __init__(self, sock: _Socket, *, secure: bool) -> None:
+        self._socket = sock
         self._maximum = _MAX_MARK_TLS if secure else _MAX_MARK
         self._held = _HELD_BY_TLS if secure else 0
         self._mark = 1

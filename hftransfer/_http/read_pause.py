@@ -57,5 +57,5 @@ class ReadPause:
         self._timer.cancel()
         self._timer = None
         if not self._transport.is_closing():
-            with suppress(AttributeError, RuntimeError):  # lost; `connection_lost` is about to come
+            with suppress(AttributeError, RuntimeError):  # lost; `connection_lost` follows
                 self._transport.resume_reading()

@@ -67,12 +67,12 @@ class RequestBodySender:
         Raises:
             SourceChangedError, TransferError: if the file of the body cannot be read.
         """
-        plain = _duplicate_socket(self._transport)
-        if plain is None:
+        sock = _duplicate_socket(self._transport)
+        if sock is None:
             await self._write()
         else:
-            with plain:
-                await self._send(plain)
+            with sock:
+                await self._send(sock)
         if not self.left:
             self._body.check_unchanged()
 
@@ -85,16 +85,16 @@ class RequestBodySender:
         self._is_full = False
         self._wake()
 
-    async def _send(self, plain: socket.socket) -> None:
+    async def _send(self, sock: socket.socket) -> None:
         """Send over a plain connection, through the duplicate of its socket."""
         while self.left and not self._response.done():
             if self._transport.get_write_buffer_size():  # the head has to precede the body
-                await self._wait_writable(plain)
+                await self._wait_writable(sock)
                 continue
             try:
-                count = self._body.send(plain, *self._next_piece(_LARGE_PIECE))
+                count = self._body.send(sock, *self._next_piece(_LARGE_PIECE))
             except (BlockingIOError, InterruptedError):
-                await self._wait_writable(plain)
+                await self._wait_writable(sock)
                 continue
             except TransferError:
                 raise  # about the file; some of our errors are OSErrors, too
@@ -135,13 +135,13 @@ class RequestBodySender:
             self.is_paused = False
             self._on_progress()
 
-    async def _wait_writable(self, plain: socket.socket) -> None:
+    async def _wait_writable(self, sock: socket.socket) -> None:
         """Wait until the socket accepts bytes, or the response has arrived."""
-        self._loop.add_writer(plain.fileno(), self._wake)
+        self._loop.add_writer(sock.fileno(), self._wake)
         try:
             await self._wait()
         finally:
-            self._loop.remove_writer(plain.fileno())
+            self._loop.remove_writer(sock.fileno())
 
     async def _wait(self) -> None:
         """Wait for `_wake` or the response."""
@@ -165,9 +165,9 @@ def _duplicate_socket(transport: asyncio.Transport) -> socket.socket | None:
     if own is None:
         return None
     try:
-        plain = socket.fromfd(own.fileno(), own.family, own.type, own.proto)
+        sock = socket.fromfd(own.fileno(), own.family, own.type, own.proto)
     except OSError:
         return None  # closed already; the transport will report it
     # The descriptor is non-blocking already; this undoes socket.setdefaulttimeout for the object.
-    plain.setblocking(False)
-    return plain
+    sock.setblocking(False)
+    return sock

@@ -113,7 +113,7 @@ class ResponseBody:
         """Copy bytes of the body that were received elsewhere.
 
         Raises:
-            NetworkError: if more bytes arrive than belong into the buffer.
+            NetworkError: if more bytes arrive than fit into the buffer.
             MalformedResponseError: if the chunks are malformed.
         """
         if self._left is not None:

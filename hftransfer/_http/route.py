@@ -1,4 +1,4 @@
-"""How a URL is reached: its server, the proxy on the way, and the head of a request to it."""
+"""How a URL is reached: its server, the proxy for it, and the head of a request to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
-    """A server, and the proxy on the way to it: connections with equal ones are interchangeable."""
+    """A server, and the proxy for it: connections with equal ones are interchangeable."""
 
     scheme: str
     host: str
@@ -58,7 +58,7 @@ class RouteTable:
     def find(self, url: str) -> tuple[Route, str] | None:
         """Return the route to the host of `url`, and the path of the URL.
 
-        Returns None if the URL has to be quoted or contains a user, or if the proxy on the way is
+        Returns None if the URL has to be quoted or contains a user, or if the proxy for it is
         of a kind that `parse_proxy` does not support.
         """
         matched = _URL.fullmatch(url)

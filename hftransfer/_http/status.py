@@ -21,7 +21,7 @@ from hftransfer.errors import (
     redact,
 )
 
-__all__ = ("check_content_range", "is_redirect", "retry_after", "status_error")
+__all__ = ("check_content_range", "is_redirect", "parse_http_date", "retry_after", "status_error")
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RATE_LIMIT = re.compile(r'"[^"]*"\s*;\s*r=(?P<remaining>\d+)\s*;\s*t=(?P<reset>\d+)')

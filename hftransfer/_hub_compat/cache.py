@@ -18,7 +18,7 @@ existing file is never opened for writing: a blob may be a symlink into a store 
 repositories share. Unfinished files are named ``*.incomplete`` and are in ``blobs/``, where
 ``hf cache prune`` removes them.
 
-Everything here blocks and belongs into worker threads.
+Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = (
     "write_tree",
 )
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _XET_HASH = re.compile(r"[0-9a-fA-F]{64}")
@@ -88,7 +88,7 @@ class CachedRepo:
     """The paths of one repository in a cache, and its refs and links.
 
     Args:
-        root: the cache directory, absolute.
+        root: the folder of the cache, absolute.
         repo_type: ``model``, ``dataset``, ``space`` or ``kernel``.
         repo_id: ``name`` or ``namespace/name``.
     """
@@ -218,7 +218,7 @@ def read_tree(path: Path) -> list[Entry] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("ignoring the damaged listing %s: %s", path, error)
+        _logger.warning("ignoring the damaged listing %s: %s", path, error)
         return None
     return entries if _is_cacheable(entries) else None
 
@@ -238,7 +238,7 @@ def write_tree(path: Path, entries: Iterable[Entry]) -> None:
     try:
         write_atomically(path, json.dumps(data, indent=1).encode())
     except OSError as error:
-        logger.warning("cannot cache the listing %s: %s", path, error)
+        _logger.warning("cannot cache the listing %s: %s", path, error)
 
 
 def _is_cacheable(entries: Iterable[Entry]) -> bool:

@@ -50,7 +50,7 @@ from hftransfer.stores.base import Entry
 
 __all__ = ("hf_hub_download", "snapshot_download")
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @ignoring_removed_arguments
@@ -247,7 +247,7 @@ async def _download_snapshot(
                 return await to_thread.run_sync(offline_snapshot, request, selection, cause)
             entries = selection.entries(listed)
             if listed and not entries:
-                logger.warning("No files matched the given patterns.")
+                _logger.warning("No files matched the given patterns.")
             if dry_run:
                 return await to_thread.run_sync(_dry_run_infos, request, commit, entries)
             await session.download(commit, entries)
@@ -290,7 +290,7 @@ def _record_missing(request: DownloadRequest, path: str, error: TransferError) -
         try:
             request.repo.record_missing(commit, path)
         except OSError as failure:
-            logger.warning("cannot record in the cache that %s is missing: %s", path, failure)
+            _logger.warning("cannot record in the cache that %s is missing: %s", path, failure)
         request.record_ref(commit)
 
 

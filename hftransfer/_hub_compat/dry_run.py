@@ -1,6 +1,6 @@
 """`dry_run`: what a download would do, without doing it.
 
-Everything here blocks and belongs into worker threads: it may hash a file.
+Everything here blocks and belongs in worker threads: it may hash a file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftransfer._hub_compat.cache import content_etag
-from hftransfer._hub_compat.content import BLOCK_SIZE, has_content
+from hftransfer._hub_compat.content import has_content
 from hftransfer._hub_compat.request import DownloadRequest
-
-if TYPE_CHECKING:
-    from hftransfer.stores.base import Entry
+from hftransfer._io.file_range import HASH_WINDOW_SIZE
+from hftransfer.stores.base import Entry
 
 __all__ = ("DryRunFileInfo", "dry_run_info", "make_info")
 
@@ -67,5 +66,5 @@ def _is_current(request: DownloadRequest, commit: str, entry: Entry, file: Path)
         return False
     recorded = request.local_dir.read_metadata(entry.path)
     if recorded is None:
-        return has_content(file, entry, memoryview(bytearray(BLOCK_SIZE)))
+        return has_content(file, entry, memoryview(bytearray(HASH_WINDOW_SIZE)))
     return recorded.commit == commit or recorded.etag == content_etag(entry)

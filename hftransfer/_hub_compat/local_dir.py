@@ -10,7 +10,7 @@
     <local_dir>/.cache/huggingface/download/<folder of path>/*.incomplete
 
 The layout is huggingface_hub's, and processes with either library may use one folder at the same
-time. Everything here blocks and belongs into worker threads.
+time. Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hftransfer.locations import safe_path
 
 __all__ = ("DownloadMetadata", "LocalDir")
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Seconds. A file system's time stamps may be coarser than `time.time`.
 _MTIME_TOLERANCE = 1.0
@@ -91,7 +91,7 @@ class LocalDir:
         except OSError:
             return None
         except ValueError:
-            logger.warning("removing the damaged metadata file %s", metadata)
+            _logger.warning("removing the damaged metadata file %s", metadata)
             with suppress(OSError):
                 metadata.unlink()
             return None

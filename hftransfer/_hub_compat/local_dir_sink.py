@@ -18,12 +18,13 @@ from hftransfer._core.manifest import Manifest
 from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import CachedRepo, content_etag
-from hftransfer._hub_compat.content import BLOCK_SIZE, copy_verified, has_content
+from hftransfer._hub_compat.content import copy_verified, has_content
 from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_lock import FileLock
+from hftransfer._io.file_range import HASH_WINDOW_SIZE
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import remove_stale_partials
 from hftransfer._io.thread_batch import ThreadBatch
@@ -163,24 +164,24 @@ class LocalDirSink:
 
     async def _reuse(self, entry: Entry, target: Path) -> bool:
         """Return True if `target` has the content of `entry`, or got it from the cache."""
-        size = max(1, min(BLOCK_SIZE, entry.size, self._buffers.budget))
-        async with self._buffers.lease(size) as block:
+        size = max(1, min(HASH_WINDOW_SIZE, entry.size, self._buffers.budget))
+        async with self._buffers.lease(size) as window:
             return await write_in_thread(
-                target, partial(self._compare_or_copy, entry, target, block)
+                target, partial(self._compare_or_copy, entry, target, window)
             )
 
-    def _compare_or_copy(self, entry: Entry, target: Path, block: memoryview) -> bool:
+    def _compare_or_copy(self, entry: Entry, target: Path, window: memoryview) -> bool:
         if target.is_file():
             recorded = self._local_dir.read_metadata(entry.path)
             if recorded is not None and recorded.etag == content_etag(entry):
                 return True
-            if recorded is None and has_content(target, entry, block):
+            if recorded is None and has_content(target, entry, window):
                 return True
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
         prefix = _partial_file_prefix(entry)
         return cached.is_file() and copy_verified(
-            cached, target, entry, block, folder=folder, prefix=prefix
+            cached, target, entry, window, folder=folder, prefix=prefix
         )
 
     async def finish(self, manifest: Manifest) -> None:

@@ -2,7 +2,7 @@
 
 Which errors lead to the cached copy follows huggingface_hub: for an unreachable Hub, a private
 repository without its token and a gated one it is returned; for an unknown revision or file the
-error is raised. Everything here blocks and belongs into worker threads.
+error is raised. Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations

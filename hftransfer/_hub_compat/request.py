@@ -18,7 +18,7 @@ from hftransfer.options import HubOptions, Timeouts, TransferOptions
 
 __all__ = ("DownloadRequest", "ignoring_removed_arguments", "is_offline")
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class DownloadRequest:
             self.repo.folder.mkdir(parents=True, exist_ok=True)
             self.repo.write_ref(self.revision, commit)
         except (OSError, TransferError) as error:
-            logger.warning("cannot record refs/%s: %s", self.revision, error)
+            _logger.warning("cannot record refs/%s: %s", self.revision, error)
 
 
 def _options(hub: HubOptions, *, etag_timeout: float, max_workers: int) -> TransferOptions:

@@ -26,7 +26,7 @@ __all__ = (
     "open_locked",
 )
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # EACCES is what SMB mounts report for a lock that another client holds.
 _HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
@@ -153,7 +153,7 @@ class FileLock:
             waited += interval
             interval = min(2 * interval, _POLL_MAX)
             if waited >= next_log:
-                logger.info("still waiting for the lock %s (%.0f s)", self.path, waited)
+                _logger.info("still waiting for the lock %s (%.0f s)", self.path, waited)
                 next_log += _LOG_INTERVAL
         return held
 
@@ -167,7 +167,7 @@ class FileLock:
         try:
             descriptor = self._open()
         except PermissionError:
-            logger.warning("no permission to lock %s; continuing without the lock", self.path)
+            _logger.warning("no permission to lock %s; continuing without the lock", self.path)
             return False
         try:
             lock_descriptor(descriptor, self.path)

@@ -1,21 +1,7 @@
 """A limit on the number of concurrent operations that can change while it is in use.
 
-All limits of a client, in the order in which the task of one chunk takes them. A task that waits
-for one of them holds none that comes later, so that tasks cannot block each other:
-
-1. Chunks of large files in memory (`ResizableLimiter`): leaves memory for small files.
-2. Bytes in memory (`buffers.BufferPool`).
-3. Requests to the source in flight (`ResizableLimiter`, resized by the download scheduler).
-   Released when the chunk has arrived. A delay of the `rate_limit.RateLimiter` falls into this
-   time; it is waited for and never held.
-4. Worker threads that hash (`anyio.CapacityLimiter`). Held for one call in a thread.
-5. Uploads in flight of an S3 client (`ResizableLimiter`), or writing threads of a local file
-   (`anyio.CapacityLimiter`). Released when the sink has the chunk.
-
-A chunk that is sent from a file by sendfile has no buffer. It takes a slot of a separate limiter
-instead of 1, then a hash window (a limiter, then 1 MiB of the pool), and returns the window before
-step 5. One exception to the order: a source without ranges is read as one stream, whose task holds
-its request (3) while it waits for one buffer (2) after another.
+`hftransfer._engine.context` has the table of all limits of a client and the order in which they are
+acquired.
 
 Used by tasks of one event loop; not thread-safe.
 """

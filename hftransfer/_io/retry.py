@@ -89,7 +89,7 @@ async def retrying(
             )
             if delay is None:
                 if failures > 1:
-                    error.message += f" (gave up after {failures} tries)"
+                    error.message += f" (gave up after {failures} attempts)"
                 raise
             if on_retry is not None:
                 on_retry(error, delay)

@@ -15,27 +15,27 @@ from dataclasses import dataclass, field
 
 from hftransfer._io.direct_io import DirectIO
 
-__all__ = ("WriteCosts", "WritePhase", "WritePolicy", "next_phase")
+__all__ = ("DIRECT_SAMPLES", "WriteCosts", "WritePhase", "WritePolicy", "next_phase")
 
 # A direct write must take less than this share of the time of a cached write, if CPU time is
 # plentiful: a cached file can be read from memory afterwards.
-DIRECT_ADVANTAGE = 0.7
+_DIRECT_ADVANTAGE = 0.7
 # The disk keeps up if it writes a byte in less than this share of the time between the arrival of
 # two bytes.
-DISK_HEADROOM = 0.8
+_DISK_HEADROOM = 0.8
 # While writes go through the page cache, one in so many goes to the disk to measure it.
-PROBE_INTERVAL = 24
+_PROBE_INTERVAL = 24
 # Direct writes that are measured before the first decision: a file's first blocks take the disk
 # longer than the others.
 DIRECT_SAMPLES = 3
 # Writes below this size (bytes) take too little time to measure a rate.
-MIN_SAMPLE_BYTES = 1 << 20
-EWMA_ALPHA = 0.5
+_MIN_SAMPLE_BYTES = 1 << 20
+_EWMA_ALPHA = 0.5
 # Above this share of time off the CPU, the CPU is saturated: cached writes wait for a core.
-SATURATED_OFF_CPU = 0.25
+_SATURATED_OFF_CPU = 0.25
 # CPU seconds per byte of a cached write above which copies count as expensive: three times a
 # copy from memory to memory. Page faults in a virtual machine cost that much.
-EXPENSIVE_CPU = 0.5e-3 / (1 << 20)
+_EXPENSIVE_CPU = 0.5e-3 / (1 << 20)
 
 
 class WritePhase(enum.Enum):
@@ -50,7 +50,7 @@ class WritePhase(enum.Enum):
     MEASURE_DIRECT = enum.auto()
     """Writes go past the page cache until `DIRECT_SAMPLES` of them are measured."""
     CACHED = enum.auto()
-    """Writes go through the page cache; one in `PROBE_INTERVAL` measures the disk."""
+    """Writes go through the page cache; one in `_PROBE_INTERVAL` measures the disk."""
     DIRECT = enum.auto()
     """Writes go past the page cache."""
 
@@ -71,7 +71,7 @@ class _Average:
         if self.value is None:
             self.value = sample
         else:
-            self.value = (1 - EWMA_ALPHA) * self.value + EWMA_ALPHA * sample
+            self.value = (1 - _EWMA_ALPHA) * self.value + _EWMA_ALPHA * sample
 
 
 @dataclass
@@ -125,12 +125,12 @@ def next_phase(phase: WritePhase, costs: WriteCosts, now: float) -> WritePhase:
     assert costs.cpu.value is not None
     if (
         phase is WritePhase.DIRECT
-        or costs.off_cpu.value > SATURATED_OFF_CPU
-        or costs.cpu.value > EXPENSIVE_CPU
+        or costs.off_cpu.value > _SATURATED_OFF_CPU
+        or costs.cpu.value > _EXPENSIVE_CPU
     ):
-        prefers_direct = direct < cached or direct < costs.arrival_interval(now) * DISK_HEADROOM
+        prefers_direct = direct < cached or direct < costs.arrival_interval(now) * _DISK_HEADROOM
     else:
-        prefers_direct = direct < cached * DIRECT_ADVANTAGE
+        prefers_direct = direct < cached * _DIRECT_ADVANTAGE
     return WritePhase.DIRECT if prefers_direct else WritePhase.CACHED
 
 
@@ -192,7 +192,7 @@ class WritePolicy:
             self._writes += 1
             self._phase = next_phase(self._phase, self._costs, self._clock())
             direct = self._phase in _WRITES_DIRECT or (
-                self._phase is WritePhase.CACHED and self._writes % PROBE_INTERVAL == 0
+                self._phase is WritePhase.CACHED and self._writes % _PROBE_INTERVAL == 0
             )
             self._direct_in_flight += direct
             return direct
@@ -211,7 +211,7 @@ class WritePolicy:
         with self._lock:
             in_flight = self._direct_in_flight
             self._direct_in_flight -= direct
-            if size < MIN_SAMPLE_BYTES:
+            if size < _MIN_SAMPLE_BYTES:
                 return
             self._costs.count(size, self._clock())
             if direct:

@@ -2,7 +2,8 @@
 
 Exit codes: 0 success; 1 other failure; 2 invalid arguments, options or locations; 3 not found;
 4 access denied; 5 the destination cannot be written; 6 the content is wrong; 130 interrupted
-(SIGINT); 143 terminated (SIGTERM).
+(SIGINT); 143 terminated (SIGTERM). In ``download`` an exception of huggingface_hub is not caught:
+Python prints its traceback, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hftransfer._io.signals import terminable
 from hftransfer.cli.commands import WRONG_CONTENT
 from hftransfer.cli.parser import make_parser
 from hftransfer.errors import (
@@ -43,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 for a usage error, with 0 after ``--help``, both from argparse.
     """
-    from hftransfer.sync import terminable
-
     parsed = make_parser().parse_args(arguments)
     try:
         with terminable():

@@ -14,7 +14,7 @@ Locations:
   s3://bucket[/key]
   a local path
 
-Exit codes (download: 0, or 1 with the error of huggingface_hub):
+Exit codes (download: 1 for every exception of huggingface_hub, such as a missing repository):
   0 success                              4 access denied
   1 other failure                        5 the destination cannot be written
   2 invalid arguments or locations       6 the content is wrong

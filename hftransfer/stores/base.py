@@ -14,7 +14,7 @@ Order of calls::
     sink.finish(manifest)               once, if the transfer succeeded
 
 Threads: every method is called in the client's event loop, which runs in one thread. A method
-must not block; blocking calls belong into worker threads. Every ``await`` may be cancelled.
+must not block; blocking calls belong in worker threads. Every ``await`` may be cancelled.
 
 Memory: a buffer that a method receives belongs to the engine's memory budget. A store may use it
 until the method returns or raises, and must keep no reference to it afterwards.

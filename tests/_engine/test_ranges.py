@@ -49,11 +49,11 @@ async def test_failed_reads_and_writes_are_retried() -> None:
 
 
 async def test_retries_end() -> None:
-    """After the policy's tries the last error is raised, with their number."""
+    """After the policy's attempts the last error is raised, with their number."""
     source, sink = MemoryStore(FILES), MemoryStore()
     source.fail("read", NetworkError("cut"), path="small", times=3)
 
-    with pytest.raises(NetworkError, match=r"cut \(gave up after 3 tries\)"):
+    with pytest.raises(NetworkError, match=r"cut \(gave up after 3 attempts\)"):
         await move(source, sink)
 
     assert sink.open_files == 0

@@ -75,16 +75,16 @@ class _ScriptedSource:
     async def list(self) -> Sequence[Entry]:
         return [ENTRY]
 
-    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        self.requests.append((span.position - self.base, span.stop - self.base))
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        self.requests.append((buffer.position - self.base, buffer.stop - self.base))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             if self._scripts:
-                async for _ in self._scripts.pop(0)(span):
+                async for _ in self._scripts.pop(0)(buffer):
                     pass
             await checkpoint()
-            span.append(_content(span.position - self.base, span.stop - self.base))
+            buffer.append(_content(buffer.position - self.base, buffer.stop - self.base))
         finally:
             self.in_flight -= 1
 
@@ -236,8 +236,8 @@ def test_number_of_pieces(index: int, connections: int, idle: int, chunk_slots: 
 async def test_retry_requests_only_missing_bytes() -> None:
     """Bytes that arrived before an error stay."""
 
-    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(0, 3 * MIB))
+    async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+        buffer.append(_content(0, 3 * MIB))
         yield
         raise NetworkError("cut")
 
@@ -250,10 +250,10 @@ async def test_retry_requests_only_missing_bytes() -> None:
 
 @pytest.mark.anyio
 async def test_progress_resets_the_number_of_tries() -> None:
-    """A connection that is cut after each MiB completes: 7 cuts, and 4 tries allowed."""
+    """A connection that is cut after each MiB completes: 7 cuts, and 4 attempts allowed."""
 
-    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(span.filled, span.filled + MIB))
+    async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+        buffer.append(_content(buffer.filled, buffer.filled + MIB))
         yield
         raise NetworkError("cut")
 
@@ -268,15 +268,15 @@ async def test_progress_resets_the_number_of_tries() -> None:
 async def test_tries_without_progress_end() -> None:
     """After the fourth one the last error is raised, and the connection released."""
 
-    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(0, MIB - span.filled))
+    async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+        buffer.append(_content(0, MIB - buffer.filled))
         yield
         raise NetworkError("cut")
 
     source = _ScriptedSource(*[cut] * 5)
     scheduler = _scheduler()
 
-    with pytest.raises(NetworkError, match="gave up after 4 tries"):
+    with pytest.raises(NetworkError, match="gave up after 4 attempts"):
         await scheduler.fill(
             source, ENTRY, ByteRangeBuffer(source.base, memoryview(bytearray(SIZE))), _ignore
         )
@@ -288,7 +288,7 @@ async def test_tries_without_progress_end() -> None:
 async def test_throttled_request_halves_adaptive_connections() -> None:
     """A number that the options set stays."""
 
-    async def refuse(span: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def refuse(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ThrottledError("slow down", response=None, retry_after=0.0)
 
@@ -305,19 +305,19 @@ async def test_throttled_request_halves_adaptive_connections() -> None:
 async def test_failed_piece_fails_the_chunk() -> None:
     """The others are cancelled, one error is raised, and every connection is released."""
 
-    async def fail(span: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def fail(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ValueError("no")
 
-    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         await anyio.sleep_forever()
         yield
 
     scheduler = _scheduler(32, chunk_slots=8)
-    target = ByteRangeBuffer(0, memoryview(bytearray(SIZE)))
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(SIZE)))
 
     with pytest.raises(ValueError, match="no"):
-        await scheduler.fill(_ScriptedSource(hang, fail), ENTRY, target, _ignore)
+        await scheduler.fill(_ScriptedSource(hang, fail), ENTRY, buffer, _ignore)
 
     assert scheduler.connections.in_use == 0
 
@@ -330,12 +330,12 @@ async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> Non
     """Again and again, until the rest is too short."""
     released = anyio.Event()
 
-    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(0, MIB))
+    async def slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+        buffer.append(_content(0, MIB))
         await released.wait()
         yield
 
-    async def release_slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def release_slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         released.set()
         yield
 
@@ -355,7 +355,7 @@ async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> Non
 def _slow_for(clock: _Clock, decisions: int) -> _Script:
     """Return a script that delivers nothing while the scheduler decides `decisions` times."""
 
-    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         await clock.wait_for_decisions(decisions)
         yield
 
@@ -387,11 +387,11 @@ async def test_slow_read_is_left_alone_under_a_bandwidth_cap() -> None:
 
 
 @pytest.mark.anyio
-async def test_stalled_request_is_restarted_for_the_missing_bytes() -> None:
+async def test_stalled_request_is_reissued_for_the_missing_bytes() -> None:
     """It hangs for ever, and another request has shown what rate is possible."""
 
-    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
-        span.append(_content(0, 7 * MIB))  # the rest is too short to be split
+    async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+        buffer.append(_content(0, 7 * MIB))  # the rest is too short to be split
         await anyio.sleep_forever()
         yield
 
@@ -408,17 +408,17 @@ async def test_stalled_request_is_restarted_for_the_missing_bytes() -> None:
 
 
 def _read(left: int, *, filled: int, started: float) -> InFlightRead:
-    target = ByteRangeBuffer(0, memoryview(bytearray(filled + left)))
-    target.advance(filled)
-    return InFlightRead(target, lambda: True, started=started)
+    buffer = ByteRangeBuffer(0, memoryview(bytearray(filled + left)))
+    buffer.advance(filled)
+    return InFlightRead(buffer, lambda: True, started=started)
 
 
 def test_latency_lasts_from_the_request_to_its_response() -> None:
     """Or until now, if there is none; a source that sends no requests has no latency."""
     silent, answered, local = (_read(MIB, filled=0, started=5.0) for _ in range(3))
-    answered.target.response_started_at = 5.2
-    answered.target.advance(100)
-    local.target.advance(100)
+    answered.buffer.response_started_at = 5.2
+    answered.buffer.advance(100)
+    local.buffer.advance(100)
 
     assert silent.latency(9.0) == 4.0
     assert answered.latency(9.0) == pytest.approx(0.2)
@@ -444,7 +444,7 @@ def test_read_that_ends_soon_is_not_split() -> None:
 
 
 def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
-    """Below a tenth of their rate; a complete read is none, and one restarted twice neither."""
+    """Below a tenth of their rate; a complete read is none, and one reissued twice neither."""
     slow = _read(MIB, filled=4 * MIB, started=0.0)
     stalled = _read(MIB, filled=100, started=0.0)
     complete = _read(0, filled=100, started=0.0)
@@ -452,7 +452,7 @@ def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
     assert select_stalled([slow, complete, stalled], now=4.0, typical_rate=5.0 * MIB) is stalled
     assert select_stalled([slow, complete], now=4.0, typical_rate=5.0 * MIB) is None
     assert select_stalled([stalled], now=1.0, typical_rate=5.0 * MIB) is None
-    stalled.restarts = 2
+    stalled.reissues = 2
     assert select_stalled([stalled], now=4.0, typical_rate=5.0 * MIB) is None
 
 
@@ -484,14 +484,14 @@ def test_split_gains_time(reads: list[InFlightRead]) -> None:
 
     def seconds_left(read: InFlightRead) -> float:
         rate = read.rate(10.0)
-        return read.target.missing / rate if rate else float("inf")
+        return read.buffer.missing / rate if rate else float("inf")
 
     selected = select_split(reads, now=10.0)
 
     divisible = [
         read
         for read in reads
-        if read.target.missing >= 2 * MIB and 10.0 - read.started >= 0.05  # seconds
+        if read.buffer.missing >= 2 * MIB and 10.0 - read.started >= 0.05  # seconds
     ]
     if selected is None:
         assert all(seconds_left(read) <= 0.2 for read in divisible)
@@ -501,12 +501,12 @@ def test_split_gains_time(reads: list[InFlightRead]) -> None:
 
 
 @given(reads=_READS, typical_rate=st.floats(0.0, 1e9))
-def test_restart_needs_a_stall(reads: list[InFlightRead], typical_rate: float) -> None:
+def test_reissue_needs_a_stall(reads: list[InFlightRead], typical_rate: float) -> None:
     """The selected read is old, slow and incomplete, and none is if none is selected."""
 
     def is_stalled(read: InFlightRead) -> bool:
         is_old = 10.0 - read.started >= 2.0
-        return is_old and read.target.missing > 0 and read.rate(10.0) < typical_rate / 10
+        return is_old and read.buffer.missing > 0 and read.rate(10.0) < typical_rate / 10
 
     selected = select_stalled(reads, now=10.0, typical_rate=typical_rate)
 

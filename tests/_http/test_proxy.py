@@ -87,9 +87,9 @@ def test_which_proxies_are_supported(url: str, proxy: Proxy | None) -> None:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        (b"", "the proxy on the way to h:443 closed the connection"),
-        (b"x" * 99_000, "the proxy on the way to h:443 closed the connection"),
-        (b"SSH-2.0\r\n\r\n", "the response of the proxy on the way to h:443 is not HTTP"),
+        (b"", "the proxy for h:443 closed the connection"),
+        (b"x" * 99_000, "the proxy for h:443 closed the connection"),
+        (b"SSH-2.0\r\n\r\n", "the response of the proxy for h:443 is not HTTP"),
     ],
 )
 async def test_a_tunnel_through_another_kind_of_server_is_an_error(

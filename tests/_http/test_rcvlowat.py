@@ -106,4 +106,4 @@ async def test_single_bytes_after_many_are_received(site: Site) -> None:
     async with site.opened(reply) as (server, client):
         await client.fill(f"{server.base}/f", buffer, size=size)
 
-    assert buffer.buffer == content
+    assert buffer.memory == content

@@ -152,7 +152,7 @@ async def test_a_body_may_arrive_in_two_parts(site: Site, pauses_at: int) -> Non
 
     async with site.opened(reply) as (server, client):
         await client.fill(f"{server.base}/f", buffer, size=BODY)
-        assert buffer.buffer == content
+        assert buffer.memory == content
         buffer.reset()
         await client.fill(f"{server.base}/f", buffer, size=BODY)
 
@@ -376,7 +376,7 @@ async def test_a_cancellation_at_the_last_byte_closes_the_connection(
             with scope:
                 await client.fill(url, buffer, size=BODY)
         assert scope.cancelled_caught
-        assert buffer.buffer == content
+        assert buffer.memory == content
         await client.fill(url, ByteRangeBuffer(0, memoryview(bytearray(BODY))), size=BODY)
 
     assert server.connections == 2
@@ -404,7 +404,7 @@ async def test_a_silent_server_is_a_stall(site: Site, either_client: None) -> No
         set_read_timeout(client, 30.0)
         await client.fill(f"{server.base}/f", buffer, size=BODY)
 
-    assert buffer.buffer == content
+    assert buffer.memory == content
     assert server.requests[1].byte_range == (arrived, BODY)
     assert server.connections == 2
 
@@ -464,7 +464,7 @@ async def test_a_split_ends_a_body_without_a_length(site: Site, either_client: N
         split.set()
 
     assert buffer.missing == 0
-    assert buffer.buffer[: buffer.limit] == content[: buffer.limit]
+    assert buffer.memory[: buffer.limit] == content[: buffer.limit]
 
 
 # --- errors and redirects

@@ -142,7 +142,7 @@ async def test_the_last_error_is_raised_after_all_attempts(attempts: int) -> Non
         await retrying(operation, _at_once(attempts))
 
     assert operation.attempts == attempts
-    gave_up = f" (gave up after {attempts} tries)" if attempts > 1 else ""
+    gave_up = f" (gave up after {attempts} attempts)" if attempts > 1 else ""
     assert str(caught.value) == f"failure {attempts}{gave_up}"
 
 

@@ -304,7 +304,7 @@ async def test_retries_end_with_the_policy(bucket: Bucket, tmp_path: Path) -> No
         return xml_error(503, "SlowDown")
 
     async with proxy_for(bucket, throttle) as endpoint, client_of(endpoint) as client:
-        with pytest.raises(ThrottledError, match="gave up after 4 tries"):
+        with pytest.raises(ThrottledError, match="gave up after 4 attempts"):
             await client.copy(tmp_path / "in", f"{bucket.url}/big")
 
     assert not open_uploads(bucket, "big")

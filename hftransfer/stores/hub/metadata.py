@@ -3,7 +3,7 @@
 ``HEAD resolve`` names a file's commit in ``X-Repo-Commit``. For an LFS file ``X-Linked-Etag`` is
 the sha256 and ``X-Linked-Size`` the size; for other files ``ETag`` is the git blob sha1, and
 ``Content-Length`` the size, of the response that is not a redirect. Only responses of the Hub
-count: etags of the content network are not digests.
+count: etags of the CDN are not digests.
 """
 
 from __future__ import annotations

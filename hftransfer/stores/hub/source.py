@@ -17,7 +17,7 @@ What happens after an error:
   `fill` again. No retry is nested in another.
 - Recover: when a signed URL is rejected or about to expire, it is resolved again, once for all
   chunks of the file; `fill` raises `ExpiredError`, which the engine retries without a delay. A
-  predicted URL (`url_guess`) that fails is replaced by ``resolve`` within the same `fill`.
+  guessed URL (`url_guess`) that fails is replaced by ``resolve`` within the same `fill`.
 - Restart: when even fresh URLs are rejected `_MAX_REJECTIONS` + 1 times in a row, `fill` raises
   `RangeNotSupportedError`, and the engine reads the whole file again with `stream`.
 """
@@ -70,7 +70,7 @@ __all__ = ("HubSource",)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REDIRECTS = 20
-# Content networks have rejected valid ranges while they still served the whole body. After more
+# CDNs have rejected valid ranges while they still served the whole body. After more
 # rejections in a row than this, ranges of the file are given up.
 _MAX_REJECTIONS = 2
 
@@ -107,7 +107,7 @@ class HubSource:
         location: what to read.
         endpoint: base URL of the Hub.
         headers: sent to the Hub's origin only (authorization, user agent).
-        retry: for listing and resolving; the engine retries reads.
+        retry: for metadata (revision, listing, HEAD); the engine retries reads of content.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class HubSource:
         self._content_urls: dict[str, _ContentUrl] = {}
         self._url_guesser = UrlGuesser()
         self._guessed_paths: set[str] = set()
-        """Repository paths that were requested at a predicted URL, each at most once: a file
+        """Repository paths that were requested at a guessed URL, each at most once: a file
         whose content turned out wrong is resolved when the engine reads it again."""
         self.commit: str | None = None
         self.single = False
@@ -258,7 +258,7 @@ class HubSource:
         return url, url_lifetime(url)
 
     async def _fill_whole(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
-        """Read a file of one chunk without a Range: at a predicted URL, or by ``resolve``."""
+        """Read a file of one chunk without a Range: at a guessed URL, or by ``resolve``."""
         if await self._fill_from_guess(entry, buffer):
             return
         url = await self._fill_following_redirects(entry, buffer)
@@ -266,7 +266,7 @@ class HubSource:
             self._url_guesser.observe(url, repo_path(entry), entry.digest.value)
 
     async def _fill_from_guess(self, entry: Entry, buffer: ByteRangeBuffer) -> bool:
-        """Read a regular file at its predicted URL, if any; return whether that succeeded."""
+        """Read a regular file at its guessed URL, if any; return whether that succeeded."""
         path = repo_path(entry)
         if entry.digest is None or "lfs-sha256" in entry.properties or path in self._guessed_paths:
             return False

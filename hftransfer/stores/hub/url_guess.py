@@ -1,4 +1,4 @@
-"""Predicts the URLs of small files on the Hub, to save the redirect of each.
+"""Guesses the URLs of small files on the Hub, to save the redirect of each.
 
 For a regular (non-LFS) file, ``resolve`` redirects to the Hub's own cache, at a URL that is made
 of the commit, the path and the file's git blob id (examples in the issues of
@@ -6,7 +6,7 @@ https://github.com/huggingface/huggingface_hub). The listing contains all three.
 have shown the same URL template, the other files are requested directly: one request each
 instead of two.
 
-A predicted URL is only an optimization. If the response is not the file, prediction is
+A guessed URL is only an optimization. If the response is not the file, guessing is
 disabled and the file is resolved. If the content is wrong, the digest shows it, as for any file.
 """
 
@@ -70,7 +70,7 @@ class UrlGuesser:
             self._template = template
 
     def guess(self, path: str, blob_id: str) -> str | None:
-        """Return the URL that the file `path` should have, or None if it cannot be predicted."""
+        """Return the URL that the file `path` should have, or None if it cannot be guessed."""
         if self._template is None or not self._is_confirmed:
             return None
         if not _UNRESERVED_PATH.fullmatch(path):

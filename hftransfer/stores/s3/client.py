@@ -11,7 +11,7 @@ A failed request is handled on three levels, which this package keeps apart:
   waiting. Checksum negotiation does the same for a checksum that the store rejects: once per
   candidate, of which there are at most three.
 - *Retry*: a `TransientError` may not occur the next time. `hftransfer._io.retry.retrying` sends
-  again after a back-off. Each request has one such level: the engine retries `S3Source.fill`,
+  again after a backoff. Each request has one such level: the engine retries `S3Source.fill`,
   `S3Source.stream` and `FileSink.write`; `S3Client.call` and this package's own uses of `retrying`
   cover the rest. An operation that is retried never retries another inside.
 - *Restart*: an upload has vanished or holds other bytes than ours (`IntegrityError`). The engine
@@ -247,20 +247,20 @@ class S3Client:
         self,
         bucket: str,
         key: str,
-        span: ByteRangeBuffer,
+        buffer: ByteRangeBuffer,
         *,
         size: int,
         headers: Mapping[str, str],
         on_headers: Callable[[Mapping[str, str]], object] | None = None,
     ) -> None:
-        """Fill the missing bytes of `span` with one GET, with recovery and without retries.
+        """Fill the missing bytes of `buffer` with one GET, with recovery and without retries.
 
-        A span that covers the whole object is read without a Range header.
+        A buffer that covers the whole object is read without a Range header.
 
         Args:
             bucket: name of the bucket.
             key: of the object, not encoded.
-            span: the bytes that are needed; keeps what has arrived if this fails.
+            buffer: the bytes that are needed; keeps what has arrived if this fails.
             size: of the object in bytes.
             headers: further headers, which are signed.
             on_headers: called with the response's headers before its body arrives, in the
@@ -269,9 +269,9 @@ class S3Client:
         Raises:
             TransferError: as `HttpClient.fill`; an error response as `send`.
         """
-        whole = span.filled == 0 and span.start == 0 and span.limit == size
+        whole = buffer.filled == 0 and buffer.start == 0 and buffer.limit == size
         request = _Request("GET", bucket, key, {}, headers)
-        fill = partial(self._fill_once, request, span, size, not whole, on_headers)
+        fill = partial(self._fill_once, request, buffer, size, not whole, on_headers)
         signed, failure = await fill()
         if failure is not None and await self._recover_from(failure.response, request, signed):
             _, failure = await fill()
@@ -281,7 +281,7 @@ class S3Client:
     async def _fill_once(
         self,
         request: _Request,
-        span: ByteRangeBuffer,
+        buffer: ByteRangeBuffer,
         size: int,
         ranged: bool,
         on_headers: Callable[[Mapping[str, str]], object] | None,
@@ -290,7 +290,7 @@ class S3Client:
         try:
             redirect = await self.http.fill(
                 signed.url,
-                span,
+                buffer,
                 size=size,
                 headers=signed.headers,
                 ranged=ranged,

@@ -62,9 +62,9 @@ class MultipartUpload(Upload):
         return self._upload.checksum
 
     async def write_file_range(
-        self, chunk: Chunk, region: FileRange, digest: str, checksum: bytes
+        self, chunk: Chunk, file_range: FileRange, digest: str, checksum: bytes
     ) -> None:
-        await self._parts.put(chunk, region, checksum)
+        await self._parts.put(chunk, file_range, checksum)
 
     async def commit(self, manifest: FileManifest) -> None:
         await Completion(self._upload, self._sizes, self._parts.uploaded).run()

@@ -51,7 +51,7 @@ from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 
-__all__ = ("S3Client", "S3Sink", "S3Source")
+__all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
 _PAGE_SIZE = 1000
@@ -184,8 +184,8 @@ class S3Source:
         """Return bucket and key of `entry`."""
         return self._location.bucket, self._root + entry.path
 
-    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        """Fill `span` by one GET; a whole object is compared with its checksum.
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        """Fill `buffer` by one GET; a whole object is compared with its checksum.
 
         Nothing is compared here if the entry has a digest or a manifest, with which the engine
         compares the bytes.
@@ -196,7 +196,7 @@ class S3Source:
             TransferError: as `S3Client.fill`.
         """
         headers = dict(self._read_headers(entry))
-        whole = span.start == 0 and span.limit == entry.size and span.filled == 0
+        whole = buffer.start == 0 and buffer.limit == entry.size and buffer.filled == 0
         engine_compares = entry.digest is not None or entry.manifest is not None
         compare = whole and self.client.options.verify and not engine_compares
         if compare:
@@ -205,7 +205,7 @@ class S3Source:
         try:
             await self.client.fill(
                 *self.object_of(entry),
-                span,
+                buffer,
                 size=entry.size,
                 headers=headers,
                 on_headers=received.append if compare else None,
@@ -216,21 +216,21 @@ class S3Source:
             raise SourceChangedError(
                 f"{error.message}; it was deleted during its transfer", response=error.response
             ) from error
-        # The engine may have shortened the span, because another connection reads its end.
-        if received and span.filled >= entry.size:
-            await self._compare_checksum(entry, span, received[-1])
+        # The engine may have shortened the buffer, because another connection reads its end.
+        if received and buffer.filled >= entry.size:
+            await self._compare_checksum(entry, buffer, received[-1])
 
     async def _compare_checksum(
-        self, entry: Entry, span: ByteRangeBuffer, headers: Mapping[str, str]
+        self, entry: Entry, buffer: ByteRangeBuffer, headers: Mapping[str, str]
     ) -> None:
         """Compare a whole object with the checksum in the response's headers, if there is one."""
         expected = _whole_digest(entry, headers)
         if expected is None:
             return
         algorithm = expected.algorithm.upper()
-        found = await checksum_of(algorithm, span.buffer[: span.filled])
+        found = await checksum_of(algorithm, buffer.memory[: buffer.filled])
         if found.hex() != expected.value:
-            span.reset()
+            buffer.reset()
             raise NetworkError(
                 f"{self.client.describe(*self.object_of(entry))}: the object was damaged in "
                 f"transit: {header_name(algorithm)} is {expected.value}, "

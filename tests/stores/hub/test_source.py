@@ -420,7 +420,7 @@ async def test_retries_are_not_nested(hub: HubServer, tmp_path: Path) -> None:
     hub.create_repo("acme/big", files={"model.safetensors": BIG})
     handle = hub.add_fault(Fault(action=Status(503), path="*/resolve/*", times=None))
 
-    with pytest.raises(ServerError, match=r"503.*gave up after 4 tries"):
+    with pytest.raises(ServerError, match=r"503.*gave up after 4 attempts"):
         await copy_big(hub, tmp_path, memory_budget=CHUNK)  # one chunk at a time
 
     assert handle.count == NO_WAITING.attempts
@@ -431,7 +431,7 @@ async def test_permanent_throttling_is_reported(hub: HubServer) -> None:
     hub.create_repo("acme/tiny", files={"a.json": b"{}"})
     handle = hub.add_fault(Fault(action=Status(429, {"Retry-After": "0"}), times=None))
     async with open_source(hub, HubLocation("acme/tiny")) as source:
-        with pytest.raises(ThrottledError, match=r"429.*gave up after 4 tries"):
+        with pytest.raises(ThrottledError, match=r"429.*gave up after 4 attempts"):
             await source.list()
 
     assert handle.count == 4

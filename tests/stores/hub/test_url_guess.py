@@ -1,4 +1,4 @@
-"""`hftransfer.stores.hub.url_guess`: URLs of small files, predicted from those of two others."""
+"""`hftransfer.stores.hub.url_guess`: URLs of small files, guessed from those of two others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_guess_is_the_url_that_the_hub_would_give(
 
 
 def test_two_files_are_enough() -> None:
-    """After two files the third is predicted, unless its path needs percent-encoding."""
+    """After two files the third is guessed, unless its path needs percent-encoding."""
     guesser = UrlGuesser()
     for path, blob_id in (("a/config.json", "1a" * 20), ("b.txt", "2b" * 20)):
         guesser.observe(_cache_url(path, blob_id), path, blob_id)
@@ -104,7 +104,7 @@ def test_most_small_files_cost_one_request(hub: HubServer, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_a_failed_guess_falls_back_to_resolve(hub: HubServer, tmp_path: Path, status: int) -> None:
-    """If the Hub rejects a predicted URL, every file still arrives."""
+    """If the Hub rejects a guessed URL, every file still arrives."""
     hub.create_repo("acme/many", files=dict(_files(60)))
     # Forty requests succeed first: guesses are being made by then.
     fault = hub.add_fault(

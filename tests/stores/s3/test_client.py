@@ -131,7 +131,7 @@ async def test_an_endpoint_without_a_server(bucket: Bucket) -> None:
         unserved.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{unserved.getsockname()[1]}"
         async with client_of(bucket, endpoint=f"http://{host}") as client:
-            with pytest.raises(NetworkError, match=f"{host}.*gave up after 3 tries"):
+            with pytest.raises(NetworkError, match=f"{host}.*gave up after 3 attempts"):
                 await prepare(client, S3Location(bucket.name))
 
 
@@ -152,7 +152,7 @@ async def test_throttled_requests_are_retried_on_one_level(bucket: Bucket) -> No
         await prepare(client, S3Location(bucket.name))
         assert requests == 3
         requests, throttled = 0, 100
-        with pytest.raises(ThrottledError, match="gave up after 3 tries"):
+        with pytest.raises(ThrottledError, match="gave up after 3 attempts"):
             await prepare(client, S3Location(bucket.name))
         assert requests == 3
 

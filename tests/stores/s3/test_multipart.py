@@ -208,7 +208,7 @@ async def test_the_check_after_a_lost_response_is_retried_on_one_level(bucket: B
         proxy_for(bucket, fail) as endpoint,
         client_of(bucket, endpoint=endpoint) as client,
     ):
-        with pytest.raises(ThrottledError, match=f"gave up after {ATTEMPTS} tries"):
+        with pytest.raises(ThrottledError, match=f"gave up after {ATTEMPTS} attempts"):
             await upload(S3Sink(client, S3Location(bucket.name)), "w.bin", data)
 
     assert sent == ["complete", "head"] * ATTEMPTS

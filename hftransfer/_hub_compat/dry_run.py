@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hftransfer._hub_compat.cache import content_etag
 from hftransfer._hub_compat.content import has_content

@@ -51,8 +51,8 @@ def test_allocated_ranges_never_overlap(steps: list[int | None]) -> None:
         free = [unit for first, stop in allocator.free_ranges for unit in range(first, stop)]
         assert sorted(used + free) == list(range(16))
 
-    for span in allocated:
-        allocator.free(*span)
+    for start, size in allocated:
+        allocator.free(start, size)
 
     assert allocator.free_ranges == [(0, 16)]
 

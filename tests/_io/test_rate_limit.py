@@ -157,8 +157,8 @@ class CountedDelay(PendingDelay):
 
     __slots__ = ("left",)
 
-    def __init__(self, throttle: RateLimiter) -> None:
-        super().__init__(throttle, Clock(), 0, 0.0)
+    def __init__(self, rate_limiter: RateLimiter) -> None:
+        super().__init__(rate_limiter, Clock(), 0, 0.0)
         self.left = 3
 
     def next_sleep(self) -> float:
@@ -180,12 +180,12 @@ async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
     """Bytes with the headers, in the middle and at the end; all delays are waited for."""
     limiter = Recording()
     reply = chunked if how == "chunked" else ranged(random_bytes(SIZE))
-    buffer = bytearray(SIZE)
-    async with site.opened(reply, rate_limiter=limiter) as (server, wire):
-        span = ByteRangeBuffer(0, memoryview(buffer))
-        await wire.fill(f"{server.base}/f", span, size=SIZE, ranged=how == "direct")
+    received = bytearray(SIZE)
+    async with site.opened(reply, rate_limiter=limiter) as (server, client):
+        buffer = ByteRangeBuffer(0, memoryview(received))
+        await client.fill(f"{server.base}/f", buffer, size=SIZE, ranged=how == "direct")
 
-    assert buffer == random_bytes(SIZE)
+    assert received == random_bytes(SIZE)
     assert sum(limiter.charged) == SIZE
     if sys.version_info >= (3, 11) or not site.tls:
         # The delay of the bytes that came with the headers is added to that of the next ones.
@@ -201,10 +201,10 @@ async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
 async def test_the_delay_of_a_small_body_precedes_the_next_request(site: Site, size: int) -> None:
     """The limit also holds for many small files: the delay at the end is not skipped."""
     limiter = Recording()
-    async with site.opened(ranged(random_bytes(SIZE)), rate_limiter=limiter) as (server, wire):
+    async with site.opened(ranged(random_bytes(SIZE)), rate_limiter=limiter) as (server, client):
         for _ in range(3):
-            span = ByteRangeBuffer(0, memoryview(bytearray(size)))
-            await wire.fill(f"{server.base}/f", span, size=SIZE)
+            buffer = ByteRangeBuffer(0, memoryview(bytearray(size)))
+            await client.fill(f"{server.base}/f", buffer, size=SIZE)
             assert limiter.delays[-1].left == 0
 
     assert sum(limiter.charged) == 3 * size
@@ -221,12 +221,12 @@ async def test_streams_and_sent_bodies_are_charged(site: Site) -> None:
         await exchange.head("200 OK", f"Content-Length: {SIZE}")
         await exchange.send(content)
 
-    async with site.opened(reply, rate_limiter=limiter) as (server, wire):
-        async with wire.stream(f"{server.base}/f", size=SIZE) as body:
+    async with site.opened(reply, rate_limiter=limiter) as (server, client):
+        async with client.stream(f"{server.base}/f", size=SIZE) as body:
             assert not isinstance(body, Response)
             await body.readinto(memoryview(bytearray(SIZE)))
         assert sum(limiter.charged) == SIZE
-        await wire.request("PUT", f"{server.base}/f", body=content)
+        await client.request("PUT", f"{server.base}/f", body=content)
         assert sum(limiter.charged) == 2 * SIZE
 
     assert all(not delay.left for delay in limiter.delays)
@@ -247,25 +247,25 @@ async def test_a_new_rate_ends_delays_that_have_begun(site: Site, direction: str
         else:
             await (ranged(content) if direction == "down" else chunked)(exchange)
 
-    buffer = bytearray(SIZE)
-    span = ByteRangeBuffer(0, memoryview(buffer))
-    async with site.opened(reply, rate_limiter=limiter, reads_body=False) as (server, wire):
+    received = bytearray(SIZE)
+    buffer = ByteRangeBuffer(0, memoryview(received))
+    async with site.opened(reply, rate_limiter=limiter, reads_body=False) as (server, client):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
             if direction == "up":
-                tasks.start_soon(lambda: wire.request("PUT", url, body=content))
+                tasks.start_soon(lambda: client.request("PUT", url, body=content))
                 await until(lambda: bool(server.requests))
                 for _ in range(100):
                     await asyncio.sleep(0)
             else:
                 ranges = direction == "down"
-                tasks.start_soon(lambda: wire.fill(url, span, size=SIZE, ranged=ranges))
-                await until(lambda: span.filled > 0)
+                tasks.start_soon(lambda: client.fill(url, buffer, size=SIZE, ranged=ranges))
+                await until(lambda: buffer.filled > 0)
             assert not got
-            assert span.filled < SIZE
+            assert buffer.filled < SIZE
             limiter.rate = None
 
-    assert (got[0] if direction == "up" else buffer) == content
+    assert (got[0] if direction == "up" else received) == content
 
 
 @pytest.mark.anyio
@@ -274,9 +274,9 @@ async def test_a_delay_longer_than_the_read_timeout_is_not_a_stall(site: Site) -
     content = random_bytes(256 * KIB)
     size = len(content)
     limiter = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
-    buffer = bytearray(size)
-    async with site.opened(ranged(content), rate_limiter=limiter, read=0.6) as (server, wire):
+    received = bytearray(size)
+    async with site.opened(ranged(content), rate_limiter=limiter, read=0.6) as (server, client):
         limiter.charge(320 * KIB)  # another transfer has used up the next second
-        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
+        await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(received)), size=size)
 
-    assert buffer == content
+    assert received == content

@@ -216,10 +216,10 @@ def test_the_credentials_of_a_role_are_renewed_in_a_transfer(
     bucket = Bucket(identities.server, BUCKET)
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(proxy_for(bucket, expiring.hook)) as front,
+        portal.wrap_async_context_manager(proxy_for(bucket, expiring.hook)) as endpoint,
     ):
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front)
-        store = datastore(identities, name, role=identities.role, endpoint=front).storage()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", endpoint)
+        store = datastore(identities, name, role=identities.role, endpoint=endpoint).storage()
         place = folder if direction == "save" else tmp_path / "loaded"
         getattr(store, f"_{direction}_{form}")("one", str(place))
 

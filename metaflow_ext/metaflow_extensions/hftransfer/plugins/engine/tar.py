@@ -133,10 +133,10 @@ class TarSource:
     async def list(self) -> Sequence[Entry]:
         return [Entry(path=self._name, size=self.size)]
 
-    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
-        remaining = span.remaining
-        await anyio.to_thread.run_sync(self._read_into, span.position, remaining)
-        span.advance(len(remaining))
+    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
+        remaining = buffer.remaining
+        await anyio.to_thread.run_sync(self._read_into, buffer.position, remaining)
+        buffer.advance(len(remaining))
 
     def _read_into(self, start: int, buffer: memoryview) -> None:
         filled = 0

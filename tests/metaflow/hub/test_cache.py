@@ -23,7 +23,9 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 from hftransfer import TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from support.metaflow_stores import Datastore, checkpoint_store, repo_cache, tree
+from support.files import tree
+from support.hub import listings
+from support.metaflow_stores import Datastore, checkpoint_store, repo_cache
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -71,11 +73,6 @@ def lines() -> list[str]:
 
 def ask(hub: HubServer, **arguments: Any) -> RepoRequest:
     return parse_arguments({"repo_id": REPO, "endpoint": hub.endpoint, **arguments})
-
-
-def listings(hub: HubServer) -> int:
-    """Return how often the repository was listed, which each download does once."""
-    return len([request for request in hub.requests if "/tree/" in request.path])
 
 
 def config(folder: Path) -> str:

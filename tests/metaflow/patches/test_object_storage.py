@@ -28,7 +28,8 @@ from hftransfer import IntegrityError
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore.core import (
     ObjectStorage,
 )
-from support.metaflow_stores import TESTS, Datastore, python_path, tree
+from support.files import tree
+from support.metaflow_stores import TESTS, Datastore, python_path
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 

@@ -26,7 +26,9 @@ from anyio.from_thread import start_blocking_portal
 
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from hftransfer.testing.s3 import S3Server
-from support.metaflow_stores import Datastore, python_path, tree
+from support.files import tree
+from support.hub import listings
+from support.metaflow_stores import Datastore, python_path
 from support.s3 import Bucket
 from support.s3_proxy import proxy_for
 
@@ -113,11 +115,6 @@ def loading(
         "patience": patience,
         "task": task,
     }
-
-
-def listings(hub: HubServer) -> int:
-    """Return how often the repository was listed, which each download does once."""
-    return len([request for request in hub.requests if "/tree/" in request.path])
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
 from hftransfer.testing import HubServer, RandomFile
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
-from support.metaflow_stores import Datastore, repo_cache, tree
+from support.files import tree
+from support.metaflow_stores import Datastore, repo_cache
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 

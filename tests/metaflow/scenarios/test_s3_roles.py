@@ -26,7 +26,8 @@ from anyio.from_thread import start_blocking_portal
 from hftransfer.errors import AccessError
 from hftransfer.testing.s3 import S3Server, ServerNotFoundError, start_moto
 from metaflow_extensions.hftransfer.plugins.engine import s3_clients
-from support.metaflow_stores import Datastore, tree
+from support.files import tree
+from support.metaflow_stores import Datastore
 from support.s3 import Bucket
 from support.s3_proxy import proxy_for, xml_error
 

@@ -15,13 +15,13 @@ from hftransfer.errors import (
     LocationError,
 )
 from hftransfer.stores.local.sink import LocalFileSink, LocalSink, check_destination
+from support.files import tree
 from support.local_files import (
     CHUNK,
     CONTENT,
     begin,
     entry_of,
     make,
-    tree,
     without_privileges,
     write,
 )

@@ -47,7 +47,7 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_argume
 from support.metaflow_stores import Datastore, repo_cache
 
 given = json.loads(sys.argv[1])
-lease.PATIENCE, lease.BEAT = given["patience"], 0.1
+lease.EXPIRY, lease.RENEWAL_INTERVAL = given["expiry"], 0.1
 cache = repo_cache(
     Datastore(*given["datastore"]), lambda line: print(line, flush=True), **given["task"]
 )
@@ -104,7 +104,7 @@ def loading(
     store: Datastore,
     path: Path,
     *,
-    patience: float = 1e9,
+    expiry: float = 1e9,
     request: dict[str, Any] | None = None,
     **task: Any,
 ) -> dict[str, Any]:
@@ -112,14 +112,14 @@ def loading(
         "datastore": [store.kind, store.root, store.parameters],
         "request": {"repo_id": REPO, "endpoint": hub.endpoint, **(request or {})},
         "path": str(path),
-        "patience": patience,
+        "expiry": expiry,
         "task": task,
     }
 
 
 @pytest.fixture
 def stalled(hub: HubServer) -> Any:
-    """The Hub sends no body of the large file; gives the handle of that fault."""
+    """The Hub sends no body of the large file; returns the handle of that fault."""
     hub.create_repo(REPO, files=FILES)
     return hub.add_fault(Fault(action=Stall(0), host="cdn", path="*/model.safetensors", times=None))
 
@@ -175,7 +175,7 @@ def test_the_lease_of_a_dead_holder_is_taken_over(
         hub,
         shared,
         tmp_path / "b" / "model",
-        patience=1e9 if retry else 1.0,
+        expiry=1e9 if retry else 1.0,
         scope="flow",
         task="Flow/1/start/1" if retry else "Flow/1/start/2",
         attempt=1 if retry else 0,
@@ -231,40 +231,40 @@ SMALL_CHUNKS = {
 }
 
 
-class Bodies:
-    """A proxy between a process and the store: forwards some parts, and blocks the next ones."""
+class PartGate:
+    """A hook of a proxy that forwards the first `limit` parts, or all, and blocks the others."""
 
-    def __init__(self, through: int | None) -> None:
-        self.through = through
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
         self.sent: list[str] = []
-        self.stuck = threading.Event()
-        self.over = threading.Event()
+        self.blocked = threading.Event()
+        self.released = threading.Event()
 
     async def hook(self, request: web.Request) -> web.StreamResponse | None:
         number = request.query.get("partNumber")
         if request.method != "PUT" or number is None:
             return None
         await request.read()
-        if self.through is not None and len(self.sent) >= self.through:
-            self.stuck.set()
-            await anyio.to_thread.run_sync(self.over.wait)
+        if self.limit is not None and len(self.sent) >= self.limit:
+            self.blocked.set()
+            await anyio.to_thread.run_sync(self.released.wait)
             return web.Response(status=500)
         self.sent.append(number)
         return None
 
 
 @contextmanager
-def in_front(minio: S3Server, store: Datastore, bodies: Bodies) -> Iterator[Datastore]:
-    """Give the datastore behind the proxy."""
+def behind_proxy(minio: S3Server, store: Datastore, gate: PartGate) -> Iterator[Datastore]:
+    """Yield the datastore, reached through a proxy with the hook of `gate`."""
     bucket = Bucket(minio, store.root.removeprefix("s3://").partition("/")[0])
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(proxy_for(bucket, bodies.hook)) as endpoint,
+        portal.wrap_async_context_manager(proxy_for(bucket, gate.hook)) as endpoint,
     ):
         try:
             yield Datastore("s3", store.root, {**store.parameters, "endpoint_url": endpoint})
         finally:
-            bodies.over.set()
+            gate.released.set()
 
 
 def uploads(store: Datastore, *keys: str) -> list[Any]:
@@ -280,13 +280,13 @@ def test_a_retry_on_another_machine_resumes_the_upload(
     The second machine has another home and temporary folder, without files of the first.
     """
     hub.create_repo(REPO, files={"model.safetensors": RandomFile(40_000_000, seed=7)})
-    first, rest = Bodies(through=4), Bodies(through=None)
-    with in_front(minio, shared, first) as store:
+    first, rest = PartGate(limit=4), PartGate(limit=None)
+    with behind_proxy(minio, shared, first) as store:
         given = loading(hub, store, tmp_path / "a" / "model", task="Flow/1/start/1")
         with machine(tmp_path / "a", LOAD, given, **SMALL_CHUNKS) as process:
-            assert first.stuck.wait(60)
+            assert first.blocked.wait(60)
             process.kill()
-    with in_front(minio, shared, rest) as store:
+    with behind_proxy(minio, shared, rest) as store:
         given = loading(hub, store, tmp_path / "b" / "model", task="Flow/1/start/1", attempt=1)
         with machine(tmp_path / "b", LOAD, given, **SMALL_CHUNKS) as process:
             output = read_until(process, "DONE")
@@ -312,11 +312,11 @@ def kill_in_the_middle(
     minio: S3Server, shared: Datastore, home: Path, program: str, given: dict[str, Any]
 ) -> None:
     """Run `program` on another machine, and kill it when some parts are stored."""
-    bodies = Bodies(through=4)
-    with in_front(minio, shared, bodies) as store:
+    gate = PartGate(limit=4)
+    with behind_proxy(minio, shared, gate) as store:
         where = [store.kind, store.root, store.parameters]
         with machine(home, program, {**given, "datastore": where}, **SMALL_CHUNKS) as process:
-            assert bodies.stuck.wait(60)
+            assert gate.blocked.wait(60)
             process.kill()
 
 

@@ -330,15 +330,15 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
 
 def _as_transfer_error(error: BaseException, what: str) -> BaseException:
     if isinstance(error, tarfile.FilterError):
-        return IntegrityError(f"{what}: refused to unpack it: {error}")
+        return IntegrityError(f"{what}: refused to unpack: {error}")
     if isinstance(error, tarfile.TarError):
-        return IntegrityError(f"{what} is not a whole tar archive: {error}")
+        return IntegrityError(f"{what} is not a complete tar archive: {error}")
     if isinstance(error, OSError):
         from hftransfer import DestinationError, DiskFullError
 
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = DiskFullError if full else DestinationError
-        return kind(f"{what}: cannot unpack it: {error.strerror or error}")
+        return kind(f"{what}: cannot unpack: {error.strerror or error}")
     return error
 
 

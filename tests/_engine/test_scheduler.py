@@ -35,7 +35,7 @@ RETRY = RetryPolicy(attempts=4, wait_initial=0.0, wait_max=0.0)
 
 @pytest.fixture
 def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the scheduler decide each time that the event loop comes round, without waiting."""
+    """Let the scheduler decide in every iteration of the event loop, without an interval."""
     monkeypatch.setattr(scheduler_module, "_INTERVAL", 0.0)
 
 
@@ -108,7 +108,7 @@ class _Clock:
         return float(self._now)
 
     async def wait_for_decisions(self, count: int) -> None:
-        """Wait until the clock was read `count` more times; in the meantime nothing else may."""
+        """Wait until the scheduler has read the clock `count` more times."""
         event = anyio.Event()
         self._waiting.append((self._now + count, event))
         await event.wait()
@@ -327,7 +327,7 @@ async def test_failed_piece_fails_the_chunk() -> None:
 
 @pytest.mark.anyio
 async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> None:
-    """Again and again, until the rest is too short."""
+    """The read is split repeatedly, until its rest is too short."""
     released = anyio.Event()
 
     async def slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
@@ -388,7 +388,7 @@ async def test_slow_read_is_left_alone_under_a_bandwidth_cap() -> None:
 
 @pytest.mark.anyio
 async def test_stalled_request_is_restarted_for_the_missing_bytes() -> None:
-    """It hangs for ever, and another request has shown what rate is possible."""
+    """It receives nothing more, and a completed request has shown what rate is possible."""
 
     async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
         buffer.append(_content(0, 7 * MIB))  # the rest is too short to be split
@@ -415,18 +415,18 @@ def _read(left: int, *, filled: int, started: float) -> InFlightRead:
 
 def test_latency_lasts_from_the_request_to_its_response() -> None:
     """Or until now, if there is none; a source that sends no requests has no latency."""
-    silent, answered, local = (_read(MIB, filled=0, started=5.0) for _ in range(3))
-    answered.target.response_started_at = 5.2
-    answered.target.advance(100)
+    silent, responded, local = (_read(MIB, filled=0, started=5.0) for _ in range(3))
+    responded.target.response_started_at = 5.2
+    responded.target.advance(100)
     local.target.advance(100)
 
     assert silent.latency(9.0) == 4.0
-    assert answered.latency(9.0) == pytest.approx(0.2)
+    assert responded.latency(9.0) == pytest.approx(0.2)
     assert local.latency(9.0) == 0.0
 
 
 def test_read_with_most_time_to_go_is_split_first() -> None:
-    """That is not the one with most bytes to go."""
+    """The read with the most missing bytes may be faster, and end sooner."""
     fast = _read(6 * MIB, filled=6 * MIB, started=0.0)
     slow = _read(4 * MIB, filled=MIB, started=0.0)
 
@@ -444,7 +444,7 @@ def test_read_that_ends_soon_is_not_split() -> None:
 
 
 def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
-    """Below a tenth of their rate; a complete read is none, and one restarted twice neither."""
+    """It has less than a tenth of their rate, is incomplete, and was restarted once at most."""
     slow = _read(MIB, filled=4 * MIB, started=0.0)
     stalled = _read(MIB, filled=100, started=0.0)
     complete = _read(0, filled=100, started=0.0)

@@ -1,4 +1,4 @@
-"""Buckets on the real S3 servers that tests start, and what a test looks up behind our client."""
+"""Buckets on the real S3 servers that tests start, accessed by botocore instead of our client."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def identities() -> Iterator[Identities]:
 
 
 @pytest.fixture(autouse=True)
-def no_clients_of_others() -> Iterator[None]:
+def empty_client_cache() -> Iterator[None]:
     """Each test assumes its role again."""
     s3_clients._clients.clear()
     yield
@@ -155,12 +155,13 @@ class Expiring:
 
     server: S3Server
     bodies: int
-    """Requests of `method` for data that the first credentials are good for."""
+    """Requests of `method` for data until the first credentials expire."""
     method: str
     keys: list[str] = field(default_factory=list)
     """Access keys, in the order of their first request for data."""
     refused: int = 0
-    taken_on: int = 0
+    assumed: int = 0
+    """Requests to STS for credentials of the role."""
 
     async def hook(self, request: web.Request) -> web.StreamResponse | None:
         body = await request.read()
@@ -180,17 +181,17 @@ class Expiring:
         return xml_error(400, "ExpiredToken", "The provided token has expired.")
 
     async def _assume(self, request: web.Request, body: bytes) -> web.Response:
-        self.taken_on += 1
+        self.assumed += 1
         url = self.server.endpoint + request.path_qs
         async with (
             ClientSession() as session,
-            session.post(url, data=body, headers=request.headers) as answer,
+            session.post(url, data=body, headers=request.headers) as response,
         ):
-            text = await answer.text()
+            text = await response.text()
             start, _, rest = text.partition("<Expiration>")
             end = datetime.now(timezone.utc) + timedelta(minutes=1)
             text = f"{start}<Expiration>{end:%Y-%m-%dT%H:%M:%SZ}{rest[rest.index('<') :]}"
-            return web.Response(status=answer.status, text=text, content_type="text/xml")
+            return web.Response(status=response.status, text=text, content_type="text/xml")
 
 
 @pytest.mark.usefixtures("as_user")
@@ -232,4 +233,4 @@ def test_the_credentials_of_a_role_are_renewed_in_a_transfer(
     assert tree(tmp_path / "loaded") == tree(folder)
     assert expiring.refused
     assert len(expiring.keys) == 2
-    assert expiring.taken_on >= 2
+    assert expiring.assumed >= 2

@@ -53,6 +53,8 @@ def test_credentials_are_in_no_environment_and_in_no_file(
     for file in files:
         data = unpacked(file.read_bytes())
         assert not [secret for secret in hidden if secret in data], file
-    for key in s3_datastore.below(""):
+    keys = s3_datastore.below("")
+    assert keys
+    for key in keys:
         body = s3_datastore.client.get_object(Bucket=s3_datastore.bucket, Key=key)["Body"].read()
         assert not [secret for secret in hidden if secret in unpacked(body)], key

@@ -219,7 +219,9 @@ async def test_on_publish_runs_after_the_rename(tmp_path: Path) -> None:
         on_publish=lambda manifest: seen.append((manifest, target.read_bytes())),
     )
     await write(file, CONTENT)
-    assert all(name.startswith("partials/") for name in tree(tmp_path))
+    before = tree(tmp_path)
+    assert before
+    assert all(name.startswith("partials/") for name in before)
     await file.commit(manifest_of(CONTENT))
 
     assert seen == [(manifest_of(CONTENT), CONTENT)]

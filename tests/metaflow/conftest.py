@@ -9,13 +9,14 @@ import site
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hftransfer.testing import HubServer, RandomFile
 from support.metaflow_flows import FILES, PRIVATE_REPO, REPO, TOKEN, FlowRunner, S3Datastore
 from support.metaflow_stores import Datastore
+from support.s3 import client_params, s3_client
 
 if TYPE_CHECKING:
     from hftransfer.testing.s3 import S3Server
@@ -70,15 +71,7 @@ def runner(model_hub: HubServer, tmp_path: Path) -> FlowRunner:
 @pytest.fixture(scope="module")
 def s3_datastore(minio: S3Server) -> Iterator[S3Datastore]:
     """A new bucket on MinIO."""
-    import botocore.session
-
-    client: Any = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=minio.endpoint,
-        region_name=minio.region,
-        aws_access_key_id=minio.access_key,
-        aws_secret_access_key=minio.secret_key,
-    )
+    client = s3_client(minio)
     datastore = S3Datastore(client, f"metaflow-{uuid.uuid4().hex[:16]}")
     client.create_bucket(Bucket=datastore.bucket)
     yield datastore
@@ -95,13 +88,8 @@ def datastore(request: pytest.FixtureRequest, tmp_path: Path) -> Datastore:
         return Datastore("local", str(tmp_path / "datastore" / ".metaflow"))
     minio: S3Server = request.getfixturevalue("minio")
     bucket: S3Datastore = request.getfixturevalue("s3_datastore")
-    parameters = {
-        "endpoint_url": minio.endpoint,
-        "region_name": minio.region,
-        "aws_access_key_id": minio.access_key,
-        "aws_secret_access_key": minio.secret_key,
-    }
-    return Datastore("s3", f"s3://{bucket.bucket}/{uuid.uuid4().hex}", parameters)
+    root = f"s3://{bucket.bucket}/{uuid.uuid4().hex}"
+    return Datastore("s3", root, client_params(minio))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
-from hftransfer import TransferError
+from hftransfer import IntegrityError, TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
 from support.files import tree
@@ -294,7 +294,7 @@ def test_a_failed_download_publishes_nothing(
     hub.add_fault(Fault(host="cdn", action=CorruptByte(5), times=None))
     cache = repo_cache(datastore, lines.append)
 
-    with pytest.raises(Exception, match="model.safetensors"):
+    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
         if form == "load":
             cache.load(ask(hub), str(tmp_path / "a"))
         else:

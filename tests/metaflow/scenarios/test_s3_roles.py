@@ -24,11 +24,11 @@ from aiohttp import ClientSession, web
 from anyio.from_thread import start_blocking_portal
 
 from hftransfer.errors import AccessError
-from hftransfer.testing.s3 import S3Server, ServerNotFoundError, start_moto
+from hftransfer.testing.s3 import S3Server, start_moto
 from metaflow_extensions.hftransfer.plugins.engine import s3_clients
 from support.files import tree
 from support.metaflow_stores import Datastore
-from support.s3 import Bucket
+from support.s3 import Bucket, client_params, run_server
 from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.s3, pytest.mark.timeout(120)]
@@ -54,20 +54,10 @@ class Identities:
 @pytest.fixture(scope="module")
 def identities() -> Iterator[Identities]:
     """One user, who may assume one role, which may use S3."""
-    try:
-        server = start_moto()
-    except ServerNotFoundError as error:
-        pytest.skip(str(error))
-    with server:
+    with run_server(start_moto) as server:
 
         def client(service: str) -> Any:
-            return botocore.session.Session().create_client(
-                service,
-                endpoint_url=server.endpoint,
-                region_name=server.region,
-                aws_access_key_id=server.access_key,
-                aws_secret_access_key=server.secret_key,
-            )
+            return botocore.session.Session().create_client(service, **client_params(server))
 
         iam = client("iam")
         client("s3").create_bucket(Bucket=BUCKET)

@@ -97,10 +97,10 @@ async def test_budget_holds_under_any_interleaving(
                 peak = max(peak, sum(capacities))
                 assert sum(capacities) <= BUDGET or len(held) == 1
                 assert sum(capacities) <= pool.in_use
-                places = sorted(
+                ranges = sorted(
                     (other.start, other.capacity) for other in held if other.start is not None
                 )
-                for (first, size), (second, _) in itertools.pairwise(places):
+                for (first, size), (second, _) in itertools.pairwise(ranges):
                     assert first + size <= second
                 for _ in range(turns):
                     await checkpoint()

@@ -99,7 +99,7 @@ def read_until(process: Any, text: str) -> str:
     raise AssertionError("".join(lines))
 
 
-def loading(
+def load_arguments(
     hub: HubServer,
     store: Datastore,
     path: Path,
@@ -132,13 +132,13 @@ def test_tasks_of_three_machines_download_once(
 
     The nodes of @parallel write the same keys, so two of them never write at the same time.
     """
-    places = [tmp_path / str(number) for number in range(3)]
+    folders = [tmp_path / str(number) for number in range(3)]
 
     def given(number: int) -> dict[str, Any]:
-        return loading(
+        return load_arguments(
             hub,
             shared,
-            places[number] / "model",
+            folders[number] / "model",
             task="Flow/1/start/1" if scope == "gang" else f"Flow/1/start/{number}",
             owner=f"Flow/1/start/node-{number}",
             scope="checkpoint" if scope == "gang" else scope,
@@ -147,9 +147,9 @@ def test_tasks_of_three_machines_download_once(
         )
 
     with ExitStack() as stack:
-        first = stack.enter_context(machine(places[0], LOAD, given(0)))
+        first = stack.enter_context(machine(folders[0], LOAD, given(0)))
         assert stalled.wait(60)
-        others = [stack.enter_context(machine(places[n], LOAD, given(n))) for n in (1, 2)]
+        others = [stack.enter_context(machine(folders[n], LOAD, given(n))) for n in (1, 2)]
         for other in others:
             read_until(other, f"A task on another machine is downloading {REPO}; waiting")
         hub.clear_faults()
@@ -157,9 +157,9 @@ def test_tasks_of_three_machines_download_once(
         outputs = [read_until(process, "DONE") for process in (first, *others)]
 
     assert listings(hub) == 1
-    for place in places:
-        assert tree(place / "model") == tree(places[0] / "model")
-        assert set(tree(place / "model")) == set(FILES)
+    for folder in folders:
+        assert tree(folder / "model") == tree(folders[0] / "model")
+        assert set(tree(folder / "model")) == set(FILES)
     keys = {json.loads(output.partition("DONE ")[2])[0] for output in outputs}
     assert len(keys) == (3 if scope == "checkpoint" else 1)
 
@@ -170,8 +170,10 @@ def test_the_lease_of_a_dead_holder_is_taken_over(
 ) -> None:
     """By another machine when the holder stops renewing it, by its own retry at once."""
     retry = who == "its own retry"
-    first = loading(hub, shared, tmp_path / "a" / "model", scope="flow", task="Flow/1/start/1")
-    second = loading(
+    first = load_arguments(
+        hub, shared, tmp_path / "a" / "model", scope="flow", task="Flow/1/start/1"
+    )
+    second = load_arguments(
         hub,
         shared,
         tmp_path / "b" / "model",
@@ -198,7 +200,9 @@ def test_a_failed_holder_releases_its_lease(
 ) -> None:
     """After a failed download the next task does not wait."""
     hub.create_repo(REPO, files=FILES)
-    wrong = loading(hub, shared, tmp_path / "a", scope="flow", request={"allow_patterns": "*.none"})
+    wrong = load_arguments(
+        hub, shared, tmp_path / "a", scope="flow", request={"allow_patterns": "*.none"}
+    )
     right = {**wrong, "path": str(tmp_path / "b" / "model")}
 
     with machine(tmp_path / "a", LOAD, wrong) as process:
@@ -282,12 +286,14 @@ def test_a_retry_on_another_machine_resumes_the_upload(
     hub.create_repo(REPO, files={"model.safetensors": RandomFile(40_000_000, seed=7)})
     first, rest = PartGate(limit=4), PartGate(limit=None)
     with behind_proxy(minio, shared, first) as store:
-        given = loading(hub, store, tmp_path / "a" / "model", task="Flow/1/start/1")
+        given = load_arguments(hub, store, tmp_path / "a" / "model", task="Flow/1/start/1")
         with machine(tmp_path / "a", LOAD, given, **SMALL_CHUNKS) as process:
             assert first.blocked.wait(60)
             process.kill()
     with behind_proxy(minio, shared, rest) as store:
-        given = loading(hub, store, tmp_path / "b" / "model", task="Flow/1/start/1", attempt=1)
+        given = load_arguments(
+            hub, store, tmp_path / "b" / "model", task="Flow/1/start/1", attempt=1
+        )
         with machine(tmp_path / "b", LOAD, given, **SMALL_CHUNKS) as process:
             output = read_until(process, "DONE")
 
@@ -299,7 +305,7 @@ def test_a_retry_on_another_machine_resumes_the_upload(
     assert len(shared.keys("mf.huggingface_hub/checkpoints/artifacts")) == 1
 
 
-def to_be_saved(tmp_path: Path) -> str:
+def make_checkpoint(tmp_path: Path) -> str:
     """Make a folder with a file of several parts and a small file; return its path."""
     folder = tmp_path / "saved"
     folder.mkdir()
@@ -325,16 +331,16 @@ def test_the_retry_of_a_save_removes_what_the_killed_attempt_stored(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
     """Each attempt of @checkpoint has its own keys; files and parts of a killed one are removed."""
-    place = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
-    given = {"form": form, "folder": to_be_saved(tmp_path)}
-    left = f"{place}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
+    prefix = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
+    given = {"form": form, "folder": make_checkpoint(tmp_path)}
+    left = f"{prefix}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
     killed = {**given, "key": "0a1b2c3d.0.my.name.0"}
     kill_in_the_middle(minio, shared, tmp_path / "a", SAVE, killed)
     assert len(uploads(shared, left)) == 1
     # A finished checkpoint of that attempt stays.
-    shared.write(f"{place}/0a1b2c3d.0.whole.1/a", b"a")
+    shared.write(f"{prefix}/0a1b2c3d.0.whole.1/a", b"a")
     shared.write(
-        f"{place.replace('artifacts', 'artifact_metadata')}/0a1b2c3d.0.whole.1.metadata", b"{}"
+        f"{prefix.replace('artifacts', 'artifact_metadata')}/0a1b2c3d.0.whole.1.metadata", b"{}"
     )
 
     where = [shared.kind, shared.root, shared.parameters]
@@ -344,7 +350,7 @@ def test_the_retry_of_a_save_removes_what_the_killed_attempt_stored(
 
     assert uploads(shared, left) == []
     assert "Removed the unfinished upload of an earlier attempt of this task" in output
-    names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
+    names = {key.removeprefix(prefix + "/").partition("/")[0] for key in shared.keys(prefix)}
     assert names == {"0a1b2c3d.0.whole.1", "0a1b2c3d.1.my.name.0"}
 
 
@@ -370,7 +376,7 @@ def test_a_retry_removes_unfinished_models(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
     """Each save of a model has a new key; the retry finds the unfinished one, and others stay."""
-    given: dict[str, Any] = {"form": form, "folder": to_be_saved(tmp_path)}
+    given: dict[str, Any] = {"form": form, "folder": make_checkpoint(tmp_path)}
     left = "mf.models/models/artifacts/label_1" + ("" if form == "tarball" else "/weights.bin")
     killed = {**given, "key": "label_1", "attempt": 0}
     kill_in_the_middle(minio, shared, tmp_path / "a", MODEL, killed)
@@ -385,7 +391,7 @@ def test_a_retry_removes_unfinished_models(
     assert uploads(shared, left) == []
     removed = "Removed the unfinished upload of an earlier attempt of this task: "
     assert f"{removed}mf.models/models/artifacts/l" in output
-    place = "mf.models/models/artifacts"
-    names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
+    prefix = "mf.models/models/artifacts"
+    names = {key.removeprefix(prefix + "/").partition("/")[0] for key in shared.keys(prefix)}
     assert names == {"label_0", "label_2"}
     assert shared.keys("mf.models/models/unfinished") == []

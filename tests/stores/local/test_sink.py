@@ -186,7 +186,7 @@ async def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
-    """A file at the place of the destination, or of a folder of it, is an error and stays."""
+    """A file at the path of the destination, or of a folder above it, is an error and stays."""
     make(tmp_path, "out", "folder/sub")
     with pytest.raises(DestinationError, match="out is a file"):
         await LocalSink(tmp_path / "out").prepare([entry_of("a")])

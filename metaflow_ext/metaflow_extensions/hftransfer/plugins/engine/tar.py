@@ -35,7 +35,6 @@ from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import read_fully
 from hftransfer.stores.base import Entry, FileSink, FillStream
 
-_ZEROS = bytes(tarfile.BLOCKSIZE)
 # Bytes that `tarfile` reads at a time. It needs `bytes`, so they are copied from the engine's
 # buffer: at most two of these copies exist per archive, besides the engine's memory budget.
 _READ_SIZE = 1 << 20

@@ -5,7 +5,6 @@ A run of Metaflow takes seconds, so runs are module-scoped fixtures that several
 
 from __future__ import annotations
 
-import site
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hftransfer.testing import HubServer, RandomFile
+from support.environments import linked_environment
 from support.metaflow_flows import FILES, PRIVATE_REPO, REPO, TOKEN, FlowRunner, S3Datastore
 from support.metaflow_stores import Datastore
 from support.s3 import client_params, s3_client
@@ -25,22 +25,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def upstream_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter with the packages of this one except hftransfer."""
-    import venv
-
     folder = tmp_path_factory.mktemp("upstream")
-    venv.create(folder / "venv", symlinks=True)
-    packages = folder / "packages"
-    (packages / "metaflow_extensions").mkdir(parents=True)
-    for place in map(Path, site.getsitepackages()):
-        for item in place.iterdir():
-            if "hftransfer" not in item.name and item.name != "metaflow_extensions":
-                (packages / item.name).symlink_to(item)
-        for item in (place / "metaflow_extensions").glob("*"):
-            if item.name != "hftransfer":
-                (packages / "metaflow_extensions" / item.name).symlink_to(item)
-    (own,) = (folder / "venv").glob("lib/python*/site-packages")
-    (own / "packages.pth").write_text(f"{packages}\n")
-    return str(folder / "venv" / "bin" / "python")
+    return str(linked_environment(folder, lambda name: "hftransfer" not in name) / "python")
 
 
 @pytest.fixture(scope="module")

@@ -75,16 +75,16 @@ class _ScriptedSource:
     async def list(self) -> Sequence[Entry]:
         return [ENTRY]
 
-    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
-        self.requests.append((buffer.position - self.base, buffer.stop - self.base))
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
+        self.requests.append((span.position - self.base, span.stop - self.base))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             if self._scripts:
-                async for _ in self._scripts.pop(0)(buffer):
+                async for _ in self._scripts.pop(0)(span):
                     pass
             await checkpoint()
-            buffer.append(_content(buffer.position - self.base, buffer.stop - self.base))
+            span.append(_content(span.position - self.base, span.stop - self.base))
         finally:
             self.in_flight -= 1
 
@@ -236,8 +236,8 @@ def test_number_of_pieces(index: int, connections: int, idle: int, chunk_slots: 
 async def test_retry_requests_only_missing_bytes() -> None:
     """Bytes that arrived before an error stay."""
 
-    async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
-        buffer.append(_content(0, 3 * MIB))
+    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(0, 3 * MIB))
         yield
         raise NetworkError("cut")
 
@@ -252,8 +252,8 @@ async def test_retry_requests_only_missing_bytes() -> None:
 async def test_progress_resets_the_number_of_tries() -> None:
     """A connection that is cut after each MiB completes: 7 cuts, and 4 tries allowed."""
 
-    async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
-        buffer.append(_content(buffer.filled, buffer.filled + MIB))
+    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(span.filled, span.filled + MIB))
         yield
         raise NetworkError("cut")
 
@@ -268,8 +268,8 @@ async def test_progress_resets_the_number_of_tries() -> None:
 async def test_tries_without_progress_end() -> None:
     """After the fourth one the last error is raised, and the connection released."""
 
-    async def cut(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
-        buffer.append(_content(0, MIB - buffer.filled))
+    async def cut(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(0, MIB - span.filled))
         yield
         raise NetworkError("cut")
 
@@ -288,7 +288,7 @@ async def test_tries_without_progress_end() -> None:
 async def test_throttled_request_halves_adaptive_connections() -> None:
     """A number that the options set stays."""
 
-    async def refuse(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def refuse(span: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ThrottledError("slow down", response=None, retry_after=0.0)
 
@@ -305,11 +305,11 @@ async def test_throttled_request_halves_adaptive_connections() -> None:
 async def test_failed_piece_fails_the_chunk() -> None:
     """The others are cancelled, one error is raised, and every connection is released."""
 
-    async def fail(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def fail(span: ByteRangeBuffer) -> AsyncIterator[None]:
         yield
         raise ValueError("no")
 
-    async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
         await anyio.sleep_forever()
         yield
 
@@ -330,12 +330,12 @@ async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> Non
     """The read is split repeatedly, until its rest is too short."""
     released = anyio.Event()
 
-    async def slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
-        buffer.append(_content(0, MIB))
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(0, MIB))
         await released.wait()
         yield
 
-    async def release_slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def release_slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
         released.set()
         yield
 
@@ -355,7 +355,7 @@ async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> Non
 def _slow_for(clock: _Clock, decisions: int) -> _Script:
     """Return a script that delivers nothing while the scheduler decides `decisions` times."""
 
-    async def slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
+    async def slow(span: ByteRangeBuffer) -> AsyncIterator[None]:
         await clock.wait_for_decisions(decisions)
         yield
 
@@ -388,10 +388,10 @@ async def test_slow_read_is_left_alone_under_a_bandwidth_cap() -> None:
 
 @pytest.mark.anyio
 async def test_stalled_request_is_restarted_for_the_missing_bytes() -> None:
-    """It receives nothing more, and a completed request has shown what rate is possible."""
+    """It hangs for ever, and another request has shown what rate is possible."""
 
-    async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
-        buffer.append(_content(0, 7 * MIB))  # the rest is too short to be split
+    async def hang(span: ByteRangeBuffer) -> AsyncIterator[None]:
+        span.append(_content(0, 7 * MIB))  # the rest is too short to be split
         await anyio.sleep_forever()
         yield
 
@@ -415,13 +415,13 @@ def _read(left: int, *, filled: int, started: float) -> InFlightRead:
 
 def test_latency_lasts_from_the_request_to_its_response() -> None:
     """Or until now, if there is none; a source that sends no requests has no latency."""
-    silent, responded, local = (_read(MIB, filled=0, started=5.0) for _ in range(3))
-    responded.target.response_started_at = 5.2
-    responded.target.advance(100)
+    silent, answered, local = (_read(MIB, filled=0, started=5.0) for _ in range(3))
+    answered.target.response_started_at = 5.2
+    answered.target.advance(100)
     local.target.advance(100)
 
     assert silent.latency(9.0) == 4.0
-    assert responded.latency(9.0) == pytest.approx(0.2)
+    assert answered.latency(9.0) == pytest.approx(0.2)
     assert local.latency(9.0) == 0.0
 
 
@@ -444,7 +444,7 @@ def test_read_that_ends_soon_is_not_split() -> None:
 
 
 def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
-    """It has less than a tenth of their rate, is incomplete, and was restarted once at most."""
+    """Below a tenth of their rate; a complete read is none, and one restarted twice neither."""
     slow = _read(MIB, filled=4 * MIB, started=0.0)
     stalled = _read(MIB, filled=100, started=0.0)
     complete = _read(0, filled=100, started=0.0)

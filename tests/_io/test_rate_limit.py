@@ -180,12 +180,12 @@ async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
     """Bytes with the headers, in the middle and at the end; all delays are waited for."""
     limiter = Recording()
     reply = chunked if how == "chunked" else ranged(random_bytes(SIZE))
-    received = bytearray(SIZE)
-    async with site.opened(reply, rate_limiter=limiter) as (server, client):
-        buffer = ByteRangeBuffer(0, memoryview(received))
-        await client.fill(f"{server.base}/f", buffer, size=SIZE, ranged=how == "direct")
+    buffer = bytearray(SIZE)
+    async with site.opened(reply, rate_limiter=limiter) as (server, wire):
+        span = ByteRangeBuffer(0, memoryview(buffer))
+        await wire.fill(f"{server.base}/f", span, size=SIZE, ranged=how == "direct")
 
-    assert received == random_bytes(SIZE)
+    assert buffer == random_bytes(SIZE)
     assert sum(limiter.charged) == SIZE
     if sys.version_info >= (3, 11) or not site.tls:
         # The delay of the bytes that came with the headers is added to that of the next ones.
@@ -201,10 +201,10 @@ async def test_every_received_byte_is_charged(site: Site, how: str) -> None:
 async def test_the_delay_of_a_small_body_precedes_the_next_request(site: Site, size: int) -> None:
     """The limit also holds for many small files: the delay at the end is not skipped."""
     limiter = Recording()
-    async with site.opened(ranged(random_bytes(SIZE)), rate_limiter=limiter) as (server, client):
+    async with site.opened(ranged(random_bytes(SIZE)), rate_limiter=limiter) as (server, wire):
         for _ in range(3):
-            buffer = ByteRangeBuffer(0, memoryview(bytearray(size)))
-            await client.fill(f"{server.base}/f", buffer, size=SIZE)
+            span = ByteRangeBuffer(0, memoryview(bytearray(size)))
+            await wire.fill(f"{server.base}/f", span, size=SIZE)
             assert limiter.delays[-1].left == 0
 
     assert sum(limiter.charged) == 3 * size
@@ -221,12 +221,12 @@ async def test_streams_and_sent_bodies_are_charged(site: Site) -> None:
         await exchange.head("200 OK", f"Content-Length: {SIZE}")
         await exchange.send(content)
 
-    async with site.opened(reply, rate_limiter=limiter) as (server, client):
-        async with client.stream(f"{server.base}/f", size=SIZE) as body:
+    async with site.opened(reply, rate_limiter=limiter) as (server, wire):
+        async with wire.stream(f"{server.base}/f", size=SIZE) as body:
             assert not isinstance(body, Response)
             await body.readinto(memoryview(bytearray(SIZE)))
         assert sum(limiter.charged) == SIZE
-        await client.request("PUT", f"{server.base}/f", body=content)
+        await wire.request("PUT", f"{server.base}/f", body=content)
         assert sum(limiter.charged) == 2 * SIZE
 
     assert all(not delay.left for delay in limiter.delays)
@@ -247,25 +247,25 @@ async def test_a_new_rate_ends_delays_that_have_begun(site: Site, direction: str
         else:
             await (ranged(content) if direction == "down" else chunked)(exchange)
 
-    received = bytearray(SIZE)
-    buffer = ByteRangeBuffer(0, memoryview(received))
-    async with site.opened(reply, rate_limiter=limiter, reads_body=False) as (server, client):
+    buffer = bytearray(SIZE)
+    span = ByteRangeBuffer(0, memoryview(buffer))
+    async with site.opened(reply, rate_limiter=limiter, reads_body=False) as (server, wire):
         url = f"{server.base}/f"
         async with anyio.create_task_group() as tasks:
             if direction == "up":
-                tasks.start_soon(lambda: client.request("PUT", url, body=content))
+                tasks.start_soon(lambda: wire.request("PUT", url, body=content))
                 await until(lambda: bool(server.requests))
                 for _ in range(100):
                     await asyncio.sleep(0)
             else:
                 ranges = direction == "down"
-                tasks.start_soon(lambda: client.fill(url, buffer, size=SIZE, ranged=ranges))
-                await until(lambda: buffer.filled > 0)
+                tasks.start_soon(lambda: wire.fill(url, span, size=SIZE, ranged=ranges))
+                await until(lambda: span.filled > 0)
             assert not got
-            assert buffer.filled < SIZE
+            assert span.filled < SIZE
             limiter.rate = None
 
-    assert (got[0] if direction == "up" else received) == content
+    assert (got[0] if direction == "up" else buffer) == content
 
 
 @pytest.mark.anyio
@@ -274,9 +274,9 @@ async def test_a_delay_longer_than_the_read_timeout_is_not_a_stall(site: Site) -
     content = random_bytes(256 * KIB)
     size = len(content)
     limiter = RateLimiter(320 * KIB)  # 16 KiB in 50 ms
-    received = bytearray(size)
-    async with site.opened(ranged(content), rate_limiter=limiter, read=0.6) as (server, client):
+    buffer = bytearray(size)
+    async with site.opened(ranged(content), rate_limiter=limiter, read=0.6) as (server, wire):
         limiter.charge(320 * KIB)  # another transfer has used up the next second
-        await client.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(received)), size=size)
+        await wire.fill(f"{server.base}/f", ByteRangeBuffer(0, memoryview(buffer)), size=size)
 
-    assert received == content
+    assert buffer == content

@@ -297,13 +297,13 @@ async def test_retries_end_with_the_policy(bucket: Bucket, tmp_path: Path) -> No
     """The error states the number of attempts; no upload stays open."""
     (tmp_path / "in").write_bytes(bytes(12 * MIB))
 
-    async def slow_down(request: web.Request) -> web.StreamResponse | None:
+    async def throttle(request: web.Request) -> web.StreamResponse | None:
         if "partNumber" not in request.query:
             return None
         await request.read()
         return xml_error(503, "SlowDown")
 
-    async with proxy_for(bucket, slow_down) as endpoint, client_of(endpoint) as client:
+    async with proxy_for(bucket, throttle) as endpoint, client_of(endpoint) as client:
         with pytest.raises(ThrottledError, match="gave up after 4 tries"):
             await client.copy(tmp_path / "in", f"{bucket.url}/big")
 

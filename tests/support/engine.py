@@ -54,8 +54,8 @@ class CorruptingSource(MemoryStore):
         super().__init__(FILES)
         self.times = times
 
-    async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
-        await super().fill(entry, buffer)
-        if entry.path == "folder/large" and buffer.start == 0 and self.times:
+    async def fill(self, entry: Entry, span: ByteRangeBuffer) -> None:
+        await super().fill(entry, span)
+        if entry.path == "folder/large" and span.start == 0 and self.times:
             self.times -= 1
-            buffer.buffer[100] ^= 1
+            span.buffer[100] ^= 1

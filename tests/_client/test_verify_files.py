@@ -12,18 +12,12 @@ import pytest
 from hftransfer import AsyncClient, Client, Manifest, S3Options, TransferOptions
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
 from hftransfer.testing import HubServer, RandomFile
-from support.files import make_tree
+from support.files import flip_bit, make_tree
 from support.s3 import Bucket, s3_client
 
 KIB = 1024
 OPTIONS = TransferOptions(chunk_size=64 * KIB, connections=4)
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
 
 
 def options(bucket: Bucket) -> TransferOptions:
@@ -49,7 +43,7 @@ def test_every_difference_is_reported(tmp_path: Path) -> None:
     """A flipped bit, a truncated file, a missing file and an unknown one, in one verification."""
     with Client(OPTIONS) as client:
         client.copy(make_tree(tmp_path / "in"), tmp_path / "out", sidecar=True)
-        flip(tmp_path / "out" / "a.bin", 200 * KIB)
+        flip_bit(tmp_path / "out" / "a.bin", 200 * KIB)
         (tmp_path / "out" / "sub" / "b.txt").write_bytes(b"tex")
         (tmp_path / "out" / "empty").unlink()
         (tmp_path / "out" / "new").write_bytes(b"x")
@@ -76,7 +70,7 @@ def test_a_single_file_has_its_sidecar_beside_it(tmp_path: Path) -> None:
         renamed = Manifest(source="x", files={"copy.bin": report.manifest.files["a.bin"]})
         assert client.verify(tmp_path / "copy.bin").ok
         assert client.verify(tmp_path / "copy.bin", manifest=renamed).ok
-        flip(tmp_path / "copy.bin", 0)
+        flip_bit(tmp_path / "copy.bin", 0)
         assert not client.verify(tmp_path / "copy.bin").ok
 
 
@@ -110,7 +104,7 @@ def test_a_local_copy_is_compared_with_the_hub(hub: HubServer, tmp_path: Path) -
         client.copy("hf://acme/m", tmp_path / "m")
         hub.clear_requests()
         intact = client.verify(tmp_path / "m", against="hf://acme/m")
-        flip(tmp_path / "m" / "config.json", 1)
+        flip_bit(tmp_path / "m" / "config.json", 1)
         (tmp_path / "m" / "w.bin").unlink()
         damaged = client.verify(tmp_path / "m", against="hf://acme/m")
 

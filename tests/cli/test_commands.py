@@ -12,17 +12,11 @@ import trustme
 
 from hftransfer.testing import HubServer, RandomFile
 from support.cli import CHUNK, run_cli
-from support.files import make_tree, tree
+from support.files import flip_bit, make_tree, tree
 from support.hub import cdn_bytes
 
 KIB = 1024
 BIG = RandomFile(40 * CHUNK, seed=3)
-
-
-def flip_first_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
 
 
 # --- cp
@@ -157,7 +151,7 @@ def test_verify_prints_what_differs(tmp_path: Path) -> None:
     make_tree(tmp_path / "in")
     assert run_cli("cp", "--sidecar", tmp_path / "in", tmp_path / "out").returncode == 0
     intact = run_cli("verify", tmp_path / "out")
-    flip_first_byte(tmp_path / "out" / "a.bin")
+    flip_bit(tmp_path / "out" / "a.bin")
     (tmp_path / "out" / "empty").unlink()
     damaged = run_cli("verify", tmp_path / "out")
     as_json = run_cli("verify", "--json", tmp_path / "out")

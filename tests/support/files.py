@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ("make_tree", "tree")
+__all__ = ("flip_bit", "make_tree", "tree")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -21,3 +21,10 @@ def make_tree(folder: Path) -> Path:
     (folder / "sub" / "b.txt").write_bytes(b"text")
     (folder / "empty").touch()
     return folder
+
+
+def flip_bit(path: Path, offset: int = 0) -> None:
+    """Invert the lowest bit of the byte at `offset` of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)

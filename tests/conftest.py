@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from hftransfer.testing.s3 import (
     start_rclone,
     start_seaweedfs,
 )
-from support.s3 import Bucket, remove_bucket, s3_client
+from support.s3 import Bucket, remove_bucket, run_server, s3_client
 
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
@@ -105,12 +105,6 @@ def _patch_huggingface_hub(patch: pytest.MonkeyPatch, home: Path) -> None:
 # --- servers
 
 
-def _unavailable(error: ServerNotFoundError) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(str(error), pytrace=False)
-    pytest.skip(str(error))
-
-
 def _fixtures_of(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
@@ -165,34 +159,28 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def minio() -> Iterator[S3Server]:
     """MinIO; skips the test, or fails it in CI, if there is no binary. Session-scoped."""
-    yield from _running(start_minio)
+    with run_server(start_minio) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[S3Server]:
     """SeaweedFS, if it is installed (see `minio`). Session-scoped."""
-    yield from _running(start_seaweedfs)
+    with run_server(start_seaweedfs) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def rclone() -> Iterator[S3Server]:
     """rclone's S3 server, if it is installed (see `minio`). Session-scoped."""
-    yield from _running(start_rclone)
+    with run_server(start_rclone) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
     """moto's S3 server, if it is installed (see `minio`). Session-scoped."""
-    yield from _running(start_moto)
-
-
-def _running(start: Callable[[], S3Server]) -> Iterator[S3Server]:
-    try:
-        server = start()
-    except ServerNotFoundError as error:
-        _unavailable(error)
-        raise AssertionError("unreachable: skip and fail raise") from error
-    with server:
+    with run_server(start_moto) as server:
         yield server
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ("MANY_FILES", "Workdirs")
 
 MANY_FILES = 500
-"""Files of one run from which on deletion is postponed until all runs are finished.
+"""Number of files of a run from which deletion is postponed until all runs have finished.
 
 ext4 without a journal checks each recently freed inode before it uses another one, which costs
 0.5 ms per new file for some minutes. The next tool would pay for the deletion.

@@ -10,6 +10,7 @@ import pytest
 
 from hftransfer import AsyncClient, TransferOptions
 from hftransfer.errors import IntegrityError, LocationError, NotFoundError, OptionsError
+from support.files import tree
 
 
 @pytest.fixture
@@ -21,14 +22,6 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 pytestmark = pytest.mark.anyio
 
 
@@ -38,7 +31,7 @@ async def test_a_folder_is_copied_to_several_destinations(source: Path, tmp_path
         report = await client.copy(source, [tmp_path / "one", "memory://two"])
         two = client.memory("two").files
 
-    assert _files(source) == _files(tmp_path / "one") == two
+    assert tree(source) == tree(tmp_path / "one") == two
     assert (report.files, report.bytes) == (2, 200_002)
 
 
@@ -56,7 +49,7 @@ async def test_a_single_file_is_copied_to_a_name_or_into_a_folder(
     async with AsyncClient() as client:
         await client.copy(source / "sub" / "b.bin", f"{target}/{destination}")
 
-    assert [expected] == list(_files(target))
+    assert [expected] == list(tree(target))
 
 
 async def test_a_copy_replaces_only_files_of_the_same_name(source: Path, tmp_path: Path) -> None:
@@ -69,19 +62,19 @@ async def test_a_copy_replaces_only_files_of_the_same_name(source: Path, tmp_pat
     async with AsyncClient() as client:
         await client.copy(source, target)
 
-    assert {**_files(source), "other.txt": b"other"} == _files(target)
+    assert {**tree(source), "other.txt": b"other"} == tree(target)
 
 
-async def test_patterns_select_files(source: Path, tmp_path: Path) -> None:
+async def test_patterns_selecttree(source: Path, tmp_path: Path) -> None:
     """Only paths that match `allow_patterns` and not `ignore_patterns` are copied."""
     async with AsyncClient() as client:
         await client.copy(source, tmp_path / "one", allow_patterns="*.json")
         await client.copy(source, tmp_path / "two", ignore_patterns=["sub/"])
 
-    assert ["a.json"] == list(_files(tmp_path / "one")) == list(_files(tmp_path / "two"))
+    assert ["a.json"] == list(tree(tmp_path / "one")) == list(tree(tmp_path / "two"))
 
 
-async def test_a_manifest_must_have_exactly_the_files(source: Path, tmp_path: Path) -> None:
+async def test_a_manifest_must_have_exactly_thetree(source: Path, tmp_path: Path) -> None:
     """A source with a file more or less than the manifest is refused before anything is written."""
     async with AsyncClient() as client:
         manifest = (await client.copy(source, tmp_path / "one")).manifest
@@ -130,4 +123,4 @@ async def test_concurrent_copies_share_a_budget_of_two_chunks(source: Path, tmp_
 
     assert 65536 <= pool.peak_in_use <= 2 * 65536
     for number in range(4):
-        assert _files(source) == _files(tmp_path / str(number))
+        assert tree(source) == tree(tmp_path / str(number))

@@ -12,25 +12,12 @@ import pytest
 from hftransfer import AsyncClient, Client, Manifest, S3Options, TransferOptions
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
 from hftransfer.testing import HubServer, RandomFile
+from support.files import flip_bit, make_tree
 from support.s3 import Bucket, s3_client
 
 KIB = 1024
 OPTIONS = TransferOptions(chunk_size=64 * KIB, connections=4)
 MINIO = pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
-
-
-def tree(folder: Path) -> Path:
-    (folder / "sub").mkdir(parents=True)
-    (folder / "a.bin").write_bytes(os.urandom(300 * KIB))
-    (folder / "sub" / "b.txt").write_bytes(b"text")
-    (folder / "empty").touch()
-    return folder
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
 
 
 def options(bucket: Bucket) -> TransferOptions:
@@ -43,7 +30,7 @@ def options(bucket: Bucket) -> TransferOptions:
 def test_a_copy_matches_its_sidecar(tmp_path: Path) -> None:
     """`verify` finds the sidecar that `copy` wrote and compares every file with it."""
     with Client(OPTIONS) as client:
-        client.copy(tree(tmp_path / "in"), tmp_path / "out", sidecar=True)
+        client.copy(make_tree(tmp_path / "in"), tmp_path / "out", sidecar=True)
         found = client.verify(tmp_path / "out")
 
     assert found.ok
@@ -55,8 +42,8 @@ def test_a_copy_matches_its_sidecar(tmp_path: Path) -> None:
 def test_every_difference_is_reported(tmp_path: Path) -> None:
     """A flipped bit, a truncated file, a missing file and an unknown one, in one verification."""
     with Client(OPTIONS) as client:
-        client.copy(tree(tmp_path / "in"), tmp_path / "out", sidecar=True)
-        flip(tmp_path / "out" / "a.bin", 200 * KIB)
+        client.copy(make_tree(tmp_path / "in"), tmp_path / "out", sidecar=True)
+        flip_bit(tmp_path / "out" / "a.bin", 200 * KIB)
         (tmp_path / "out" / "sub" / "b.txt").write_bytes(b"tex")
         (tmp_path / "out" / "empty").unlink()
         (tmp_path / "out" / "new").write_bytes(b"x")
@@ -75,7 +62,7 @@ def test_every_difference_is_reported(tmp_path: Path) -> None:
 
 def test_a_single_file_has_its_sidecar_beside_it(tmp_path: Path) -> None:
     """The sidecar of NAME is ``NAME.hftransfer``; a manifest argument takes precedence."""
-    source = tree(tmp_path / "in") / "a.bin"
+    source = make_tree(tmp_path / "in") / "a.bin"
     with Client(OPTIONS) as client:
         report = client.copy(source, tmp_path / "copy.bin", sidecar=True)
         beside = (tmp_path / "copy.bin.hftransfer").read_text()
@@ -83,14 +70,14 @@ def test_a_single_file_has_its_sidecar_beside_it(tmp_path: Path) -> None:
         renamed = Manifest(source="x", files={"copy.bin": report.manifest.files["a.bin"]})
         assert client.verify(tmp_path / "copy.bin").ok
         assert client.verify(tmp_path / "copy.bin", manifest=renamed).ok
-        flip(tmp_path / "copy.bin", 0)
+        flip_bit(tmp_path / "copy.bin", 0)
         assert not client.verify(tmp_path / "copy.bin").ok
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}', ""])
 def test_a_damaged_sidecar_is_an_error(tmp_path: Path, text: str) -> None:
     """A sidecar that cannot be parsed fails the verification; it is not ignored."""
-    folder = tree(tmp_path / "in")
+    folder = make_tree(tmp_path / "in")
     (folder / ".hftransfer").write_text(text)
 
     with Client(OPTIONS) as client, pytest.raises(IntegrityError, match="manifest"):
@@ -101,7 +88,7 @@ def test_a_folder_without_digests_cannot_be_verified(tmp_path: Path) -> None:
     """Without a manifest or digests the result is an error, not success."""
     with Client(OPTIONS) as client:
         with pytest.raises(UnsupportedError, match="give a manifest"):
-            client.verify(tree(tmp_path / "in"))
+            client.verify(make_tree(tmp_path / "in"))
         with pytest.raises(NotFoundError):
             client.verify(tmp_path / "absent")
 
@@ -117,7 +104,7 @@ def test_a_local_copy_is_compared_with_the_hub(hub: HubServer, tmp_path: Path) -
         client.copy("hf://acme/m", tmp_path / "m")
         hub.clear_requests()
         intact = client.verify(tmp_path / "m", against="hf://acme/m")
-        flip(tmp_path / "m" / "config.json", 1)
+        flip_bit(tmp_path / "m" / "config.json", 1)
         (tmp_path / "m" / "w.bin").unlink()
         damaged = client.verify(tmp_path / "m", against="hf://acme/m")
 
@@ -147,7 +134,7 @@ def test_a_repository_is_compared_with_its_own_digests(hub: HubServer) -> None:
 async def test_objects_are_compared_with_their_sidecar(bucket: Bucket, tmp_path: Path) -> None:
     """The sidecar is an object under the prefix; a replaced object is reported as wrong."""
     async with AsyncClient(options(bucket)) as client:
-        await client.copy(tree(tmp_path / "in"), f"{bucket.url}/m", sidecar=True)
+        await client.copy(make_tree(tmp_path / "in"), f"{bucket.url}/m", sidecar=True)
         await client.copy(tmp_path / "in/a.bin", f"{bucket.url}/one.bin", sidecar=True)
         assert (await client.verify(f"{bucket.url}/m")).files == 3
         assert (await client.verify(f"{bucket.url}/one.bin")).files == 1

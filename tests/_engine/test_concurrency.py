@@ -29,7 +29,7 @@ _PHASES = st.sampled_from(Phase)
 
 @given(limit=st.integers(1, 1000), maximum=st.integers(1, 1000), phase=_PHASES)
 def test_increase_is_bounded(limit: int, maximum: int, phase: Phase) -> None:
-    """Up to twice the limit and one, at least one more, and never beyond the maximum."""
+    """The new limit is between one more and twice the limit plus one, at most the maximum."""
     limit = min(limit, maximum)
 
     grown = increased(limit, maximum, phase)
@@ -39,7 +39,7 @@ def test_increase_is_bounded(limit: int, maximum: int, phase: Phase) -> None:
 
 @given(best=st.floats(1.0, 1e10), rate=_RATES, phase=_PHASES)
 def test_increase_that_gained_is_kept(best: float, rate: float, phase: Phase) -> None:
-    """A quarter more is always enough to keep a higher limit, a third less never."""
+    """A higher limit is kept if the rate grew by 25 %, and undone if it fell by a third."""
     verdict = judge_increase(rate, best, phase)
 
     if rate >= 1.25 * best:
@@ -68,7 +68,7 @@ def test_early_measurement_undoes_nothing(best: float, rate: float) -> None:
     ],
 )
 def test_gain_decides_about_an_increase(phase: Phase, gain: float, verdict: Verdict) -> None:
-    """Doubling ends without a quarter more; a small step is kept from 8 % more on."""
+    """Doubling ends if it gains less than 25 %; a small step is kept if it gains 8 % or more."""
     assert judge_increase(gain * 100 * MB, 100 * MB, phase) is verdict
 
 
@@ -105,21 +105,21 @@ def test_only_a_collapse_halves(best: float, rate: float, halving: Halving | Non
         min_size=1,
         max_size=50,
     ),
-    complaints=st.sets(st.integers(0, 49)),
+    throttled=st.sets(st.integers(0, 49)),
 )
 def test_limit_stays_within_its_bounds(
     start: int,
     maximum: int,
     steps: list[tuple[float, int, bool, float]],
-    complaints: set[int],
+    throttled: set[int],
 ) -> None:
-    """Whatever the network does; a complaint never raises the limit."""
+    """Whatever the network does; a throttled request never raises the limit."""
     controller = ConcurrencyController(start=start, maximum=maximum)
     now, moved = 0.0, 0
     for index, (seconds, count, saturated, latency) in enumerate(steps):
         now, moved = now + seconds, moved + count
         before = controller.limit
-        if index in complaints:
+        if index in throttled:
             assert controller.slow_down(now) <= before
             assert controller.phase is Phase.STEADY
         limit = controller.update(now, moved, saturated=saturated, latency=latency)
@@ -157,7 +157,7 @@ def _run(
 @settings(deadline=None)  # a simulation may take long on a busy machine
 @given(per_connection=st.integers(1, 200), capacity=st.integers(1, 10_000))
 def test_most_of_the_capacity_is_used(per_connection: int, capacity: int) -> None:
-    """At least 80 % of it after 20 seconds, without a crowd of idle connections."""
+    """At least 80 % of it after 20 seconds, with at most four times the connections needed."""
     controller = ConcurrencyController(start=8, maximum=64)
 
     def network(connections: int) -> float:
@@ -166,7 +166,7 @@ def test_most_of_the_capacity_is_used(per_connection: int, capacity: int) -> Non
     _run(controller, network, seconds=20.0)
 
     assert network(controller.limit) >= 0.8 * network(64)
-    # The last doubling that paid may have been one too many; one more that cost nothing is kept.
+    # The last doubling may gain only in part, and one more that lowers nothing is kept.
     needed = max(8, -(-capacity // per_connection))
     assert controller.limit <= 4 * needed
 
@@ -214,7 +214,7 @@ class FarConnection:
 def test_far_network_is_measured_at_full_rate(round_trip: float, speed: int) -> None:
     """All connections are used where each is slow, however long they take to open.
 
-    Nor is the pause between two requests, common to all connections, taken for a collapse.
+    All connections pause between two requests, and that is not taken for a collapse.
     """
     controller = ConcurrencyController(start=16, maximum=64)
     connections: list[FarConnection] = []
@@ -232,7 +232,7 @@ def test_far_network_is_measured_at_full_rate(round_trip: float, speed: int) -> 
     assert controller.limit == 64
 
 
-def _each_brings(rate: float) -> Callable[[int], float]:
+def _network_with(rate: float) -> Callable[[int], float]:
     """Return a network in which every connection achieves `rate` bytes per second."""
     return lambda connections: rate * connections
 
@@ -240,20 +240,20 @@ def _each_brings(rate: float) -> Callable[[int], float]:
 def test_halving_that_lowers_throughput_is_undone() -> None:
     """Where every connection became slower, fewer of them do not help."""
     controller = ConcurrencyController(start=8, maximum=64)
-    now, moved = _run(controller, _each_brings(50 * MB), seconds=3.0)
+    now, moved = _run(controller, _network_with(50 * MB), seconds=3.0)
     assert controller.limit == 64
 
-    _run(controller, _each_brings(15 * MB), seconds=3.0, start=now, moved=moved)
+    _run(controller, _network_with(15 * MB), seconds=3.0, start=now, moved=moved)
 
     assert controller.limit == 64
 
 
 def test_slow_start_doubles_quickly() -> None:
-    """From 8 to 64 in less than a second where that pays."""
+    """From 8 to 64 in less than a second if every doubling raises the throughput."""
     controller = ConcurrencyController(start=8, maximum=64)
     assert controller.limit == 8
 
-    _run(controller, _each_brings(50 * MB), seconds=0.9)
+    _run(controller, _network_with(50 * MB), seconds=0.9)
 
     assert controller.limit == 64
 
@@ -283,7 +283,7 @@ def test_step_that_lowers_throughput_is_undone() -> None:
 def test_limit_is_halved_while_goodput_is_collapsed() -> None:
     """A limit of the server that appears in the middle of a transfer is found."""
     controller = ConcurrencyController(start=8, maximum=64)
-    now, moved = _run(controller, _each_brings(50 * MB), seconds=3.0)
+    now, moved = _run(controller, _network_with(50 * MB), seconds=3.0)
     assert controller.limit == 64
 
     def collapsed(connections: int) -> float:
@@ -297,27 +297,27 @@ def test_limit_is_halved_while_goodput_is_collapsed() -> None:
 def test_slower_network_is_not_taken_for_an_overloaded_server() -> None:
     """Where everything became ten times slower, the limit does not stay low."""
     controller = ConcurrencyController(start=8, maximum=64)
-    now, moved = _run(controller, _each_brings(50 * MB), seconds=3.0)
+    now, moved = _run(controller, _network_with(50 * MB), seconds=3.0)
 
-    _run(controller, _each_brings(5 * MB), seconds=60.0, start=now, moved=moved)
+    _run(controller, _network_with(5 * MB), seconds=60.0, start=now, moved=moved)
 
     assert controller.limit >= 32
 
 
-def test_complaint_on_every_connection_halves_once() -> None:
+def test_throttling_of_every_connection_halves_once() -> None:
     """The limit grows again after some seconds."""
     controller = ConcurrencyController(start=32, maximum=64)
 
     limits = [controller.slow_down(1.0) for _ in range(5)]
 
     assert limits == [16] * 5
-    now, moved = _run(controller, _each_brings(50 * MB), seconds=8.0, start=1.0)
+    now, moved = _run(controller, _network_with(50 * MB), seconds=8.0, start=1.0)
     assert controller.limit == 16
-    _run(controller, _each_brings(50 * MB), seconds=10.0, start=now, moved=moved)
+    _run(controller, _network_with(50 * MB), seconds=10.0, start=now, moved=moved)
     assert controller.limit > 16
 
 
-def test_later_complaint_halves_again() -> None:
+def test_later_throttling_halves_again() -> None:
     """Down to one connection."""
     controller = ConcurrencyController(start=8, maximum=64)
     now = 0.0
@@ -330,7 +330,7 @@ def test_unused_connections_are_not_measured() -> None:
     """While there is too little work for all connections, the limit stays."""
     controller = ConcurrencyController(start=8, maximum=64)
 
-    _run(controller, _each_brings(50 * MB), seconds=5.0, saturated=False)
+    _run(controller, _network_with(50 * MB), seconds=5.0, saturated=False)
 
     assert controller.limit == 8
 
@@ -340,6 +340,6 @@ def test_maximum_is_reached_and_kept(start: int) -> None:
     """Wherever the limit starts."""
     controller = ConcurrencyController(start=start, maximum=20)
 
-    _run(controller, _each_brings(50 * MB), seconds=30.0)
+    _run(controller, _network_with(50 * MB), seconds=30.0)
 
     assert controller.limit == 20

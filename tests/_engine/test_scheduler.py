@@ -35,7 +35,7 @@ RETRY = RetryPolicy(attempts=4, wait_initial=0.0, wait_max=0.0)
 
 @pytest.fixture
 def no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the scheduler decide each time that the event loop comes round, without waiting."""
+    """Let the scheduler decide in every iteration of the event loop, without an interval."""
     monkeypatch.setattr(scheduler_module, "_INTERVAL", 0.0)
 
 
@@ -108,7 +108,7 @@ class _Clock:
         return float(self._now)
 
     async def wait_for_decisions(self, count: int) -> None:
-        """Wait until the clock was read `count` more times; in the meantime nothing else may."""
+        """Wait until the scheduler has read the clock `count` more times."""
         event = anyio.Event()
         self._waiting.append((self._now + count, event))
         await event.wait()
@@ -327,7 +327,7 @@ async def test_failed_piece_fails_the_chunk() -> None:
 
 @pytest.mark.anyio
 async def test_idle_connections_take_half_of_a_slow_read_while_draining() -> None:
-    """Again and again, until the rest is too short."""
+    """The read is split repeatedly, until its rest is too short."""
     released = anyio.Event()
 
     async def slow(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
@@ -426,7 +426,7 @@ def test_latency_lasts_from_the_request_to_its_response() -> None:
 
 
 def test_read_with_most_time_to_go_is_split_first() -> None:
-    """That is not the one with most bytes to go."""
+    """The read with the most missing bytes may be faster, and end sooner."""
     fast = _read(6 * MIB, filled=6 * MIB, started=0.0)
     slow = _read(4 * MIB, filled=MIB, started=0.0)
 

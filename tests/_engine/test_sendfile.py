@@ -47,9 +47,9 @@ class _SendfileFile:
         self.commit, self.abort = inner.commit, inner.abort
 
     async def write_file_range(
-        self, chunk: Chunk, region: FileRange, digest: str, checksum: bytes
+        self, chunk: Chunk, file_range: FileRange, digest: str, checksum: bytes
     ) -> None:
-        data = region.get(0, len(region))
+        data = file_range.get(0, len(file_range))
         assert chunk_digest(data) == digest
         await self._inner.write(chunk, data, digest)
         self._store.checksums[self._entry.path, chunk.index] = checksum.hex()

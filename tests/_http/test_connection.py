@@ -30,7 +30,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock a test can put forward."""
+    """An event loop whose clock a test can advance."""
 
     ahead = 0.0
 
@@ -39,7 +39,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 class Transport:
-    """Records what the connection asks of it."""
+    """A transport that records whether the connection reads and whether it was closed."""
 
     def __init__(self) -> None:
         self.closing = False
@@ -126,7 +126,7 @@ def run(main: Coroutine[object, object, None]) -> None:
 
 
 async def advance(seconds: float) -> None:
-    """Put the clock forward; let all timers that are due run, and those that they start."""
+    """Advance the clock; let all timers that are due run, and those that they start."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
     loop.ahead += seconds

@@ -39,7 +39,7 @@ class RecordingSocket:
 def test_a_mark_is_never_above_the_missing_bytes(
     events: list[tuple[int, float, int]], secure: bool
 ) -> None:
-    """Else the end of a body would stay in the socket without a wake-up."""
+    """Otherwise the end of a body would stay in the socket without a wake-up."""
     recorder = RecordingSocket()
     low_water = LowWaterMark(recorder, secure=secure)
     for received, seconds, left in events:

@@ -30,7 +30,7 @@ def tls_hub(authority: trustme.CA) -> HubServer:
 
 
 @pytest.mark.asyncio
-async def test_an_unknown_certificate_is_rejected_for_good(tls_hub: HubServer) -> None:
+async def test_an_unknown_certificate_is_a_permanent_error(tls_hub: HubServer) -> None:
     """Without its CA no request is sent, and the message says which variable to set."""
     with tls_hub as hub:
         url, _ = served_file(hub)

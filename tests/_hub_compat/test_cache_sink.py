@@ -13,7 +13,8 @@ import pytest
 
 from hftransfer import snapshot_download
 from hftransfer.testing import Fault, HubServer, RandomFile, Repo, Stall
-from support.downloads import DEADLINE, MODEL, REPO, cdn_bytes, contents, expected
+from support.downloads import DEADLINE, MODEL, REPO, contents, expected
+from support.hub import cdn_bytes
 
 _MIB = 1 << 20
 

@@ -51,8 +51,8 @@ def test_allocated_ranges_never_overlap(steps: list[int | None]) -> None:
         free = [unit for first, stop in allocator.free_ranges for unit in range(first, stop)]
         assert sorted(used + free) == list(range(16))
 
-    for span in allocated:
-        allocator.free(*span)
+    for start, size in allocated:
+        allocator.free(start, size)
 
     assert allocator.free_ranges == [(0, 16)]
 
@@ -97,10 +97,10 @@ async def test_budget_holds_under_any_interleaving(
                 peak = max(peak, sum(capacities))
                 assert sum(capacities) <= BUDGET or len(held) == 1
                 assert sum(capacities) <= pool.in_use
-                places = sorted(
+                ranges = sorted(
                     (other.start, other.capacity) for other in held if other.start is not None
                 )
-                for (first, size), (second, _) in itertools.pairwise(places):
+                for (first, size), (second, _) in itertools.pairwise(ranges):
                     assert first + size <= second
                 for _ in range(turns):
                     await checkpoint()

@@ -157,8 +157,8 @@ class CountedDelay(PendingDelay):
 
     __slots__ = ("left",)
 
-    def __init__(self, throttle: RateLimiter) -> None:
-        super().__init__(throttle, Clock(), 0, 0.0)
+    def __init__(self, rate_limiter: RateLimiter) -> None:
+        super().__init__(rate_limiter, Clock(), 0, 0.0)
         self.left = 3
 
     def next_sleep(self) -> float:

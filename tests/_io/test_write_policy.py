@@ -18,7 +18,7 @@ SIZE = 8 << 20  # bytes of each write
 
 
 def record(policy: WritePolicy, direct: bool, seconds: float, *, off_cpu: float = 0.0) -> None:
-    """Record a write of 8 MiB that had no core for a share of its time."""
+    """Record a write of 8 MiB that waited for a CPU core for a share of its time."""
     cpu_seconds = seconds * (1 - off_cpu)
     policy.record(direct=direct, size=SIZE, seconds=seconds, cpu_seconds=cpu_seconds)
 
@@ -44,7 +44,7 @@ class Simulation:
             count: number of writes.
             cached: seconds of a write through the page cache.
             direct: seconds of a direct write.
-            off_cpu: share of that time without a core.
+            off_cpu: share of that time in which the thread waited for a CPU core.
         """
         choices = []
         for _ in range(count):
@@ -66,7 +66,7 @@ def test_the_mode_and_the_size_decide() -> None:
 
 
 @given(cached=st.floats(1e-4, 3.9e-3), direct=st.floats(1e-4, 1e-1))
-def test_auto_takes_the_faster_way(cached: float, direct: float) -> None:
+def test_auto_takes_the_faster_mode(cached: float, direct: float) -> None:
     """The time per write decides, with a margin in favour of the page cache.
 
     The disk is measured again from time to time, the page cache only in the beginning.
@@ -103,7 +103,7 @@ def test_auto_follows_a_change_of_speed() -> None:
 
 
 def test_writes_stay_direct_while_the_disk_keeps_up() -> None:
-    """After copies had to wait for a core, the disk gets all that arrives."""
+    """After copies had to wait for a CPU core, every write is direct."""
     simulation = Simulation(interval=0.010)
     simulation.write(10, cached=0.004, direct=0.007, off_cpu=0.5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import ssl
 from pathlib import Path
@@ -13,38 +12,11 @@ import trustme
 
 from hftransfer.testing import HubServer, RandomFile
 from support.cli import CHUNK, run_cli
+from support.files import flip_bit, make_tree, tree
+from support.hub import cdn_bytes
 
 KIB = 1024
 BIG = RandomFile(40 * CHUNK, seed=3)
-
-
-def content(file: RandomFile) -> bytes:
-    return b"".join(file.blocks())
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
-def cdn_bytes(hub: HubServer) -> int:
-    """Bytes of bodies that the CDN has sent."""
-    assert hub.wait_idle()  # a request's bytes are counted after they were sent
-    return sum(request.bytes_sent for request in hub.requests if request.host == "cdn")
-
-
-def make_tree(folder: Path) -> Path:
-    """A folder with a file of several chunks, a small and an empty one."""
-    (folder / "sub").mkdir(parents=True)
-    (folder / "a.bin").write_bytes(os.urandom(300 * KIB))
-    (folder / "sub" / "b.txt").write_bytes(b"text")
-    (folder / "empty").touch()
-    return folder
-
-
-def flip_first_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
 
 
 # --- cp
@@ -56,8 +28,8 @@ def test_cp_copies_a_repository_to_a_folder(hub: HubServer, tmp_path: Path) -> N
     finished = run_cli("cp", "hf://acme/tiny", tmp_path / "out", hub=hub)
 
     assert finished.returncode == 0, finished.stderr
-    assert names(tmp_path / "out") == ["config.json", "sub/model.bin"]
-    assert (tmp_path / "out/sub/model.bin").read_bytes() == content(BIG)
+    assert list(tree(tmp_path / "out")) == ["config.json", "sub/model.bin"]
+    assert (tmp_path / "out/sub/model.bin").read_bytes() == BIG.read_bytes()
     assert finished.stdout.startswith("2 files, 2.5 MiB, ")
     assert finished.stdout.count("\n") == 1
 
@@ -69,7 +41,7 @@ def test_cp_reads_the_source_once_for_two_destinations(hub: HubServer, tmp_path:
 
     assert finished.returncode == 0, finished.stderr
     for folder in ("one", "two"):
-        assert (tmp_path / folder / "model.bin").read_bytes() == content(BIG)
+        assert (tmp_path / folder / "model.bin").read_bytes() == BIG.read_bytes()
     assert cdn_bytes(hub) == BIG.size
 
 
@@ -93,7 +65,7 @@ def test_cp_copies_local_files(
     finished = run_cli("cp", tmp_path / source, f"{tmp_path}/{destination}")
 
     assert finished.returncode == 0, finished.stderr
-    assert [n for n in names(tmp_path) if not n.startswith("from/")] == expected
+    assert [n for n in tree(tmp_path) if not n.startswith("from/")] == expected
 
 
 def test_cp_copies_what_the_patterns_select(hub: HubServer, tmp_path: Path) -> None:
@@ -104,7 +76,7 @@ def test_cp_copies_what_the_patterns_select(hub: HubServer, tmp_path: Path) -> N
     finished = run_cli("cp", "hf://acme/tiny", tmp_path / "out", *patterns, hub=hub)
 
     assert finished.returncode == 0, finished.stderr
-    assert names(tmp_path / "out") == ["a.json", "c.txt"]
+    assert list(tree(tmp_path / "out")) == ["a.json", "c.txt"]
 
 
 def test_cp_prints_json(hub: HubServer, tmp_path: Path) -> None:
@@ -179,7 +151,7 @@ def test_verify_prints_what_differs(tmp_path: Path) -> None:
     make_tree(tmp_path / "in")
     assert run_cli("cp", "--sidecar", tmp_path / "in", tmp_path / "out").returncode == 0
     intact = run_cli("verify", tmp_path / "out")
-    flip_first_byte(tmp_path / "out" / "a.bin")
+    flip_bit(tmp_path / "out" / "a.bin")
     (tmp_path / "out" / "empty").unlink()
     damaged = run_cli("verify", tmp_path / "out")
     as_json = run_cli("verify", "--json", tmp_path / "out")

@@ -11,12 +11,9 @@ import pytest
 
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from support.cli import CHUNK, DEADLINE, cli_command, cli_environ, run_cli
+from support.files import tree
 
 BIG = RandomFile(40 * CHUNK, seed=3)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 # --- exit codes
@@ -55,7 +52,7 @@ def test_each_kind_of_failure_has_its_exit_code(
     assert finished.stderr.startswith("hftransfer: ")
     assert finished.stderr.count("\n") == 1
     assert finished.stdout == ""
-    assert names(tmp_path) == ["file"]
+    assert list(tree(tmp_path)) == ["file"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["mv"], ["cp", "one"], ["ls", "--nonsense", "x"]])
@@ -105,15 +102,16 @@ def test_an_interrupted_copy_is_resumed(
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr, stderr
     assert stdout == ""
-    assert all(name.endswith(".incomplete") for name in names(out)), names(out)
-    assert names(out), "the partial file is kept"
+    left = list(tree(out))
+    assert left, "the partial file is kept"
+    assert all(name.endswith(".incomplete") for name in left), left
 
     hub.clear_faults()
     hub.release()
     assert hub.wait_idle()
     hub.clear_requests()
     report = json.loads(run_cli("cp", "--json", "hf://acme/big", out, hub=hub).stdout)
-    assert names(out) == ["model.bin"]
+    assert list(tree(out)) == ["model.bin"]
     assert (out / "model.bin").read_bytes() == b"".join(BIG.blocks())
     assert report["reused_bytes"] >= BIG.size / 10
     assert report["bytes"] + report["reused_bytes"] == BIG.size

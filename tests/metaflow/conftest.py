@@ -5,17 +5,18 @@ A run of Metaflow takes seconds, so runs are module-scoped fixtures that several
 
 from __future__ import annotations
 
-import site
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hftransfer.testing import HubServer, RandomFile
+from support.environments import linked_environment
 from support.metaflow_flows import FILES, PRIVATE_REPO, REPO, TOKEN, FlowRunner, S3Datastore
 from support.metaflow_stores import Datastore
+from support.s3 import client_params, s3_client
 
 if TYPE_CHECKING:
     from hftransfer.testing.s3 import S3Server
@@ -24,22 +25,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def upstream_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter with the packages of this one except hftransfer."""
-    import venv
-
     folder = tmp_path_factory.mktemp("upstream")
-    venv.create(folder / "venv", symlinks=True)
-    packages = folder / "packages"
-    (packages / "metaflow_extensions").mkdir(parents=True)
-    for place in map(Path, site.getsitepackages()):
-        for item in place.iterdir():
-            if "hftransfer" not in item.name and item.name != "metaflow_extensions":
-                (packages / item.name).symlink_to(item)
-        for item in (place / "metaflow_extensions").glob("*"):
-            if item.name != "hftransfer":
-                (packages / "metaflow_extensions" / item.name).symlink_to(item)
-    (own,) = (folder / "venv").glob("lib/python*/site-packages")
-    (own / "packages.pth").write_text(f"{packages}\n")
-    return str(folder / "venv" / "bin" / "python")
+    return str(linked_environment(folder, lambda name: "hftransfer" not in name) / "python")
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +57,7 @@ def runner(model_hub: HubServer, tmp_path: Path) -> FlowRunner:
 @pytest.fixture(scope="module")
 def s3_datastore(minio: S3Server) -> Iterator[S3Datastore]:
     """A new bucket on MinIO."""
-    import botocore.session
-
-    client: Any = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=minio.endpoint,
-        region_name=minio.region,
-        aws_access_key_id=minio.access_key,
-        aws_secret_access_key=minio.secret_key,
-    )
+    client = s3_client(minio)
     datastore = S3Datastore(client, f"metaflow-{uuid.uuid4().hex[:16]}")
     client.create_bucket(Bucket=datastore.bucket)
     yield datastore
@@ -95,13 +74,8 @@ def datastore(request: pytest.FixtureRequest, tmp_path: Path) -> Datastore:
         return Datastore("local", str(tmp_path / "datastore" / ".metaflow"))
     minio: S3Server = request.getfixturevalue("minio")
     bucket: S3Datastore = request.getfixturevalue("s3_datastore")
-    parameters = {
-        "endpoint_url": minio.endpoint,
-        "region_name": minio.region,
-        "aws_access_key_id": minio.access_key,
-        "aws_secret_access_key": minio.secret_key,
-    }
-    return Datastore("s3", f"s3://{bucket.bucket}/{uuid.uuid4().hex}", parameters)
+    root = f"s3://{bucket.bucket}/{uuid.uuid4().hex}"
+    return Datastore("s3", root, client_params(minio))
 
 
 @pytest.fixture(scope="module")

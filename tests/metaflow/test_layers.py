@@ -1,4 +1,4 @@
-"""Which folder of the Metaflow plugins may import which, and that no imports form a circle."""
+"""Which folder of the Metaflow plugins may import which, and that no imports form a cycle."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_only_toplevel_stands_above_the_plugins() -> None:
     assert across == {("toplevel", "plugins")}
 
 
-def test_no_imports_form_a_circle() -> None:
+def test_no_imports_form_a_cycle() -> None:
     """Not even with imports inside functions and imports for type checkers."""
     assert _ALL.cycle == []
 

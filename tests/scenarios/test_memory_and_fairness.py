@@ -153,7 +153,7 @@ async def test_small_files_do_not_wait_for_large_ones() -> None:
 
 
 def test_a_stalled_connection_does_not_delay_the_end(hub: HubServer, tmp_path: Path) -> None:
-    """One response stalls for good: other connections fetch its range."""
+    """One response stalls and never resumes: other connections fetch its range."""
     hub.create_repo("acme/big", files={"b.bin": RandomFile(24 * MIB, seed=3)})
     stall = hub.add_fault(Fault(host="cdn", ranged=True, after=1, times=1, action=Stall()))
 

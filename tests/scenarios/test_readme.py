@@ -1,4 +1,4 @@
-"""The README as a newcomer uses it: its quickstarts run as they stand, its links lead somewhere."""
+"""The README as a newcomer uses it: its quickstarts run unchanged, and its links lead to files."""
 
 from __future__ import annotations
 
@@ -111,4 +111,5 @@ def test_links_between_documents_lead_to_files(page: str) -> None:
     ]
 
     assert pages
+    assert links
     assert [f"{path}: {link}" for path, link in links if not (path.parent / link).exists()] == []

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hftransfer.testing import Fault, HubServer, RandomFile, Repo, Stall
+from support.hub import cdn_bytes
 from support.s3 import Bucket, s3_client
 
 SIZE = 40 << 20
@@ -99,11 +100,6 @@ def _count_recorded(folder: Path) -> int:
     return sum(journal.read_bytes().count(b"\n") - 1 for journal in journals)
 
 
-def _cdn_bytes(hub: HubServer) -> int:
-    assert hub.wait_idle()  # the server counts bytes after sending them
-    return sum(record.bytes_sent for record in hub.requests if record.host == "cdn")
-
-
 def test_after_sigkill_only_missing_chunks_are_transferred(
     hub: HubServer, repo: Repo, big: str, tmp_path: Path
 ) -> None:
@@ -117,7 +113,7 @@ def test_after_sigkill_only_missing_chunks_are_transferred(
 
     assert recorded == SERVED_CHUNKS
     assert recorded * CHUNK == report["reused_bytes"]
-    assert SIZE - recorded * CHUNK == _cdn_bytes(hub)
+    assert SIZE - recorded * CHUNK == cdn_bytes(hub)
     assert big == _sha256(tmp_path / "model.safetensors")
     assert {"config.json", "model.safetensors"} == set(os.listdir(tmp_path))
 

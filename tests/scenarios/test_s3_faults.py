@@ -1,4 +1,4 @@
-"""Scripted faults of S3, and what `AsyncClient` makes of each."""
+"""Scripted faults of S3, and how `AsyncClient` recovers from each or fails."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from hftransfer.testing import HubServer, RandomFile, Repo
+from hftransfer.testing import RandomFile, Repo
 
 __all__ = (
     "DEADLINE",
@@ -14,7 +14,6 @@ __all__ = (
     "HUB_VERSION",
     "MODEL",
     "REPO",
-    "cdn_bytes",
     "contents",
     "expected",
 )
@@ -45,9 +44,3 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 def expected(repo: Repo, revision: str = "main") -> dict[str, bytes]:
     """Return the files of a revision as they are on the Hub."""
     return {path: blob.read_bytes() for path, blob in repo.find(revision).files.items()}
-
-
-def cdn_bytes(hub: HubServer) -> int:
-    """Return the bytes of bodies that the CDN has sent since the last `clear_requests`."""
-    assert hub.wait_idle()  # a request's bytes are counted after they were sent
-    return sum(record.bytes_sent for record in hub.requests if record.host == "cdn")

@@ -62,7 +62,7 @@ class ImportGraph:
         return name.removeprefix(prefix) if name.startswith(prefix) else None
 
     def upward(self, layers: Layers, module: str, inside: str = "") -> list[str]:
-        """Return the imports of `module` from layers above its own, for people.
+        """Return the imports of `module` from layers above its own, as messages.
 
         Args:
             layers: what may import what.
@@ -80,7 +80,7 @@ class ImportGraph:
 
     @cached_property
     def cycle(self) -> list[str]:
-        """A circle of imports, if any. The package itself, a table of lazy names, is left out."""
+        """A cycle of imports, if any. The package itself, a table of lazy names, is left out."""
         graph = {
             module: {
                 own

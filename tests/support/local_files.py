@@ -34,14 +34,6 @@ async def write(file: FileSink, content: bytes, *, count: int | None = None) -> 
         await file.write(chunk, data, chunk_digest(data))
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def make(folder: Path, *names: str) -> None:
     for name in names:
         path = folder / name

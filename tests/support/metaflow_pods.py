@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import site
 from pathlib import Path
+
+from support.environments import linked_environment
 
 __all__ = ("in_pods", "interpreter")
 
@@ -14,23 +15,16 @@ BARE = (
     *("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3"),
     *("requests", "certifi", "idna", "charset_normalizer"),
 )
+_OURS = ("metaflow", "hftransfer", "__editable__")
 
 
 def interpreter(folder: Path, *, bare: bool) -> Path:
     """Make an environment without Metaflow and without hftransfer; return its bin folder."""
-    import venv
 
-    venv.create(folder / "venv", symlinks=True)
-    packages = folder / "packages"
-    packages.mkdir()
-    for place in map(Path, site.getsitepackages()):
-        for item in place.iterdir():
-            ours = item.name.startswith(("metaflow", "hftransfer", "__editable__"))
-            if (item.name in BARE) if bare else not ours:
-                (packages / item.name).symlink_to(item)
-    (own,) = (folder / "venv").glob("lib/python*/site-packages")
-    (own / "packages.pth").write_text(f"{packages}\n")
-    return folder / "venv" / "bin"
+    def is_included(name: str) -> bool:
+        return name in BARE if bare else not name.startswith(_OURS)
+
+    return linked_environment(folder, is_included)
 
 
 def in_pods(bin_folder: Path) -> dict[str, str]:

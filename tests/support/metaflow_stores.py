@@ -125,15 +125,6 @@ def repo_cache(
     return RepoCache(store, transfers, scope, step, log, owner=owner or task, may_retry=may_retry)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Return all files below `folder`."""
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
-
-
 def stored_folder(folder: Path) -> tuple[Path, Any]:
     """Make a folder with the files `a` and `deep/b`; return it and its manifest.
 

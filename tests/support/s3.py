@@ -1,20 +1,26 @@
-"""Buckets on the real S3 servers that tests start, and what a test looks up behind our client."""
+"""Buckets on the real S3 servers that tests start, accessed by botocore instead of our client."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hftransfer.testing.s3 import S3Server
+import pytest
+
+from hftransfer.testing.s3 import S3Server, ServerNotFoundError
 
 __all__ = (
     "Bucket",
+    "client_params",
     "get_object",
     "numbered_bytes",
     "open_uploads",
     "put_object",
     "remove_bucket",
+    "run_server",
     "s3_client",
 )
 
@@ -32,17 +38,34 @@ class Bucket:
         return f"s3://{self.name}"
 
 
+@contextmanager
+def run_server(start: Callable[[], S3Server]) -> Iterator[S3Server]:
+    """Run the server that `start` returns; without it, skip the test, or fail it in CI."""
+    try:
+        server = start()
+    except ServerNotFoundError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
 def s3_client(server: S3Server) -> Any:
     """Return a plain botocore client of `server`, to prepare and to inspect buckets."""
     import botocore.session
 
-    return botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
+    return botocore.session.Session().create_client("s3", **client_params(server))
+
+
+def client_params(server: S3Server) -> dict[str, Any]:
+    """Return the arguments with which a client of botocore or boto3 uses `server`."""
+    return {
+        "endpoint_url": server.endpoint,
+        "region_name": server.region,
+        "aws_access_key_id": server.access_key,
+        "aws_secret_access_key": server.secret_key,
+    }
 
 
 def put_object(bucket: Bucket, key: str, data: bytes = b"", **parameters: object) -> None:

@@ -1,4 +1,4 @@
-"""A proxy before a real S3 server, with scripted responses to chosen requests."""
+"""A proxy in front of a real S3 server, with scripted responses to chosen requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Hook = Callable[[web.Request], Awaitable["web.StreamResponse | None"]]
 async def proxy_for(
     bucket: Bucket, hook: Hook, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
-    """Run a proxy before the server of `bucket`; yields its endpoint URL.
+    """Run a proxy in front of the server of `bucket`; yields its endpoint URL.
 
     Args:
         bucket: on the server that requests are forwarded to.

@@ -542,7 +542,7 @@ async def test_it_is_also_an_asynchronous_context_manager() -> None:
     """`async with` starts and stops the server on any event loop."""
     async with HubServer() as hub:
         assert hub.endpoint.startswith("http://127.0.0.1:")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="not running"):
         _ = hub.endpoint
 
 

@@ -47,6 +47,7 @@ def test_without_an_announcement_there_is_no_xet(hub: HubServer, repo: Repo) -> 
     _, tree = get_json(f"{hub.endpoint}/api/models/org/model/tree/main")
     url = hf_hub_url("org/model", "model.safetensors", endpoint=hub.endpoint)
 
+    assert tree
     assert all("xetHash" not in entry for entry in tree)
     assert get_hf_file_metadata(url).xet_file_data is None
     assert hub.environ()["HF_HUB_DISABLE_XET"] == "1"

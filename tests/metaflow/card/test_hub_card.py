@@ -130,8 +130,8 @@ def test_card_is_stored_where_metaflow_looks_for_it(
     card.close()
 
     (page,) = tmp_path.rglob("*.html")
-    place = ".metaflow/mf.cards/Flow/runs/1/steps/start/tasks/2/cards"
-    assert page.parent == tmp_path / place
+    folder = ".metaflow/mf.cards/Flow/runs/1/steps/start/tasks/2/cards"
+    assert page.parent == tmp_path / folder
     assert page.name.startswith("blank-huggingface_hub_models-")
     assert "org/model" in content(page.read_text())
 

@@ -1,4 +1,4 @@
-"""A local folder as destination in which files that are already right stay."""
+"""A sink of a local folder that keeps the files whose content is already the expected one."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.metaflow
 
 
 @pytest.fixture(autouse=True)
-def no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No client of another test."""
+def empty_client_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the clients of other tests, and afterwards those of this test."""
     monkeypatch.setattr(s3_clients, "_clients", {})
 
 

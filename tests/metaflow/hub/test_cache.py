@@ -20,10 +20,12 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
-from hftransfer import TransferError
+from hftransfer import IntegrityError, TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from support.metaflow_stores import Datastore, checkpoint_store, repo_cache, tree
+from support.files import tree
+from support.hub import listings
+from support.metaflow_stores import Datastore, checkpoint_store, repo_cache
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -69,13 +71,8 @@ def lines() -> list[str]:
     return []
 
 
-def ask(hub: HubServer, **arguments: Any) -> RepoRequest:
+def request_for(hub: HubServer, **arguments: Any) -> RepoRequest:
     return parse_arguments({"repo_id": REPO, "endpoint": hub.endpoint, **arguments})
-
-
-def listings(hub: HubServer) -> int:
-    """Return how often the repository was listed, which each download does once."""
-    return len([request for request in hub.requests if "/tree/" in request.path])
 
 
 def config(folder: Path) -> str:
@@ -86,13 +83,13 @@ def test_a_miss_reads_the_hub_once_and_a_hit_does_not(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """One pass writes to folder and datastore; the next task loads the same bytes from there."""
-    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    _, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "a"))
     assert not hit
     assert listings(hub) == 1
     hub.clear_requests()
 
     cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
-    reference, hit = cache.load(ask(hub), str(tmp_path / "b"))
+    reference, hit = cache.load(request_for(hub), str(tmp_path / "b"))
 
     assert hit
     assert hub.requests == []
@@ -119,7 +116,7 @@ def test_a_reference_needs_no_disk(
 
     watching = True
     sys.addaudithook(watch)
-    repo_cache(datastore, lines.append).reference(ask(hub))
+    repo_cache(datastore, lines.append).reference(request_for(hub))
     watching = False
 
     # Lock files: of the tasks that exclude each other, and of an upload in progress.
@@ -136,7 +133,7 @@ def test_only_an_equal_request_is_a_hit(
 
     def load(name: str, **arguments: Any) -> bool:
         cache = repo_cache(datastore, lines.append, scope=scope, task=f"Flow/{name}/start/1")
-        return bool(cache.load(ask(hub, **arguments), str(tmp_path / name))[1])
+        return bool(cache.load(request_for(hub, **arguments), str(tmp_path / name))[1])
 
     assert not load("main", allow_patterns="*.json")
     assert not load("v2", allow_patterns="*.json", revision="v2")
@@ -153,10 +150,12 @@ def test_the_resolved_commit_is_recorded_and_found(
 ) -> None:
     """An entry has its commit, and satisfies a request for that commit."""
     cache = repo_cache(datastore, lines.append)
-    reference, _ = cache.reference(ask(hub, revision="v2", allow_patterns="*.json"))
+    reference, _ = cache.reference(request_for(hub, revision="v2", allow_patterns="*.json"))
     commit = reference["metadata"]["hftransfer"]["commit"]
 
-    _, hit = cache.load(ask(hub, revision=commit, allow_patterns="*.json"), str(tmp_path / "a"))
+    _, hit = cache.load(
+        request_for(hub, revision=commit, allow_patterns="*.json"), str(tmp_path / "a")
+    )
 
     assert commit == served[1].branches["v2"]
     assert hit
@@ -166,8 +165,8 @@ def test_later_tasks_get_the_forced_download(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """The newest entry is used, whatever the order of a listing."""
-    request = ask(hub, allow_patterns="*.json")
-    forced = ask(hub, allow_patterns="*.json", force_download=True)
+    request = request_for(hub, allow_patterns="*.json")
+    forced = request_for(hub, allow_patterns="*.json", force_download=True)
     repo_cache(datastore, lines.append, task="Flow/9/start/9").reference(request)
 
     key = repo_cache(datastore, lines.append, task="Flow/5/start/1").reference(forced)[0]["key"]
@@ -187,7 +186,7 @@ def test_only_the_repositorys_files_are_touched_and_stored(
     (target / "private.env").write_text("SECRET")
     (target / "config.json").write_text("an older one")
 
-    reference, _ = repo_cache(datastore, lines.append).load(ask(hub), str(target))
+    reference, _ = repo_cache(datastore, lines.append).load(request_for(hub), str(target))
 
     assert tree(target)["private.env"] == b"SECRET"
     assert config(target) == "main"
@@ -200,7 +199,7 @@ def test_a_damaged_entry_is_reported_and_repaired(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], damage: str
 ) -> None:
     """Files that do not match the manifest are downloaded again, into the same entry."""
-    reference, _ = repo_cache(datastore, lines.append).reference(ask(hub))
+    reference, _ = repo_cache(datastore, lines.append).reference(request_for(hub))
     key = f"{reference['key']}/model.safetensors"
     data = datastore.read(key)
     assert data is not None
@@ -213,7 +212,7 @@ def test_a_damaged_entry_is_reported_and_repaired(
             delete(datastore, f"{reference['key']}/{path}")
     lines.clear()
 
-    found, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    found, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "a"))
 
     assert hit
     assert found["key"] == reference["key"]
@@ -232,7 +231,7 @@ def test_model_loads_are_repaired(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`@model(load=…)` of a damaged repository repairs it from the recorded commit."""
-    reference, _ = repo_cache(datastore, lines.append).reference(ask(hub, revision="v2"))
+    reference, _ = repo_cache(datastore, lines.append).reference(request_for(hub, revision="v2"))
     datastore.write(f"{reference['key']}/config.json", b'{"revision": "xx"}')
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     import huggingface_hub.constants
@@ -253,10 +252,10 @@ def test_a_damaged_entry_of_unknown_commit_is_replaced(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """Without a record and a manifest its size is checked; a new entry replaces it."""
-    reference = plant(datastore, {"config.json": b'{"revision": "old"}'}, size=1000)
+    reference = store_upstream_entry(datastore, {"config.json": b'{"revision": "old"}'}, size=1000)
 
     found, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").load(
-        ask(hub), str(tmp_path / "a")
+        request_for(hub), str(tmp_path / "a")
     )
 
     assert not hit
@@ -268,10 +267,10 @@ def test_a_damaged_entry_of_unknown_commit_is_replaced(
 def test_an_empty_entry_is_not_taken_for_a_repository(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """What a dry run of metaflow-checkpoint stored, metadata and no file, is no hit."""
-    plant(datastore, {".cache/huggingface/CACHEDIR.TAG": b"x" * 192}, size=192)
+    """An entry without files, as a dry run of metaflow-checkpoint stores it, is a miss."""
+    store_upstream_entry(datastore, {".cache/huggingface/CACHEDIR.TAG": b"x" * 192}, size=192)
 
-    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    _, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "a"))
 
     assert not hit
     assert set(tree(tmp_path / "a")) == set(FILES)
@@ -281,9 +280,11 @@ def test_metadata_of_huggingface_hub_is_not_loaded(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """Only the repository's files of an entry of metaflow-checkpoint are loaded."""
-    plant(datastore, {"a.json": b"{}", ".cache/huggingface/a.lock": b"", ".huggingface/b": b"b"})
+    store_upstream_entry(
+        datastore, {"a.json": b"{}", ".cache/huggingface/a.lock": b"", ".huggingface/b": b"b"}
+    )
 
-    _, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    _, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "a"))
 
     assert hit
     assert tree(tmp_path / "a") == {"a.json": b"{}"}
@@ -297,11 +298,11 @@ def test_a_failed_download_publishes_nothing(
     hub.add_fault(Fault(host="cdn", action=CorruptByte(5), times=None))
     cache = repo_cache(datastore, lines.append)
 
-    with pytest.raises(Exception, match="model.safetensors"):
+    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
         if form == "load":
-            cache.load(ask(hub), str(tmp_path / "a"))
+            cache.load(request_for(hub), str(tmp_path / "a"))
         else:
-            cache.reference(ask(hub))
+            cache.reference(request_for(hub))
 
     assert datastore.keys("mf.huggingface_hub") == []
     assert not (tmp_path / "a" / "model.safetensors").exists()
@@ -319,12 +320,12 @@ def test_a_retry_resumes_a_failed_attempt(
         # Memory for one chunk: the second is requested when the first is stored.
         patch.setenv("HFTRANSFER_MEMORY_BUDGET", "8MiB")
         with pytest.raises(TransferError):
-            failing.load(ask(hub), str(tmp_path / "a"))
+            failing.load(request_for(hub), str(tmp_path / "a"))
     hub.clear_faults()
     hub.clear_requests()
 
     retry = repo_cache(datastore, lines.append, attempt=1)
-    reference, _ = retry.load(ask(hub), str(tmp_path / "a"))
+    reference, _ = retry.load(request_for(hub), str(tmp_path / "a"))
 
     asked = [request.range for request in hub.requests if request.host == "cdn"]
     assert asked
@@ -339,19 +340,19 @@ def test_a_retry_adopts_the_entry_of_a_killed_attempt(
     """The retry writes below the same key, and deletes what it does not overwrite."""
     store = checkpoint_store(datastore, lines.append)
     cache = repo_cache(datastore, lines.append, attempt=1)
-    name = cache.name(ask(hub))
+    name = cache.name(request_for(hub))
     killed = f"{SINGLE}/{store._datastore._NAME_ENTROPY}.0.{name}.0"
     for path in ("config.json", "of/another/commit.bin"):
         datastore.write(f"{killed}/{path}", b"half of it")
 
-    reference, _ = cache.load(ask(hub), str(tmp_path / "a"))
+    reference, _ = cache.load(request_for(hub), str(tmp_path / "a"))
 
     assert reference["key"] == killed
     assert set(datastore.keys(SINGLE)) == {f"{killed}/{path}" for path in FILES}
     assert [
         line for line in lines if "Resuming the unfinished entry of attempt 0 of this task" in line
     ]
-    again, hit = repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "b"))
+    again, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "b"))
     assert hit
     assert again == reference
 
@@ -360,7 +361,7 @@ def test_a_published_entry_of_an_earlier_attempt_is_not_adopted(
     datastore: Datastore, hub: HubServer, lines: list[str]
 ) -> None:
     """A retry with force_download writes an entry of its own."""
-    request = ask(hub, force_download=True, allow_patterns="*.json")
+    request = request_for(hub, force_download=True, allow_patterns="*.json")
     first, _ = repo_cache(datastore, lines.append).reference(request)
 
     second, _ = repo_cache(datastore, lines.append, attempt=1).reference(request)
@@ -373,17 +374,17 @@ def test_existing_files_are_not_transferred(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """A load into a folder that has the files transfers only the others, from Hub or datastore."""
-    shutil.copytree(whole(hub, datastore, tmp_path, lines), tmp_path / "have")
+    shutil.copytree(load_once(hub, datastore, tmp_path, lines), tmp_path / "have")
     (tmp_path / "have" / "config.json").write_text("changed!!!!!!!!!!!!!")
     cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
 
-    cache.load(ask(hub), str(tmp_path / "have"))
+    cache.load(request_for(hub), str(tmp_path / "have"))
 
     assert cache.accesses[0].summary.fetched <= 20
     assert config(tmp_path / "have") == "main"
     hub.clear_requests()
     if datastore.kind == "s3":
-        forced = ask(hub, force_download=True)
+        forced = request_for(hub, force_download=True)
         repo_cache(datastore, lines.append, task="Flow/3/start/1").load(
             forced, str(tmp_path / "have")
         )
@@ -403,7 +404,7 @@ def test_tasks_of_one_machine_download_once(
             task=f"Flow/1/start/{number}",
             identifier=f"index{number}" if scope == "checkpoint" else "shared",
             scope=scope,
-        ).load(ask(hub), str(tmp_path / str(number)))
+        ).load(request_for(hub), str(tmp_path / str(number)))
 
     with ThreadPoolExecutor(3) as tasks:
         list(tasks.map(task, range(3)))
@@ -419,7 +420,7 @@ def test_one_task_may_load_from_several_threads(
     cache = repo_cache(datastore, lines.append)
 
     def load(revision: str) -> None:
-        cache.load(ask(hub, revision=revision), str(tmp_path / revision))
+        cache.load(request_for(hub, revision=revision), str(tmp_path / revision))
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(load, ("main", "v2")))
@@ -438,19 +439,19 @@ def test_files_that_a_transfer_skipped_are_in_its_manifest(
     from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 
     cache = repo_cache(datastore, lines.append)
-    reference, _ = cache.reference(ask(hub))
+    reference, _ = cache.reference(request_for(hub))
     access = DatastoreAccess(datastore.backend)
-    place = access.location(reference["key"])
-    whole = access.jobs().load(place, str(Path(tempfile.gettempdir(), "w"))).manifest
+    location = access.location(reference["key"])
+    whole = access.jobs().load(location, str(Path(tempfile.gettempdir(), "w"))).manifest
     jobs = access.jobs()
 
     def completed() -> dict[str, FileManifest]:
         async def run(session: Any) -> Report:
-            origin = await session.source(place + "/")
+            origin = await session.source(location + "/")
             entries = await origin.list()
             partial = dataclasses.replace(whole, files={"config.json": whole.files["config.json"]})
             report = cache_report(partial)
-            completed: Report = await session.with_all_files(report, place, entries)
+            completed: Report = await session.with_all_files(report, location, entries)
             return completed
 
         return dict(jobs._run(run).manifest.files)
@@ -472,7 +473,7 @@ def test_links_are_made_if_the_setting_says_so(
 ) -> None:
     """With METAFLOW_HFTRANSFER_LOCAL_LINKS a load makes links, also in place of existing files."""
     datastore = Datastore("local", str(tmp_path / "store"))
-    request = ask(hub)
+    request = request_for(hub)
     repo_cache(datastore, lines.append).load(request, str(tmp_path / "a"))
 
     for _ in range(2):
@@ -482,11 +483,11 @@ def test_links_are_made_if_the_setting_says_so(
     assert set(tree(tmp_path / "a")) == set(FILES)
 
 
-def test_log_lines_are_few_and_whole(
+def test_log_lines_are_few_and_complete(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
     """A short transfer adds no progress line, and no line has a carriage return."""
-    repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "a"))
+    repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "a"))
 
     assert len(lines) == 5
     assert not [line for line in lines if "\r" in line or "\n" in line]
@@ -499,7 +500,9 @@ def delete(datastore: Datastore, key: str) -> None:
         datastore.backend.delete(key)
 
 
-def plant(datastore: Datastore, files: dict[str, bytes], size: int | None = None) -> dict[str, Any]:
+def store_upstream_entry(
+    datastore: Datastore, files: dict[str, bytes], size: int | None = None
+) -> dict[str, Any]:
     """Store an entry as metaflow-checkpoint's snapshot_download does: without a record."""
     store = checkpoint_store(datastore, print)
     request = RepoRequest(REPO)
@@ -515,7 +518,7 @@ def plant(datastore: Datastore, files: dict[str, bytes], size: int | None = None
     return reference
 
 
-def whole(hub: HubServer, datastore: Datastore, tmp_path: Path, lines: list[str]) -> Path:
-    """Load the repository once."""
-    repo_cache(datastore, lines.append).load(ask(hub), str(tmp_path / "whole"))
-    return tmp_path / "whole"
+def load_once(hub: HubServer, datastore: Datastore, tmp_path: Path, lines: list[str]) -> Path:
+    """Load the repository to a new folder, and return that."""
+    repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "loaded"))
+    return tmp_path / "loaded"

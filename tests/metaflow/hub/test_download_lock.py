@@ -1,4 +1,4 @@
-"""What the tasks that exclude each other tell each other."""
+"""The download lock: which entry of another task it names, and what it records."""
 
 from __future__ import annotations
 

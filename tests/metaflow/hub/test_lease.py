@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(180)]
 
 
 def test_without_a_bucket_there_is_no_lease_and_no_wait(datastore: Datastore) -> None:
-    """The block runs without a lease, and meets the error of the missing bucket itself."""
+    """The block runs without a lease, and its own request fails with the missing bucket."""
     if datastore.kind != "s3":
         pytest.skip("a local datastore has no leases")
     from botocore.exceptions import ClientError

@@ -31,7 +31,7 @@ else:
 
 
 def test_a_process_that_outlives_the_credentials_has_the_root_alone(tmp_path: Path) -> None:
-    """A child gets the credentials while its parent lives; later a line says they are gone."""
+    """A child has the credentials until its parent ends; then a line says why it has none."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
 
@@ -53,4 +53,4 @@ def test_a_process_that_outlives_the_credentials_has_the_root_alone(tmp_path: Pa
     assert "'aws_secret_access_key': 'SECRET'" in first
     assert "SECRET" not in exported
     assert "CONFIG {'type': 's3', 'config': {'root': 's3://bucket/root'}}" in late
-    assert "ended with the process that set them" in late
+    assert "The process that set the parameters of @with_artifact_store has ended" in late

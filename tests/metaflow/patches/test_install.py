@@ -239,7 +239,7 @@ def test_a_failure_after_the_replacement_undoes_it(capsys: pytest.CaptureFixture
     [
         (
             "table.KNOWN_RELEASES = ('0.1.',)",
-            "Disabled: all patches of metaflow-checkpoint. Reason: its release 0.",
+            "Disabled: all patches of metaflow-checkpoint. Reason: release 0.",
         ),
         (
             (

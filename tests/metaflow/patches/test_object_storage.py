@@ -28,7 +28,8 @@ from hftransfer import IntegrityError
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore.core import (
     ObjectStorage,
 )
-from support.metaflow_stores import TESTS, Datastore, python_path, tree
+from support.files import tree
+from support.metaflow_stores import TESTS, Datastore, python_path
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -260,7 +261,7 @@ def test_a_cut_archive_is_an_error(datastore: Datastore, folder: Path, tmp_path:
     assert data is not None
     datastore.write(key, data[:5_000_000])
 
-    with pytest.raises(IntegrityError, match="not a whole tar archive"):
+    with pytest.raises(IntegrityError, match="not a complete tar archive"):
         store._load_tarball("one", str(tmp_path / "loaded"))
 
     assert list((tmp_path / "loaded").iterdir()) == []
@@ -405,8 +406,8 @@ def test_the_bandwidth_cap_holds_for_the_datastore(
             assert taken == []
 
 
-def test_uploads_that_cannot_be_listed_are_none(datastore: Datastore) -> None:
-    """A store, or a policy, that does not list unfinished uploads is no reason to fail."""
+def test_a_store_without_a_listing_of_uploads_is_used(datastore: Datastore) -> None:
+    """If a store or a policy forbids to list unfinished uploads, none is assumed."""
     if datastore.kind != "s3":
         pytest.skip("about S3")
     parameters = {**datastore.parameters, "aws_secret_access_key": "wrong"}

@@ -128,8 +128,10 @@ def test_wrong_token_is_not_shown(runner: FlowRunner) -> None:
     assert run.code != 0
     assert PRIVATE_REPO in run.output
     assert wrong not in run.output
-    for file in runner.work.rglob("*"):
-        assert not file.is_file() or wrong.encode() not in unpacked(file.read_bytes()), file
+    files = [file for file in runner.work.rglob("*") if file.is_file()]
+    assert files
+    for file in files:
+        assert wrong.encode() not in unpacked(file.read_bytes()), file
 
 
 def test_the_steps_own_error_is_shown(runner: FlowRunner) -> None:
@@ -201,7 +203,7 @@ def test_unmatched_patterns_are_an_error(runner: FlowRunner) -> None:
 
 @pytest.fixture
 def stalled(model_hub: HubServer) -> Iterator[Any]:
-    """The Hub stops in the middle of the large file; gives the handle of that fault."""
+    """The Hub stops in the middle of the large file; yields the handle of that fault."""
     fault = Fault(action=Stall(1_000_000), host="cdn", path="*/model.safetensors", times=None)
     handle = model_hub.add_fault(fault)
     yield handle

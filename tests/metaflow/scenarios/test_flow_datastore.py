@@ -31,15 +31,15 @@ def test_the_datastore_of_the_command_line_is_used(
 
     They can be loaded in the flow, by their references outside of it, and are listed there.
     """
-    place = f"s3://{s3_datastore.bucket}/{root}"
-    command = ["--datastore", "s3", "--datastore-root", place, "run"]
+    root_url = f"s3://{s3_datastore.bucket}/{root}"
+    command = ["--datastore", "s3", "--datastore-root", root_url, "run"]
     environ = {"METAFLOW_DEFAULT_DATASTORE": "local"}
 
     run = s3_runner.run("checkpoint_flow.py", command=command, environ=environ)
 
     saved = run.probe["saved"]
     assert run.probe["found"] == [SAVED] * 4
-    assert {reference["url"].startswith(place + "/") for reference in saved} == {True}
+    assert {reference["url"].startswith(root_url + "/") for reference in saved} == {True}
     assert not (s3_runner.work / ".metaflow" / "mf.checkpoints").exists()
     assert not (s3_runner.work / ".metaflow" / "mf.models").exists()
     (run_id,) = set(re.findall(r"\[(\d+)/start/", run.output))
@@ -56,8 +56,8 @@ def test_repositories_are_in_the_datastore_of_the_command_line(
     s3_runner: FlowRunner, s3_datastore: S3Datastore
 ) -> None:
     """@huggingface_hub stores entries where the flow's artifacts are, and finds them again."""
-    place = f"s3://{s3_datastore.bucket}/repositories"
-    command = ["--datastore", "s3", "--datastore-root", place, "run"]
+    root_url = f"s3://{s3_datastore.bucket}/repositories"
+    command = ["--datastore", "s3", "--datastore-root", root_url, "run"]
     environ = {"METAFLOW_DEFAULT_DATASTORE": "local"}
     probe = {"load": [{"repo_id": REPO, "allow_patterns": "*.json"}]}
 
@@ -68,7 +68,7 @@ def test_repositories_are_in_the_datastore_of_the_command_line(
 
     hits = [run.probe["info"][REPO]["cache_hit"] for run in runs]
     assert hits == [False, True]
-    assert runs[0].probe["info"][REPO]["url"].startswith(place + "/mf.huggingface_hub/")
+    assert runs[0].probe["info"][REPO]["url"].startswith(root_url + "/mf.huggingface_hub/")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from hftransfer.testing import Fault, Stall
+from support.s3 import client_params
 
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
@@ -111,12 +112,7 @@ def test_an_artifact_store_with_parameters_of_its_own(
     """@with_artifact_store works for several repositories, and its secret is on no command line."""
     store = {
         "root": f"s3://{s3_datastore.bucket}/elsewhere",
-        "client_params": {
-            "endpoint_url": minio.endpoint,
-            "region_name": minio.region,
-            "aws_access_key_id": minio.access_key,
-            "aws_secret_access_key": minio.secret_key,
-        },
+        "client_params": client_params(minio),
     }
 
     run = local_runner.run("store_flow.py", environ={"ARTIFACT_STORE": json.dumps(store)})

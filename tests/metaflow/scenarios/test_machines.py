@@ -26,7 +26,9 @@ from anyio.from_thread import start_blocking_portal
 
 from hftransfer.testing import Fault, HubServer, RandomFile, Stall
 from hftransfer.testing.s3 import S3Server
-from support.metaflow_stores import Datastore, python_path, tree
+from support.files import tree
+from support.hub import listings
+from support.metaflow_stores import Datastore, python_path
 from support.s3 import Bucket
 from support.s3_proxy import proxy_for
 
@@ -45,7 +47,7 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_argume
 from support.metaflow_stores import Datastore, repo_cache
 
 given = json.loads(sys.argv[1])
-lease.PATIENCE, lease.BEAT = given["patience"], 0.1
+lease.EXPIRY, lease.RENEWAL_INTERVAL = given["expiry"], 0.1
 cache = repo_cache(
     Datastore(*given["datastore"]), lambda line: print(line, flush=True), **given["task"]
 )
@@ -97,12 +99,12 @@ def read_until(process: Any, text: str) -> str:
     raise AssertionError("".join(lines))
 
 
-def loading(
+def load_arguments(
     hub: HubServer,
     store: Datastore,
     path: Path,
     *,
-    patience: float = 1e9,
+    expiry: float = 1e9,
     request: dict[str, Any] | None = None,
     **task: Any,
 ) -> dict[str, Any]:
@@ -110,19 +112,14 @@ def loading(
         "datastore": [store.kind, store.root, store.parameters],
         "request": {"repo_id": REPO, "endpoint": hub.endpoint, **(request or {})},
         "path": str(path),
-        "patience": patience,
+        "expiry": expiry,
         "task": task,
     }
 
 
-def listings(hub: HubServer) -> int:
-    """Return how often the repository was listed, which each download does once."""
-    return len([request for request in hub.requests if "/tree/" in request.path])
-
-
 @pytest.fixture
 def stalled(hub: HubServer) -> Any:
-    """The Hub sends no body of the large file; gives the handle of that fault."""
+    """The Hub sends no body of the large file; returns the handle of that fault."""
     hub.create_repo(REPO, files=FILES)
     return hub.add_fault(Fault(action=Stall(0), host="cdn", path="*/model.safetensors", times=None))
 
@@ -135,13 +132,13 @@ def test_tasks_of_three_machines_download_once(
 
     The nodes of @parallel write the same keys, so two of them never write at the same time.
     """
-    places = [tmp_path / str(number) for number in range(3)]
+    folders = [tmp_path / str(number) for number in range(3)]
 
     def given(number: int) -> dict[str, Any]:
-        return loading(
+        return load_arguments(
             hub,
             shared,
-            places[number] / "model",
+            folders[number] / "model",
             task="Flow/1/start/1" if scope == "gang" else f"Flow/1/start/{number}",
             owner=f"Flow/1/start/node-{number}",
             scope="checkpoint" if scope == "gang" else scope,
@@ -150,9 +147,9 @@ def test_tasks_of_three_machines_download_once(
         )
 
     with ExitStack() as stack:
-        first = stack.enter_context(machine(places[0], LOAD, given(0)))
+        first = stack.enter_context(machine(folders[0], LOAD, given(0)))
         assert stalled.wait(60)
-        others = [stack.enter_context(machine(places[n], LOAD, given(n))) for n in (1, 2)]
+        others = [stack.enter_context(machine(folders[n], LOAD, given(n))) for n in (1, 2)]
         for other in others:
             read_until(other, f"A task on another machine is downloading {REPO}; waiting")
         hub.clear_faults()
@@ -160,9 +157,9 @@ def test_tasks_of_three_machines_download_once(
         outputs = [read_until(process, "DONE") for process in (first, *others)]
 
     assert listings(hub) == 1
-    for place in places:
-        assert tree(place / "model") == tree(places[0] / "model")
-        assert set(tree(place / "model")) == set(FILES)
+    for folder in folders:
+        assert tree(folder / "model") == tree(folders[0] / "model")
+        assert set(tree(folder / "model")) == set(FILES)
     keys = {json.loads(output.partition("DONE ")[2])[0] for output in outputs}
     assert len(keys) == (3 if scope == "checkpoint" else 1)
 
@@ -173,12 +170,14 @@ def test_the_lease_of_a_dead_holder_is_taken_over(
 ) -> None:
     """By another machine when the holder stops renewing it, by its own retry at once."""
     retry = who == "its own retry"
-    first = loading(hub, shared, tmp_path / "a" / "model", scope="flow", task="Flow/1/start/1")
-    second = loading(
+    first = load_arguments(
+        hub, shared, tmp_path / "a" / "model", scope="flow", task="Flow/1/start/1"
+    )
+    second = load_arguments(
         hub,
         shared,
         tmp_path / "b" / "model",
-        patience=1e9 if retry else 1.0,
+        expiry=1e9 if retry else 1.0,
         scope="flow",
         task="Flow/1/start/1" if retry else "Flow/1/start/2",
         attempt=1 if retry else 0,
@@ -201,7 +200,9 @@ def test_a_failed_holder_releases_its_lease(
 ) -> None:
     """After a failed download the next task does not wait."""
     hub.create_repo(REPO, files=FILES)
-    wrong = loading(hub, shared, tmp_path / "a", scope="flow", request={"allow_patterns": "*.none"})
+    wrong = load_arguments(
+        hub, shared, tmp_path / "a", scope="flow", request={"allow_patterns": "*.none"}
+    )
     right = {**wrong, "path": str(tmp_path / "b" / "model")}
 
     with machine(tmp_path / "a", LOAD, wrong) as process:
@@ -234,40 +235,40 @@ SMALL_CHUNKS = {
 }
 
 
-class Bodies:
-    """A proxy between a process and the store: forwards some parts, and blocks the next ones."""
+class PartGate:
+    """A hook of a proxy that forwards the first `limit` parts, or all, and blocks the others."""
 
-    def __init__(self, through: int | None) -> None:
-        self.through = through
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
         self.sent: list[str] = []
-        self.stuck = threading.Event()
-        self.over = threading.Event()
+        self.blocked = threading.Event()
+        self.released = threading.Event()
 
     async def hook(self, request: web.Request) -> web.StreamResponse | None:
         number = request.query.get("partNumber")
         if request.method != "PUT" or number is None:
             return None
         await request.read()
-        if self.through is not None and len(self.sent) >= self.through:
-            self.stuck.set()
-            await anyio.to_thread.run_sync(self.over.wait)
+        if self.limit is not None and len(self.sent) >= self.limit:
+            self.blocked.set()
+            await anyio.to_thread.run_sync(self.released.wait)
             return web.Response(status=500)
         self.sent.append(number)
         return None
 
 
 @contextmanager
-def in_front(minio: S3Server, store: Datastore, bodies: Bodies) -> Iterator[Datastore]:
-    """Give the datastore behind the proxy."""
+def behind_proxy(minio: S3Server, store: Datastore, gate: PartGate) -> Iterator[Datastore]:
+    """Yield the datastore, reached through a proxy with the hook of `gate`."""
     bucket = Bucket(minio, store.root.removeprefix("s3://").partition("/")[0])
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(proxy_for(bucket, bodies.hook)) as endpoint,
+        portal.wrap_async_context_manager(proxy_for(bucket, gate.hook)) as endpoint,
     ):
         try:
             yield Datastore("s3", store.root, {**store.parameters, "endpoint_url": endpoint})
         finally:
-            bodies.over.set()
+            gate.released.set()
 
 
 def uploads(store: Datastore, *keys: str) -> list[Any]:
@@ -283,14 +284,16 @@ def test_a_retry_on_another_machine_resumes_the_upload(
     The second machine has another home and temporary folder, without files of the first.
     """
     hub.create_repo(REPO, files={"model.safetensors": RandomFile(40_000_000, seed=7)})
-    first, rest = Bodies(through=4), Bodies(through=None)
-    with in_front(minio, shared, first) as store:
-        given = loading(hub, store, tmp_path / "a" / "model", task="Flow/1/start/1")
+    first, rest = PartGate(limit=4), PartGate(limit=None)
+    with behind_proxy(minio, shared, first) as store:
+        given = load_arguments(hub, store, tmp_path / "a" / "model", task="Flow/1/start/1")
         with machine(tmp_path / "a", LOAD, given, **SMALL_CHUNKS) as process:
-            assert first.stuck.wait(60)
+            assert first.blocked.wait(60)
             process.kill()
-    with in_front(minio, shared, rest) as store:
-        given = loading(hub, store, tmp_path / "b" / "model", task="Flow/1/start/1", attempt=1)
+    with behind_proxy(minio, shared, rest) as store:
+        given = load_arguments(
+            hub, store, tmp_path / "b" / "model", task="Flow/1/start/1", attempt=1
+        )
         with machine(tmp_path / "b", LOAD, given, **SMALL_CHUNKS) as process:
             output = read_until(process, "DONE")
 
@@ -302,7 +305,7 @@ def test_a_retry_on_another_machine_resumes_the_upload(
     assert len(shared.keys("mf.huggingface_hub/checkpoints/artifacts")) == 1
 
 
-def to_be_saved(tmp_path: Path) -> str:
+def make_checkpoint(tmp_path: Path) -> str:
     """Make a folder with a file of several parts and a small file; return its path."""
     folder = tmp_path / "saved"
     folder.mkdir()
@@ -315,11 +318,11 @@ def kill_in_the_middle(
     minio: S3Server, shared: Datastore, home: Path, program: str, given: dict[str, Any]
 ) -> None:
     """Run `program` on another machine, and kill it when some parts are stored."""
-    bodies = Bodies(through=4)
-    with in_front(minio, shared, bodies) as store:
+    gate = PartGate(limit=4)
+    with behind_proxy(minio, shared, gate) as store:
         where = [store.kind, store.root, store.parameters]
         with machine(home, program, {**given, "datastore": where}, **SMALL_CHUNKS) as process:
-            assert bodies.stuck.wait(60)
+            assert gate.blocked.wait(60)
             process.kill()
 
 
@@ -328,16 +331,16 @@ def test_the_retry_of_a_save_removes_what_the_killed_attempt_stored(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
     """Each attempt of @checkpoint has its own keys; files and parts of a killed one are removed."""
-    place = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
-    given = {"form": form, "folder": to_be_saved(tmp_path)}
-    left = f"{place}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
+    prefix = "mf.checkpoints/checkpoints/artifacts/Flow/start/scope/single"
+    given = {"form": form, "folder": make_checkpoint(tmp_path)}
+    left = f"{prefix}/0a1b2c3d.0.my.name.0" + ("" if form == "tarball" else "/weights.bin")
     killed = {**given, "key": "0a1b2c3d.0.my.name.0"}
     kill_in_the_middle(minio, shared, tmp_path / "a", SAVE, killed)
     assert len(uploads(shared, left)) == 1
     # A finished checkpoint of that attempt stays.
-    shared.write(f"{place}/0a1b2c3d.0.whole.1/a", b"a")
+    shared.write(f"{prefix}/0a1b2c3d.0.whole.1/a", b"a")
     shared.write(
-        f"{place.replace('artifacts', 'artifact_metadata')}/0a1b2c3d.0.whole.1.metadata", b"{}"
+        f"{prefix.replace('artifacts', 'artifact_metadata')}/0a1b2c3d.0.whole.1.metadata", b"{}"
     )
 
     where = [shared.kind, shared.root, shared.parameters]
@@ -347,7 +350,7 @@ def test_the_retry_of_a_save_removes_what_the_killed_attempt_stored(
 
     assert uploads(shared, left) == []
     assert "Removed the unfinished upload of an earlier attempt of this task" in output
-    names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
+    names = {key.removeprefix(prefix + "/").partition("/")[0] for key in shared.keys(prefix)}
     assert names == {"0a1b2c3d.0.whole.1", "0a1b2c3d.1.my.name.0"}
 
 
@@ -373,7 +376,7 @@ def test_a_retry_removes_unfinished_models(
     shared: Datastore, minio: S3Server, tmp_path: Path, form: str
 ) -> None:
     """Each save of a model has a new key; the retry finds the unfinished one, and others stay."""
-    given: dict[str, Any] = {"form": form, "folder": to_be_saved(tmp_path)}
+    given: dict[str, Any] = {"form": form, "folder": make_checkpoint(tmp_path)}
     left = "mf.models/models/artifacts/label_1" + ("" if form == "tarball" else "/weights.bin")
     killed = {**given, "key": "label_1", "attempt": 0}
     kill_in_the_middle(minio, shared, tmp_path / "a", MODEL, killed)
@@ -388,7 +391,7 @@ def test_a_retry_removes_unfinished_models(
     assert uploads(shared, left) == []
     removed = "Removed the unfinished upload of an earlier attempt of this task: "
     assert f"{removed}mf.models/models/artifacts/l" in output
-    place = "mf.models/models/artifacts"
-    names = {key.removeprefix(place + "/").partition("/")[0] for key in shared.keys(place)}
+    prefix = "mf.models/models/artifacts"
+    names = {key.removeprefix(prefix + "/").partition("/")[0] for key in shared.keys(prefix)}
     assert names == {"label_0", "label_2"}
     assert shared.keys("mf.models/models/unfinished") == []

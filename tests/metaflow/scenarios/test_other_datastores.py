@@ -14,7 +14,8 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
 from hftransfer.testing import HubServer, RandomFile
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
-from support.metaflow_stores import Datastore, repo_cache, tree
+from support.files import tree
+from support.metaflow_stores import Datastore, repo_cache
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -24,7 +25,7 @@ FILES: dict[str, bytes | RandomFile] = {
 }
 
 
-class Elsewhere(Datastore):
+class UnsupportedDatastore(Datastore):
     """A datastore of another type, which stores its files in a local folder."""
 
     @property
@@ -65,56 +66,56 @@ def _copies(backend: Any, keys: list[str]) -> Any:
 
 
 @pytest.fixture(params=["gs", "azure"])
-def elsewhere(
+def unsupported(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Elsewhere:
+) -> UnsupportedDatastore:
     from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.datastore import (
         task_utils,
     )
 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    made = Elsewhere(request.param, str(tmp_path / "store"))
+    made = UnsupportedDatastore(request.param, str(tmp_path / "store"))
     monkeypatch.setattr(task_utils.datastore_context, "get", lambda: made.backend)
     return made
 
 
 def test_repositories_are_stored_and_loaded(
-    elsewhere: Elsewhere, hub: HubServer, tmp_path: Path
+    unsupported: UnsupportedDatastore, hub: HubServer, tmp_path: Path
 ) -> None:
     """On a miss the engine reads the Hub; metaflow-checkpoint's code stores and loads."""
     hub.create_repo("acme/model", files=FILES)
     request = parse_arguments({"repo_id": "acme/model", "endpoint": hub.endpoint})
     lines: list[str] = []
 
-    _, hit = repo_cache(elsewhere, lines.append).load(request, str(tmp_path / "a"))
+    _, hit = repo_cache(unsupported, lines.append).load(request, str(tmp_path / "a"))
     hub.clear_requests()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
-    reference, again = repo_cache(elsewhere, lines.append).load(request, str(tmp_path / "b"))
+    reference, again = repo_cache(unsupported, lines.append).load(request, str(tmp_path / "b"))
 
     assert (hit, again) == (False, True)
     assert hub.requests == []
     assert tree(tmp_path / "b") == {**tree(tmp_path / "a"), "notes.txt": b"mine"}
     assert set(tree(tmp_path / "a")) == set(FILES)
-    assert len(elsewhere.keys(reference["key"])) == len(FILES)
-    assert [line for line in lines if f"code (unsupported datastore: {elsewhere.kind})" in line]
+    assert len(unsupported.keys(reference["key"])) == len(FILES)
+    assert [line for line in lines if f"code (unsupported datastore: {unsupported.kind})" in line]
 
 
 def test_a_damaged_copy_is_downloaded_again(
-    elsewhere: Elsewhere, hub: HubServer, tmp_path: Path
+    unsupported: UnsupportedDatastore, hub: HubServer, tmp_path: Path
 ) -> None:
     """The Hub's digests are verified after metaflow-checkpoint's code has loaded the files."""
     hub.create_repo("acme/model", files=FILES)
     request = parse_arguments({"repo_id": "acme/model", "endpoint": hub.endpoint})
     lines: list[str] = []
-    reference, _ = repo_cache(elsewhere, lines.append).reference(request)
+    reference, _ = repo_cache(unsupported, lines.append).reference(request)
     key = f"{reference['key']}/deep/model.bin"
-    data = elsewhere.read(key)
+    data = unsupported.read(key)
     assert data is not None
-    elsewhere.write(key, b"?" + data[1:])
+    unsupported.write(key, b"?" + data[1:])
 
-    cache = repo_cache(elsewhere, lines.append, task="Flow/2/start/1")
+    cache = repo_cache(unsupported, lines.append, task="Flow/2/start/1")
     cache.load(request, str(tmp_path / "a"))
 
     assert tree(tmp_path / "a")["deep/model.bin"] == data
@@ -123,12 +124,12 @@ def test_a_damaged_copy_is_downloaded_again(
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
 def test_checkpoints_and_models_are_left_to_upstream(
-    elsewhere: Elsewhere, tmp_path: Path, form: str
+    unsupported: UnsupportedDatastore, tmp_path: Path, form: str
 ) -> None:
     """metaflow-checkpoint's own methods save and load both formats."""
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "a.txt").write_text("a")
-    store = elsewhere.storage()
+    store = unsupported.storage()
 
     getattr(store, f"_save_{form}")("one", str(tmp_path / "saved"))
     getattr(store, f"_load_{form}")("one", str(tmp_path / "loaded"))

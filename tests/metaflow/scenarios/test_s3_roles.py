@@ -24,10 +24,11 @@ from aiohttp import ClientSession, web
 from anyio.from_thread import start_blocking_portal
 
 from hftransfer.errors import AccessError
-from hftransfer.testing.s3 import S3Server, ServerNotFoundError, start_moto
+from hftransfer.testing.s3 import S3Server, start_moto
 from metaflow_extensions.hftransfer.plugins.engine import s3_clients
-from support.metaflow_stores import Datastore, tree
-from support.s3 import Bucket
+from support.files import tree
+from support.metaflow_stores import Datastore
+from support.s3 import Bucket, client_params, run_server
 from support.s3_proxy import proxy_for, xml_error
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.s3, pytest.mark.timeout(120)]
@@ -53,20 +54,10 @@ class Identities:
 @pytest.fixture(scope="module")
 def identities() -> Iterator[Identities]:
     """One user, who may assume one role, which may use S3."""
-    try:
-        server = start_moto()
-    except ServerNotFoundError as error:
-        pytest.skip(str(error))
-    with server:
+    with run_server(start_moto) as server:
 
         def client(service: str) -> Any:
-            return botocore.session.Session().create_client(
-                service,
-                endpoint_url=server.endpoint,
-                region_name=server.region,
-                aws_access_key_id=server.access_key,
-                aws_secret_access_key=server.secret_key,
-            )
+            return botocore.session.Session().create_client(service, **client_params(server))
 
         iam = client("iam")
         client("s3").create_bucket(Bucket=BUCKET)
@@ -98,7 +89,7 @@ def identities() -> Iterator[Identities]:
 
 
 @pytest.fixture(autouse=True)
-def no_clients_of_others() -> Iterator[None]:
+def empty_client_cache() -> Iterator[None]:
     """Each test assumes its role again."""
     s3_clients._clients.clear()
     yield
@@ -154,12 +145,13 @@ class Expiring:
 
     server: S3Server
     bodies: int
-    """Requests of `method` for data that the first credentials are good for."""
+    """Requests of `method` for data until the first credentials expire."""
     method: str
     keys: list[str] = field(default_factory=list)
     """Access keys, in the order of their first request for data."""
     refused: int = 0
-    taken_on: int = 0
+    assumed: int = 0
+    """Requests to STS for credentials of the role."""
 
     async def hook(self, request: web.Request) -> web.StreamResponse | None:
         body = await request.read()
@@ -179,17 +171,17 @@ class Expiring:
         return xml_error(400, "ExpiredToken", "The provided token has expired.")
 
     async def _assume(self, request: web.Request, body: bytes) -> web.Response:
-        self.taken_on += 1
+        self.assumed += 1
         url = self.server.endpoint + request.path_qs
         async with (
             ClientSession() as session,
-            session.post(url, data=body, headers=request.headers) as answer,
+            session.post(url, data=body, headers=request.headers) as response,
         ):
-            text = await answer.text()
+            text = await response.text()
             start, _, rest = text.partition("<Expiration>")
             end = datetime.now(timezone.utc) + timedelta(minutes=1)
             text = f"{start}<Expiration>{end:%Y-%m-%dT%H:%M:%SZ}{rest[rest.index('<') :]}"
-            return web.Response(status=answer.status, text=text, content_type="text/xml")
+            return web.Response(status=response.status, text=text, content_type="text/xml")
 
 
 @pytest.mark.usefixtures("as_user")
@@ -216,10 +208,10 @@ def test_the_credentials_of_a_role_are_renewed_in_a_transfer(
     bucket = Bucket(identities.server, BUCKET)
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(proxy_for(bucket, expiring.hook)) as front,
+        portal.wrap_async_context_manager(proxy_for(bucket, expiring.hook)) as endpoint,
     ):
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front)
-        store = datastore(identities, name, role=identities.role, endpoint=front).storage()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", endpoint)
+        store = datastore(identities, name, role=identities.role, endpoint=endpoint).storage()
         place = folder if direction == "save" else tmp_path / "loaded"
         getattr(store, f"_{direction}_{form}")("one", str(place))
 
@@ -231,4 +223,4 @@ def test_the_credentials_of_a_role_are_renewed_in_a_transfer(
     assert tree(tmp_path / "loaded") == tree(folder)
     assert expiring.refused
     assert len(expiring.keys) == 2
-    assert expiring.taken_on >= 2
+    assert expiring.assumed >= 2

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 
 from support.metaflow_stores import unpacked
+from support.s3 import client_params
 
 if TYPE_CHECKING:
     from hftransfer.testing.s3 import S3Server
@@ -28,12 +29,7 @@ def test_credentials_are_in_no_environment_and_in_no_file(
     """Neither of a step nor of a process that it starts, though both use them."""
     store = {
         "root": f"s3://{s3_datastore.bucket}/secrets-{as_dict}",
-        "client_params": {
-            "endpoint_url": minio.endpoint,
-            "region_name": minio.region,
-            "aws_access_key_id": minio.access_key,
-            "aws_secret_access_key": minio.secret_key,
-        },
+        "client_params": client_params(minio),
     }
     secrets = tmp_path / "given.json"
     secrets.write_text(json.dumps({"store": store, "token": TOKEN, "as_dict": as_dict}))
@@ -53,6 +49,8 @@ def test_credentials_are_in_no_environment_and_in_no_file(
     for file in files:
         data = unpacked(file.read_bytes())
         assert not [secret for secret in hidden if secret in data], file
-    for key in s3_datastore.below(""):
+    keys = s3_datastore.below("")
+    assert keys
+    for key in keys:
         body = s3_datastore.client.get_object(Bucket=s3_datastore.bucket, Key=key)["Body"].read()
         assert not [secret for secret in hidden if secret in unpacked(body)], key

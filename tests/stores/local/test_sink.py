@@ -15,13 +15,13 @@ from hftransfer.errors import (
     LocationError,
 )
 from hftransfer.stores.local.sink import LocalFileSink, LocalSink, check_destination
+from support.files import tree
 from support.local_files import (
     CHUNK,
     CONTENT,
     begin,
     entry_of,
     make,
-    tree,
     without_privileges,
     write,
 )
@@ -186,7 +186,7 @@ async def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
-    """A file at the place of the destination, or of a folder of it, is an error and stays."""
+    """A file at the path of the destination, or of a folder above it, is an error and stays."""
     make(tmp_path, "out", "folder/sub")
     with pytest.raises(DestinationError, match="out is a file"):
         await LocalSink(tmp_path / "out").prepare([entry_of("a")])
@@ -219,7 +219,9 @@ async def test_on_publish_runs_after_the_rename(tmp_path: Path) -> None:
         on_publish=lambda manifest: seen.append((manifest, target.read_bytes())),
     )
     await write(file, CONTENT)
-    assert all(name.startswith("partials/") for name in tree(tmp_path))
+    before = tree(tmp_path)
+    assert before
+    assert all(name.startswith("partials/") for name in before)
     await file.commit(manifest_of(CONTENT))
 
     assert seen == [(manifest_of(CONTENT), CONTENT)]

@@ -19,12 +19,12 @@ from hftransfer.errors import (
 from hftransfer.stores.base import Entry
 from hftransfer.stores.local.sink import LocalSink
 from hftransfer.stores.local.source import LocalSource
+from support.files import tree
 from support.local_files import (
     CONTENT,
     begin,
     entry_of,
     make,
-    tree,
     without_privileges,
     write,
 )

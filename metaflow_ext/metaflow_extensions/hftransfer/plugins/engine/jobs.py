@@ -288,40 +288,42 @@ class _Session:
             report, manifest=dataclasses.replace(report.manifest, files=files)
         )
 
-    async def source(self, place: str) -> Any:
+    async def source(self, location: str) -> Any:
         """Return the store at a location, to read from."""
-        location = parse_location(place)
-        if isinstance(location, S3Location):
+        parsed = parse_location(location)
+        if isinstance(parsed, S3Location):
             from hftransfer.stores.s3.store import S3Source
 
-            return S3Source(await self.client.s3_session(), location)
-        return LocalSource(Path(place))
+            return S3Source(await self.client.s3_session(), parsed)
+        return LocalSource(Path(location))
 
-    async def folder(self, place: str, *, reuse: bool = True) -> Sink:
+    async def folder(self, location: str, *, reuse: bool = True) -> Sink:
         """Return the folder or prefix at a location, to write to.
 
         With `reuse`, existing files of a local folder stay if they are right.
         """
-        location = parse_location(place)
-        if isinstance(location, S3Location):
+        parsed = parse_location(location)
+        if isinstance(parsed, S3Location):
             from hftransfer.stores.s3.store import S3Sink
 
-            return S3Sink(await self.client.s3_session(), location)
+            return S3Sink(await self.client.s3_session(), parsed)
         options = self.client.options
         how: dict[str, Any] = {"fsync": options.fsync, "direct_io": options.direct_io}
         if reuse:
-            return ReuseSink(Path(place), self.client.buffers, **how)
-        return LocalSink(Path(place), **how)
+            return ReuseSink(Path(location), self.client.buffers, **how)
+        return LocalSink(Path(location), **how)
 
-    async def file(self, place: str) -> Sink:
+    async def file(self, location: str) -> Sink:
         """Return the single file or object at a location, to write to."""
-        location = parse_location(place)
-        if isinstance(location, S3Location):
+        parsed = parse_location(location)
+        if isinstance(parsed, S3Location):
             from hftransfer.stores.s3.store import S3Sink
 
-            return S3Sink(await self.client.s3_session(), location, single=True)
+            return S3Sink(await self.client.s3_session(), parsed, single=True)
         options = self.client.options
-        return LocalSink(Path(place), single=True, fsync=options.fsync, direct_io=options.direct_io)
+        return LocalSink(
+            Path(location), single=True, fsync=options.fsync, direct_io=options.direct_io
+        )
 
 
 def _size_below(folder: str) -> int:

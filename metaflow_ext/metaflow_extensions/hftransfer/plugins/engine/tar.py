@@ -35,7 +35,6 @@ from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import read_fully
 from hftransfer.stores.base import Entry, FileSink, FillStream
 
-_ZEROS = bytes(tarfile.BLOCKSIZE)
 # Bytes that `tarfile` reads at a time. It needs `bytes`, so they are copied from the engine's
 # buffer: at most two of these copies exist per archive, besides the engine's memory budget.
 _READ_SIZE = 1 << 20
@@ -330,15 +329,15 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
 
 def _as_transfer_error(error: BaseException, what: str) -> BaseException:
     if isinstance(error, tarfile.FilterError):
-        return IntegrityError(f"{what}: refused to unpack it: {error}")
+        return IntegrityError(f"{what}: refused to unpack: {error}")
     if isinstance(error, tarfile.TarError):
-        return IntegrityError(f"{what} is not a whole tar archive: {error}")
+        return IntegrityError(f"{what} is not a complete tar archive: {error}")
     if isinstance(error, OSError):
         from hftransfer import DestinationError, DiskFullError
 
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = DiskFullError if full else DestinationError
-        return kind(f"{what}: cannot unpack it: {error.strerror or error}")
+        return kind(f"{what}: cannot unpack: {error.strerror or error}")
     return error
 
 

@@ -54,7 +54,7 @@ class DownloadLock:
         return None
 
     def record(self, reference: dict[str, Any]) -> None:
-        """Tell the next holders which entry this task stored."""
+        """Record which entry this task stored, for the tasks that hold the lock next."""
         if not self._request.force_download:
             for lock in self._locks:
                 lock.write_record({"task": self._step, "reference": reference})

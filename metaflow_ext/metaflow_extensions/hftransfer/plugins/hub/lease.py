@@ -3,9 +3,9 @@
 A lease is a small JSON document in S3 that is created, renewed and taken over by
 conditional writes (``If-None-Match``, ``If-Match``):
 
-- held: ``{"holder": id, "owner": task, "beat": n}``. The holder writes it every `BEAT`
-  seconds with another `n`. A waiting task takes it over when it has not changed for
-  `PATIENCE` seconds of its own clock; clocks of different machines are never compared.
+- held: ``{"holder": id, "owner": task, "beat": n}``. The holder writes it every
+  `RENEWAL_INTERVAL` seconds with another `n`. A waiting task takes it over when it has not
+  changed for `EXPIRY` seconds of its own clock; clocks of different machines are never compared.
 - released: ``{"holder": null, "note": record}``, for the tasks that come next, or deleted
   if the holder wrote no record.
 
@@ -27,9 +27,9 @@ from typing import Any
 from metaflow_extensions.hftransfer.plugins.engine.documents import Documents
 
 # Seconds between two renewals by the holder.
-BEAT = 5.0
-# Seconds without a renewal after which a holder counts as dead.
-PATIENCE = 30.0
+RENEWAL_INTERVAL = 5.0
+# Seconds without a renewal after which a lease has expired and another task may take it over.
+EXPIRY = 30.0
 # Seconds between two reads by a waiting task: at first, and at most.
 _FIRST_POLL, _LONGEST_POLL = 0.2, 3.0
 
@@ -64,13 +64,13 @@ def store_lease(
     is_satisfied_by: Callable[[Record, bool], bool],
     on_wait: Callable[[], None],
 ) -> Iterator[StoreLease]:
-    """Hold the lease at `key`, unless the record of its last holder makes that needless.
+    """Hold the lease at `key`, unless the record of its last holder satisfies the request.
 
     Parameters
     ----------
     documents : Documents
     key : str
-        Of the lease's document.
+        Key of the lease's document.
     owner : str
         Path of the task. A lease with the same owner is of an earlier attempt, which is dead,
         and is taken over at once.
@@ -111,7 +111,7 @@ class _Holder:
         is_satisfied_by: Callable[[Record, bool], bool],
         on_wait: Callable[[], None],
     ) -> bool:
-        """Wait for the lease; False if a record makes it needless.
+        """Wait for the lease; return False if a record already satisfies the request.
 
         `lease` gets the record, and whether another task held the lease.
         """
@@ -135,7 +135,7 @@ class _Holder:
                 lease.waited = has_waited = True
                 if etag != last_etag:
                     last_etag, last_change = etag, time.monotonic()
-                if time.monotonic() - last_change < PATIENCE:
+                if time.monotonic() - last_change < EXPIRY:
                     on_wait()
                     time.sleep(poll)
                     poll = min(poll * 1.5, _LONGEST_POLL)
@@ -145,11 +145,11 @@ class _Holder:
 
     @contextmanager
     def renewing(self) -> Iterator[None]:
-        """Renew the lease every `BEAT` seconds; release it if the block fails."""
+        """Renew the lease every `RENEWAL_INTERVAL` seconds; release it if the block fails."""
         ended = threading.Event()
 
         def run() -> None:
-            while not ended.wait(BEAT):
+            while not ended.wait(RENEWAL_INTERVAL):
                 try:
                     if not self._write(self._etag):
                         return  # another task took it over
@@ -176,13 +176,13 @@ class _Holder:
                 self._write(self._etag, {"holder": None, "note": record})
             elif self._write(self._etag):
                 # The write succeeded, so the lease is still this task's, and remains so for
-                # `PATIENCE` seconds.
+                # `EXPIRY` seconds.
                 self._documents.delete(self._key)
-        except Exception:  # noqa: BLE001 - waiting tasks take it over after `PATIENCE` seconds
+        except Exception:  # noqa: BLE001 - waiting tasks take it over after `EXPIRY` seconds
             return
 
     def _write(self, etag: str | None, document: dict[str, Any] | None = None) -> bool:
-        """Write the document if it still has `etag`; False if it was changed meanwhile."""
+        """Write the document if it still has `etag`; False if another task has changed it."""
         with self._lock:
             self._beat += 1
             held = {"holder": self._id, "owner": self._owner, "beat": self._beat}

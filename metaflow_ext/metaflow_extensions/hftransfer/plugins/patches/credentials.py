@@ -113,11 +113,11 @@ def _with_credentials(context: dict[str, Any]) -> dict[str, Any]:
             stored = json.load(file)
         # The process id may have been given to another process since.
         if stored["mark"] != pointer["mark"]:
-            raise ValueError("the configuration of another process")
+            raise ValueError("the file has the configuration of another process")
     except (OSError, ValueError, KeyError, TypeError):
         log_line(
-            "The parameters of @with_artifact_store ended with the process that set them; only "
-            "the root of the store is used"
+            "The process that set the parameters of @with_artifact_store has ended; only the root "
+            "of the store is used"
         )
         stored = context
     return {"type": context["type"], "config": stored["config"]}

@@ -47,7 +47,7 @@ def install_patches() -> dict[str, str]:
     release = _checkpoint_release()
     if not release.startswith(table.KNOWN_RELEASES):
         known = ", ".join(f"{prefix}*" for prefix in table.KNOWN_RELEASES)
-        reason = f"its release {release} is unknown; known are {known}"
+        reason = f"release {release} is not supported; supported are {known}"
         log_line(f"Disabled: all patches of metaflow-checkpoint. Reason: {reason}")
         return {feature.name: reason for feature in table.FEATURES}
     return install_features(table.FEATURES)

@@ -8,7 +8,7 @@ the controller measures, changes the number, and keeps the change only if goodpu
 It is in one of two phases, and tries at most one change at a time::
 
     SLOW_START   double until that no longer pays, as TCP does (RFC 5681, 3.1)
-        │ a doubling gained little or lost; goodput collapsed; the server complained
+        │ a doubling gained little or lost; goodput collapsed; the server throttled
         ▼
     STEADY       up by a quarter, kept if goodput rose, else undone;
                  halved if goodput collapsed, undone if that made it worse
@@ -79,7 +79,7 @@ _MAX_LATENCY = 0.5
 # No step up for this long after one that was undone …
 _PAUSE_AFTER_FAILURE = 2.0
 # … and after the server asked for less. A shorter pause would provoke the same refusal.
-_PAUSE_AFTER_COMPLAINT = 10.0
+_PAUSE_AFTER_THROTTLING = 10.0
 
 
 class Phase(Enum):
@@ -215,11 +215,11 @@ class ConcurrencyController:
     def slow_down(self, now: float) -> int:
         """Halve the limit, since the server asked for less; return the new one."""
         if self._best == 0.0 and now < self._pause_until:
-            return self.limit  # every connection gets the same complaint: count the first
+            return self.limit  # every connection is throttled at once: count the first
         self.phase = Phase.STEADY
         self._trial = None
         self._best = 0.0
-        self._pause_until = now + _PAUSE_AFTER_COMPLAINT
+        self._pause_until = now + _PAUSE_AFTER_THROTTLING
         self._set_limit(now, max(1, self.limit // 2))
         return self.limit
 

@@ -38,16 +38,12 @@ Failures are handled at four levels, and only *retry* waits between two attempts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hftransfer._core.manifest import FileManifest
-from hftransfer._engine.context import Context, TransferStats
 from hftransfer._engine.file_state import FileState
 from hftransfer._engine.ranges import RangeStrategy
 from hftransfer._engine.sendfile import SendfileStrategy
 from hftransfer._engine.stream import StreamStrategy
 from hftransfer.errors import RangeNotSupportedError
-from hftransfer.stores.base import Entry, FileSink, Source
 
 __all__ = ("FileTransfer",)
 
@@ -56,28 +52,11 @@ class FileTransfer:
     """One attempt to move a file from the source into the opened sinks.
 
     Args:
-        entry: the file.
-        chunk_size: bytes per chunk.
-        source: where to read.
-        sinks: the file, opened in every sink that needs it.
-        context: the client's shared limits.
-        stats: counters of the whole transfer.
-
-    Raises:
-        UnsupportedError: if the source's digest cannot be computed here, and no manifest
-            records the chunks.
+        state: of the file, of which nothing has been moved.
     """
 
-    def __init__(
-        self,
-        entry: Entry,
-        chunk_size: int,
-        source: Source,
-        sinks: Sequence[FileSink],
-        context: Context,
-        stats: TransferStats,
-    ) -> None:
-        self._state = FileState(entry, chunk_size, source, sinks, context, stats)
+    def __init__(self, state: FileState) -> None:
+        self._state = state
 
     @property
     def is_fully_started(self) -> bool:

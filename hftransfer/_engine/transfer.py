@@ -29,6 +29,7 @@ from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import align_chunk_size, fit_chunk_size
 from hftransfer._engine.context import Context, TransferStats
 from hftransfer._engine.file import FileTransfer
+from hftransfer._engine.file_state import FileState
 from hftransfer.errors import (
     IntegrityError,
     LocationError,
@@ -186,7 +187,9 @@ class _TransferRun:
                     opened.append(file_sink)
             if not opened:
                 return None
-            file = FileTransfer(entry, chunk_size, self._source, opened, self._context, self.stats)
+            file = FileTransfer(
+                FileState(entry, chunk_size, self._source, opened, self._context, self.stats)
+            )
             self._in_progress[entry.path] = file
             manifest = await file.run()
             while opened:

@@ -133,6 +133,8 @@ def _xdist_group(item: pytest.Item) -> str | None:
     parameters = {} if callspec is None else callspec.params
     if "seaweedfs" in item.fixturenames or parameters.get("s3_server") == "seaweedfs":
         return "seaweedfs"
+    if "runs" in item.fixturenames:  # it asks for fixtures of its module at run time
+        return item.nodeid.partition("::")[0]
     fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
     if any(
         fixture.scope == "module" or (fixture.scope == "session" and ".py" in fixture.baseid)

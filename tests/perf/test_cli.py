@@ -119,6 +119,7 @@ def test_a_report_can_be_printed(results: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.timeout(120)
 def test_ctrl_c_ends_servers_and_tools(tmp_path: Path) -> None:
     """Interrupted during a run, the benchmark ends all its processes and deletes its files."""

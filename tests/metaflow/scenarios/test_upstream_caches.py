@@ -19,7 +19,14 @@ THEIRS = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.hf
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
-@pytest.mark.parametrize("cache_scope", ["checkpoint", "flow", "global"])
+@pytest.mark.parametrize(
+    "cache_scope",
+    [
+        "checkpoint",
+        pytest.param("flow", marks=pytest.mark.extended),
+        pytest.param("global", marks=pytest.mark.extended),
+    ],
+)
 def test_each_decorator_finds_what_the_other_stored(
     runner: FlowRunner, model_hub: HubServer, first: str, cache_scope: str
 ) -> None:

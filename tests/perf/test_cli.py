@@ -40,6 +40,8 @@ def test_bad_input_is_rejected_before_anything_runs(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.extended
 def test_the_list_names_scenarios_and_tools(capsys: pytest.CaptureFixture[str]) -> None:
     """It has every scenario and every tool, installed or not."""
     assert main(["list"]) == 0

@@ -23,7 +23,7 @@ SAVED = {"weights.bin": 9_000_000, "deep/config.json": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("root", ["root", "elsewhere"])
+@pytest.mark.parametrize("root", ["root", pytest.param("elsewhere", marks=pytest.mark.extended)])
 def test_the_datastore_of_the_command_line_is_used(
     s3_runner: FlowRunner, s3_datastore: S3Datastore, root: str
 ) -> None:

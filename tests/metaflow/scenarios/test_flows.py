@@ -125,7 +125,7 @@ def test_an_artifact_store_with_parameters_of_its_own(
     assert not [file for file in metadata if minio.secret_key in file.read_text()]
 
 
-@pytest.mark.parametrize("kind", ["local", "s3"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("s3", marks=pytest.mark.extended)])
 def test_nodes_of_a_gang(request: pytest.FixtureRequest, kind: str, model_hub: HubServer) -> None:
     """@parallel: one node reads the Hub for all; each checkpoint has the files of its nodes.
 

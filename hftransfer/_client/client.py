@@ -52,12 +52,11 @@ class AsyncClient:
         self._observer = observer
         self._context: Context | None = None
         self._rate_limiter = RateLimiter(self.options.bandwidth)
-        self._stores: StoreRegistry
-        """Set while the client is open."""
+        self._stores = StoreRegistry(self.options, self._rate_limiter)
 
     async def __aenter__(self) -> Self:
         context = Context.make(self.options, self._observer, rate_limiter=self._rate_limiter)
-        self._stores = StoreRegistry(self.options, self._rate_limiter, context.buffer_pool)
+        self._stores.buffers = context.buffer_pool
         await self._stores.__aenter__()
         self._context = context
         return self
@@ -69,7 +68,7 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self._stores.__aexit__(kind, error, traceback)
-        self._context = None
+        self._context = self._stores.buffers = None
 
     @property
     def bandwidth(self) -> float | None:

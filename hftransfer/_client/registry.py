@@ -55,15 +55,13 @@ class StoreRegistry:
     Args:
         options: the client's.
         rate_limiter: the client's bandwidth cap.
-        buffers: the client's data memory.
     """
 
-    def __init__(
-        self, options: TransferOptions, rate_limiter: RateLimiter, buffers: BufferPool
-    ) -> None:
+    def __init__(self, options: TransferOptions, rate_limiter: RateLimiter) -> None:
         self._options = options
         self._rate_limiter = rate_limiter
-        self._buffers = buffers
+        self.buffers: BufferPool | None = None
+        """The client's data memory, while the client is open."""
         self._stack = AsyncExitStack()
         self._opening = anyio.Lock()
         """Held while a shared client is created, so that concurrent calls create only one."""
@@ -158,7 +156,7 @@ class StoreRegistry:
                     self._options.s3,
                     self._options,
                     rate_limiter=self._rate_limiter,
-                    buffers=self._buffers,
+                    buffers=self.buffers,
                 )
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3

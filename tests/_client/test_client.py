@@ -65,7 +65,7 @@ async def test_a_copy_replaces_only_files_of_the_same_name(source: Path, tmp_pat
     assert {**tree(source), "other.txt": b"other"} == tree(target)
 
 
-async def test_patterns_selecttree(source: Path, tmp_path: Path) -> None:
+async def test_patterns_select_files(source: Path, tmp_path: Path) -> None:
     """Only paths that match `allow_patterns` and not `ignore_patterns` are copied."""
     async with AsyncClient() as client:
         await client.copy(source, tmp_path / "one", allow_patterns="*.json")
@@ -74,7 +74,7 @@ async def test_patterns_selecttree(source: Path, tmp_path: Path) -> None:
     assert ["a.json"] == list(tree(tmp_path / "one")) == list(tree(tmp_path / "two"))
 
 
-async def test_a_manifest_must_have_exactly_thetree(source: Path, tmp_path: Path) -> None:
+async def test_a_manifest_must_have_exactly_the_files(source: Path, tmp_path: Path) -> None:
     """A source with a file more or less than the manifest is refused before anything is written."""
     async with AsyncClient() as client:
         manifest = (await client.copy(source, tmp_path / "one")).manifest
@@ -124,3 +124,18 @@ async def test_concurrent_copies_share_a_budget_of_two_chunks(source: Path, tmp_
     assert 65536 <= pool.peak_in_use <= 2 * 65536
     for number in range(4):
         assert tree(source) == tree(tmp_path / str(number))
+
+
+async def test_a_client_that_is_not_open_says_so(source: Path, tmp_path: Path) -> None:
+    """Before it is entered and after it has exited; its memory stores can be used at any time."""
+    client = AsyncClient()
+    client.memory("name")
+    with pytest.raises(RuntimeError, match="the client is not open"):
+        await client.copy(source, tmp_path / "out")
+
+    async with client:
+        assert client.buffers.budget > 0
+    client.memory("name")
+    with pytest.raises(RuntimeError, match="the client is not open"):
+        await client.verify(source)
+    assert not (tmp_path / "out").exists()

@@ -109,6 +109,7 @@ class S3Client:
         s3: endpoint, credentials and how objects are stored.
         options: connections (per direction), timeouts and the retry policy.
         rate_limiter: the bandwidth limit that all stores of a client share; None for no limit.
+        buffers: the data memory that all stores of a client share. Default: memory of its own.
     """
 
     def __init__(

@@ -120,7 +120,9 @@ class ThreadBatch:
         returns.
         """
         if self._allow_inline:
-            if not (self._thread_calls or self._leaders or self._waiting):
+            # Calls that sleep run side by side anyway: a sample shows whether they still do.
+            is_alone = not self._leaders and not self._waiting
+            if not self._thread_calls and (is_alone or self._detector.width > 1):
                 return self._run_inline(function)
             self._thread_calls -= self._thread_calls > 0
         call = _Call(function)

@@ -134,7 +134,9 @@ class HubCacheSink:
                 blob,
                 entry,
                 chunk_size,
-                create_folders=partial(self._blob_folders.create, self._repo.blobs),
+                create_folders=partial(
+                    self._blob_folders.create, self._repo.blobs, look_again=True
+                ),
                 prefix=f"{etag}.{etag[:16]}",
                 fsync=self._options.fsync,
                 write_policy=self._write_policy,

@@ -146,7 +146,9 @@ class LocalDirSink:
                 target,
                 entry,
                 chunk_size,
-                create_folders=partial(self._create_folders, target, partial_folder),
+                create_folders=partial(
+                    self._create_folders, target, partial_folder, look_again=True
+                ),
                 partial_folder=partial_folder,
                 prefix=_partial_file_prefix(entry),
                 fsync=self._options.fsync,
@@ -157,9 +159,11 @@ class LocalDirSink:
             raise
         return LockedFileSink(inner, lock, record, target)
 
-    def _create_folders(self, target: Path, metadata_folder: Path) -> None:
-        self._file_folders.create(target.parent)
-        self._metadata_folders.create(metadata_folder)
+    def _create_folders(
+        self, target: Path, metadata_folder: Path, *, look_again: bool = False
+    ) -> None:
+        self._file_folders.create(target.parent, look_again=look_again)
+        self._metadata_folders.create(metadata_folder, look_again=look_again)
 
     def _publish_small(
         self, entry: Entry, target: Path, record: Callable[[], None], data: memoryview
@@ -193,7 +197,7 @@ class LocalDirSink:
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
         prefix = _partial_file_prefix(entry)
-        self._create_folders(target, folder)
+        self._create_folders(target, folder, look_again=True)
         return cached.is_file() and copy_verified(
             cached, target, entry, window, folder=folder, prefix=prefix
         )

@@ -34,11 +34,13 @@ class DestinationFolders:
         """`root` without symbolic links, once it exists."""
         self._created: set[Path] = set()
 
-    def create(self, folder: Path) -> None:
+    def create(self, folder: Path, *, look_again: bool = False) -> None:
         """Create `folder` and those above it.
 
         Args:
             folder: the root, or a path that begins with it.
+            look_again: see whether a folder that was created before is still there. Default
+                False, which saves a call for each small file.
 
         Raises:
             DestinationError: if it is a file, leads outside the destination, or cannot be
@@ -46,7 +48,9 @@ class DestinationFolders:
             DiskFullError: if the disk is full.
         """
         if folder in self._created:
-            return
+            if not look_again or os.path.isdir(folder):
+                return
+            self._created.clear()
         with map_write_errors(folder):
             if folder == self._root:
                 os.makedirs(folder, exist_ok=True)

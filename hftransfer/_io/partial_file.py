@@ -44,7 +44,7 @@ _JOURNAL = ".journal"
 # The name of a data file, a temporary file of `atomic_write` or a claim of `owner_lock`, which
 # may have `_JOURNAL` or the suffix of `owner_path`.
 _PARTIAL = re.compile(
-    r"(?P<data>(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d+|(?P<token>[0-9a-f]{32})))"
+    r"(?P<data>(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d{1,9}|(?P<token>[0-9a-f]{32})))"
     r"(?P<kind>|\.journal|\.owner(?:\.[0-9a-f]{8})*)\.incomplete",
     re.DOTALL,
 )

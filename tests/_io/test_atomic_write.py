@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from hftransfer._io.atomic_write import (
-    create_exclusive,
     open_atomically,
     replace_atomically,
     temporary_name,
     write_atomically,
 )
+from hftransfer._io.regular_file import create_exclusive
 
 
 def test_the_content_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -57,3 +57,15 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path, plant: str)
 
     with pytest.raises(DestinationError, match=plant):
         DestinationFolders(tmp_path).create(tmp_path / plant / "sub")
+
+
+def test_a_folder_that_was_deleted_is_created_again(tmp_path: Path) -> None:
+    """With `look_again`, and those above it."""
+    folders, folder = DestinationFolders(tmp_path / "root"), tmp_path / "root" / "a" / "b"
+    folders.create(folder)
+    folder.rmdir()
+    folder.parent.rmdir()
+
+    folders.create(folder, look_again=True)
+
+    assert folder.is_dir()

@@ -229,9 +229,9 @@ def test_another_file_at_the_path_is_not_written(tmp_path: Path) -> None:
     victim.touch()
     fd = os.open(opened, os.O_RDWR)
 
-    for replace in (lambda: os.symlink(victim, opened), lambda: os.link(victim, opened)):
+    for replace in (opened.symlink_to, opened.hardlink_to):
         opened.unlink()
-        replace()
+        replace(victim)
         assert DirectWriter(opened, fd).write(_aligned(b"a" * PAGE), 0) == 0
     os.close(fd)
 

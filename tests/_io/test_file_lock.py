@@ -50,13 +50,15 @@ def test_a_locked_file_that_was_replaced_is_lost(tmp_path: Path) -> None:
     """Its holder must not rename what is at the path now."""
     path = tmp_path / "lock"
     file = open_locked(path, _CREATE)
-    assert not file.is_lost
+    seen = [file.is_lost]
 
     path.rename(tmp_path / "other")
-    assert file.is_lost
+    seen.append(file.is_lost)
     path.symlink_to("other")
-    assert file.is_lost
+    seen.append(file.is_lost)
     file.close()
+
+    assert seen == [False, True, True]
 
 
 def test_waiting_ends_with_the_lock_of_the_file_that_is_at_the_path(tmp_path: Path) -> None:

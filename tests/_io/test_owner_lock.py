@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from hftransfer._io import owner_lock
 from hftransfer._io.owner_lock import STALE_AGE, OwnerLock
 from hftransfer._io.process_identity import ProcessIdentity
-from hftransfer._io.regular_file import UnsafeFileError
+from hftransfer._io.regular_file import UnsafeFileError, create_exclusive
 from support.files import descriptors
 
 _HOLD = """
@@ -112,18 +113,15 @@ def test_of_many_that_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / f"{number}.lock"
         _leave_stale(path)
-        start, taken = threading.Barrier(8), []
+        start = threading.Barrier(8)
 
-        def take(path: Path = path, start: threading.Barrier = start, taken: list = taken) -> None:  # type: ignore[type-arg]
+        def take(path: Path, start: threading.Barrier) -> OwnerLock | None:
             start.wait(10)
-            if (lock := OwnerLock.try_acquire(path)) is not None:
-                taken.append(lock)
+            return OwnerLock.try_acquire(path)
 
-        threads = [threading.Thread(target=take) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as threads:
+            found = [threads.submit(take, path, start) for _ in range(8)]
+        taken = [lock for each in found if (lock := each.result()) is not None]
 
         assert len(taken) == 1
         taken[0].release()
@@ -132,13 +130,13 @@ def test_of_many_that_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
 
 def _after_the_first_look(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
     """Call `action` when the next `try_acquire` has found the lock to be stale."""
-    create, calls = owner_lock.create_exclusive, []
+    calls: list[Path] = []
 
     def create_and_act(path: Path, mode: int) -> int:
         calls.append(path)
         if len(calls) == 2:  # the claim
             action()
-        return create(path, mode)
+        return create_exclusive(path, mode)
 
     monkeypatch.setattr(owner_lock, "create_exclusive", create_and_act)
 

@@ -156,12 +156,13 @@ async def test_after_a_call_that_blocked_the_next_ones_run_in_a_thread(
     """The kernel counts that the thread gave up its core; later, one call runs inline again."""
     monkeypatch.setattr(thread_batch, "_INLINE_MAX", 60.0)
     monkeypatch.setattr(thread_batch, "_INLINE_BACKOFF", 3)
+    monkeypatch.setattr(thread_batch, "_MIN_ASLEEP", 60.0)  # one call is no slow file system
     batch = ThreadBatch(allow_inline=True)
 
     async def is_inline() -> bool:
         return await batch.run(threading.current_thread) is threading.current_thread()
 
-    await batch.run(partial(select.select, [], [], [], 0.0001))  # blocks, too short to be sleep
+    await batch.run(partial(select.select, [], [], [], 0.001))  # blocks
     monkeypatch.setattr(thread_batch, "_times_blocked", lambda: 0)
     in_loop = [await is_inline() for _ in range(4)]
 

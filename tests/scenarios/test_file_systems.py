@@ -6,6 +6,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -270,3 +272,33 @@ def test_calls_per_small_file(repo: Repo, tmp_path: Path, way: str) -> None:
 
     assert _files(folder, repo) == expected(repo)
     assert slow.calls.total() < per_file[way] * len(_SMALL) + 130
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_on_a_slow_file_system_files_are_published_side_by_side(
+    repo: Repo, tmp_path: Path, way: str
+) -> None:
+    """Once two calls were seen to sleep; here they take 5 ms each."""
+    lock, asleep, most = threading.Lock(), 0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal asleep, most
+        with lock:
+            asleep += 1
+            most = max(most, asleep)
+        time.sleep(seconds)
+        with lock:
+            asleep -= 1
+
+    download, folder = _downloads(tmp_path)[way]
+    with SlowFileSystem(tmp_path, sleep=sleep):
+        download()
+
+    assert most >= 8
+    assert _files(folder, repo) == expected(repo)
+    assert _leftovers(tmp_path) == ([] if way == "copy" else _locks(tmp_path))
+
+
+def _locks(folder: Path) -> list[str]:
+    """Return the files of huggingface_hub's locks, which stay where there is flock."""
+    return [name for name in tree(folder) if name.endswith(".lock")]

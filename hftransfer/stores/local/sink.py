@@ -280,7 +280,7 @@ class LocalSink:
             target,
             entry,
             chunk_size,
-            create_folders=partial(self._folders.create, target.parent),
+            create_folders=partial(self._folders.create, target.parent, look_again=True),
             fsync=self._fsync,
             write_policy=self._write_policy,
         )

@@ -140,8 +140,13 @@ def owner_path(path: Path) -> Path:
     return path.with_name(f"{stem}.owner{path.name[len(stem) :]}")
 
 
-def _flock(fd: int, path: Path) -> None:
+def _flock(fd: int, path: Path, *, is_known_to_work: bool = False) -> None:
     """Take the flock of an open file.
+
+    Args:
+        fd: of the file.
+        path: of the file; its folder is that of `_has_flock`.
+        is_known_to_work: a lock that is reported as held is not doubted. Default False.
 
     Raises:
         LockHeldError: if another descriptor holds it.
@@ -153,7 +158,7 @@ def _flock(fd: int, path: Path) -> None:
         except InterruptedError:
             continue
         except OSError as error:
-            if error.errno in _HELD and _has_flock(path.parent):
+            if error.errno in _HELD and (is_known_to_work or _has_flock(path.parent)):
                 raise _held(path) from error
             raise _FlockFailedError(error.errno, error.strerror) from error
         return
@@ -209,6 +214,8 @@ class FileLock:
         self._create_folder = create_folder
         self._held: LockedFile | OwnerLock | None = None
         self._is_new = False
+        self._has_flock = False
+        """True once a new file in the folder could be locked: no more such looks."""
 
     @property
     def is_held(self) -> bool:
@@ -263,9 +270,10 @@ class FileLock:
     def _try_acquire(self) -> bool | None:
         fd = self._open()
         try:
-            _flock(fd, self.path)
+            _flock(fd, self.path, is_known_to_work=self._has_flock)
         except LockHeldError:
             os.close(fd)
+            self._has_flock = True
             return None
         except _FlockFailedError:
             if self._is_new:  # the file of a lock that is not held has to go

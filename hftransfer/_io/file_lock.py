@@ -306,7 +306,9 @@ class FileLock:
             fd = create_exclusive(self.path, _GROUP_WRITABLE)
         except FileExistsError:
             self._is_new = False
-            return open_regular(self.path, os.O_RDWR | os.O_CREAT, _GROUP_WRITABLE)
+            # Nothing is written to it, and caches are copied by hard links (``cp -al``).
+            flags = os.O_RDWR | os.O_CREAT
+            return open_regular(self.path, flags, _GROUP_WRITABLE, allow_hard_links=True)
         self._is_new = True
         try:
             if os.fstat(fd).st_mode & _GROUP_WRITABLE != _GROUP_WRITABLE:

@@ -25,13 +25,17 @@ class UnsafeFileError(OSError):
     """The name belongs to something that must not be written, such as a symbolic link."""
 
 
-def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
-    """Open a regular file that only `path` names; return the descriptor.
+def open_regular(
+    path: str | os.PathLike[str], flags: int, mode: int = 0o666, *, allow_hard_links: bool = False
+) -> int:
+    """Open a regular file, by default one that only `path` names; return the descriptor.
 
     Args:
         path: of the file. Its folders may be symbolic links, the file itself may not.
         flags: as of ``open(2)``; ``O_NOFOLLOW`` and ``O_CLOEXEC`` are added.
         mode: permissions of a file that this creates, less the umask. Default 0o666.
+        allow_hard_links: accept a file with other names, because nothing is written to it.
+            Default False.
 
     Raises:
         UnsafeFileError: if it is a symbolic link, not a regular file, has another hard link, or,
@@ -45,7 +49,7 @@ def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) ->
             raise _unsafe(path, "it is not a regular file") from error
         raise
     try:
-        _check(path, os.fstat(fd))
+        _check(path, os.fstat(fd), allow_hard_links=allow_hard_links)
     except BaseException:
         os.close(fd)
         raise
@@ -67,10 +71,10 @@ def create_exclusive(path: str | os.PathLike[str], mode: int = 0o666) -> int:
         return os.open(path, flags, mode)
 
 
-def _check(path: str | os.PathLike[str], status: os.stat_result) -> None:
+def _check(path: str | os.PathLike[str], status: os.stat_result, *, allow_hard_links: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _unsafe(path, "it is not a regular file")
-    if status.st_nlink > 1:
+    if status.st_nlink > 1 and not allow_hard_links:
         raise _unsafe(path, "it has another hard link")
     # Linux refuses the same for O_CREAT if `fs.protected_regular` is set. Elsewhere the owner says
     # nothing: NFS may show another one, and members of a group share caches.

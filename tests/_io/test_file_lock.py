@@ -279,3 +279,16 @@ async def test_a_lock_file_is_writable_for_the_group(tmp_path: Path) -> None:
     lock.release()
 
     assert (tmp_path / "blob.lock").stat().st_mode & 0o777 == 0o664
+
+
+def test_the_lock_of_a_cache_that_was_copied_by_hard_links(tmp_path: Path) -> None:
+    """Nothing is written to the file, so its other name does no harm; a link is refused."""
+    path = tmp_path / "blob.lock"
+    path.touch()
+    (tmp_path / "copy.lock").hardlink_to(path)
+    (tmp_path / "link.lock").symlink_to(path)
+
+    lock = FileLock(tmp_path / "copy.lock")
+    assert lock.try_acquire() is True
+    lock.release()
+    assert FileLock(tmp_path / "link.lock").try_acquire() is False

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import anyio
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http.connection import Connection
 from hftransfer._http.dns import AddressCache
@@ -99,7 +100,7 @@ class ConnectionPool:
         assert found is not None, "see `supports`"
         route, path = found
         head = request_head(request, route, path)
-        connection = self._take_idle(route.origin)
+        connection = None if _needs_new_connection(request) else self._take_idle(route.origin)
         if connection is not None:
             try:
                 return await self._exchange(connection, head, request)
@@ -162,6 +163,8 @@ class ConnectionPool:
         try:
             with anyio.fail_after(self._timeouts.connect):
                 addresses = await self._addresses.resolve(peer.host, peer.port)
+                if _needs_new_connection(request):
+                    addresses = self._unused_first(addresses)
                 # Not `create_connection`: asyncio's Happy Eyeballs leaks sockets when it is
                 # cancelled, and uvloop has none.
                 sock = await start_connection(
@@ -194,8 +197,17 @@ class ConnectionPool:
         self._open.add(connection)
         return connection
 
+    def _unused_first(self, addresses: Sequence[AddrInfoType]) -> Sequence[AddrInfoType]:
+        """Return `addresses`, those with the fewest open connections first."""
+        uses = Counter(connection.peer for connection in self._open)
+        return sorted(addresses, key=lambda address: uses[address[4][:2]])
+
     def _discard(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
         self._open.discard(connection)
         if connection in (idle := self._idle.get(connection.origin, [])):
             idle.remove(connection)
+
+
+def _needs_new_connection(request: Request) -> bool:
+    return request.target is not None and request.target.buffer.needs_new_connection

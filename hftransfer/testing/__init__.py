@@ -18,6 +18,7 @@ from hftransfer.testing._content import Blob, RandomFile
 from hftransfer.testing._faults import (
     CorruptByte,
     CutBody,
+    Drip,
     ExpireUrls,
     Fault,
     FaultHandle,
@@ -30,6 +31,7 @@ from hftransfer.testing._faults import (
 )
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
+from hftransfer.testing._responses import Request
 from hftransfer.testing.hub import HubServer
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Commit",
     "CorruptByte",
     "CutBody",
+    "Drip",
     "ExpireUrls",
     "Fault",
     "FaultHandle",
@@ -45,6 +48,7 @@ __all__ = [
     "RandomFile",
     "Redirect",
     "Repo",
+    "Request",
     "RequestRecord",
     "ResetConnection",
     "Stall",

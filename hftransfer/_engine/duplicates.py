@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._engine.hedging import HedgePolicy, select_hedges
-from hftransfer._engine.in_flight import Duplicate, InFlightRead, RateHistory
+from hftransfer._engine.in_flight import InFlightRead, RateHistory, RequestPace
 from hftransfer._io.buffers import Buffer, BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
@@ -54,10 +54,29 @@ class ReadRequest:
 
 
 @dataclass(eq=False, slots=True)
+class _SecondRequest:
+    pace: RequestPace
+    memory: Buffer | None
+    """Memory of its own; None if it writes to that of the read."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Cancels the current attempt."""
+    is_replaced: bool = False
+    """True if the current attempt was cancelled and another one follows."""
+    has_won: bool = False
+    """True once it has all bytes."""
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it touches its memory no more."""
+
+
+@dataclass(eq=False, slots=True)
 class HedgedRead(InFlightRead):
     """A read of `request`."""
 
     request: ReadRequest = field(kw_only=True)
+    scope: anyio.CancelScope | None = None
+    """Cancels the current request; None before the first one."""
+    second: _SecondRequest | None = None
+    """The second request, of which `duplicate` is the progress."""
 
     @property
     def is_whole(self) -> bool:
@@ -154,23 +173,24 @@ class ReadHedger:
         self.count += 1
         read.hedges += 1
         read.hedged_at = now
+        read.is_probed = is_probe
         _logger.debug(
             "%s: bytes %d-%d arrive far more slowly than others: asking for them again",
             read.request.entry.path,
             read.buffer.position,
             read.buffer.stop - 1,
         )
-        if read.duplicate is not None:
-            read.duplicate.is_replaced = True
-            read.duplicate.scope.cancel()
-        elif (duplicate := self._make_duplicate(read, now, is_probe=is_probe)) is not None:
-            read.duplicate = duplicate
-            tasks.start_soon(self._run_duplicate, read, duplicate)
+        if read.second is not None:
+            read.second.is_replaced = True
+            read.second.scope.cancel()
+        elif (second := self._make_second(read, now)) is not None:
+            read.second, read.duplicate = second, second.pace
+            tasks.start_soon(self._run_second, read, second)
         elif read.scope is not None:
             read.is_replaced = True
             read.scope.cancel()
 
-    def _make_duplicate(self, read: HedgedRead, now: float, *, is_probe: bool) -> Duplicate | None:
+    def _make_second(self, read: HedgedRead, now: float) -> _SecondRequest | None:
         """Acquire a connection and memory for a second request; None if there are none."""
         if not self._connections.available:
             return None
@@ -185,22 +205,22 @@ class ReadHedger:
             buffer = ByteRangeBuffer(read.buffer.position, read.buffer.remaining)
         self._connections.try_acquire()
         buffer.needs_new_connection = True
-        return Duplicate(buffer, now, memory=memory, is_probe=is_probe)
+        return _SecondRequest(RequestPace(buffer, now), memory)
 
-    async def _run_duplicate(self, read: HedgedRead, duplicate: Duplicate) -> None:
-        """Fill the buffer of `duplicate`, then end `read`. A failure is left to the read."""
+    async def _run_second(self, read: HedgedRead, second: _SecondRequest) -> None:
+        """Fill the buffer of `second`, then end `read`. A failure is left to the read."""
         try:
             while True:
-                with duplicate.scope:
-                    await read.request.source.fill(read.request.entry, duplicate.buffer)
-                    duplicate.has_won = True
-                if duplicate.has_won or not duplicate.is_replaced:
+                with second.scope:
+                    await read.request.source.fill(read.request.entry, second.pace.buffer)
+                    second.has_won = True
+                if second.has_won or not second.is_replaced:
                     break
-                if duplicate.memory is not None:
-                    duplicate.buffer.reset()
-                duplicate.begin(self._clock())
-                duplicate.is_replaced = False
-                duplicate.scope = anyio.CancelScope()
+                if second.memory is not None:
+                    second.pace.buffer.reset()
+                second.pace.begin(self._clock())
+                second.is_replaced = False
+                second.scope = anyio.CancelScope()
         except TransferError as error:
             _logger.debug("%s: the second request failed: %s", read.request.entry.path, error)
             if isinstance(error, ThrottledError):
@@ -210,38 +230,38 @@ class ReadHedger:
             raise
         finally:
             self._connections.release()
-            duplicate.ended.set()
-            if not duplicate.has_won:
-                self._forget_duplicate(read)
+            second.ended.set()
+            if not second.has_won:
+                self._forget_second(read)
             elif read.scope is not None:
                 read.scope.cancel()
 
     def take_over(self, read: HedgedRead) -> None:
-        """Complete `read`, whose request was cancelled, with the bytes of its duplicate."""
-        duplicate = read.duplicate
-        assert duplicate is not None
-        assert duplicate.has_won
-        self._history.record(read.group, duplicate, self._clock())
-        if duplicate.memory is None:
+        """Complete `read`, whose request was cancelled, with the bytes of its second request."""
+        second = read.second
+        assert second is not None
+        assert second.has_won
+        self._history.record(read.group, second.pace, self._clock())
+        if second.memory is None:
             read.buffer.advance(read.buffer.missing)  # they are in its memory already
         else:
             read.buffer.reset()
-            read.buffer.append(duplicate.memory.view)
+            read.buffer.append(second.memory.view)
 
-    async def end_duplicate(self, read: HedgedRead) -> None:
-        """Cancel the duplicate of `read`, if there is one, and wait until it has ended."""
-        duplicate = read.duplicate
-        if duplicate is None:
+    async def end_second(self, read: HedgedRead) -> None:
+        """Cancel the second request for `read`, if there is one, and wait until it has ended."""
+        second = read.second
+        if second is None:
             return
-        duplicate.is_replaced = False
-        duplicate.scope.cancel()
+        second.is_replaced = False
+        second.scope.cancel()
         with anyio.CancelScope(shield=True):
-            await duplicate.ended.wait()
-        self._forget_duplicate(read)
+            await second.ended.wait()
+        self._forget_second(read)
 
-    def _forget_duplicate(self, read: HedgedRead) -> None:
-        """Release the memory of a duplicate that has ended, and allow another one."""
-        duplicate, read.duplicate = read.duplicate, None
-        if duplicate is not None and duplicate.memory is not None:
+    def _forget_second(self, read: HedgedRead) -> None:
+        """Release the memory of a second request that has ended, and allow another one."""
+        second, read.second, read.duplicate = read.second, None, None
+        if second is not None and second.memory is not None:
             assert self._buffer_pool is not None
-            self._buffer_pool.release(duplicate.memory)
+            self._buffer_pool.release(second.memory)

@@ -88,9 +88,8 @@ def select_hedges(
     if not due:
         return ()  # the usual case
     due.sort(key=lambda pair: pair[0], reverse=True)
-    duplicates = [read.duplicate for read in reads if read.duplicate is not None]
-    is_probing = any(duplicate.is_probe for duplicate in duplicates)
-    allowed = max(1, len(reads) // 2) - len(duplicates)
+    is_probing = any(read.is_probed for read in reads)
+    allowed = max(1, len(reads) // 2) - sum(read.duplicate is not None for read in reads)
     share = policy.idle_share if idle else policy.share
     hedges: list[Hedge] = []
     for left, read in due:
@@ -99,7 +98,7 @@ def select_hedges(
         peers = _Peers(reads, history, read, now, window)
         if peers.fresh is not None and peers.leave_behind(left, peers.fresh, share, policy):
             hedge = Hedge(read, is_probe=False)
-        elif is_probing and (read.duplicate is None or not read.duplicate.is_probe):
+        elif is_probing and not read.is_probed:
             continue
         elif _needs_probe(peers, left, policy):
             hedge, is_probing = Hedge(read, is_probe=True), True

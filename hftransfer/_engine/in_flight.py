@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import anyio
-
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._io.buffers import Buffer
 
-__all__ = ("Duplicate", "InFlightRead", "RateHistory", "RequestPace", "weighted_median")
+__all__ = ("InFlightRead", "RateHistory", "RequestPace", "weighted_median")
 
 # Requests whose rate is remembered: twice the largest adaptive number of connections.
 _HISTORY = 128
@@ -63,8 +60,12 @@ class RequestPace:
 
     def mark(self, now: float, window: float) -> None:
         """Remember how far the request is; forget what is older than `window` needs."""
+        response = self.buffer.response_started_at
         if not self.marks:
             self.marks.append((self.started, self.filled_at_start))
+        if response is not None and response > self.marks[0][0]:
+            # The rate is that of the body, without the wait for it.
+            self.marks = [(response, self.filled_at_start)]
         self.marks.append((now, self.buffer.filled))
         while len(self.marks) > 1 and self.marks[1][0] <= now - window:
             del self.marks[0]
@@ -100,24 +101,6 @@ class RequestPace:
 
 
 @dataclass(eq=False, slots=True)
-class Duplicate(RequestPace):
-    """A second request for what an `InFlightRead` has yet to read."""
-
-    memory: Buffer | None
-    """Memory of its own; None if it writes to that of the read, the same bytes."""
-    is_probe: bool
-    """True if no peer shows at present that another connection would be faster."""
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    """Cancels the current request."""
-    is_replaced: bool = False
-    """True if the current request was cancelled and another one follows."""
-    has_won: bool = False
-    """True once it has all bytes."""
-    ended: anyio.Event = field(default_factory=anyio.Event)
-    """Set when it touches its memory no more."""
-
-
-@dataclass(eq=False, slots=True)
 class InFlightRead(RequestPace):
     """A byte range that one connection is reading."""
 
@@ -130,14 +113,14 @@ class InFlightRead(RequestPace):
     """How often its missing bytes were asked for again."""
     hedged_at: float | None = None
     """When they last were."""
-    duplicate: Duplicate | None = None
-    """The second request, while there is one."""
+    is_probed: bool = False
+    """True if they last were without a peer that showed another connection to be faster."""
+    duplicate: RequestPace | None = None
+    """The second request, for what the first had yet to read, while there is one."""
     is_pausing: bool = False
     """True between a failure and the next attempt."""
     is_replaced: bool = False
     """True if the current request was cancelled and another one follows."""
-    scope: anyio.CancelScope | None = None
-    """Cancels the current request; None before the first one."""
 
 
 class RateHistory:

@@ -287,7 +287,7 @@ class DownloadScheduler:
                     return
                 read.replace()
         finally:
-            await self.hedger.end_duplicate(read)
+            await self.hedger.end_second(read)
             self._moved += max(0, read.moved)
             self._reads.remove(read)
             self.connections.release()

@@ -7,6 +7,7 @@ thread changes meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -146,7 +147,7 @@ class RateHistory:
     def latency(self, group: int) -> float:
         """Return the seconds within which nine of ten responses began; 0.0 if none has."""
         ordered = sorted(ended.latency for ended in self._ended if ended.group == group)
-        return ordered[int(_HIGH_PERCENTILE * (len(ordered) - 1))] if ordered else 0.0
+        return ordered[math.ceil(_HIGH_PERCENTILE * len(ordered)) - 1] if ordered else 0.0
 
 
 class _EndedRequest(NamedTuple):

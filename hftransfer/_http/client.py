@@ -4,8 +4,9 @@ An `HttpClient` has four methods: small requests, headers alone, ranges of a bod
 caller's memory, and whole bodies as a stream. It follows no redirects, because only the caller
 knows which credentials belong to which host. It does not retry: failures are retried by the engine
 (`_io.retry`). Only a connection that the server closed while it was idle is replaced, once, before
-the response (`ConnectionPool.send`). It raises errors of `hftransfer.errors` only. URLs are sent
-byte for byte as they are given, because quoting a signed URL again would invalidate it.
+the response (`ConnectionPool.send`). A small request whose answer is late is sent again beside the
+first (`hedging`). It raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they
+are given, because quoting a signed URL again would invalidate it.
 
 Nearly every request is sent by a `ConnectionPool`. aiohttp, imported when it is first needed,
 carries what is not a body of known length to or from memory: streams, unusual URLs and proxies.
@@ -17,12 +18,14 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.exchange import BufferTarget, Request
+from hftransfer._http.hedging import RequestHedger
 from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.proxy import ProxyEnvironment
@@ -80,6 +83,7 @@ class HttpClient:
         self._spreads_plain = loops is not None
         """True if bodies are spread over the loops without TLS, too."""
         self._aiohttp: AiohttpClient | None = None
+        self._hedger = RequestHedger(partial(self._send, size=0))
 
     def _make_pool(self) -> ConnectionPool:
         return ConnectionPool(self._timeouts, self._ready_tls, self._rate_limiter, self._proxies)
@@ -137,6 +141,8 @@ class HttpClient:
         """
         content = None if body is None else as_body_range(body)
         request = Request(method, url, _request_headers(headers), content, _MAX_CONTROL_BODY)
+        if method in ("GET", "HEAD") and content is None:
+            return await self._hedger.send(request)
         return await self._send(request, 0 if content is None else len(content))
 
     async def get_headers(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -148,7 +154,7 @@ class HttpClient:
         sent = _request_headers(headers)
         # Redirects and errors are short: reading their body keeps the connection usable.
         request = Request("GET", url, sent, None, _MAX_ERROR_BODY, headers_only=True)
-        return await self._send(request, 0)
+        return await self._hedger.send(request)
 
     async def fill(
         self,
@@ -188,7 +194,15 @@ class HttpClient:
         sent = _request_headers(headers)
         if ranged:
             sent["Range"] = range_header(target.start, target.stop)
-        request = Request("GET", url, sent, None, _MAX_ERROR_BODY, target)
+        request = Request(
+            "GET",
+            url,
+            sent,
+            None,
+            _MAX_ERROR_BODY,
+            target,
+            needs_new_connection=buffer.needs_new_connection,
+        )
         response = await self._send(request, buffer.missing)
         if response.status in (200, 206):
             return None

@@ -100,7 +100,7 @@ class ConnectionPool:
         assert found is not None, "see `supports`"
         route, path = found
         head = request_head(request, route, path)
-        connection = None if _needs_new_connection(request) else self._take_idle(route.origin)
+        connection = None if request.needs_new_connection else self._take_idle(route.origin)
         if connection is not None:
             try:
                 return await self._exchange(connection, head, request)
@@ -163,7 +163,7 @@ class ConnectionPool:
         try:
             with anyio.fail_after(self._timeouts.connect):
                 addresses = await self._addresses.resolve(peer.host, peer.port)
-                if _needs_new_connection(request):
+                if request.needs_new_connection:
                     addresses = self._unused_first(addresses)
                 # Not `create_connection`: asyncio's Happy Eyeballs leaks sockets when it is
                 # cancelled, and uvloop has none.
@@ -207,7 +207,3 @@ class ConnectionPool:
         self._open.discard(connection)
         if connection in (idle := self._idle.get(connection.origin, [])):
             idle.remove(connection)
-
-
-def _needs_new_connection(request: Request) -> bool:
-    return request.target is not None and request.target.buffer.needs_new_connection

@@ -74,7 +74,7 @@ from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry, Source
 
-__all__ = ("DownloadScheduler", "piece_count", "select_split")
+__all__ = ("DEFAULT_POLICY", "DownloadScheduler", "piece_count", "select_split")
 
 # Bytes of the smallest piece of a chunk. A shorter request takes longer to be answered than to
 # be read: 1 MiB lasts 20 ms at the 50 MB/s that CDNs give one connection.
@@ -90,6 +90,8 @@ _INTERVAL = 0.05
 # Seconds until a new request delivers: about a round trip to a far host, an estimate. Half of a
 # request must take longer than this for the request to be split.
 _REQUEST_LATENCY = 0.1
+DEFAULT_POLICY = HedgePolicy()
+"""When a request is asked for again, unless a test says otherwise."""
 
 
 def select_split(reads: Sequence[InFlightRead], now: float) -> InFlightRead | None:
@@ -137,7 +139,7 @@ class DownloadScheduler:
         rate_limiter: the client's bandwidth cap.
         buffer_pool: for the second request for a whole file; None if there is no memory for it.
             Default None.
-        hedging: when a request is asked for again.
+        hedging: when a request is asked for again. Default: `DEFAULT_POLICY`.
         clock: seconds that only go forward; that of `ByteRangeBuffer.response_started_at`.
     """
 
@@ -168,7 +170,7 @@ class DownloadScheduler:
         self._moved = 0
         """Bytes of requests that have ended."""
         self.hedger = ReadHedger(
-            HedgePolicy() if hedging is None else hedging,
+            DEFAULT_POLICY if hedging is None else hedging,
             connections=self.connections,
             buffer_pool=buffer_pool,
             rate_limiter=rate_limiter,

@@ -1,7 +1,8 @@
 """Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
-clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. Example::
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`, and `DripProxy` makes
+connections to any of them trickle. Example::
 
     import huggingface_hub
     from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
@@ -15,6 +16,7 @@ clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. Exam
 """
 
 from hftransfer.testing._content import Blob, RandomFile
+from hftransfer.testing._drip_proxy import DripHandle, DripProxy, ProxiedRequest
 from hftransfer.testing._faults import (
     CorruptByte,
     CutBody,
@@ -40,11 +42,14 @@ __all__ = [
     "CorruptByte",
     "CutBody",
     "Drip",
+    "DripHandle",
+    "DripProxy",
     "ExpireUrls",
     "Fault",
     "FaultHandle",
     "HubServer",
     "IgnoreRange",
+    "ProxiedRequest",
     "RandomFile",
     "Redirect",
     "Repo",

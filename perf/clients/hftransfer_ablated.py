@@ -140,7 +140,7 @@ ABLATIONS = (
         "a slow part is not sent a second time",
         ("s3-put-large",),
         patches=(
-            Patch("hftransfer.stores.s3.hedging", "HedgeTimer.delay", property(_return_none)),
+            Patch("hftransfer.stores.s3.hedging", "HedgeTimer.late_after", property(_return_none)),
         ),
     ),
 )

@@ -18,7 +18,6 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import ByteRangeBuffer
@@ -83,7 +82,7 @@ class HttpClient:
         self._spreads_plain = loops is not None
         """True if bodies are spread over the loops without TLS, too."""
         self._aiohttp: AiohttpClient | None = None
-        self._hedger = RequestHedger(partial(self._send, size=0))
+        self._hedger = RequestHedger(lambda request: self._send(request, _body_size(request)))
 
     def _make_pool(self) -> ConnectionPool:
         return ConnectionPool(self._timeouts, self._ready_tls, self._rate_limiter, self._proxies)
@@ -120,6 +119,7 @@ class HttpClient:
         *,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
+        repeatable: bool = False,
     ) -> Response:
         """Send a request and return the response, whatever its status.
 
@@ -129,6 +129,8 @@ class HttpClient:
             headers: further request headers.
             body: in memory or in a file; sent from there, without a copy if it is large and the
                 connection is not encrypted.
+            repeatable: True if it may be sent again while its response is late, as GET and HEAD
+                without a body always may.
 
         Returns:
             The response with its body, of which at most 64 MiB are kept.
@@ -141,9 +143,9 @@ class HttpClient:
         """
         content = None if body is None else as_body_range(body)
         request = Request(method, url, _request_headers(headers), content, _MAX_CONTROL_BODY)
-        if method in ("GET", "HEAD") and content is None:
+        if repeatable or (method in ("GET", "HEAD") and content is None):
             return await self._hedger.send(request)
-        return await self._send(request, 0 if content is None else len(content))
+        return await self._send(request, _body_size(request))
 
     async def get_headers(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers; only the body of an error or redirect is read.
@@ -242,6 +244,10 @@ def _request_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return `headers` and those of every request."""
     # A compressed body has no usable ranges.
     return {"Accept-Encoding": "identity", **(headers or {})}
+
+
+def _body_size(request: Request) -> int:
+    return 0 if request.body is None else len(request.body)
 
 
 def _loops_for_tls() -> int:

@@ -1,8 +1,8 @@
 """Hedging of small requests: one whose answer is unusually late is sent again, beside the first.
 
-These are requests without a body for small answers: listings, headers, redirects. Everything else
-of a transfer waits for them, and a connection that trickles breaks no time limit. (`_engine` hedges
-reads of content by their rates; `stores.s3.hedging` the parts of uploads.)
+These are requests for small answers, listings, headers and redirects, for which everything else of
+a transfer waits, and uploads of small files. A connection that trickles breaks no time limit.
+(`_engine` hedges reads of content by their rates; `stores.s3.hedging` the parts of uploads.)
 
 A request is late after `_MIN_DELAY` seconds, or after a multiple of what such requests usually take
 if that is more. A late request is sent again if another connection may be faster: if others were
@@ -89,7 +89,7 @@ class RequestHedger:
         self.copies = 0
         """Requests that were sent a second time, or once more."""
         self._send = send
-        self._kinds: dict[tuple[str, str, str], AnswerTimes] = {}
+        self._kinds: dict[tuple[str, str, str, int], AnswerTimes] = {}
 
     async def send(self, request: Request) -> Response:
         """Send a request, again if its answer is late; return the first answer.
@@ -101,8 +101,10 @@ class RequestHedger:
 
     def _times(self, request: Request) -> AnswerTimes:
         parts = urlsplit(request.url)
-        # Parameters tell a listing from other requests to the same host.
-        kind = request.method, parts.netloc, parts.query.partition("=")[0]
+        # Parameters tell a listing from other requests to the same host. Uploads are compared with
+        # those of a similar size: up to eight times as large.
+        size = 0 if request.body is None else len(request.body).bit_length() // 3
+        kind = request.method, parts.netloc, parts.query.partition("=")[0], size
         if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
             self._kinds.pop(next(iter(self._kinds)))
         return self._kinds.setdefault(kind, AnswerTimes())
@@ -169,6 +171,8 @@ class _HedgedRequest:
             return
         received = self._progress.received - self._received
         self._received = self._progress.received
+        if self._request.body is not None:
+            received = len(self._request.body)  # a small one should have been sent by now
         if self._times.should_repeat(
             started=self._started, delay=self._delay, now=now, received=received
         ):
@@ -185,7 +189,8 @@ class _HedgedRequest:
             answer = await self._send(copy)
         except TransferError:
             return  # the first request decides
-        if answer.status >= 500 or answer.status == 429:
+        is_failure = answer.status >= 500 or answer.status == 429
+        if is_failure or (self._request.body is not None and answer.status >= 400):
             return
         if self._answer is None:
             self._answer = answer

@@ -267,5 +267,53 @@ async def test_part_that_is_read_slowly(
     assert get_object(bucket, "m") == data
 
 
+@pytest.mark.usefixtures("short_window")
+@pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
+@pytest.mark.parametrize("files", [1, 40])
+async def test_small_upload_that_is_read_slowly(
+    bucket: Bucket, proxy: DripProxy, tmp_path: Path, files: int
+) -> None:
+    """One of many small files, or the only one: it is sent again beside."""
+    for index in range(files):
+        (tmp_path / f"f{index}").write_bytes(_random(20_000))
+    drip = proxy.add_drip(
+        100,
+        when=lambda request: request.method == "PUT" and "/f0" in request.target,
+        direction="request",
+    )
+
+    async with AsyncClient(_s3_options(proxy)) as client:
+        report = await client.copy(tmp_path, f"{bucket.url}/m/")
+
+    assert drip.count == 1
+    assert report.files == files
+    assert get_object(bucket, "m/f0") == _random(20_000)
+
+
+@pytest.mark.usefixtures("short_window")
+@pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
+async def test_hub_to_s3_with_a_drip_on_each_side(
+    hub: HubServer, bucket: Bucket, proxy: DripProxy
+) -> None:
+    """No disk holds what waits: the chunks stay in memory until they are sent."""
+    repo = hub.create_repo("acme/m", files={"m.safetensors": RandomFile(60 * MIB)})
+    source = hub.add_fault(Fault(contains=30 * MIB, action=Drip(RATE)))
+    target = proxy.add_drip(
+        RATE, when=lambda request: "partNumber=4&" in request.target, direction="request"
+    )
+    options = _options(
+        hub,
+        chunk_size=5 * MIB,
+        memory_budget=20 * MIB,
+        s3=S3Options(endpoint_url=proxy.endpoint),
+    )
+
+    async with AsyncClient(options) as client:
+        await client.copy("hf://acme/m", f"{bucket.url}/m/")
+
+    assert source.count == target.count == 1
+    assert get_object(bucket, "m/m.safetensors") == repo.blob("m.safetensors").read_bytes()
+
+
 def _random(size: int) -> bytes:
     return random.Random(size).randbytes(size)

@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._engine.hedging import HedgePolicy, select_hedges
-from hftransfer._engine.in_flight import InFlightRead, RateHistory, RequestPace
+from hftransfer._engine.pace import InFlightRead, RateHistory, RequestPace
 from hftransfer._io.buffers import Buffer, BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hftransfer._engine.in_flight import InFlightRead, RateHistory, weighted_median
+from hftransfer._engine.pace import InFlightRead, RateHistory, weighted_median
 
 __all__ = ("Hedge", "HedgePolicy", "select_hedges")
 

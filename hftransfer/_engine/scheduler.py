@@ -65,7 +65,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._engine.concurrency import ConcurrencyController
 from hftransfer._engine.duplicates import HedgedRead, ReadHedger, ReadRequest
 from hftransfer._engine.hedging import HedgePolicy
-from hftransfer._engine.in_flight import InFlightRead
+from hftransfer._engine.pace import InFlightRead
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._engine.hedging import HedgePolicy, select_hedges
-from hftransfer._engine.in_flight import (
+from hftransfer._engine.pace import (
     InFlightRead,
     RateHistory,
     RequestPace,

@@ -16,7 +16,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.streams import ByteStream
 from hftransfer._engine import scheduler as scheduler_module
 from hftransfer._engine.hedging import HedgePolicy
-from hftransfer._engine.in_flight import InFlightRead
+from hftransfer._engine.pace import InFlightRead
 from hftransfer._engine.scheduler import DownloadScheduler, piece_count, select_split
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, ThrottledError, TransientError

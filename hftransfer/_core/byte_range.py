@@ -31,7 +31,14 @@ class ByteRangeBuffer:
         memory: for the bytes; its length is the number of bytes that are requested.
     """
 
-    __slots__ = ("filled", "limit", "memory", "response_started_at", "start")
+    __slots__ = (
+        "filled",
+        "limit",
+        "memory",
+        "needs_new_connection",
+        "response_started_at",
+        "start",
+    )
 
     def __init__(self, start: int, memory: memoryview) -> None:
         self.start = start
@@ -42,6 +49,9 @@ class ByteRangeBuffer:
         """Bytes that have arrived. Those beyond `limit` belong to the range that was split off."""
         self.response_started_at: float | None = None
         """When the first response began, in seconds of `time.monotonic`; None before."""
+        self.needs_new_connection = False
+        """True if the request is a repetition of one that was slow. It goes over a connection of
+        its own, and to another address of the host if there is one. Set by the owner."""
 
     @property
     def position(self) -> int:

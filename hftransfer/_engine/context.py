@@ -35,7 +35,8 @@ Three further waits fit into this order:
 
 - In `OrderedHasher` a chunk waits, with its buffer, for the earlier chunks of its file. These
   got their buffers first, so they wait only for limits from 5 on.
-- A chunk that has a connection takes further ones only if they are idle (`try_acquire`).
+- A chunk that has a connection takes further ones, and memory for a second request, only if they
+  are free (`try_acquire`).
 - The `RateLimiter` delays the next read or write of a connection. It is waited for and not held.
 """
 
@@ -123,9 +124,10 @@ class Context:
         cores = max(2, os.cpu_count() or 1)
         connections = options.connections or _START_CONNECTIONS
         small_file_slots = max(1, chunk_slots // _SMALL_FILE_SHARE)
+        buffer_pool = BufferPool(budget)
         return cls(
             options=options,
-            buffer_pool=BufferPool(budget),
+            buffer_pool=buffer_pool,
             scheduler=DownloadScheduler(
                 options.connections,
                 start=_START_CONNECTIONS,
@@ -133,6 +135,7 @@ class Context:
                 chunk_slots=chunk_slots,
                 retry=options.retry,
                 rate_limiter=rate_limiter,
+                buffer_pool=buffer_pool,
             ),
             large_chunks=ResizableLimiter(max(1, chunk_slots - small_file_slots)),
             sendfile_limiter=ResizableLimiter(_SENDFILE_PER_CONNECTION * connections + cores),

@@ -28,8 +28,8 @@ Failures are handled at four levels, and only *retry* waits between two attempts
 - *retry*: after a `TransientError` the engine repeats the read or the write of a chunk
   (`retrying`). A read continues behind the bytes that have arrived. `RetryPolicy` limits the
   number of attempts and the seconds since the first failure; progress resets both.
-- *reissue*: the scheduler cancels a request that stalls while others are fast, and sends it again
-  for the missing bytes. It is no failure and does not count as an attempt.
+- *hedge*: the scheduler asks again for the missing bytes of a request that is far slower than its
+  peers, over another connection (`hedging`). It is no failure and does not count as an attempt.
 - *restart*: bytes can be damaged in transit, so a chunk that does not match its manifest is read a
   second time (`CHUNK_ATTEMPTS`), and a file that does not match its digest is moved a second time
   (`transfer`), as is one whose upload is gone. A source that rejects ranges is read from its start

@@ -4,8 +4,9 @@ An `HttpClient` has four methods: small requests, headers alone, ranges of a bod
 caller's memory, and whole bodies as a stream. It follows no redirects, because only the caller
 knows which credentials belong to which host. It does not retry: failures are retried by the engine
 (`_io.retry`). Only a connection that the server closed while it was idle is replaced, once, before
-the response (`ConnectionPool.send`). It raises errors of `hftransfer.errors` only. URLs are sent
-byte for byte as they are given, because quoting a signed URL again would invalidate it.
+the response (`ConnectionPool.send`). A small request whose answer is late is sent again beside the
+first (`hedging`). It raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they
+are given, because quoting a signed URL again would invalidate it.
 
 Nearly every request is sent by a `ConnectionPool`. aiohttp, imported when it is first needed,
 carries what is not a body of known length to or from memory: streams, unusual URLs and proxies.
@@ -22,6 +23,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.exchange import BufferTarget, Request
+from hftransfer._http.hedging import RequestHedger
 from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.proxy import ProxyEnvironment
@@ -80,6 +82,7 @@ class HttpClient:
         self._spreads_plain = loops is not None
         """True if bodies are spread over the loops without TLS, too."""
         self._aiohttp: AiohttpClient | None = None
+        self._hedger = RequestHedger(lambda request: self._send(request, _body_size(request)))
 
     def _make_pool(self) -> ConnectionPool:
         return ConnectionPool(self._timeouts, self._trusted, self._rate_limiter, self._proxies)
@@ -111,6 +114,7 @@ class HttpClient:
         *,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
+        repeatable: bool = False,
     ) -> Response:
         """Send a request and return the response, whatever its status.
 
@@ -120,6 +124,8 @@ class HttpClient:
             headers: further request headers.
             body: in memory or in a file; sent from there, without a copy if it is large and the
                 connection is not encrypted.
+            repeatable: True if it may be sent again while its response is late, as GET and HEAD
+                without a body always may.
 
         Returns:
             The response with its body, of which at most 64 MiB are kept.
@@ -132,7 +138,9 @@ class HttpClient:
         """
         content = None if body is None else as_body_range(body)
         request = Request(method, url, _request_headers(headers), content, _MAX_CONTROL_BODY)
-        return await self._send(request, 0 if content is None else len(content))
+        if repeatable or (method in ("GET", "HEAD") and content is None):
+            return await self._hedger.send(request)
+        return await self._send(request, _body_size(request))
 
     async def get_headers(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers; only the body of an error or redirect is read.
@@ -143,7 +151,7 @@ class HttpClient:
         sent = _request_headers(headers)
         # Redirects and errors are short: reading their body keeps the connection usable.
         request = Request("GET", url, sent, None, _MAX_ERROR_BODY, headers_only=True)
-        return await self._send(request, 0)
+        return await self._hedger.send(request)
 
     async def fill(
         self,
@@ -183,7 +191,15 @@ class HttpClient:
         sent = _request_headers(headers)
         if ranged:
             sent["Range"] = range_header(target.start, target.stop)
-        request = Request("GET", url, sent, None, _MAX_ERROR_BODY, target)
+        request = Request(
+            "GET",
+            url,
+            sent,
+            None,
+            _MAX_ERROR_BODY,
+            target,
+            needs_new_connection=buffer.needs_new_connection,
+        )
         response = await self._send(request, buffer.missing)
         if response.status in (200, 206):
             return None
@@ -223,6 +239,10 @@ def _request_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return `headers` and those of every request."""
     # A compressed body has no usable ranges.
     return {"Accept-Encoding": "identity", **(headers or {})}
+
+
+def _body_size(request: Request) -> int:
+    return 0 if request.body is None else len(request.body)
 
 
 def _loops_for_tls() -> int:

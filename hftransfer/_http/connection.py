@@ -109,6 +109,12 @@ class Connection(asyncio.BufferedProtocol):
         """True if the next request can be sent."""
         return self.state is ConnectionState.IDLE
 
+    @property
+    def peer(self) -> tuple[str, int]:
+        """The address and the port that it goes to."""
+        name = self._transport.get_extra_info("peername")
+        return ("", 0) if name is None else name[:2]
+
     # --- called by `ConnectionPool`
 
     def begin(self, request: bytes, exchange: Exchange) -> None:

@@ -19,7 +19,14 @@ from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import PendingDelay
 from hftransfer.errors import NetworkError, Response
 
-__all__ = ("BufferTarget", "Exchange", "Request", "StaleConnectionError", "connection_ended")
+__all__ = (
+    "AnswerProgress",
+    "BufferTarget",
+    "Exchange",
+    "Request",
+    "StaleConnectionError",
+    "connection_ended",
+)
 
 
 class StaleConnectionError(Exception):
@@ -72,6 +79,16 @@ class BufferTarget:
         return True
 
 
+class AnswerProgress:
+    """How much of a collected answer has arrived. Used in one thread."""
+
+    __slots__ = ("received",)
+
+    def __init__(self) -> None:
+        self.received = 0
+        """Bytes of the body."""
+
+
 class Request(NamedTuple):
     """What to send, and what to do with the body of the response."""
 
@@ -86,6 +103,11 @@ class Request(NamedTuple):
     target: BufferTarget | None = None
     headers_only: bool = False
     """True to skip the body of a response with a status below 300."""
+    needs_new_connection: bool = False
+    """True if it repeats one that is slow: it goes over a connection of its own, and to another
+    address of the host if there is one."""
+    progress: AnswerProgress | None = None
+    """Counts the bytes of the answer, if it is not for `target`; None if nobody asks."""
 
 
 class Exchange:

@@ -132,6 +132,8 @@ class ResponseBody:
             is_wanted = self._put(self._buffer, data)
         else:
             self._collected += data
+            if self._request.progress is not None:
+                self._request.progress.received += len(data)
             is_wanted = ended or len(self._collected) <= self._limit
         if not is_wanted:
             return BodyProgress.ABANDONED

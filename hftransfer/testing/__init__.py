@@ -1,8 +1,9 @@
 """Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
-clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `SlowFileSystem` and
-`no_flock` change the file systems that this process sees. Example::
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`; `DripProxy` makes
+connections to any of them trickle. `SlowFileSystem` and `no_flock` change the file systems that
+this process sees. Example::
 
     import huggingface_hub
     from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
@@ -16,9 +17,11 @@ clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `Slo
 """
 
 from hftransfer.testing._content import Blob, RandomFile
+from hftransfer.testing._drip_proxy import DripHandle, DripProxy, ProxiedRequest
 from hftransfer.testing._faults import (
     CorruptByte,
     CutBody,
+    Drip,
     ExpireUrls,
     Fault,
     FaultHandle,
@@ -32,6 +35,7 @@ from hftransfer.testing._faults import (
 from hftransfer.testing._file_systems import SlowFileSystem, no_flock
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
+from hftransfer.testing._responses import Request
 from hftransfer.testing.hub import HubServer
 
 __all__ = [
@@ -39,14 +43,19 @@ __all__ = [
     "Commit",
     "CorruptByte",
     "CutBody",
+    "Drip",
+    "DripHandle",
+    "DripProxy",
     "ExpireUrls",
     "Fault",
     "FaultHandle",
     "HubServer",
     "IgnoreRange",
+    "ProxiedRequest",
     "RandomFile",
     "Redirect",
     "Repo",
+    "Request",
     "RequestRecord",
     "ResetConnection",
     "SlowFileSystem",

@@ -195,6 +195,7 @@ class S3Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
+        repeatable: bool = False,
     ) -> Response:
         """Send a request, with recovery and without retries, and return the response.
 
@@ -205,24 +206,29 @@ class S3Client:
             query: parameters, not encoded.
             headers: further headers, which are signed.
             body: in memory or in a file; sent in place and not hashed.
+            repeatable: see `HttpClient.request`.
 
         Raises:
             TransferError: for any status but 2xx, see `hftransfer.stores.s3.errors`.
         """
         request = _Request(method, bucket, key, query or {}, headers or {})
-        signed, response = await self._send_once(request, body)
+        signed, response = await self._send_once(request, body, repeatable)
         if not _is_success(response) and await self._recover_from(response, request, signed):
-            _, response = await self._send_once(request, body)
+            _, response = await self._send_once(request, body, repeatable)
         if not _is_success(response):
             raise response_error(response, self.describe(*request.subject))
         return response
 
     async def _send_once(
-        self, request: _Request, body: Body | None
+        self, request: _Request, body: Body | None, repeatable: bool
     ) -> tuple[_SignedRequest, Response]:
         signed = await self._sign(request)
         response = await self.http.request(
-            request.method, signed.url, headers=signed.headers, body=body
+            request.method,
+            signed.url,
+            headers=signed.headers,
+            body=body,
+            repeatable=repeatable,
         )
         return signed, response
 

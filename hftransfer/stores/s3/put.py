@@ -74,7 +74,14 @@ class SingleUpload(Upload):
         if algorithm is not None:
             headers[header_name(algorithm)] = checksum
         async with client.upload_limiter:
-            return await client.send("PUT", *self._target.bucket_key, headers=headers, body=data)
+            return await client.send(
+                "PUT",
+                *self._target.bucket_key,
+                headers=headers,
+                body=data,
+                # With If-None-Match the store would refuse the second request after the first.
+                repeatable=not self._target.precondition,
+            )
 
     async def _verify_existing(self, data: memoryview) -> None:
         """Accept an existing object with the same MD5, as an earlier attempt may have stored it.

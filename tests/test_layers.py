@@ -33,7 +33,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 # The layers inside `hftransfer.stores`.
-_STORES: tuple[tuple[str, ...], ...] = (("base",), ("hub", "local", "memory", "null", "s3"))
+_STORES: tuple[tuple[str, ...], ...] = (("base", "names"), ("hub", "local", "memory", "null", "s3"))
 
 # Third-party packages, each with the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {

@@ -108,8 +108,9 @@ class StoreRegistry:
             from hftransfer._io.version_records import VersionRecords
             from hftransfer.stores.s3.store import S3Sink
 
-            records = VersionRecords(f"{self._options.s3.endpoint_url or ''} {location.bucket}")
-            return S3Sink(await self.s3_client(), location, single=single, records=records)
+            client = await self.s3_client()
+            records = VersionRecords(client.describe(location.bucket))
+            return S3Sink(client, location, single=single, records=records)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         assert isinstance(location, LocalLocation)

@@ -49,7 +49,7 @@ from hftransfer.stores.s3.headers import (
     md5_digest,
     object_properties,
 )
-from hftransfer.stores.s3.listing import Listing, list_location, list_page
+from hftransfer.stores.s3.listing import Listing, head_object, list_location, list_page
 from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.stored_files import StoredFiles, demands_storage
@@ -288,7 +288,9 @@ class S3Sink:
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
         # Objects at the destination by key, as `prepare` listed them.
-        self._existing: Mapping[str, ListedObject] = {}
+        self._existing: dict[str, ListedObject] = {}
+        self._lists_all = True
+        """False if there are more objects than `prepare` listed."""
         self._local_files = StoredFiles(client, records)
 
     @property
@@ -312,7 +314,7 @@ class S3Sink:
         await self._local_files.load()
         # A listing and not HeadBucket, whose error response has no body that gives a reason.
         try:
-            self._existing = await self._list_existing(1 + len(entries) // _PAGE_SIZE)
+            await self._list_existing(1 + len(entries) // _PAGE_SIZE)
         except AccessError as error:
             # Credentials that may write but not list are good practice.
             if not lacks_permission(error):
@@ -331,21 +333,29 @@ class S3Sink:
             return f"makes a key of {length} bytes, more than the {_MAX_KEY_BYTES} that S3 allows"
         return None
 
-    async def _list_existing(self, pages: int) -> Mapping[str, ListedObject]:
-        """Return at most `pages` pages of objects at the destination, by key."""
+    async def _list_existing(self, pages: int) -> None:
+        """List at most `pages` pages of objects at the destination."""
         prefix = self._location.key if self.single else self._prefix
-        existing: dict[str, ListedObject] = {}
         token = None
         for _ in range(pages):
             page = await list_page(self._client, self._location.bucket, prefix, token)
-            existing |= {listed.key: listed for listed in page.objects}
+            self._existing |= {listed.key: listed for listed in page.objects}
             if (token := page.next_token) is None:
                 break
-        return existing
+        self._lists_all = token is None
+
+    async def _listed(self, bucket_key: tuple[str, str]) -> ListedObject | None:
+        """Return the object as it was listed; ask for it if it may be on a page further on."""
+        bucket, key = bucket_key
+        if key not in self._existing and not self._lists_all:
+            if (found := await head_object(self._client, bucket, key)) is None:
+                return None
+            self._existing[key] = found
+        return self._existing.get(key)
 
     async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
         bucket_key = self.object_of(entry)
-        listed = self._existing.get(bucket_key[1])
+        listed = await self._listed(bucket_key)
         return await self._local_files.content(bucket_key, listed, entry, chunk_size)
 
     def confirm_stored(self, entry: Entry) -> None:
@@ -353,7 +363,7 @@ class S3Sink:
 
     async def _is_stored(self, bucket_key: tuple[str, str], entry: Entry) -> bool:
         """Return True if the object has this very content, by a record or by its metadata."""
-        listed = self._existing.get(bucket_key[1])
+        listed = await self._listed(bucket_key)
         if listed is None:
             return False
         if self._local_files.is_recorded(bucket_key, listed, entry):

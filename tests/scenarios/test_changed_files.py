@@ -15,8 +15,14 @@ import pytest_asyncio
 from aiohttp import web
 
 from hftransfer import AsyncClient, S3Options, TransferOptions
+from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.digests import chunk_digest
+from hftransfer._core.plan import plan_chunks
 from hftransfer._io.file_version import VersionGuard
 from hftransfer.report import Report
+from hftransfer.stores.local.sink import LocalSink
+from hftransfer.stores.local.source import LocalSource
+from support.files import tree
 from support.s3 import Bucket, get_object, numbered_bytes, put_object
 from support.s3_proxy import proxy_for
 
@@ -293,3 +299,36 @@ async def test_a_demanded_storage_class_is_not_skipped(
     report = await copies.run(path, "x/f", storage_class="STANDARD")
 
     assert report.files == 1
+
+
+async def interrupt(source: Path, target: Path) -> None:
+    """Leave what a killed copy of `source` leaves behind: a partial file with two chunks."""
+    origin = LocalSource(source)
+    (entry,) = await origin.list()
+    file = await LocalSink(target, single=True).begin(entry, MIB)
+    assert file is not None
+    for chunk in plan_chunks(entry.size, MIB)[:2]:
+        buffer = bytearray(chunk.size)
+        await origin.fill(entry, ByteRangeBuffer(chunk.start, memoryview(buffer)))
+        await file.write(chunk, memoryview(buffer), chunk_digest(memoryview(buffer)))
+    await file.abort(discard=False)
+
+
+@pytest.mark.parametrize("change", [None, _write_in_place, _replace, _write_mapping])
+async def test_an_interrupted_local_copy_is_resumed_for_the_same_content_only(
+    tmp_path: Path, change: Callable[[Path], None] | None
+) -> None:
+    """Chunks of the content before a change are never mixed with those after it."""
+    source, target = tmp_path / "model.bin", tmp_path / "out.bin"
+    source.write_bytes(numbered_bytes(4 * MIB))
+    status = source.stat()
+    await interrupt(source, target)
+    if change is not None:
+        change(source)
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    async with AsyncClient(TransferOptions(chunk_size=MIB)) as client:
+        report = await client.copy(source, target)
+
+    assert target.read_bytes() == source.read_bytes()
+    assert report.reused_bytes == (2 * MIB if change is None else 0)
+    assert set(tree(tmp_path)) == {"model.bin", "out.bin"}

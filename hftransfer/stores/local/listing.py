@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hftransfer._io.file_version import FileVersion, settle_delay
 from hftransfer._io.partial_file import is_partial_file_name
-from hftransfer.errors import AccessError, NotFoundError, UnsupportedError
+from hftransfer.errors import AccessError, NotFoundError, TransferError, UnsupportedError
 from hftransfer.stores.base import Entry
 
 __all__ = ("list_files", "open_for_reading", "special_kind")
@@ -35,6 +35,7 @@ _KINDS = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
+_BROKEN_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _BROKEN_LINK = "a link that leads nowhere"
 _WITHOUT_SIZE = "a file of the system that has the size 0 and some content"
 
@@ -64,23 +65,34 @@ def list_files(path: Path) -> tuple[bool, Sequence[Entry]]:
         NotFoundError: if there is nothing.
         UnsupportedError: if `path` itself cannot be copied.
         AccessError: if it may not be read.
+        TransferError: if it cannot be read for another reason.
     """
     try:
-        try:
-            mode = os.stat(path).st_mode
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if path.is_symlink():
-                raise UnsupportedError(f"{path} is {_BROKEN_LINK}") from error
-            raise NotFoundError(f"{path}: no such file or folder") from error
+        mode = _mode_of(path)
         if stat.S_ISDIR(mode):
             root = str(path)
             return False, _settled([(f"{root}/{name}", name) for name in _walk(root)])
         entries = _settled([(str(path), path.name)])
+    except TransferError:
+        raise  # some are OSErrors
     except PermissionError as error:
         raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
+    except OSError as error:
+        raise TransferError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if unreadable := entries[0].unreadable:
         raise UnsupportedError(f"{path} is {unreadable}; only regular files can be copied")
     return True, entries
+
+
+def _mode_of(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in _BROKEN_ERRNOS and path.is_symlink():
+            raise UnsupportedError(f"{path} is {_BROKEN_LINK}") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise NotFoundError(f"{path}: no such file or folder") from error
+        raise
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -124,10 +136,8 @@ def _settled(files: Sequence[tuple[str, str]]) -> Sequence[Entry]:
 def _entry(path: str, name: str) -> Entry:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        return Entry(path=name, size=0, unreadable=_BROKEN_LINK)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in _BROKEN_ERRNOS:
             raise
         return Entry(path=name, size=0, unreadable=_BROKEN_LINK)
     unreadable = special_kind(status.st_mode)

@@ -80,6 +80,8 @@ class LocalSource:
                 count = read(fd, buffer, start)
                 is_changed = _is_changed(fd, entry)
             except OSError as error:
+                if _is_changed(fd, entry):  # perhaps into a FIFO, or a folder
+                    raise source_changed(path) from error
                 if wait or error.errno not in UNSUPPORTED_ERRNOS:
                     raise
                 self._can_read_inline = False

@@ -141,12 +141,28 @@ async def test_an_empty_location_is_not_found(bucket: Bucket) -> None:
             assert bucket.server.endpoint in str(caught.value)
 
 
-async def test_a_key_that_cannot_be_a_path_is_rejected(bucket: Bucket) -> None:
-    """The listing fails if a file of that name would leave its folder."""
-    put_object(bucket, "evil/C:slash", b"x")
+async def test_a_key_that_cannot_be_a_path_is_listed_and_read(bucket: Bucket) -> None:
+    """A key can be any text; what makes a local path of it checks it."""
+    put_object(bucket, "odd/C:slash", b"x")
+    put_object(bucket, "odd/D:/b", b"y")
     async with client_of(bucket) as client:
-        with pytest.raises(LocationError, match="cannot be a file's path"):
-            await S3Source(client, S3Location(bucket.name, "evil")).list()
+        source = S3Source(client, S3Location(bucket.name, "odd"))
+        entries = await source.list()
+
+        assert {entry.path: await read(source, entry) for entry in entries} == {
+            "C:slash": b"x",
+            "D:/b": b"y",
+        }
+
+
+async def test_a_name_that_is_not_utf8_is_rejected_before_bytes_move(bucket: Bucket) -> None:
+    """Local names are bytes, and keys are text."""
+    async with client_of(bucket) as client:
+        sink = S3Sink(client, S3Location(bucket.name, "p"))
+        with pytest.raises(
+            LocationError, match=r"1 name cannot be written: 'a\\udcff' is not UTF-8"
+        ):
+            await sink.prepare([Entry(path="a\udcff", size=1), Entry(path="b", size=1)])
 
 
 async def test_an_object_replaced_during_its_transfer_is_an_error(bucket: Bucket) -> None:
@@ -217,7 +233,7 @@ async def test_keys_longer_than_s3_allows_are_rejected_before_bytes_move(bucket:
     async with client_of(bucket) as client:
         sink = S3Sink(client, S3Location(bucket.name, "p"))
         await sink.prepare([Entry(path="x" * 1022, size=1)])
-        with pytest.raises(DestinationError, match="1025 bytes"):
+        with pytest.raises(LocationError, match="makes a key of 1025 bytes"):
             await sink.prepare([Entry(path="é" * 511 + "x", size=1)])
 
 

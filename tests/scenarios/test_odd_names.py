@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -129,7 +130,7 @@ async def test_a_name_is_left_out_of_all_destinations(
     client: AsyncClient, bucket: Bucket, tmp_path: Path
 ) -> None:
     """Several destinations get the same files."""
-    destinations = [tmp_path / "out", f"{bucket.url}/q"]
+    destinations: list[str | Path] = [tmp_path / "out", f"{bucket.url}/q"]
     report = await client.copy(f"{bucket.url}/p", destinations, on_bad_name="skip")
 
     assert report.skipped_names == len(ODD)
@@ -145,12 +146,14 @@ async def test_the_command_line_has_the_option(
     client: AsyncClient, bucket: Bucket, tmp_path: Path
 ) -> None:
     """The summary tells the number; without the option the exit code is that of a location."""
-    command = ["cp", f"{bucket.url}/p", tmp_path / "out"]
-    endpoint = ["--s3-endpoint-url", bucket.server.endpoint]
-    failed = await to_thread.run_sync(run_cli, *command, *endpoint)
-    skip = [*command, *endpoint, "--on-bad-name", "skip"]
-    shown = await to_thread.run_sync(run_cli, *skip)
-    reported = await to_thread.run_sync(run_cli, *skip, "--json")
+
+    def cp(*options: str) -> subprocess.CompletedProcess[str]:
+        location, endpoint = f"{bucket.url}/p", bucket.server.endpoint
+        return run_cli("cp", location, tmp_path / "out", "--s3-endpoint-url", endpoint, *options)
+
+    failed = await to_thread.run_sync(cp)
+    shown = await to_thread.run_sync(cp, "--on-bad-name", "skip")
+    reported = await to_thread.run_sync(cp, "--on-bad-name", "skip", "--json")
 
     assert failed.returncode == 2
     assert "9 names cannot be written" in failed.stderr

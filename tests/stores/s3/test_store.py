@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from hftransfer.errors import (
 from hftransfer.locations import S3Location
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry
+from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.store import S3Sink, S3Source
 from support.s3 import Bucket, get_object, numbered_bytes, put_object, s3_client
@@ -264,3 +267,21 @@ async def test_write_permission_is_enough_to_upload(bucket: Bucket) -> None:
         with pytest.raises(AccessError, match="lack a permission"):
             await S3Source(client, location).list()
     assert get_object(bucket, "w.bin") == data
+
+
+@pytest.mark.slow
+async def test_an_object_beyond_the_first_pages_is_found(bucket: Bucket, tmp_path: Path) -> None:
+    """The destination has more objects than are listed for one file; that one is asked for."""
+    backend = s3_client(bucket.server)
+    for number in range(1001):
+        backend.put_object(Bucket=bucket.name, Key=f"p/{number:04}", Body=b"")
+    backend.put_object(Bucket=bucket.name, Key="p/z", Body=b"content")
+    (tmp_path / "z").write_bytes(b"content")
+    (entry,) = await LocalSource(tmp_path).list()
+    async with client_of(bucket) as client:
+        sink = S3Sink(client, S3Location(bucket.name, "p"))
+        await sink.prepare([entry])
+        found = await sink.stored_content(entry, PART)
+
+    assert found is not None
+    assert found.matches([hashlib.md5(b"content").hexdigest()])

@@ -60,6 +60,9 @@ __all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
 _PAGE_SIZE = 1000
+# Bytes from which an object that was not listed is asked for before it is sent: to send less takes
+# no longer than the request.
+_MIN_ASKED = 256 * 1024
 # HEAD requests in flight, if the options do not give the number of connections.
 _DEFAULT_HEADS = 16
 
@@ -344,10 +347,11 @@ class S3Sink:
                 break
         self._lists_all = token is None
 
-    async def _listed(self, bucket_key: tuple[str, str]) -> ListedObject | None:
+    async def _listed(self, bucket_key: tuple[str, str], entry: Entry) -> ListedObject | None:
         """Return the object as it was listed; ask for it if it may be on a page further on."""
         bucket, key = bucket_key
-        if key not in self._existing and not self._lists_all:
+        is_listed = self._lists_all or key in self._existing
+        if not is_listed and entry.size >= _MIN_ASKED:
             if (found := await head_object(self._client, bucket, key)) is None:
                 return None
             self._existing[key] = found
@@ -355,7 +359,7 @@ class S3Sink:
 
     async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
         bucket_key = self.object_of(entry)
-        listed = await self._listed(bucket_key)
+        listed = await self._listed(bucket_key, entry)
         return await self._local_files.content(bucket_key, listed, entry, chunk_size)
 
     def confirm_stored(self, entry: Entry) -> None:
@@ -363,7 +367,7 @@ class S3Sink:
 
     async def _is_stored(self, bucket_key: tuple[str, str], entry: Entry) -> bool:
         """Return True if the object has this very content, by a record or by its metadata."""
-        listed = await self._listed(bucket_key)
+        listed = await self._listed(bucket_key, entry)
         if listed is None:
             return False
         if self._local_files.is_recorded(bucket_key, listed, entry):

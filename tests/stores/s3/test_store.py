@@ -272,11 +272,12 @@ async def test_write_permission_is_enough_to_upload(bucket: Bucket) -> None:
 @pytest.mark.slow
 async def test_an_object_beyond_the_first_pages_is_found(bucket: Bucket, tmp_path: Path) -> None:
     """The destination has more objects than are listed for one file; that one is asked for."""
+    content = numbered_bytes(256 * 1024)
     backend = s3_client(bucket.server)
     for number in range(1001):
         backend.put_object(Bucket=bucket.name, Key=f"p/{number:04}", Body=b"")
-    backend.put_object(Bucket=bucket.name, Key="p/z", Body=b"content")
-    (tmp_path / "z").write_bytes(b"content")
+    backend.put_object(Bucket=bucket.name, Key="p/z", Body=content)
+    (tmp_path / "z").write_bytes(content)
     (entry,) = await LocalSource(tmp_path).list()
     async with client_of(bucket) as client:
         sink = S3Sink(client, S3Location(bucket.name, "p"))
@@ -284,4 +285,4 @@ async def test_an_object_beyond_the_first_pages_is_found(bucket: Bucket, tmp_pat
         found = await sink.stored_content(entry, PART)
 
     assert found is not None
-    assert found.matches([hashlib.md5(b"content").hexdigest()])
+    assert found.matches([hashlib.md5(content).hexdigest()])

@@ -10,7 +10,7 @@ file until the machine is restarted, with two exceptions, for which there is one
 - Stores to a shared memory mapping set the change time only when a page becomes dirty, and some
   file systems never set it (`VersionGuard`).
 
-Everything here is free of I/O except `machine_id` and `VersionGuard.now`.
+No I/O except in `boot_id`, which reads once, and `VersionGuard.now`.
 """
 
 from __future__ import annotations

@@ -223,8 +223,8 @@ class SendfileSink(Protocol):
     Implemented in addition to `FileSink`. The file is read twice: once to hash it, once to send
     it. If another process writes to it in between, the bytes sent differ from the bytes hashed.
     Two checks detect that: the receiver verifies `sendfile_checksum`, which was computed
-    together with the hash, and `FileBackedSource.open_file` compares the file's size and
-    modification time at the end.
+    together with the hash, and `FileBackedSource.open_file` compares the file's version
+    (`FileVersion`) at the end.
     """
 
     @property

@@ -23,6 +23,8 @@ class Report:
     """Files that got their final name in this transfer."""
     skipped: int = 0
     """Files that every destination had before."""
+    skipped_names: int = 0
+    """Files that were left out because a destination cannot write their names (`on_bad_name`)."""
     bytes: int = 0
     """Bytes read from the source."""
     reused_bytes: int = 0
@@ -48,6 +50,7 @@ class Report:
             "commit": self.manifest.commit,
             "files": self.files,
             "skipped": self.skipped,
+            "skipped_names": self.skipped_names,
             "bytes": self.bytes,
             "reused_bytes": self.reused_bytes,
             "server_side_bytes": self.server_side_bytes,

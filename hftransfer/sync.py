@@ -21,6 +21,7 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from hftransfer._client import client
+from hftransfer._client.bad_names import OnBadName
 from hftransfer._client.client import AnyLocation, AsyncClient
 from hftransfer._client.selection import Patterns
 from hftransfer._core.events import Observer
@@ -145,6 +146,7 @@ class Client:
         ignore_patterns: Patterns = None,
         manifest: Manifest | None = None,
         sidecar: bool = False,
+        on_bad_name: OnBadName = "fail",
     ) -> Report:
         """See `AsyncClient.copy`."""
         return self._call(
@@ -156,6 +158,7 @@ class Client:
                 ignore_patterns=ignore_patterns,
                 manifest=manifest,
                 sidecar=sidecar,
+                on_bad_name=on_bad_name,
             )
         )
 

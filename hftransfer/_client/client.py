@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from hftransfer._client.bad_names import OnBadName, check_on_bad_name
 from hftransfer._client.copy_files import check_destinations, copy_files
 from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Patterns, Selection
@@ -94,6 +95,7 @@ class AsyncClient:
         ignore_patterns: Patterns = None,
         manifest: Manifest | None = None,
         sidecar: bool = False,
+        on_bad_name: OnBadName = "fail",
     ) -> Report:
         """Copy a file, or all files of a folder, prefix or repository.
 
@@ -119,13 +121,19 @@ class AsyncClient:
                 each destination: to ``.hftransfer`` in a folder or under a prefix, to
                 ``NAME.hftransfer`` beside a single file. `verify` finds it there.
                 Default False.
+            on_bad_name: what to do with names that a destination cannot write, such as the keys
+                ``a//b``, ``../x`` or ``a/`` for a local folder: ``fail`` raises a
+                `LocationError` that names them, before any byte is moved; ``skip`` copies the
+                other files and counts them in `Report.skipped_names`. Default ``fail``.
 
         Returns:
             What was copied, in how many seconds, and the manifest.
 
         Raises:
-            OptionsError: if `destination` is an empty list.
-            LocationError: if a location cannot be parsed, or cannot be a destination.
+            OptionsError: if `destination` is an empty list, or `on_bad_name` is neither value.
+            LocationError: if a location cannot be parsed, or cannot be a destination; or if a
+                name cannot be written there.
+            UnsupportedError: if a device, a FIFO, a socket or a broken link is to be copied.
             NotFoundError: if the source, or the bucket of a destination, does not exist.
             AccessError: if credentials are missing or not sufficient.
             DestinationError: if a destination cannot be written.
@@ -137,6 +145,7 @@ class AsyncClient:
         given: Sequence[AnyLocation] = destination if several else [destination]  # type: ignore[list-item,assignment]
         destinations = [parse_location(each) for each in given]
         check_destinations(destinations)
+        check_on_bad_name(on_bad_name)
         return await copy_files(
             self._stores,
             parse_location(source),
@@ -145,6 +154,7 @@ class AsyncClient:
             self._require_open(),
             manifest=manifest,
             sidecar=sidecar,
+            on_bad_name=on_bad_name,
         )
 
     async def verify(
@@ -261,6 +271,7 @@ async def copy(
     ignore_patterns: Patterns = None,
     manifest: Manifest | None = None,
     sidecar: bool = False,
+    on_bad_name: OnBadName = "fail",
 ) -> Report:
     """Copy with a new client that is closed afterwards; see `AsyncClient.copy`.
 
@@ -277,4 +288,5 @@ async def copy(
             ignore_patterns=ignore_patterns,
             manifest=manifest,
             sidecar=sidecar,
+            on_bad_name=on_bad_name,
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from anyio import to_thread
 
+from hftransfer._client.bad_names import NameFilter, OnBadName
 from hftransfer._client.registry import LocationSource, StoreRegistry
 from hftransfer._client.selection import Selection, with_manifest
 from hftransfer._client.sidecar import write_sidecar
@@ -42,28 +44,31 @@ async def copy_files(
     *,
     manifest: Manifest | None,
     sidecar: bool,
+    on_bad_name: OnBadName,
 ) -> Report:
     """Implement `AsyncClient.copy` for parsed locations; the arguments are those of `copy`."""
     origin = await stores.source(source)
     entries = selection.entries(await origin.list())
     if manifest is not None:
         entries = with_manifest(entries, manifest, origin.location)
-    entries = await _with_details(stores, origin, entries, destinations, context)
     # For each destination: is it the name of the one file, or the folder it goes into?
     names_file = [origin.single and await _names_file(each) for each in destinations]
     sinks = [await stores.sink(*each) for each in zip(destinations, names_file, strict=True)]
+    names = NameFilter(sinks, on_bad_name)
+    entries = names.select(entries)
+    entries = await _with_details(stores, origin, entries, destinations, context)
     within_s3 = all(isinstance(each, S3Location) for each in (source, *destinations))
     # A manifest, to check or to write, has digests of the bytes: they must pass through here.
     if within_s3 and manifest is None and not sidecar:
         from hftransfer._client.server_side_copy import copy_within_s3
 
         if (report := await copy_within_s3(origin, sinks, entries, context)) is not None:
-            return report
+            return replace(report, skipped_names=names.skipped)
     report = await transfer(origin, sinks, entries, context)
     if sidecar:
         for destination, single in zip(destinations, names_file, strict=True):
             await write_sidecar(stores, destination, single, report.manifest, context)
-    return report
+    return replace(report, skipped_names=names.skipped)
 
 
 async def _with_details(

@@ -105,9 +105,12 @@ class StoreRegistry:
             single: True if `location` is the name of a single file rather than a folder.
         """
         if isinstance(location, S3Location):
+            from hftransfer._io.version_records import VersionRecords
             from hftransfer.stores.s3.store import S3Sink
 
-            return S3Sink(await self.s3_client(), location, single=single)
+            client = await self.s3_client()
+            records = VersionRecords(client.describe(location.bucket))
+            return S3Sink(client, location, single=single, records=records)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         assert isinstance(location, LocalLocation)

@@ -27,6 +27,7 @@ from anyio.abc import TaskGroup
 from hftransfer._core.events import FileFinished, FileStarted, TransferStarted, emit
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import align_chunk_size, fit_chunk_size
+from hftransfer._engine.compare import is_stored
 from hftransfer._engine.context import Context, TransferStats
 from hftransfer._engine.file import FileTransfer
 from hftransfer._engine.file_state import FileState
@@ -56,6 +57,8 @@ _SMALL_FILE_WORKERS = 32
 # Workers for files of several chunks: enough to keep every core hashing when each file has a
 # digest that only one thread can compute, few enough for the first files to finish early.
 _LARGE_FILE_WORKERS = max(4, 2 * (os.cpu_count() or 1))
+# Things that an error names; of more it gives the number.
+_NAMED = 5
 
 
 async def transfer(
@@ -82,7 +85,7 @@ async def transfer(
         TransferError: the first failure; further ones are its notes.
     """
     started = time.perf_counter()
-    _check_paths(entries)
+    _check_entries(entries, source.location)
     for sink in sinks:
         await sink.prepare(entries)
     run = _TransferRun(source, sinks, context, tolerated)
@@ -182,7 +185,7 @@ class _TransferRun:
         try:
             chunk_size = _chunk_size(entry, self._sinks, self._context.options)
             for sink in self._sinks:
-                file_sink = await sink.begin(entry, chunk_size)
+                file_sink = await self._begin(sink, entry, chunk_size)
                 if file_sink is not None:
                     opened.append(file_sink)
             if not opened:
@@ -205,9 +208,21 @@ class _TransferRun:
             await _abort(opened, discard=discard)
             raise
 
+    async def _begin(self, sink: Sink, entry: Entry, chunk_size: int) -> FileSink | None:
+        if await is_stored(self._source, sink, entry, chunk_size, self._context, self.stats):
+            return None
+        return await sink.begin(entry, chunk_size)
 
-def _check_paths(entries: Sequence[Entry]) -> None:
-    """Reject listings in which one file would overwrite another."""
+
+def _check_entries(entries: Sequence[Entry], location: str) -> None:
+    """Reject listings in which one file would overwrite another, or something is not a file."""
+    if special := [entry for entry in entries if entry.unreadable]:
+        named = ", ".join(f"{entry.path!r} is {entry.unreadable}" for entry in special[:_NAMED])
+        more = f", and {len(special) - _NAMED} more" if len(special) > _NAMED else ""
+        raise UnsupportedError(
+            f"{location}: only regular files can be copied: {named}{more}; exclude what should "
+            "not be copied"
+        )
     seen: set[str] = set()
     for entry in entries:
         if entry.path in seen:

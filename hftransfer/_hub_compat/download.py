@@ -47,6 +47,7 @@ from hftransfer._hub_compat.session import DownloadSession
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry
+from hftransfer.stores.names import LocalNameCheck, refuse_bad_names
 
 __all__ = ("hf_hub_download", "snapshot_download")
 
@@ -248,6 +249,8 @@ async def _download_snapshot(
             entries = selection.entries(listed)
             if listed and not entries:
                 _logger.warning("No files matched the given patterns.")
+            paths = (entry.path for entry in entries)
+            refuse_bad_names(f"{request.repo.repo_id}", paths, LocalNameCheck())
             if dry_run:
                 return await to_thread.run_sync(_dry_run_infos, request, commit, entries)
             await session.download(commit, entries)

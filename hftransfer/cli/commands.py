@@ -35,6 +35,7 @@ def cp(arguments: argparse.Namespace) -> int:
             allow_patterns=arguments.include,
             ignore_patterns=arguments.exclude,
             sidecar=arguments.sidecar,
+            on_bad_name=arguments.on_bad_name,
         )
     print(json.dumps(report.to_dict()) if arguments.json else _summary(report))
     return 0
@@ -147,6 +148,9 @@ def _summary(report: Report) -> str:
     parts = [f"{_count(report.files, 'file', 'files')}, {format_size(moved)}"]
     if report.skipped:
         parts.append(f"{report.skipped} already present")
+    if report.skipped_names:
+        names = _count(report.skipped_names, "bad name", "bad names")
+        parts.append(f"{names} left out")
     if report.reused_bytes:
         parts.append(f"{format_size(report.reused_bytes)} resumed")
     if report.server_side_bytes:

@@ -26,23 +26,27 @@ reads or writes of chunks itself. Any other error ends the transfer of the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.content_digest import ContentDigest
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import FileRange
+from hftransfer._io.file_version import FileVersion
 
 __all__ = (
+    "ComparingSink",
     "Entry",
     "FileBackedSource",
     "FileSink",
     "FillStream",
+    "NameCheckingSink",
     "SendfileSink",
     "Sink",
     "Source",
@@ -54,7 +58,8 @@ class Entry:
     """One file of a source."""
 
     path: str
-    """Relative to the source's root, with ``/`` between segments; checked by `safe_path`."""
+    """Relative to the source's root, with ``/`` between segments, as the source names it. It may
+    lead anywhere: what makes a name of it checks it (`NameCheckingSink`)."""
     size: int
     """Bytes."""
     digest: Digest | None = None
@@ -70,6 +75,12 @@ class Entry:
     is cheaper to read than a range across a boundary."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """What a sink may store beside the content (``content-type``, ``blob-id``, …)."""
+    file_version: FileVersion | None = None
+    """Set for a file of this machine, which can be read again to compare it with what a sink has
+    (`ComparingSink`). `etag` is its text, and means nothing elsewhere."""
+    unreadable: str = ""
+    """What this is, if it cannot be copied: ``a FIFO``, ``a socket``. It is listed, so that
+    patterns can exclude it and an error can name it; a transfer refuses it. Empty for a file."""
 
     @property
     def identity(self) -> str:
@@ -212,8 +223,8 @@ class SendfileSink(Protocol):
     Implemented in addition to `FileSink`. The file is read twice: once to hash it, once to send
     it. If another process writes to it in between, the bytes sent differ from the bytes hashed.
     Two checks detect that: the receiver verifies `sendfile_checksum`, which was computed
-    together with the hash, and `FileBackedSource.open_file` compares the file's size and
-    modification time at the end.
+    together with the hash, and `FileBackedSource.open_file` compares the file's version
+    (`FileVersion`) at the end.
     """
 
     @property
@@ -273,4 +284,42 @@ class Sink(Protocol):
         Args:
             manifest: the files that were moved. Files that `begin` skipped, and failed files
                 that the caller tolerates, are not in it.
+        """
+
+
+@runtime_checkable
+class ComparingSink(Protocol):
+    """A sink that can say what it has under a name, so that equal files are not sent again.
+
+    Implemented in addition to `Sink`. The engine asks for each file of a `FileBackedSource`,
+    before `Sink.begin`, and reads the file to compare it: that costs less than to send it.
+    """
+
+    async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
+        """Return the digest of what is stored under the name of `entry`.
+
+        Args:
+            entry: what would be written; its `Entry.file_version` is set.
+            chunk_size: as of `Sink.begin`.
+
+        Returns:
+            None if nothing of this size is there, if its digest is not known, or if it is known
+            to be the same, so that `Sink.begin` will return None.
+        """
+
+    def confirm_stored(self, entry: Entry) -> None:
+        """Record that the file has the content of the last `stored_content` of `entry`."""
+
+
+@runtime_checkable
+class NameCheckingSink(Protocol):
+    """A sink that cannot write every `Entry.path`. Implemented in addition to `Sink`.
+
+    Whatever this reports, `Sink.prepare` refuses.
+    """
+
+    def name_check(self) -> Callable[[str], str | None]:
+        """Return a function for one listing: call it with each path, in the listing's order.
+
+        It returns what keeps the path from being written (``has an empty segment``), or None.
         """

@@ -115,6 +115,25 @@ async def test_a_killed_upload_is_resumed(bucket: Bucket, tmp_path: Path) -> Non
     assert not open_uploads(bucket, "m/model.bin")
 
 
+async def test_parts_of_a_file_that_was_changed_since_are_not_used(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The parts of a killed upload count by their content, whatever inode, size and time say."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(os.urandom(8 * PART + 17))
+    status = path.stat()
+    target = f"{bucket.url}/m/model.bin"
+    await kill_during_copy(bucket, str(path), target)
+    data = os.urandom(8 * PART + 17)
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    async with copying(str(path), target, bucket.server.endpoint) as process:
+        await finish(process)
+
+    assert get_object(bucket, "m/model.bin") == data
+    assert not open_uploads(bucket, "m/model.bin")
+
+
 async def test_finished_files_of_a_killed_copy_are_skipped(bucket: Bucket, tmp_path: Path) -> None:
     """The next process sends the missing files, and those that have changed since."""
     names = ("a", "b", "c", "d", "e", "f")

@@ -24,7 +24,7 @@ from hftransfer.errors import (
     TransferError,
     redact,
 )
-from hftransfer.locations import HubLocation, safe_path
+from hftransfer.locations import HubLocation
 from hftransfer.stores.base import Entry
 
 __all__ = (
@@ -57,11 +57,8 @@ def entry_from_tree(item: Mapping[str, Any], root: str) -> Entry | None:
         item: of type ``file``, from the JSON of ``/api/models/…/tree/…``.
         root: folder or file of the repository; empty for all of it. Entry paths are relative
             to a folder; a file is listed under its name.
-
-    Raises:
-        LocationError: if the path leads out of the repository.
     """
-    path = safe_path(str(item["path"]))
+    path = str(item["path"])
     relative = path
     if root and path == root:
         relative = path.rpartition("/")[2]

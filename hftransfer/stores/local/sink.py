@@ -38,6 +38,8 @@ from hftransfer.errors import (
 )
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.local.listing import special_kind
+from hftransfer.stores.names import LocalNameCheck, refuse_bad_names
 
 __all__ = (
     "LocalFileSink",
@@ -89,6 +91,17 @@ def check_destination(folder: Path, size: int) -> None:
     free = status.f_bavail * status.f_frsize
     if free < size:
         raise DiskFullError(f"no space in {existing}: {size} bytes are needed, {free} are free")
+
+
+def _refuse_special(target: Path) -> None:
+    """Raise DestinationError if `target` is a device, FIFO or socket: a file would replace it."""
+    with map_write_errors(target):
+        try:
+            kind = special_kind(target.stat().st_mode)
+        except FileNotFoundError:
+            return
+    if kind:
+        raise DestinationError(f"cannot write {target}: it is {kind}, which a file would replace")
 
 
 class LocalFileSink:
@@ -265,10 +278,16 @@ class LocalSink:
     def _target(self, path: str) -> Path:
         return self._path if self._single else self._path / safe_path(path)
 
+    def name_check(self) -> Callable[[str], str | None]:
+        return (lambda path: None) if self._single else LocalNameCheck()
+
     async def prepare(self, entries: Sequence[Entry]) -> None:
+        refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
         await anyio.to_thread.run_sync(check_destination, folder, size)
+        if self._single:
+            await anyio.to_thread.run_sync(_refuse_special, self._path)
         self._write_policy = WritePolicy(self._direct_io, size, available_page_cache())
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:

@@ -54,6 +54,9 @@ class Completion:
         await self._upload.close()
         if response is None or not self._repeats_checksum(response):
             await self._check_size()
+        if response is not None:
+            etag = element(response.body.decode(errors="replace"), "ETag")
+            self._target.on_created(etag)
 
     async def _complete(self) -> Response | None:
         """Send the request once; return None if an earlier attempt has completed the upload."""

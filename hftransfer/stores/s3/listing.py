@@ -12,7 +12,7 @@ from hftransfer.locations import S3Location
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.xml import ListedObject, Page, parse_list
 
-__all__ = ("Listing", "list_location", "list_page")
+__all__ = ("Listing", "head_object", "list_location", "list_page")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ async def list_location(client: S3Client, location: S3Location) -> Listing:
         page = await list_page(client, bucket, key)
     except AccessError:
         # Credentials that may read but not list can still name an object.
-        if folder == key or (named := await _head_object(client, bucket, key)) is None:
+        if folder == key or (named := await head_object(client, bucket, key)) is None:
             raise
         page = Page([named], None)
     if folder != key:
@@ -101,7 +101,8 @@ async def _request_page(client: S3Client, bucket: str, query: dict[str, str]) ->
         raise
 
 
-async def _head_object(client: S3Client, bucket: str, key: str) -> ListedObject | None:
+async def head_object(client: S3Client, bucket: str, key: str) -> ListedObject | None:
+    """Return an object as a listing would, or None if it is absent or cannot be asked for."""
     try:
         head = await client.call("HEAD", bucket, key)
     except TransferError:

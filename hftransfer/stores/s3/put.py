@@ -13,13 +13,18 @@ from hftransfer.stores.s3.errors import is_precondition_failure
 from hftransfer.stores.s3.etags import etag_md5
 from hftransfer.stores.s3.hashing import checksum_of, md5_of
 from hftransfer.stores.s3.headers import object_headers
-from hftransfer.stores.s3.target import Upload
+from hftransfer.stores.s3.target import Upload, UploadTarget
 
 __all__ = ("SingleUpload",)
 
 
 class SingleUpload(Upload):
     """A `FileSink` of one PUT, which is atomic: the object is absent, or whole and verified."""
+
+    def __init__(self, target: UploadTarget) -> None:
+        super().__init__(target)
+        self._etag = ""
+        """Of the object that the last PUT has created."""
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         """Store the file. The engine retries this, so nothing is retried inside."""
@@ -29,6 +34,7 @@ class SingleUpload(Upload):
         if manifest.size == 0:  # an empty file has no chunk, so `write` was not called
             put = partial(self._put, memoryview(b""), "")
             await retrying(put, self._target.retry)
+        self._target.on_created(self._etag)
 
     async def abort(self, *, discard: bool) -> None:
         pass  # there is nothing to undo
@@ -74,7 +80,7 @@ class SingleUpload(Upload):
         if algorithm is not None:
             headers[header_name(algorithm)] = checksum
         async with client.upload_limiter:
-            return await client.send(
+            response = await client.send(
                 "PUT",
                 *self._target.bucket_key,
                 headers=headers,
@@ -82,6 +88,8 @@ class SingleUpload(Upload):
                 # With If-None-Match the store would refuse the second request after the first.
                 repeatable=not self._target.precondition,
             )
+        self._etag = response.headers.get("ETag", "")
+        return response
 
     async def _verify_existing(self, data: memoryview) -> None:
         """Accept an existing object with the same MD5, as an earlier attempt may have stored it.

@@ -16,10 +16,12 @@ import anyio
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import header_name
+from hftransfer._core.content_digest import ContentDigest
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.plan import stored_part_size
 from hftransfer._core.streams import ByteStream
+from hftransfer._io.version_records import VersionRecords
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -31,8 +33,9 @@ from hftransfer.errors import (
     TransientError,
     single_error,
 )
-from hftransfer.locations import S3Location, safe_path
+from hftransfer.locations import S3Location
 from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.names import refuse_bad_names
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.errors import error_code, lacks_permission
 from hftransfer.stores.s3.hashing import checksum_of
@@ -46,15 +49,20 @@ from hftransfer.stores.s3.headers import (
     md5_digest,
     object_properties,
 )
-from hftransfer.stores.s3.listing import Listing, list_location, list_page
+from hftransfer.stores.s3.listing import Listing, head_object, list_location, list_page
 from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
+from hftransfer.stores.s3.stored_files import StoredFiles, demands_storage
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
+from hftransfer.stores.s3.xml import ListedObject
 
 __all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
 _PAGE_SIZE = 1000
+# Bytes from which an object that was not listed is asked for before it is sent: to send less takes
+# no longer than the request.
+_MIN_ASKED = 256 * 1024
 # HEAD requests in flight, if the options do not give the number of connections.
 _DEFAULT_HEADS = 16
 
@@ -90,7 +98,6 @@ class S3Source:
         Raises:
             NotFoundError: if there is no such bucket, object or folder.
             AccessError: if it may not be listed.
-            LocationError: if a key cannot be the path of a file.
         """
         listing = await list_location(self.client, self._location)
         self._root, self.single = listing.root, listing.single
@@ -100,11 +107,6 @@ class S3Source:
         entries = {}
         for listed in listing.objects:
             path = listed.key.removeprefix(listing.root)
-            try:
-                safe_path(path)
-            except LocationError as error:
-                what = self.client.describe(self._location.bucket, listed.key)
-                raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
             entries[path] = Entry(
                 path=path,
                 size=listed.size,
@@ -265,6 +267,7 @@ class S3Sink:
         client: open while this is in use.
         location: the prefix, with or without a trailing slash.
         single: True if `location.key` is the key of the one object to be created.
+        records: what this destination holds, from earlier runs. Default: nothing is recorded.
 
     Raises:
         LocationError: if `single` is set and `location` does not name an object.
@@ -272,7 +275,14 @@ class S3Sink:
 
     limits = PART_LIMITS
 
-    def __init__(self, client: S3Client, location: S3Location, *, single: bool = False) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        location: S3Location,
+        *,
+        single: bool = False,
+        records: VersionRecords | None = None,
+    ) -> None:
         key = location.key
         if single and (not key or key.endswith("/")):
             raise LocationError(f"{location} is not the key of an object")
@@ -280,8 +290,11 @@ class S3Sink:
         self._location = location
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
-        # Keys and sizes in bytes of objects at the destination, as `prepare` listed them.
-        self._existing: Mapping[str, int] = {}
+        # Objects at the destination by key, as `prepare` listed them.
+        self._existing: dict[str, ListedObject] = {}
+        self._lists_all = True
+        """False if there are more objects than `prepare` listed."""
+        self._local_files = StoredFiles(client, records)
 
     @property
     def location(self) -> str:
@@ -291,7 +304,8 @@ class S3Sink:
         """Check keys, bucket and credentials. Only the first PUT shows if writing is permitted.
 
         Raises:
-            DestinationError: if a key cannot be used.
+            DestinationError: if there are several files for the key of one object.
+            LocationError: if a name cannot be a key.
             NotFoundError: if there is no such bucket.
             AccessError: if the credentials are missing or wrong.
         """
@@ -299,40 +313,67 @@ class S3Sink:
             raise DestinationError(
                 f"{self.location} is the key of one object, but there are {len(entries)} files"
             )
-        for entry in entries:
-            length = len(self.object_of(entry)[1].encode())
-            if length > _MAX_KEY_BYTES:
-                raise DestinationError(
-                    f"{self.location}: the key of {entry.path!r} has {length} bytes, "
-                    f"more than the {_MAX_KEY_BYTES} that S3 allows; shorten the path"
-                )
+        refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
+        await self._local_files.load()
         # A listing and not HeadBucket, whose error response has no body that gives a reason.
         try:
-            self._existing = await self._list_existing(1 + len(entries) // _PAGE_SIZE)
+            await self._list_existing(1 + len(entries) // _PAGE_SIZE)
         except AccessError as error:
             # Credentials that may write but not list are good practice.
             if not lacks_permission(error):
                 raise
 
-    async def _list_existing(self, pages: int) -> Mapping[str, int]:
-        """Return keys and sizes of at most `pages` pages of objects at the destination."""
+    def name_check(self) -> Callable[[str], str | None]:
+        return self._name_problem
+
+    def _name_problem(self, path: str) -> str | None:
+        key = self._location.key if self.single else self._prefix + path
+        try:
+            length = len(key.encode())
+        except UnicodeEncodeError:
+            return "is not UTF-8"
+        if length > _MAX_KEY_BYTES:
+            return f"makes a key of {length} bytes, more than the {_MAX_KEY_BYTES} that S3 allows"
+        return None
+
+    async def _list_existing(self, pages: int) -> None:
+        """List at most `pages` pages of objects at the destination."""
         prefix = self._location.key if self.single else self._prefix
-        existing: dict[str, int] = {}
         token = None
         for _ in range(pages):
             page = await list_page(self._client, self._location.bucket, prefix, token)
-            existing |= {listed.key: listed.size for listed in page.objects}
+            self._existing |= {listed.key: listed for listed in page.objects}
             if (token := page.next_token) is None:
                 break
-        return existing
+        self._lists_all = token is None
+
+    async def _listed(self, bucket_key: tuple[str, str], entry: Entry) -> ListedObject | None:
+        """Return the object as it was listed; ask for it if it may be on a page further on."""
+        bucket, key = bucket_key
+        is_listed = self._lists_all or key in self._existing
+        if not is_listed and entry.size >= _MIN_ASKED:
+            if (found := await head_object(self._client, bucket, key)) is None:
+                return None
+            self._existing[key] = found
+        return self._existing.get(key)
+
+    async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
+        bucket_key = self.object_of(entry)
+        listed = await self._listed(bucket_key, entry)
+        return await self._local_files.content(bucket_key, listed, entry, chunk_size)
+
+    def confirm_stored(self, entry: Entry) -> None:
+        self._local_files.confirm(self.object_of(entry), entry)
 
     async def _is_stored(self, bucket_key: tuple[str, str], entry: Entry) -> bool:
-        """Return True if the object has this very content, by the identity in its metadata."""
-        s3 = self._client.s3
+        """Return True if the object has this very content, by a record or by its metadata."""
+        listed = await self._listed(bucket_key, entry)
+        if listed is None:
+            return False
+        if self._local_files.is_recorded(bucket_key, listed, entry):
+            return True
         tag = identity_tag(entry)
-        # The object may be stored in another way than these options demand.
-        has_storage_options = s3.server_side_encryption or s3.storage_class or s3.customer_key
-        if not tag or has_storage_options or self._existing.get(bucket_key[1]) != entry.size:
+        if not tag or demands_storage(self._client.s3) or listed.size != entry.size:
             return False
         try:
             head = await self._client.call("HEAD", *bucket_key)
@@ -349,10 +390,11 @@ class S3Sink:
         bucket_key = self.object_of(entry)
         if await self._is_stored(bucket_key, entry):
             return None
-        target = UploadTarget(self._client, *bucket_key, entry)
+        created = partial(self._local_files.add, bucket_key, entry)
+        target = UploadTarget(self._client, *bucket_key, entry, on_created=created)
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)
 
     async def finish(self, manifest: Manifest) -> None:
-        pass  # no object refers to the others
+        await self._local_files.save()

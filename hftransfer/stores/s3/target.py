@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer.errors import AccessError, DestinationError, NotFoundError, UnsupportedError
@@ -25,9 +25,19 @@ class UploadTarget:
         bucket: name of the bucket.
         key: of the object, not encoded.
         entry: the file that is stored.
+        on_created: called with the ETag of the object that the upload has created; empty if the
+            store does not tell it. Default: nothing is called.
     """
 
-    def __init__(self, client: S3Client, bucket: str, key: str, entry: Entry) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        key: str,
+        entry: Entry,
+        *,
+        on_created: Callable[[str], None] = lambda etag: None,
+    ) -> None:
         self.client = client
         self.bucket_key = (bucket, key)
         self.entry = entry
@@ -35,6 +45,8 @@ class UploadTarget:
         """Start of error messages."""
         self.precondition: Mapping[str, str] = {} if client.s3.overwrite else {"If-None-Match": "*"}
         """Headers that make the store reject the upload if the object exists."""
+        self.on_created = on_created
+        """Called with the object's ETag, once it is created and verified."""
 
     @property
     def retry(self) -> RetryPolicy:

@@ -13,6 +13,7 @@ from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, transfer
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
@@ -52,7 +53,7 @@ class AsyncClient:
         self._observer = observer
         self._context: Context | None = None
         self._rate_limiter = RateLimiter(self.options.bandwidth)
-        self._stores = StoreRegistry(self.options, self._rate_limiter)
+        self._stores = StoreRegistry(self.options, self._rate_limiter, Origins(observer))
 
     async def __aenter__(self) -> Self:
         context = Context.make(self.options, self._observer, rate_limiter=self._rate_limiter)
@@ -130,8 +131,8 @@ class AsyncClient:
             AccessError: if credentials are missing or not sufficient.
             DestinationError: if a destination cannot be written.
             IntegrityError: if bytes do not match their digest, also after reading them again.
-            TransientError: if the network or the server failed more often than the
-                retry policy allows.
+            TransientError: if the network or the server failed for longer than the retry
+                policy allows (`RetryPolicy`).
         """
         several = isinstance(destination, list | tuple)
         given: Sequence[AnyLocation] = destination if several else [destination]  # type: ignore[list-item,assignment]

@@ -354,7 +354,7 @@ class DownloadScheduler:
             self.connections.release()
 
     async def _fill_with_retries(self, request: _ReadRequest, buffer: ByteRangeBuffer) -> None:
-        """Fill `buffer`, within the attempts and the time of the `RetryPolicy`.
+        """Fill `buffer`, within the limits of the `RetryPolicy`.
 
         This is the only layer that retries a read; `file` lists what is not a retry.
         """
@@ -367,6 +367,7 @@ class DownloadScheduler:
         await retrying(
             partial(request.source.fill, request.entry, buffer),
             self._retry,
+            subject=request.entry.path,
             on_retry=on_retry,
             progress=lambda: buffer.filled,
         )

@@ -10,9 +10,11 @@ up, and is raised again.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
@@ -25,7 +27,7 @@ from hftransfer._client.client import AnyLocation, AsyncClient
 from hftransfer._client.selection import Patterns
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._io.signals import terminable
+from hftransfer._io.signals import deferred_interrupts, raising_interrupts, terminable
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry
@@ -107,6 +109,8 @@ class Client:
     They block the calling thread; an exception that a signal handler raises there, such as
     KeyboardInterrupt, cancels the call.
 
+    A client belongs to the process that opened it: in a fork of it, calls raise RuntimeError.
+
     Args:
         options: chunk size, connections, credentials, …. Default: `TransferOptions.from_env()`.
         observer: called with every progress event, in the client's event loop thread. It must
@@ -119,13 +123,33 @@ class Client:
         self._client = AsyncClient(options, observer=observer)
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal | None = None
+        self._closing = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        """The threads that opened the client or wait for a call."""
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal("asyncio"))
-            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+        with deferred_interrupts(), contextlib.ExitStack() as stack:
+            stack.enter_context(raising_interrupts())
+            portal = stack.enter_context(start_blocking_portal("asyncio"))
+            stack.enter_context(portal.wrap_async_context_manager(self._client))
             self._stack = stack.pop_all()
+            self._portal = portal
+        self._threads.add(threading.current_thread())
+        _open_clients.add(self)
         return self
+
+    def close(self) -> None:
+        """Cancel what is running, in whichever thread, and close all connections. Idempotent.
+
+        A call that waits in another thread raises `TransferError` once its transfer has cleaned up.
+        """
+        if self._client.is_of_other_process:
+            self._portal = None  # the thread and the connections are those of the parent
+            self._stack = contextlib.ExitStack()
+            return
+        with deferred_interrupts(), self._closing:
+            self._portal = None
+            self._stack.close()
 
     def __exit__(
         self,
@@ -133,8 +157,7 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._portal = None
-        self._stack.__exit__(kind, error, traceback)
+        self.close()
 
     def copy(
         self,
@@ -194,9 +217,53 @@ class Client:
         )
 
     def _call(self, operation: Callable[[], Awaitable[T]]) -> T:
-        if self._portal is None:
+        self._client.check_process()
+        portal = self._portal
+        if portal is None:
             raise RuntimeError("the client is not open: use it in a `with` statement")
-        return _Call(operation).run(self._portal)
+        thread = threading.current_thread()
+        is_new = thread not in self._threads
+        self._threads.add(thread)
+        try:
+            return _Call(operation).run(portal)
+        finally:
+            if is_new:
+                self._threads.discard(thread)
+
+
+@contextlib.contextmanager
+def _own_portal() -> Iterator[BlockingPortal]:
+    """Run an event loop in a new thread; no interrupt leaves the thread behind."""
+    stack = contextlib.ExitStack()
+    try:
+        with deferred_interrupts():
+            stack.enter_context(raising_interrupts())
+            portal = stack.enter_context(start_blocking_portal("asyncio"))
+        yield portal
+    finally:
+        with deferred_interrupts():
+            stack.close()
+
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _close_clients() -> None:
+    """Close the clients that the program has left open, when the interpreter exits.
+
+    Otherwise their threads would keep it alive. The program's own threads are waited for first, as
+    the interpreter does next.
+    """
+    for each in list(_open_clients):
+        for thread in list(each._threads):
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+        each.close()
+
+
+# `atexit` is too late: it follows the wait for threads. `concurrent.futures` uses this function.
+_register_at_exit = getattr(threading, "_register_atexit", atexit.register)
+_register_at_exit(_close_clients)
 
 
 def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
@@ -204,8 +271,8 @@ def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
 
     @wraps(operation)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with start_blocking_portal("asyncio") as portal:
-            call: Callable[[], Awaitable[T]] = partial(operation, *args, **kwargs)
+        call: Callable[[], Awaitable[T]] = partial(operation, *args, **kwargs)
+        with _own_portal() as portal:
             return _Call(call).run(portal)
 
     return run

@@ -20,13 +20,14 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from hftransfer._client import client
 from hftransfer._client.client import AnyLocation, AsyncClient
 from hftransfer._client.selection import Patterns
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
+from hftransfer._io.portal import PortalThread
 from hftransfer._io.signals import deferred_interrupts, raising_interrupts, terminable
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
@@ -124,13 +125,13 @@ class Client:
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal | None = None
         self._closing = threading.Lock()
-        self._threads: set[threading.Thread] = set()
-        """The threads that opened the client or wait for a call."""
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        """The threads that have used the client."""
 
     def __enter__(self) -> Self:
         with deferred_interrupts(), contextlib.ExitStack() as stack:
             stack.enter_context(raising_interrupts())
-            portal = stack.enter_context(start_blocking_portal("asyncio"))
+            portal = stack.enter_context(PortalThread())
             stack.enter_context(portal.wrap_async_context_manager(self._client))
             self._stack = stack.pop_all()
             self._portal = portal
@@ -221,14 +222,8 @@ class Client:
         portal = self._portal
         if portal is None:
             raise RuntimeError("the client is not open: use it in a `with` statement")
-        thread = threading.current_thread()
-        is_new = thread not in self._threads
-        self._threads.add(thread)
-        try:
-            return _Call(operation).run(portal)
-        finally:
-            if is_new:
-                self._threads.discard(thread)
+        self._threads.add(threading.current_thread())
+        return _Call(operation).run(portal)
 
 
 @contextlib.contextmanager
@@ -238,7 +233,7 @@ def _own_portal() -> Iterator[BlockingPortal]:
     try:
         with deferred_interrupts():
             stack.enter_context(raising_interrupts())
-            portal = stack.enter_context(start_blocking_portal("asyncio"))
+            portal = stack.enter_context(PortalThread())
         yield portal
     finally:
         with deferred_interrupts():
@@ -251,14 +246,26 @@ _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 def _close_clients() -> None:
     """Close the clients that the program has left open, when the interpreter exits.
 
-    Otherwise their threads would keep it alive. The program's own threads are waited for first, as
-    the interpreter does next.
+    Otherwise anyio's worker threads would keep it alive. A client that another thread of the
+    program has used is closed after that thread has ended; the interpreter waits for it, too.
     """
     for each in list(_open_clients):
-        for thread in list(each._threads):
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
-        each.close()
+        others = [
+            thread
+            for thread in each._threads
+            if thread.is_alive() and not thread.daemon and thread is not threading.current_thread()
+        ]
+        if others:
+            closing = partial(_close_after, each, others)
+            threading.Thread(target=closing, name="hftransfer-close", daemon=True).start()
+        else:
+            each.close()
+
+
+def _close_after(open_client: Client, threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
+    open_client.close()
 
 
 # `atexit` is too late: it follows the wait for threads. `concurrent.futures` uses this function.

@@ -32,7 +32,11 @@ from support.s3 import Bucket
 
 KIB = 1024
 MIB = 1 << 20
-FILES = {"a.bin": RandomFile(5 * MIB, seed=1), "b.bin": RandomFile(MIB, seed=2), "c.json": b"{}"}
+FILES: dict[str, bytes | Path | RandomFile] = {
+    "a.bin": RandomFile(5 * MIB, seed=1),
+    "b.bin": RandomFile(MIB, seed=2),
+    "c.json": b"{}",
+}
 SOON = RetryPolicy(wait_initial=0.001, wait_max=0.01)
 ACTIONS = [
     pytest.param(Refuse(), id="refused"),

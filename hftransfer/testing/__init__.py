@@ -1,6 +1,8 @@
 """Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `SlowFileSystem` and
+`no_flock` change the file systems that this process sees. Example::
 clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `OutageProxy` stands in
 front of any of them and makes it fail for a while. Example::
 
@@ -29,6 +31,7 @@ from hftransfer.testing._faults import (
     Status,
     WrongRange,
 )
+from hftransfer.testing._file_systems import SlowFileSystem, no_flock
 from hftransfer.testing._outage_proxy import Outage, OutageHandle, OutageProxy, Refuse
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
@@ -53,7 +56,9 @@ __all__ = [
     "Repo",
     "RequestRecord",
     "ResetConnection",
+    "SlowFileSystem",
     "Stall",
     "Status",
     "WrongRange",
+    "no_flock",
 ]

@@ -26,6 +26,7 @@ _HOST = "127.0.0.1"
 _BACKLOG = 1024
 _PIECE = 256 * 1024
 _MAX_HEAD = 64 * 1024
+_SETTLE_ITERATIONS = 5
 _CONTENT_LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d+)[ \t]*\r$")
 _CHUNKED = re.compile(rb"(?im)^transfer-encoding:.*chunked")
 
@@ -238,10 +239,14 @@ class OutageProxy:
     async def _close(self) -> None:
         self._loop_is_closing = True
         self._stop_listening()
-        for task in self._tasks:
-            task.cancel()
+        # A connection that was accepted a moment ago begins its task within some iterations of the
+        # event loop, and an aborted one closes its socket in the next iteration.
+        for _ in range(_SETTLE_ITERATIONS):
+            await asyncio.sleep(0)
+            for task in self._tasks:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # aborted transports close their sockets in the next iteration
+        await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -104,7 +105,7 @@ class OutageHandle:
         if self._begun.is_set() or self._ended.is_set():
             return
         if isinstance(self.outage.action, Refuse):
-            self.count = self._proxy._stop_listening()
+            self.count = await self._proxy._stop_listening()
         self._begun.set()
 
     async def _end(self) -> None:
@@ -160,6 +161,7 @@ class OutageProxy:
         """Requests that were passed on."""
         self._outages: list[OutageHandle] = []
         self._clients: set[asyncio.StreamWriter] = set()
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._loop_is_closing = False
@@ -227,18 +229,25 @@ class OutageProxy:
                 self._accept, sock=_bound(self.port), backlog=_BACKLOG, limit=_MAX_HEAD
             )
 
-    def _stop_listening(self) -> int:
+    async def _stop_listening(self) -> int:
         """Refuse connections and reset the open ones; return their number."""
         if self._server is not None:
-            self._server.close()
-            self._server = None
-        for writer in self._clients:
+            server, self._server = self._server, None
+            # asyncio loses a connection that it has accepted and not yet passed on when the server
+            # is closed: accept no more, and let it pass them on.
+            for listening in server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            for _ in range(_SETTLE_ITERATIONS):
+                await asyncio.sleep(0)
+            server.close()
+        count = len(self._clients)
+        for writer in self._writers:  # also those that still have to send what was written
             _reset(writer)
-        return len(self._clients)
+        return count
 
     async def _close(self) -> None:
         self._loop_is_closing = True
-        self._stop_listening()
+        await self._stop_listening()
         # A connection that was accepted a moment ago begins its task within some iterations of the
         # event loop, and an aborted one closes its socket in the next iteration.
         for _ in range(_SETTLE_ITERATIONS):
@@ -253,6 +262,7 @@ class OutageProxy:
         assert task is not None
         self._tasks.add(task)
         self._clients.add(writer)
+        self._writers.add(writer)
         try:
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

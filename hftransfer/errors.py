@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 __all__ = (
@@ -81,6 +81,8 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
+    origin: object = field(default=None, compare=False)
+    """As `TransientError.origin`, if the status is one of a server that is down."""
 
     def __repr__(self) -> str:
         return f"<Response {self.method} {redact(self.url)} {self.status}>"
@@ -154,29 +156,53 @@ class TransientError(TransferError):
         message: one or two sentences for the user.
         response: the HTTP response that caused the error, if one did.
         retry_after: seconds that the server asked to wait (``Retry-After``), if it did.
+        is_outage: see the attribute. Default: that of the class.
     """
 
+    is_outage = False
+    """True if it looks like an outage: the network fails, or the server with 429 or 5xx. It is
+    retried until the deadline; other failures a number of times (see `RetryPolicy`)."""
+
     def __init__(
-        self, message: str, *, response: Response | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        response: Response | None = None,
+        retry_after: float | None = None,
+        is_outage: bool | None = None,
     ) -> None:
         super().__init__(message, response=response)
         self.retry_after = retry_after
+        if is_outage is not None:
+            self.is_outage = is_outage
+        self.origin = None if response is None else response.origin
+        """The server that failed; its `str` has scheme, host and port. None if that is unknown."""
+        self.sent = True
+        """False if no request was sent, because the server is known to be down."""
 
 
 class NetworkError(TransientError, ConnectionError):
     """Raised when a connection is refused, reset or closed before the end of a body."""
 
+    is_outage = True
+
 
 class StalledError(TransientError, TimeoutError):
     """Raised when no byte arrives within the read timeout (`Timeouts.read`)."""
+
+    is_outage = True
 
 
 class ServerError(TransientError):
     """Raised for a response with status 5xx."""
 
+    is_outage = True
+
 
 class ThrottledError(TransientError):
     """Raised when the server limits the request rate: status 429, or 503 SlowDown of S3."""
+
+    is_outage = True
 
 
 class ExpiredError(TransientError):

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import (
     HubLocation,
@@ -55,11 +56,15 @@ class StoreRegistry:
     Args:
         options: the client's.
         rate_limiter: the client's bandwidth cap.
+        origins: which servers are down, for all stores together.
     """
 
-    def __init__(self, options: TransferOptions, rate_limiter: RateLimiter) -> None:
+    def __init__(
+        self, options: TransferOptions, rate_limiter: RateLimiter, origins: Origins
+    ) -> None:
         self._options = options
         self._rate_limiter = rate_limiter
+        self._origins = origins
         self.buffers: BufferPool | None = None
         """The client's data memory, while the client is open."""
         self._stack = AsyncExitStack()
@@ -139,6 +144,7 @@ class StoreRegistry:
                     self._options.timeouts,
                     rate_limiter=self._rate_limiter,
                     loops=self._options.loops,
+                    origins=self._origins,
                 )
                 self._stack.push_async_callback(self._http.aclose)
         return HubSource(
@@ -160,6 +166,7 @@ class StoreRegistry:
                     self._options,
                     rate_limiter=self._rate_limiter,
                     buffers=self.buffers,
+                    origins=self._origins,
                 )
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3

@@ -16,8 +16,10 @@ __all__ = (
     "FileFinished",
     "FileStarted",
     "Observer",
+    "Recovered",
     "Retrying",
     "TransferStarted",
+    "Waiting",
     "emit",
 )
 
@@ -71,7 +73,47 @@ class Retrying:
     delay: float
 
 
-Event: TypeAlias = TransferStarted | FileStarted | BytesMoved | FileFinished | Retrying
+@dataclass(frozen=True)
+class Waiting:
+    """A server is down, or asks to wait: all requests to it wait for the next attempt.
+
+    Announced once per attempt, not once per request; `str` returns a sentence for users.
+    """
+
+    origin: str
+    """Scheme, host and port of the server."""
+    reason: str
+    """Why the last request failed; without any secret."""
+    delay: float
+    """Seconds until the next attempt."""
+    elapsed: float
+    """Seconds since the first request that failed."""
+    requested: bool
+    """True if the server named the time to wait (``Retry-After``)."""
+
+    def __str__(self) -> str:
+        if self.requested:
+            return f"{self.origin} asks to wait: {self.delay:.0f} s ({self.reason})"
+        return (
+            f"no answer from {self.origin} for {self.elapsed:.0f} s, "
+            f"trying again in {self.delay:.0f} s ({self.reason})"
+        )
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A server responds again, `seconds` after the first failure; follows `Waiting`."""
+
+    origin: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.origin} answers again after {self.seconds:.0f} s"
+
+
+Event: TypeAlias = (
+    TransferStarted | FileStarted | BytesMoved | FileFinished | Retrying | Waiting | Recovered
+)
 
 
 class Observer(Protocol):

@@ -27,7 +27,8 @@ Failures are handled at four levels, and only *retry* waits between two attempts
   listing, the completion of an upload), so no retry is nested in another.
 - *retry*: after a `TransientError` the engine repeats the read or the write of a chunk
   (`retrying`). A read continues behind the bytes that have arrived. `RetryPolicy` limits the
-  number of attempts and the seconds since the first failure; progress resets both.
+  seconds since the first failure; progress begins a new count. While a server is down, all
+  operations wait for the result of one (`hftransfer._io.origins`).
 - *hedge*: the scheduler asks again for the missing bytes of a request that is far slower than its
   peers, over another connection (`hedging`). It is no failure and does not count as an attempt.
 - *restart*: bytes can be damaged in transit, so a chunk that does not match its manifest is read a

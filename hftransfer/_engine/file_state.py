@@ -131,7 +131,12 @@ class FileState:
 
     async def _write(self, write: Operation) -> None:
         with self.stats.timed("store"):
-            await retrying(write, self.context.options.retry, on_retry=self.on_retry)
+            await retrying(
+                write,
+                self.context.options.retry,
+                subject=self.entry.path,
+                on_retry=self.on_retry,
+            )
 
     def on_retry(self, error: TransientError, delay: float) -> None:
         """Count a retry, and announce it."""

@@ -295,7 +295,7 @@ class DownloadScheduler:
             self.connections.release()
 
     async def _fill_with_retries(self, read: HedgedRead) -> None:
-        """Fill the buffer of `read`, within the attempts and the time of the `RetryPolicy`.
+        """Fill the buffer of `read`, within the limits of the `RetryPolicy`.
 
         This is the only layer that retries a read; `file` lists what is not a retry.
         """
@@ -313,7 +313,13 @@ class DownloadScheduler:
                 self.slow_down()
             request.on_retry(error, delay)
 
-        await retrying(attempt, self._retry, on_retry=on_retry, progress=lambda: buffer.filled)
+        await retrying(
+            attempt,
+            self._retry,
+            subject=request.entry.path,
+            on_retry=on_retry,
+            progress=lambda: buffer.filled,
+        )
 
 
 class _ChunkRead:

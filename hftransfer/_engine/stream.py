@@ -38,6 +38,7 @@ class StreamStrategy:
             await retrying(
                 partial(self._read, buffer.view),
                 state.context.options.retry,
+                subject=state.entry.path,
                 on_retry=state.on_retry,
             )
         finally:

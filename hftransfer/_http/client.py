@@ -16,22 +16,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
 from hftransfer._core.streams import ByteStream
+from hftransfer._http.errors import is_unknown_host, is_wrong_protocol
 from hftransfer._http.exchange import BufferTarget, Request
 from hftransfer._http.hedging import RequestHedger
 from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.proxy import ProxyEnvironment
-from hftransfer._http.status import is_redirect, status_error
+from hftransfer._http.status import is_outage_status, is_redirect, status_error
 from hftransfer._http.tls import ENVIRONMENT_BUNDLES, TrustedCertificates
 from hftransfer._io.file_range import Body, as_body_range
+from hftransfer._io.origins import Origin, Origins
 from hftransfer._io.rate_limit import RateLimiter
-from hftransfer.errors import Response
+from hftransfer.errors import Response, TransientError
 from hftransfer.options import Timeouts
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class HttpClient:
         rate_limiter: a bandwidth cap; None for none.
         loops: event loops for bodies of 1 MiB and more: the running one, and threads. None for
             one without TLS, and one per usable core, up to four, with TLS.
+        origins: record which servers fail, and refuse requests to those that are down. Default:
+            of this client alone.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``).
     """
@@ -72,7 +77,9 @@ class HttpClient:
         verify_setting: str = ENVIRONMENT_BUNDLES,
         rate_limiter: RateLimiter | None = None,
         loops: int | None = 1,
+        origins: Origins | None = None,
     ) -> None:
+        self._origins = origins or Origins()
         self._rate_limiter = rate_limiter or RateLimiter()
         self._timeouts = timeouts
         self._trusted = TrustedCertificates(verify, setting=verify_setting)
@@ -214,11 +221,23 @@ class HttpClient:
             request: to send.
             size: bytes of its body, or of the one that it receives.
         """
-        if not self._pool.supports(request.url):
-            return await self._ready_aiohttp().send(request)
-        if size >= _MIN_SPREAD_BODY and (self._spreads_plain or request.url[:6] == "https:"):
-            return await self._loops.send(request)
-        return await self._pool.send(request)
+        origin = self._origins.find(request.url)
+        if (refusal := origin.refusal()) is not None:
+            raise refusal
+        if origin.is_failing and request.target is not None:
+            request.target.report_acceptance(origin.record_success)
+        started = self._origins.clock()
+        try:
+            if not self._pool.supports(request.url):
+                response = await self._ready_aiohttp().send(request)
+            elif size >= _MIN_SPREAD_BODY and (self._spreads_plain or request.url[:6] == "https:"):
+                response = await self._loops.send(request)
+            else:
+                response = await self._pool.send(request)
+        except TransientError as error:
+            _record_error(origin, error, started, request.target)
+            raise
+        return _record_status(origin, response, started)
 
     @asynccontextmanager
     async def stream(
@@ -230,9 +249,51 @@ class HttpClient:
             TransferError: as `fill`.
         """
         sent = _request_headers(headers)
+        origin = self._origins.find(url)
+        if (refusal := origin.refusal()) is not None:
+            raise refusal
         opened = self._ready_aiohttp().stream(url, sent, size=size, limit=_MAX_ERROR_BODY)
-        async with opened as body:
+        started = self._origins.clock()
+        async with AsyncExitStack() as stack:
+            # Only opening is inside the `try`: an error of the caller's block must pass.
+            try:
+                body = await stack.enter_async_context(opened)
+            except TransientError as error:
+                if error.response is None:
+                    _record_error(origin, error, started, None)
+                else:
+                    _record_status(origin, error.response, started)
+                    error.origin = origin
+                raise
+            origin.record_success()
             yield body
+
+
+def _record_error(
+    origin: Origin, error: TransientError, started: float, target: BufferTarget | None
+) -> None:
+    """Record a request without a complete response, unless a part of its body arrived."""
+    error.origin = origin
+    if target is not None and target.buffer.position > target.start:
+        origin.record_success()
+        return
+    if is_wrong_protocol(error) or (is_unknown_host(error) and not origin.has_answered):
+        error.is_outage = False  # more likely a wrong URL than an outage
+    if error.is_outage:
+        origin.record_failure(error, started)
+
+
+def _record_status(origin: Origin, response: Response, started: float) -> Response:
+    """Record a response; return it, with its origin if its status is one of an outage."""
+    if not is_outage_status(response.status):
+        if origin.is_failing or not origin.has_answered:
+            origin.record_success()
+        return response
+    response = replace(response, origin=origin)
+    error = status_error(response)
+    assert isinstance(error, TransientError)
+    origin.record_failure(error, started, reason=f"it answered {response.status}")
+    return response
 
 
 def _request_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from hftransfer._core.byte_range import ByteRangeBuffer
@@ -45,7 +46,7 @@ class BufferTarget:
             the thread that receives it.
     """
 
-    __slots__ = ("_on_headers", "_size", "_url", "buffer", "start", "stop")
+    __slots__ = ("_on_accept", "_on_headers", "_size", "_url", "buffer", "start", "stop")
 
     def __init__(
         self,
@@ -62,6 +63,12 @@ class BufferTarget:
         self._url = url
         self._size = size
         self._on_headers = on_headers
+        self._on_accept: Callable[[], object] | None = None
+
+    def report_acceptance(self, on_accept: Callable[[], object]) -> None:
+        """Call `on_accept` in the running event loop once a response is accepted."""
+        loop = asyncio.get_running_loop()
+        self._on_accept = partial(loop.call_soon_threadsafe, on_accept)
 
     def accept(self, status: int, headers: Mapping[str, str]) -> bool:
         """Return True if the body of a response goes into the buffer.
@@ -74,6 +81,8 @@ class BufferTarget:
         check_content_range(status, headers, self._url, self.start, self.stop, self._size)
         if self.buffer.response_started_at is None:
             self.buffer.response_started_at = time.monotonic()
+        if self._on_accept is not None:
+            self._on_accept()
         if self._on_headers is not None:
             self._on_headers(headers)
         return True

@@ -21,7 +21,14 @@ from hftransfer.errors import (
     redact,
 )
 
-__all__ = ("check_content_range", "is_redirect", "parse_http_date", "retry_after", "status_error")
+__all__ = (
+    "check_content_range",
+    "is_outage_status",
+    "is_redirect",
+    "parse_http_date",
+    "retry_after",
+    "status_error",
+)
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RATE_LIMIT = re.compile(r'"[^"]*"\s*;\s*r=(?P<remaining>\d+)\s*;\s*t=(?P<reset>\d+)')
@@ -30,6 +37,14 @@ _RATE_LIMIT = re.compile(r'"[^"]*"\s*;\s*r=(?P<remaining>\d+)\s*;\s*t=(?P<reset>
 def is_redirect(response: Response) -> bool:
     """Return True if `response` is a redirect to another URL."""
     return response.status in _REDIRECTS and "Location" in response.headers
+
+
+def is_outage_status(status: int) -> bool:
+    """Return True if a status says that the server is overloaded or fails at present.
+
+    501 (not implemented), 505 (version not supported) and 507 (store full) will be repeated.
+    """
+    return status in (408, 429) or (status >= 500 and status not in (501, 505, 507))
 
 
 def status_error(response: Response, what: str = "") -> TransferError:
@@ -53,7 +68,12 @@ def status_error(response: Response, what: str = "") -> TransferError:
     if status == 429:
         return ThrottledError(message, response=response, retry_after=retry_after(response.headers))
     if status == 408 or status >= 500:
-        return ServerError(message, response=response, retry_after=retry_after(response.headers))
+        return ServerError(
+            message,
+            response=response,
+            retry_after=retry_after(response.headers),
+            is_outage=is_outage_status(status),
+        )
     return RejectedError(message, response=response)
 
 
@@ -117,7 +137,8 @@ def check_content_range(
             received = headers.get("Content-Range")
             raise NetworkError(
                 f"{redact(url)}: bytes {start}-{stop - 1} were requested, the response "
-                f"has {'no Content-Range' if received is None else repr(received)}"
+                f"has {'no Content-Range' if received is None else repr(received)}",
+                is_outage=False,
             )
         if content_range[2] not in (None, size):
             raise SourceChangedError(

@@ -25,12 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ("DownloadSession",)
 
+# Seconds for which the Hub is asked for a file if other files of the revision are on the disk.
+# huggingface_hub asks for about as long: six attempts, with 1 to 8 s between them.
+_OFFLINE_DEADLINE = 20.0
+
 
 class DownloadSession:
     """The clients of one download, and what it asks of the Hub. Use as an async context manager.
 
     If a copy is on the disk, requests for metadata are made by a second client that does not
-    retry: without the Hub the caller gets that copy after the first failure.
+    retry: without the Hub the caller gets that copy after the first failure. If other files of
+    the revision are there, it retries for `_OFFLINE_DEADLINE` seconds: whoever works offline asks
+    for optional files, too, and waits for each of them.
 
     Args:
         request: the arguments of the download.
@@ -50,11 +56,20 @@ class DownloadSession:
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._client)
-        if await to_thread.run_sync(self._has_copy_on_disk):
-            without_retries = replace(self._request.options, retry=RetryPolicy(attempts=1))
-            client = AsyncClient(without_retries)
+        retry = await to_thread.run_sync(self._metadata_retry)
+        if retry != self._request.options.retry:
+            client = AsyncClient(replace(self._request.options, retry=retry))
             self._metadata_client = await self._stack.enter_async_context(client)
         return self
+
+    def _metadata_retry(self) -> RetryPolicy:
+        """Return the limits on retries of requests for metadata. Blocks: looks at the disk."""
+        retry = self._request.options.retry
+        if self._has_copy_on_disk():
+            return replace(retry, attempts=1)
+        if self._request.cached_commit is not None:
+            return replace(retry, deadline=min(retry.deadline, _OFFLINE_DEADLINE))
+        return retry
 
     async def __aexit__(
         self,

@@ -45,7 +45,8 @@ def ls(arguments: argparse.Namespace) -> int:
     """Print size and path of each file, or a JSON list with the digests too."""
     from hftransfer.sync import Client
 
-    with Client(_options(arguments)) as client:
+    progress = ProgressDisplay(sys.stderr, quiet=arguments.json)
+    with progress, Client(_options(arguments), observer=progress) as client:
         entries = client.list(arguments.location)
     if arguments.json:
         rows = [

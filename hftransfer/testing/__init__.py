@@ -1,9 +1,9 @@
 """Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
-clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`; `DripProxy` makes
-connections to any of them trickle. `SlowFileSystem` and `no_flock` change the file systems that
-this process sees. Example::
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `OutageProxy` makes any
+of them fail for a while, and `DripProxy` makes connections to it trickle. `SlowFileSystem` and
+`no_flock` change the file systems that this process sees. Example::
 
     import huggingface_hub
     from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
@@ -33,6 +33,7 @@ from hftransfer.testing._faults import (
     WrongRange,
 )
 from hftransfer.testing._file_systems import SlowFileSystem, no_flock
+from hftransfer.testing._outage_proxy import Outage, OutageHandle, OutageProxy, Refuse
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
 from hftransfer.testing._responses import Request
@@ -51,9 +52,13 @@ __all__ = [
     "FaultHandle",
     "HubServer",
     "IgnoreRange",
+    "Outage",
+    "OutageHandle",
+    "OutageProxy",
     "ProxiedRequest",
     "RandomFile",
     "Redirect",
+    "Refuse",
     "Repo",
     "Request",
     "RequestRecord",

@@ -394,7 +394,7 @@ def _json(response: Response) -> Any:
     except ValueError as error:
         # A captive portal or an error page in place of the API.
         raise ServerError(
-            f"{redact(response.url)}: the response is not JSON", response=response
+            f"{redact(response.url)}: the response is not JSON", response=response, is_outage=False
         ) from error
 
 

@@ -20,8 +20,8 @@ A failed request is handled on three levels, which this package keeps apart:
 They nest as restart > retry > recover. Below them `HttpClient` replaces, once, an idle connection
 that the server has closed. Between retry and recover a late part is sent twice (`hedging`), which
 shortens an attempt. What bounds the total is `RetryPolicy`: no attempt of an operation starts
-later than `deadline` seconds after its first failure, or after `attempts` attempts; progress of a
-download begins a new count. No other level waits between its attempts. A retry that gives up fails
+later than `deadline` seconds after its first failure; progress of a download, and the end of an
+outage, begin a new count. No other level waits between its attempts. A retry that gives up fails
 the transfer and is not restarted, so a store that stays down is reported after one deadline and
 the timeouts of one attempt.
 """
@@ -46,6 +46,7 @@ from hftransfer._http.status import parse_http_date
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_range import Body
 from hftransfer._io.limiter import ResizableLimiter
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
 from hftransfer.errors import Response, TransferError
@@ -110,6 +111,7 @@ class S3Client:
         options: connections (per direction), timeouts and the retry policy.
         rate_limiter: the bandwidth limit that all stores of a client share; None for no limit.
         buffers: the data memory that all stores of a client share. Default: memory of its own.
+        origins: as of `HttpClient`.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class S3Client:
         *,
         rate_limiter: RateLimiter | None = None,
         buffers: BufferPool | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self.s3 = s3
         self.options = options
@@ -135,6 +138,7 @@ class S3Client:
         """Limits the request bodies and part copies in flight. It is acquired last, just before a
         request, when the caller already holds the chunk's buffer."""
         self._rate_limiter = rate_limiter
+        self._origins = origins
         self.buffers = buffers or BufferPool(options.resolved_memory_budget)
         self._stack = AsyncExitStack()
         self._account: Account | None = None
@@ -157,6 +161,7 @@ class S3Client:
             verify_setting=self._account.verify_setting,
             rate_limiter=self._rate_limiter,
             loops=self.options.loops,
+            origins=self._origins,
         )
         self._stack.push_async_callback(self._http.aclose)
         return self

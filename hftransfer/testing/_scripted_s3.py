@@ -1,4 +1,4 @@
-"""An S3 store in memory whose deviations from AWS's protocol are scripted."""
+"""An S3 store in memory whose deviations from AWS's protocol are scripted (see `S3Script`)."""
 
 from __future__ import annotations
 
@@ -12,107 +12,29 @@ from urllib.parse import quote, unquote
 from aiohttp import web
 
 from hftransfer._core.checksums import decode_checksum, element_name, encode_checksum, header_name
-from hftransfer._core.digests import new_hasher
 from hftransfer._core.plan import parse_content_range, range_header
 from hftransfer.testing import _scripted_s3_xml as xml
 from hftransfer.testing._hub_thread import ServerThread
 from hftransfer.testing._s3_process import ACCESS_KEY, REGION, SECRET_KEY
+from hftransfer.testing._s3_script import (
+    S3Request,
+    S3Script,
+    StoredObject,
+    checksum_of,
+    damaged,
+    etag_of_parts,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from hftransfer.testing._responses import Host
 
-__all__ = ("S3Request", "S3Script", "ScriptedS3", "StoredObject")
+__all__ = ("ScriptedS3",)
 
 _PAGE = b"<!doctype html><html><head><title>Welcome</title></head><body>It works</body></html>"
 _CHECKSUMS = ("CRC32", "CRC64NVME", "XXHASH128")
 _MOVED = "/moved"
-
-
-@dataclass(kw_only=True)
-class S3Script:
-    """How a `ScriptedS3` deviates from AWS. The defaults do not; every field may be changed at
-    any time, and applies to the requests after that.
-
-    Attributes:
-        put_conditions: PutObject and CopyObject honour ``If-None-Match``; otherwise they ignore it,
-            as garage and s3rver do.
-        complete_conditions: CompleteMultipartUpload honours it; otherwise it ignores it, as
-            gofakes3 and S3Proxy do.
-        checksums: ``x-amz-checksum-*`` are verified, stored and repeated; otherwise ignored.
-        content_md5: ``Content-MD5`` is verified; otherwise ignored.
-        etags: ``"md5"``; ``"opaque"``, as with SSE-KMS; or ``"none"``, no ETag in any response.
-        metadata: ``x-amz-meta-*`` are stored; otherwise dropped, as by Hugging Face's gateway.
-        part_checksums_listed: ListParts names the checksums. Otherwise it does not, and the upload
-            accepts no part without one, as in garage.
-        refused_headers: names, in lower case, of headers that are answered by 501 NotImplemented,
-            as S3Proxy does with ``x-amz-mp-object-size``.
-        copies: what CopyObject and UploadPartCopy do: ``"yes"``; ``"undecoded"``, the source is
-            taken as it is sent and percent-encoding not decoded, as by s3rver; ``"refused"``, 501;
-            or ``"ignored"``, an empty object or part is written, as by rclone.
-        redirect_reads: GetObject is answered by 302 to a signed URL of another host, which
-            answers 400 to a request with credentials, as by Hugging Face's gateway.
-        redirect_requests: each request is answered by 307 to another path of the same host.
-        web_server: every request is answered by 200 and an HTML page: this is no S3 store.
-        damaged_uploads: request bodies still to be damaged in transit: one bit of each is flipped.
-        damaged_downloads: the same for bodies of GetObject.
-    """
-
-    put_conditions: bool = True
-    complete_conditions: bool = True
-    checksums: bool = True
-    content_md5: bool = True
-    etags: Literal["md5", "opaque", "none"] = "md5"
-    metadata: bool = True
-    part_checksums_listed: bool = True
-    refused_headers: frozenset[str] = frozenset()
-    copies: Literal["yes", "undecoded", "refused", "ignored"] = "yes"
-    redirect_reads: bool = False
-    redirect_requests: bool = False
-    web_server: bool = False
-    damaged_uploads: int = 0
-    damaged_downloads: int = 0
-
-
-@dataclass(frozen=True)
-class S3Request:
-    """One request that a `ScriptedS3` received.
-
-    Attributes:
-        host: ``"store"``, or ``"cdn"`` for the host that reads are redirected to.
-        method: of HTTP.
-        bucket: decoded; empty for the CDN.
-        key: decoded; empty for the bucket itself.
-        query: decoded.
-        headers: look-ups ignore case.
-    """
-
-    host: Literal["store", "cdn"]
-    method: str
-    bucket: str
-    key: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One object, as it is stored.
-
-    Attributes:
-        data: its bytes.
-        etag: without quotes.
-        headers: type and metadata, names in lower case.
-        checksums: of the whole object: name of the header to its value.
-        parts: sizes of the parts of a multipart upload; empty for one PUT.
-    """
-
-    data: bytes
-    etag: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    checksums: Mapping[str, str] = field(default_factory=dict)
-    parts: tuple[int, ...] = ()
 
 
 @dataclass
@@ -208,7 +130,7 @@ class ScriptedS3:
             self.objects[bucket, key] = StoredObject(data, self._etag(data))
             return
         parts = [data[start : start + part_size] for start in range(0, len(data), part_size)]
-        etag = _etag_of_parts([hashlib.md5(part).hexdigest() for part in parts])
+        etag = etag_of_parts([hashlib.md5(part).hexdigest() for part in parts])
         sizes = tuple(len(part) for part in parts)
         self.objects[bucket, key] = StoredObject(data, etag, parts=sizes)
 
@@ -240,12 +162,22 @@ class ScriptedS3:
         if self.script.redirect_requests and not request.raw_path.startswith(_MOVED):
             return web.Response(status=307, headers={"Location": _MOVED + request.raw_path})
         try:
+            if self.script.forbidden_reads and request.method in ("GET", "HEAD"):
+                raise _RefusalError(403, "AccessDenied")
             if host == "cdn":
                 return self._read_cdn(request, bucket, key, query)
             for name in self.script.refused_headers:
                 if name in headers:
                     raise _RefusalError(501, "NotImplemented", f"{name} is not implemented")
-            return self._operate(request, bucket, key, query, self._in_transit(request, body))
+            response = self._operate(request, bucket, key, query, self._in_transit(request, body))
+            publishes = request.method == "PUT" or (
+                request.method == "POST" and "uploadId" in query
+            )
+            if publishes and self.script.lost_responses:
+                self.script.lost_responses -= 1
+                assert request.transport is not None
+                request.transport.abort()
+            return response
         except _RefusalError as refusal:
             return refusal.response
 
@@ -253,7 +185,7 @@ class ScriptedS3:
         """Return the body of a request as the store receives it."""
         if request.method == "PUT" and body and self.script.damaged_uploads:
             self.script.damaged_uploads -= 1
-            return _damaged(body)
+            return damaged(body)
         return body
 
     def _operate(
@@ -340,7 +272,7 @@ class ScriptedS3:
             return web.Response(status=200, headers={**headers, "Content-Length": str(len(data))})
         if data and self.script.damaged_downloads:
             self.script.damaged_downloads -= 1
-            data = _damaged(data)
+            data = damaged(data)
         return web.Response(status=status, headers=headers, body=data)
 
     def _stored(self, bucket: str, key: str) -> StoredObject:
@@ -404,7 +336,7 @@ class ScriptedS3:
             value = request.headers.get(header_name(name))
             if value is None:
                 continue
-            if decode_checksum(name, value) != _checksum(name, body):
+            if decode_checksum(name, value) != checksum_of(name, body):
                 raise _RefusalError(400, "XAmzContentChecksumMismatch")
             stated[header_name(name)] = value
         return stated
@@ -489,10 +421,10 @@ class ScriptedS3:
         checksums = {}
         if upload.algorithm:
             name = header_name(upload.algorithm)
-            checksums[name] = encode_checksum(_checksum(upload.algorithm, data))
+            checksums[name] = encode_checksum(checksum_of(upload.algorithm, data))
             if request.headers.get(name, checksums[name]) != checksums[name]:
                 raise _RefusalError(400, "BadDigest")
-        etag = _etag_of_parts([hashlib.md5(part.data).hexdigest() for part in parts])
+        etag = etag_of_parts([hashlib.md5(part.data).hexdigest() for part in parts])
         if self.script.etags != "md5":
             etag = self._etag(data)
         self.objects[upload.bucket, upload.key] = StoredObject(
@@ -501,22 +433,6 @@ class ScriptedS3:
         del self._uploads[query["uploadId"]]
         shown = {element_name(upload.algorithm): value for value in checksums.values()}
         return _document(xml.completed(self._quoted(etag), shown))
-
-
-def _damaged(body: bytes) -> bytes:
-    middle = len(body) // 2
-    return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-
-
-def _checksum(name: str, data: bytes) -> bytes:
-    hasher = new_hasher(name.lower(), len(data))
-    hasher.update(memoryview(data))
-    return bytes.fromhex(hasher.hexdigest())
-
-
-def _etag_of_parts(digests: Sequence[str]) -> str:
-    joined = hashlib.md5(b"".join(map(bytes.fromhex, digests)))
-    return f"{joined.hexdigest()}-{len(digests)}"
 
 
 def _document(body: bytes) -> web.Response:

@@ -21,7 +21,8 @@ metadata, damages bodies, redirects, as its `S3Script` says.
 
 from hftransfer.testing._minio import MINIO_VERSION, ensure_minio, find_minio, start_minio
 from hftransfer.testing._s3_process import S3Server, ServerNotFoundError, ServerStartError
-from hftransfer.testing._scripted_s3 import S3Request, S3Script, ScriptedS3, StoredObject
+from hftransfer.testing._s3_script import S3Request, S3Script, StoredObject
+from hftransfer.testing._scripted_s3 import ScriptedS3
 from hftransfer.testing._wheel_servers import (
     find_seaweedfs,
     start_moto,

@@ -33,11 +33,11 @@ def required_etag(response: Response, context: str) -> str:
 
 
 def check_document(response: Response, root: str, context: str) -> None:
-    """Check that the body of a response is the XML document `root`.
+    """Check that the body of a response is an XML document whose root element begins with `root`.
 
     Args:
         response: with status 2xx.
-        root: name of the document's root element.
+        root: start of the name of the document's root element.
         context: the object or bucket; start of the message.
 
     Raises:
@@ -47,7 +47,7 @@ def check_document(response: Response, root: str, context: str) -> None:
         TransferError: if the body is an error document of S3.
     """
     found = root_name(response.body)
-    if found == root:
+    if found is not None and found.startswith(root):
         return
     if found == "Error":
         raise response_error(response, context)

@@ -123,11 +123,10 @@ class S3Client:
             OptionsError: if the profile, region or endpoint cannot be used.
         """
         self._account = await anyio.to_thread.run_sync(Account, self.s3)
+        self._signer = RequestSigner(self._account, self.describe)
         if self._account.request_checksums == "when_required":
-            self.put_checksums, self.part_checksums = (
-                ChecksumNegotiation(()),
-                ChecksumNegotiation(()),
-            )
+            self.put_checksums = ChecksumNegotiation(())
+            self.part_checksums = ChecksumNegotiation(())
         if self._account.response_checksums == "when_required":
             self.compares_responses = False
         self._http = HttpClient(

@@ -104,8 +104,9 @@ class SingleUpload(Upload):
                 if again is not None:
                     self._condition.reject(self._target.description)
                     await self._check(again, algorithm, checksum, body)
-            # An object that nothing confirms is sent again with the next checksum.
-            if self.is_confirmed or negotiation.settled:
+            # Sent again with the next checksum, the object also has one for those who read it. Under
+            # the condition it is sent again only if nothing else confirms it.
+            if negotiation.settled or (self._target.exclusive and self.is_confirmed):
                 return
 
     async def _send(

@@ -120,7 +120,12 @@ class _Copies:
         with single_error():
             async with anyio.create_task_group() as tasks:
                 for entry in ordered[1:]:
-                    tasks.start_soon(self._copy, entry)
+                    tasks.start_soon(self._copy_if_possible, entry)
+
+    async def _copy_if_possible(self, entry: Entry) -> None:
+        """Copy one entry; if the store cannot, leave it to the caller and let the others go on."""
+        with suppress(UnsupportedError):
+            await self._copy(entry)
 
     async def _copy(self, entry: Entry) -> None:
         async with self._limiter:

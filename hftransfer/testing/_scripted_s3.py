@@ -138,6 +138,14 @@ class ScriptedS3:
         """Return bucket and key of every multipart upload in progress."""
         return [(upload.bucket, upload.key) for upload in self._uploads.values()]
 
+    def uploads_of(self, bucket: str, key: str) -> Sequence[str]:
+        """Return the ids of the multipart uploads of one object that are in progress."""
+        return [
+            upload_id
+            for upload_id, upload in self._uploads.items()
+            if (upload.bucket, upload.key) == (bucket, key)
+        ]
+
     def _etag(self, data: bytes) -> str:
         digest = hashlib.md5(data).hexdigest()
         if self.script.etags == "md5":
@@ -148,7 +156,7 @@ class ScriptedS3:
     # --- one request
 
     async def _respond(self, host: Host, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
+        body = await request.content.read()  # `request.read` is limited
         path = request.raw_path.partition("?")[0].removeprefix(_MOVED)
         bucket, _, key = unquote(path.lstrip("/")).partition("/")
         query = dict(request.query)
@@ -199,6 +207,9 @@ class ScriptedS3:
         if method == "POST":
             if "uploads" in query:
                 return self._create(request, bucket, key)
+            # The condition comes first, as in MinIO: a repeated completion is answered by 412.
+            honoured = self.script.complete_conditions
+            self._check_absent(request, bucket, key, honoured=honoured)
             return self._complete(request, query, body)
         if "uploadId" in query:
             return self._part(request, query, body)
@@ -410,8 +421,6 @@ class ScriptedS3:
         self, request: web.BaseRequest, query: dict[str, str], body: bytes
     ) -> web.Response:
         upload = self._upload(query)
-        honoured = self.script.complete_conditions
-        self._check_absent(request, upload.bucket, upload.key, honoured=honoured)
         numbers = xml.completed_numbers(body)
         if not numbers or any(number not in upload.parts for number in numbers):
             raise _RefusalError(400, "InvalidPart")

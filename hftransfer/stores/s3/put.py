@@ -104,7 +104,7 @@ class SingleUpload(Upload):
                 if again is not None:
                     self._condition.reject(self._target.description)
                     await self._check(again, algorithm, checksum, body)
-            # Sent again with the next checksum, the object also has one for those who read it. Under
+            # Sent again with the next checksum, the object has one for those who read it. Under
             # the condition it is sent again only if nothing else confirms it.
             if negotiation.settled or (self._target.exclusive and self.is_confirmed):
                 return

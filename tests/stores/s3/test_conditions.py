@@ -32,12 +32,12 @@ async def test_an_object_is_never_replaced(
     """Whether or not the store honours the condition; of a large file no byte is sent."""
     files = make_files(tmp_path / "in")
     with running(**script) as store:
-        store.put("b", name, b"theirs")
+        store.put("bkt", name, b"theirs")
         async with client_of(store, overwrite=False) as client:
             with pytest.raises(DestinationError, match="exists already"):
-                await client.copy(files / name, f"s3://b/{name}")
+                await client.copy(files / name, f"s3://bkt/{name}")
 
-        assert store.objects["b", name].data == b"theirs"
+        assert store.objects["bkt", name].data == b"theirs"
         assert requests_of(store, "POST") == 0
         assert requests_of(store, "PUT") == 0
 
@@ -51,11 +51,11 @@ async def test_a_store_that_ignores_the_condition_is_found_out(
     with running(**IGNORED) as store:
         async with client_of(store, overwrite=False) as client:
             with caplog.at_level(logging.WARNING, "hftransfer"):
-                report = await client.copy(files / name, f"s3://b/{name}")
+                report = await client.copy(files / name, f"s3://bkt/{name}")
 
         assert report.non_atomic == 1
         assert report.to_dict()["non_atomic"] == 1
-        assert store.objects["b", name].data == (files / name).read_bytes()
+        assert store.objects["bkt", name].data == (files / name).read_bytes()
         assert store.open_uploads() == []
     warned = "does not honour If-None-Match on PutObject" in caplog.text
     assert warned == (name == "small")  # of the large object nothing is proven
@@ -69,9 +69,9 @@ async def test_a_store_that_honours_it_proves_it_once(tmp_path: Path) -> None:
         (folder / str(number)).write_bytes(SMALL * number)
     with running() as store:
         async with client_of(store, overwrite=False) as client:
-            await client.copy(folder / "3", "s3://b/first")
+            await client.copy(folder / "3", "s3://bkt/first")
             store.requests.clear()
-            report = await client.copy(folder, "s3://b/more")
+            report = await client.copy(folder, "s3://bkt/more")
 
             assert (report.files, report.non_atomic) == (5, 0)
             assert requests_of(store, "HEAD") == 0
@@ -83,7 +83,7 @@ async def test_a_multipart_upload_proves_it_by_a_second_completion(tmp_path: Pat
     files = make_files(tmp_path / "in")
     with running() as store:
         async with client_of(store, overwrite=False) as client:
-            report = await client.copy(files / "large", "s3://b/large")
+            report = await client.copy(files / "large", "s3://bkt/large")
 
         assert report.non_atomic == 0
         assert requests_of(store, "POST", uploads="") == 1
@@ -95,7 +95,7 @@ async def test_put_and_completion_are_told_apart(tmp_path: Path) -> None:
     files = make_files(tmp_path / "in")
     with running(complete_conditions=False) as store:
         async with client_of(store, overwrite=False) as client:
-            report = await client.copy(files, "s3://b/m")
+            report = await client.copy(files, "s3://bkt/m")
 
     assert (report.files, report.non_atomic) == (2, 1)
 
@@ -106,28 +106,28 @@ async def test_a_store_that_refuses_the_header_gets_none(tmp_path: Path, name: s
     files = make_files(tmp_path / "in")
     with running(refused_headers=frozenset({"if-none-match"})) as store:
         async with client_of(store, overwrite=False) as client:
-            report = await client.copy(files / name, f"s3://b/{name}")
+            report = await client.copy(files / name, f"s3://bkt/{name}")
             with pytest.raises(DestinationError, match="exists already"):
-                store.put("b", "other", b"theirs")
-                await client.copy(files / name, "s3://b/other")
+                store.put("bkt", "other", b"theirs")
+                await client.copy(files / name, "s3://bkt/other")
 
         assert report.non_atomic == 1
-        assert store.objects["b", name].data == (files / name).read_bytes()
+        assert store.objects["bkt", name].data == (files / name).read_bytes()
 
 
 @pytest.mark.parametrize("script", [{}, IGNORED], ids=["honoured", "ignored"])
 async def test_a_copy_within_the_store_never_replaces_an_object(script: dict[str, bool]) -> None:
     """Neither by CopyObject nor after a fallback; a copy under an ignored condition is counted."""
     with running(**script) as store:
-        store.put("b", "from", SMALL)
-        store.put("b", "taken", b"theirs")
+        store.put("bkt", "from", SMALL)
+        store.put("bkt", "taken", b"theirs")
         async with client_of(store, overwrite=False) as client:
             with pytest.raises(DestinationError, match="exists already"):
-                await client.copy("s3://b/from", "s3://b/taken")
-            report = await client.copy("s3://b/from", "s3://b/new")
+                await client.copy("s3://bkt/from", "s3://bkt/taken")
+            report = await client.copy("s3://bkt/from", "s3://bkt/new")
 
-        assert store.objects["b", "taken"].data == b"theirs"
-        assert store.objects["b", "new"].data == SMALL
+        assert store.objects["bkt", "taken"].data == b"theirs"
+        assert store.objects["bkt", "new"].data == SMALL
         assert report.server_side_bytes == len(SMALL)
         assert report.non_atomic == (1 if script else 0)
 
@@ -136,16 +136,16 @@ async def test_without_permission_to_look_nothing_is_written(tmp_path: Path) -> 
     """Nobody could tell whether the object exists: the error says what to permit."""
     files = make_files(tmp_path / "in")
     with running(**IGNORED, forbidden_reads=True) as store:
-        store.put("b", "small", b"theirs")
+        store.put("bkt", "small", b"theirs")
         async with client_of(store, overwrite=False) as client:
             for name in ("small", "large"):
                 with pytest.raises(AccessError, match=r"permit s3:GetObject or s3:ListBucket"):
-                    await client.copy(files / name, f"s3://b/{name}")
+                    await client.copy(files / name, f"s3://bkt/{name}")
         async with client_of(store) as client:  # good practice, as long as it may overwrite
-            await client.copy(files / "small", "s3://b/new")
+            await client.copy(files / "small", "s3://bkt/new")
 
-        assert store.objects["b", "small"].data == b"theirs"
-        assert store.objects["b", "new"].data == SMALL
+        assert store.objects["bkt", "small"].data == b"theirs"
+        assert store.objects["bkt", "new"].data == SMALL
 
 
 async def test_a_lost_response_is_not_an_existing_object(tmp_path: Path) -> None:
@@ -154,10 +154,10 @@ async def test_a_lost_response_is_not_an_existing_object(tmp_path: Path) -> None
     for name in ("small", "large"):
         with running(**IGNORED, lost_responses=1) as store:
             async with client_of(store, overwrite=False) as client:
-                report = await client.copy(files / name, f"s3://b/{name}")
+                report = await client.copy(files / name, f"s3://bkt/{name}")
 
             assert report.files == 1
-            assert store.objects["b", name].data == (files / name).read_bytes()
+            assert store.objects["bkt", name].data == (files / name).read_bytes()
 
 
 # --- the decisions

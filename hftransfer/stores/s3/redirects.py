@@ -24,6 +24,7 @@ _METHOD_KEPT = (307, 308)
 _ALL = (301, 302, 303, *_METHOD_KEPT)
 # Headers that another origin may get: what the bytes are, and which of them are wanted.
 _FOREIGN = ("content-", "range", "x-amz-meta-", "x-amz-checksum-")
+_NOT_FOREIGN = "x-amz-checksum-mode"  # asks for a checksum; a signed URL may not allow it
 
 
 class Redirect(NamedTuple):
@@ -69,4 +70,8 @@ def _is_aws(host: str | None) -> bool:
 
 def foreign_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return those of `headers` that may be sent to another origin."""
-    return {name: value for name, value in headers.items() if name.lower().startswith(_FOREIGN)}
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.lower().startswith(_FOREIGN) and name.lower() != _NOT_FOREIGN
+    }

@@ -24,7 +24,8 @@ async def test_a_web_server_accepts_no_upload(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(SMALL)
     with running(web_server=True) as store:
         async with client_of(store) as client:
-            for source, target in [(tmp_path / "in", "s3://bkt/x"), ("s3://bkt/x", tmp_path / "o")]:
+            local, remote, other = str(tmp_path / "in"), "s3://bkt/x", str(tmp_path / "o")
+            for source, target in [(local, remote), (remote, other)]:
                 with pytest.raises(RejectedError) as caught:
                     await client.copy(source, target)
                 assert "not an S3 store: GET" in str(caught.value)

@@ -246,9 +246,11 @@ class S3Source:
         """
         headers = dict(self._read_headers(entry))
         is_start = buffer.start == 0 and buffer.filled == 0
-        # The engine compares the bytes if the entry has a digest or a manifest.
+        # The engine compares the bytes if the entry has a digest or a manifest. `with_digests` has
+        # asked for those of objects of several chunks.
         is_known = entry.digest is not None or entry.manifest is not None
-        keep = is_start and not is_known and self.client.compares_responses
+        is_small = entry.size <= self.client.options.chunk_size
+        keep = is_start and is_small and not is_known and self.client.compares_responses
         if keep and buffer.limit == entry.size:
             headers |= CHECKSUM_MODE
         try:

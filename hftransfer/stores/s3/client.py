@@ -132,6 +132,7 @@ class S3Client:
         self._http = HttpClient(
             self.options.timeouts,
             verify=self._account.verify,
+            verify_setting=self._account.verify_setting,
             rate_limiter=self._rate_limiter,
             loops=self.options.loops,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -67,7 +68,7 @@ class RequestSigner:
         self._account = account
         self._describe = describe
         self._endpoints: dict[str, BucketEndpoint] = {}
-        self._signers: dict[str, Signer] = {}  # by region
+        self._signers: dict[tuple[str, str], Signer] = {}  # by region and service
         self._refused_headers: set[str] = set()
         # Seconds by which the store's clock is ahead of this machine's.
         self._clock_offset = 0.0
@@ -94,9 +95,10 @@ class RequestSigner:
         if self._account.anonymous:
             return SignedRequest(url, {**plain, **_USER_AGENT}, endpoint.region, None)
         credentials = await self._account.credentials()
-        signer = self._signers.get(endpoint.region)
+        scope = (endpoint.region, endpoint.service)
+        signer = self._signers.get(scope)
         if signer is None or signer.credentials is not credentials:
-            signer = self._signers[endpoint.region] = Signer(credentials, endpoint.region)
+            signer = self._signers[scope] = Signer(credentials, *scope)
         now = time.time() + self._clock_offset
         headers = signer.sign(request.method, endpoint.host, path, query, plain, now=now)
         headers |= _USER_AGENT  # not signed, since proxies may change it
@@ -159,6 +161,12 @@ class RequestSigner:
             return SignedRequest(redirect.url, headers | _USER_AGENT, signed.region, None)
         parts = urlsplit(redirect.url)
         host = parts.netloc.rpartition("@")[2]
-        endpoint = BucketEndpoint(f"{parts.scheme}://{host}", host.lower(), "", signed.region)
+        endpoint = replace(
+            self._endpoints[request.bucket],
+            origin=f"{parts.scheme}://{host}",
+            host=host.lower(),
+            prefix="",
+            region=signed.region,
+        )
         query = "&".join(sorted(parts.query.split("&"))) if parts.query else ""
         return await self._sign_for(request, endpoint, parts.path or "/", query)

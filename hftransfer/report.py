@@ -34,7 +34,16 @@ class Report:
     retries: int = 0
     """Requests that were repeated."""
     verified: int = 0
-    """Files that were verified against the digest of the source or against a manifest."""
+    """Files that were compared with a digest wherever they crossed a network: on arrival, with that
+    of the source or of a manifest; on an upload, with the checksum or the MD5 that the store
+    returned. Local files also count if a manifest was given."""
+    unverified: int = 0
+    """Files that crossed a network without such a comparison, since there was no digest, or since
+    `TransferOptions.verify` is False."""
+    non_atomic: int = 0
+    """Files written with ``S3Options(overwrite=False)`` to a store that has not been shown to
+    honour ``If-None-Match``. Each was looked for just before it was written, which is not atomic:
+    an object that another writer created in between was replaced."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds of the stages ``fetch``, ``hash`` and ``store``, summed over all chunks."""
     manifest: Manifest = field(repr=False)
@@ -57,6 +66,8 @@ class Report:
             "seconds": round(self.seconds, 3),
             "retries": self.retries,
             "verified": self.verified,
+            "unverified": self.unverified,
+            "non_atomic": self.non_atomic,
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
         }
 

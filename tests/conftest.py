@@ -19,10 +19,13 @@ from hftransfer.testing.s3 import (
     S3Server,
     ServerNotFoundError,
     ensure_minio,
+    start_gofakes3,
     start_minio,
     start_moto,
     start_rclone,
+    start_s3rver,
     start_seaweedfs,
+    start_versitygw,
 )
 from support.s3 import Bucket, remove_bucket, run_server, s3_client
 
@@ -38,10 +41,14 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HOME"] = os.devnull  # unusable; `clean_environ` gives each test its own
 
-_S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server"}
+_OPTIONAL_SERVERS = ("versitygw", "gofakes3", "s3rver")
+_S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server", *_OPTIONAL_SERVERS}
 # `clean_environ` removes variables with these prefixes, with the exceptions below.
 _CLEANED = ("AWS_", "HF_", "HUGGING_FACE_", "HFTRANSFER_", "METAFLOW_")
-_KEPT = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HFTRANSFER_MINIO")
+_KEPT = (
+    *("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HFTRANSFER_MINIO"),
+    *(f"HFTRANSFER_{name.upper()}" for name in _OPTIONAL_SERVERS),
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -183,6 +190,27 @@ def rclone() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """moto's S3 server, if it is installed (see `minio`). Session-scoped."""
     with run_server(start_moto) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw() -> Iterator[S3Server]:
+    """The Versity gateway; skips the test, in CI too, if it is not installed. Session-scoped."""
+    with run_server(start_versitygw, optional=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gofakes3() -> Iterator[S3Server]:
+    """gofakes3 (see `versitygw`). Session-scoped."""
+    with run_server(start_gofakes3, optional=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver() -> Iterator[S3Server]:
+    """s3rver (see `versitygw`). Session-scoped."""
+    with run_server(start_s3rver, optional=True) as server:
         yield server
 
 

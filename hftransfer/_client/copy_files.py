@@ -62,7 +62,11 @@ async def copy_files(
     if within_s3 and manifest is None and not sidecar:
         from hftransfer._client.server_side_copy import copy_within_s3
 
-        if (report := await copy_within_s3(origin, sinks, entries, context)) is not None:
+        copied = await copy_within_s3(origin, sinks, entries, context)
+        if copied is not None:
+            report = copied.report
+            if copied.remaining:
+                report = copied.combined(await transfer(origin, sinks, copied.remaining, context))
             return replace(report, skipped_names=names.skipped)
     report = await transfer(origin, sinks, entries, context)
     if sidecar:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -19,16 +21,40 @@ from hftransfer.stores.base import Entry, Sink, Source
 from hftransfer.stores.s3.copy import ServerCopy
 from hftransfer.stores.s3.store import S3Sink, S3Source
 
-__all__ = ("copy_within_s3",)
+__all__ = ("ServerSideCopy", "copy_within_s3")
 
 # Objects that are copied at the same time, if the options do not give the number of connections.
 # Each is one request that waits for the store.
 _DEFAULT_CONCURRENCY = 32
 
 
+@dataclass(frozen=True)
+class ServerSideCopy:
+    """What a store has copied itself."""
+
+    report: Report
+    remaining: Sequence[Entry]
+    """Entries that it does not copy: their bytes have to be read and written."""
+
+    def combined(self, moved: Report) -> Report:
+        """Return the report of the whole copy.
+
+        Args:
+            moved: the report of the transfer of `remaining`.
+        """
+        own = self.report
+        return replace(
+            moved,
+            files=moved.files + own.files,
+            server_side_bytes=own.server_side_bytes,
+            non_atomic=moved.non_atomic + own.non_atomic,
+            seconds=moved.seconds + own.seconds,
+        )
+
+
 async def copy_within_s3(
     source: Source, sinks: Sequence[Sink], entries: Sequence[Entry], context: Context
-) -> Report | None:
+) -> ServerSideCopy | None:
     """Make the store copy `entries` to all `sinks`.
 
     Args:
@@ -38,8 +64,7 @@ async def copy_within_s3(
         context: options and observer.
 
     Returns:
-        None if a store is not S3 or does not support copying; then nothing or only a part is
-        copied, and the bytes have to be read and written.
+        None if a store is not S3; then nothing is copied.
 
     Raises:
         TransferError: the first failure; further ones are its notes.
@@ -52,18 +77,19 @@ async def copy_within_s3(
         await sink.prepare(entries)
     copies = _Copies(source, s3_sinks, context)
     emit(context.observer, TransferStarted(len(entries), sum(entry.size for entry in entries)))
-    try:
+    with suppress(UnsupportedError):
         await copies.run(entries)
-    except UnsupportedError:
-        return None
-    return Report(
+    remaining = [entry for entry in entries if entry.path not in copies.copied]
+    report = Report(
         source=source.location,
         destinations=tuple(sink.location for sink in sinks),
-        files=len(entries),
+        files=len(copies.copied),
         server_side_bytes=copies.bytes,
+        non_atomic=copies.non_atomic,
         seconds=time.perf_counter() - started,
         manifest=Manifest(source=source.location),
     )
+    return ServerSideCopy(report, remaining)
 
 
 class _Copies:
@@ -77,6 +103,13 @@ class _Copies:
         self._limiter = anyio.CapacityLimiter(context.options.connections or _DEFAULT_CONCURRENCY)
         self.bytes = 0
         """Bytes that the store has copied."""
+        self.copied: set[str] = set()
+        """Paths that every sink has."""
+
+    @property
+    def non_atomic(self) -> int:
+        """As `Report.non_atomic`."""
+        return self._server.exclusive_writes.non_atomic
 
     async def run(self, entries: Sequence[Entry]) -> None:
         # The first copy shows whether the store supports it. Largest first, because fewer stores
@@ -87,7 +120,12 @@ class _Copies:
         with single_error():
             async with anyio.create_task_group() as tasks:
                 for entry in ordered[1:]:
-                    tasks.start_soon(self._copy, entry)
+                    tasks.start_soon(self._copy_if_possible, entry)
+
+    async def _copy_if_possible(self, entry: Entry) -> None:
+        """Copy one entry; if the store cannot, leave it to the caller and let the others go on."""
+        with suppress(UnsupportedError):
+            await self._copy(entry)
 
     async def _copy(self, entry: Entry) -> None:
         async with self._limiter:
@@ -96,5 +134,6 @@ class _Copies:
             for sink in self._sinks:
                 await self._server.copy(source, sink.object_of(entry), entry)
                 self.bytes += entry.size
+            self.copied.add(entry.path)
             emit(self._observer, BytesMoved(entry.path, entry.size))
             emit(self._observer, FileFinished(entry.path, entry.size, skipped=False))

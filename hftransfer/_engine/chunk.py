@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from hftransfer._core.digests import INLINE_HASH_LIMIT, chunk_digest
 from hftransfer._core.plan import Chunk
-from hftransfer._engine.file_digest import CombinedCrc, OrderedHasher
+from hftransfer._engine.file_digest import CombinedDigest, OrderedHasher
 from hftransfer._engine.file_state import FileState, Operation
 from hftransfer._io.buffers import Buffer
 
@@ -30,7 +30,7 @@ class ChunkPipeline:
         self._state = state
         self._is_single = len(state.chunks) == 1
         self._ordered_hasher = digest if isinstance(digest, OrderedHasher) else None
-        self._crc = digest if isinstance(digest, CombinedCrc) else None
+        self._combined = digest if isinstance(digest, CombinedDigest) else None
 
     async def acquire(self, size: int) -> Buffer:
         """Return a buffer of `size` bytes, when the memory budget allows it.
@@ -54,21 +54,22 @@ class ChunkPipeline:
             self._state.context.large_chunks.release()
 
     async def hash(self, chunk: Chunk, data: memoryview) -> str:
-        """Return the XXH3-128 of a chunk; record its CRC, if the file's digest is a CRC."""
+        """Return the XXH3-128 of a chunk; record its share of a combined digest of the file."""
         if len(data) <= INLINE_HASH_LIMIT:
-            digest, crc = self._compute(data)
+            digest, share = self._compute(data)
         else:
             context = self._state.context
             with self._state.stats.timed("hash"):
-                digest, crc = await anyio.to_thread.run_sync(
+                digest, share = await anyio.to_thread.run_sync(
                     self._compute, data, limiter=context.hash_threads
                 )
-        if self._crc is not None and crc is not None:
-            self._crc.record(chunk.index, crc)
+        if self._combined is not None and share is not None:
+            self._combined.record(chunk.index, share)
         return digest
 
     def _compute(self, data: memoryview) -> tuple[str, bytes | None]:
-        return chunk_digest(data), None if self._crc is None else self._crc.compute(data)
+        combined = self._combined
+        return chunk_digest(data), None if combined is None else combined.compute(data)
 
     async def store(
         self, chunk: Chunk, data: memoryview, digest: str, *, reused: bool = False

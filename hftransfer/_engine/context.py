@@ -58,7 +58,7 @@ from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
-from hftransfer.stores.base import Sink
+from hftransfer.stores.base import ExclusiveSink, Sink
 
 __all__ = ("Context", "TransferStats")
 
@@ -156,7 +156,20 @@ class TransferStats:
     reused: int = 0
     retries: int = 0
     verified: int = 0
+    unverified: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+
+    def record_checks(self, checks: Sequence[bool]) -> None:
+        """Count a published file.
+
+        Args:
+            checks: for each network that its bytes crossed, whether they were compared with a
+                digest; and True if they were compared although they crossed none.
+        """
+        if not all(checks):
+            self.unverified += 1
+        elif checks:
+            self.verified += 1
 
     def timed(self, stage: str) -> _StageTimer:
         """Return a context manager that adds the time of its block to `stage`."""
@@ -174,6 +187,8 @@ class TransferStats:
             seconds=seconds,
             retries=self.retries,
             verified=self.verified,
+            unverified=self.unverified,
+            non_atomic=sum(sink.non_atomic for sink in sinks if isinstance(sink, ExclusiveSink)),
             stages=self.stages,
             manifest=manifest,
         )

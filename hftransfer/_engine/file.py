@@ -76,10 +76,16 @@ class FileTransfer:
             await self._move_chunks()
         finally:
             state.close()
-        is_checked = state.check_file_digest()
-        if is_checked or state.entry.manifest is not None:
-            state.stats.verified += 1
+        state.check_file_digest()
         return state.manifest()
+
+    @property
+    def is_checked_on_arrival(self) -> bool | None:
+        """True if the bytes were compared with a digest of the source or with a manifest.
+
+        None if they were not, but have crossed no network. Valid after `run`.
+        """
+        return self._state.is_checked_on_arrival
 
     async def _move_chunks(self) -> None:
         sendfile = SendfileStrategy.find(self._state)

@@ -9,7 +9,7 @@ from hftransfer._core.plan import Chunk
 from hftransfer._engine.chunk import ChunkPipeline
 from hftransfer._engine.file_state import CHUNK_ATTEMPTS, FileState
 from hftransfer._io.buffers import Buffer
-from hftransfer.errors import single_error
+from hftransfer.errors import IntegrityError, single_error
 
 __all__ = ("RangeStrategy",)
 
@@ -81,11 +81,11 @@ class RangeStrategy:
         """Fill `data` from the source; return its XXH3, which is the recorded one.
 
         Raises:
-            IntegrityError: if it is another one each time.
+            IntegrityError: if that, or the digest that came with the bytes, differs each time.
         """
         state = self._state
         digest = ""
-        for _ in range(CHUNK_ATTEMPTS):
+        for remaining in reversed(range(CHUNK_ATTEMPTS)):
             buffer = ByteRangeBuffer(chunk.start, data)
             with state.stats.timed("fetch"):
                 await state.context.scheduler.fill(
@@ -94,6 +94,11 @@ class RangeStrategy:
             state.stats.bytes += chunk.size
             digest = await self._pipeline.hash(chunk, data)
             if state.matches_manifest(chunk, digest):
-                return digest
+                try:
+                    await state.check_received_digest(data)
+                    return digest
+                except IntegrityError:
+                    if not remaining:
+                        raise
             state.stats.retries += 1
         raise state.chunk_mismatch(chunk, digest)

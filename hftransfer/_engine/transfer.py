@@ -40,7 +40,7 @@ from hftransfer.errors import (
 )
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
-from hftransfer.stores.base import Entry, FileSink, Sink, Source
+from hftransfer.stores.base import ConfirmingSink, Entry, FileSink, Sink, Source
 
 __all__ = ("Context", "transfer")
 
@@ -195,9 +195,14 @@ class _TransferRun:
             )
             self._in_progress[entry.path] = file
             manifest = await file.run()
+            on_arrival = file.is_checked_on_arrival
+            checks = [] if on_arrival is None else [on_arrival]
             while opened:
                 await opened[0].commit(manifest)
-                opened.pop(0)
+                published = opened.pop(0)
+                if isinstance(published, ConfirmingSink):
+                    checks.append(published.is_confirmed)
+            self.stats.record_checks(checks)
             return manifest
         except BaseException as error:
             discard = isinstance(error, IntegrityError)

@@ -160,6 +160,10 @@ def _summary(report: Report) -> str:
     parts.append(f"{report.seconds:.1f} s ({format_size(throughput)}/s)")
     if report.retries:
         parts.append(_count(report.retries, "retry", "retries"))
+    if report.unverified:
+        parts.append(f"{report.unverified} not verified (no digest to compare with)")
+    if report.non_atomic:
+        parts.append(f"{report.non_atomic} written after a look, not atomically")
     return ", ".join(parts)
 
 

@@ -42,11 +42,14 @@ from hftransfer._io.file_version import FileVersion
 
 __all__ = (
     "ComparingSink",
+    "ConfirmingSink",
     "Entry",
+    "ExclusiveSink",
     "FileBackedSource",
     "FileSink",
     "FillStream",
     "NameCheckingSink",
+    "RemoteSource",
     "SendfileSink",
     "Sink",
     "Source",
@@ -151,6 +154,27 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class RemoteSource(Protocol):
+    """A source whose bytes cross a network, on which they can be damaged.
+
+    Implemented in addition to `Source`.
+    """
+
+    async def received_digest(self, entry: Entry) -> Digest | None:
+        """Return the digest of the whole content that came with its bytes, or None.
+
+        Called once for a file of one chunk after `Source.fill`, if the entry has neither digest
+        nor manifest. A digest that can be told before should be that of the entry.
+
+        Args:
+            entry: as returned by `Source.list`.
+
+        Raises:
+            TransferError: if the store has to be asked, and that fails.
+        """
+
+
+@runtime_checkable
 class FileBackedSource(Protocol):
     """A source whose entries are files of this machine, so that the kernel can send them.
 
@@ -245,6 +269,27 @@ class SendfileSink(Protocol):
             digest: XXH3-128 of the bytes, in hex.
             checksum: the `sendfile_checksum` of the bytes.
         """
+
+
+@runtime_checkable
+class ConfirmingSink(Protocol):
+    """A file sink that sends the bytes over a network, and is told by the receiver what arrived.
+
+    Implemented in addition to `FileSink`.
+    """
+
+    @property
+    def is_confirmed(self) -> bool:
+        """True if the receiver verified or returned a digest of all bytes. Read after `commit`."""
+
+
+@runtime_checkable
+class ExclusiveSink(Protocol):
+    """A sink that can be told not to replace what exists. Implemented in addition to `Sink`."""
+
+    @property
+    def non_atomic(self) -> int:
+        """Files whose absence was only looked up before they were written. Read at the end."""
 
 
 class Sink(Protocol):

@@ -23,7 +23,6 @@ from hftransfer.errors import (
     AccessError,
     IntegrityError,
     LocationError,
-    NetworkError,
     NotFoundError,
     OptionsError,
     RejectedError,
@@ -340,7 +339,7 @@ async def test_a_truncated_body_is_continued(bucket: Bucket, tmp_path: Path) -> 
 
 
 async def test_a_damaged_small_object_is_read_again(bucket: Bucket, tmp_path: Path) -> None:
-    """Its bytes are compared with the checksum in the response's headers."""
+    """Its bytes are compared with the checksum in the response's headers, and count as verified."""
     async with client_of(bucket.server.endpoint) as client:
         (tmp_path / "in").write_bytes(b"content")
         await client.copy(tmp_path / "in", f"{bucket.url}/a")
@@ -362,11 +361,11 @@ async def test_a_damaged_small_object_is_read_again(bucket: Bucket, tmp_path: Pa
         limit = 1
         report = await client.copy(f"{bucket.url}/a", tmp_path / "out")
         limit = 100
-        with pytest.raises(NetworkError, match="damaged in transit"):
+        with pytest.raises(IntegrityError, match="mismatch: expected"):
             await client.copy(f"{bucket.url}/a", tmp_path / "never")
 
     assert (tmp_path / "out").read_bytes() == b"content"
-    assert report.retries == 1
+    assert (report.retries, report.verified, report.unverified) == (1, 1, 0)
     assert not (tmp_path / "never").exists()
 
 
@@ -555,30 +554,45 @@ async def test_an_empty_file_is_uploaded_and_downloaded(bucket: Bucket, tmp_path
     assert (tmp_path / "again").read_bytes() == b""
 
 
-async def test_an_invalid_listing_is_requested_again(bucket: Bucket) -> None:
-    """The HTML page of a proxy is a transient error, and never an empty folder."""
+async def test_a_listing_that_was_cut_off_is_requested_again(bucket: Bucket) -> None:
+    """A document that ends early is a transient error, and never an empty folder."""
     put_objects(bucket, a=b"content")
+    requests = 0
+
+    async def cut(request: web.Request) -> web.StreamResponse | None:
+        nonlocal requests
+        requests += 1
+        return web.Response(body=listing(["a"])[:-10]) if requests == 1 else None
+
+    async with proxy_for(bucket, cut) as endpoint, client_of(endpoint) as client:
+        assert len(await client.list(bucket.url)) == 1
+    assert requests == 2
+
+
+async def test_a_listing_that_stays_cut_off_is_an_error(bucket: Bucket) -> None:
+    """After the retries the error names the location and the endpoint."""
+
+    async def cut(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(body=listing(["a"])[:-10])
+
+    async with proxy_for(bucket, cut) as endpoint, client_of(endpoint) as client:
+        with pytest.raises(ServerError, match=f"{bucket.url}/ at {endpoint}: .*not an XML"):
+            await client.list(bucket.url)
+
+
+async def test_a_page_in_place_of_a_listing_is_rejected(bucket: Bucket) -> None:
+    """It is neither an empty folder nor asked for again: the endpoint is wrong."""
     requests = 0
 
     async def respond_html(request: web.Request) -> web.StreamResponse | None:
         nonlocal requests
         requests += 1
-        return web.Response(text="<html><br>login</html>") if requests == 1 else None
+        return web.Response(text="<html><br>login</html>", content_type="text/html")
 
     async with proxy_for(bucket, respond_html) as endpoint, client_of(endpoint) as client:
-        assert len(await client.list(bucket.url)) == 1
-    assert requests == 2
-
-
-async def test_a_listing_that_stays_invalid_is_an_error(bucket: Bucket) -> None:
-    """After the retries the error names the location and the endpoint."""
-
-    async def respond_html(request: web.Request) -> web.StreamResponse | None:
-        return web.Response(text="<html><br>login</html>")
-
-    async with proxy_for(bucket, respond_html) as endpoint, client_of(endpoint) as client:
-        with pytest.raises(ServerError, match=f"{bucket.url}/ at {endpoint}: .*not an XML"):
+        with pytest.raises(RejectedError, match=r"not an S3 store: .*'text/html', without the doc"):
             await client.list(bucket.url)
+    assert requests == 1
 
 
 # --- options

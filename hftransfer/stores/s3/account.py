@@ -70,6 +70,8 @@ class _EnvironmentSettings:
     ca_bundle: str | None
     credentials: Credentials | None
     """None if requests are anonymous."""
+    request_checksums: str | None
+    response_checksums: str | None
 
 
 def _read_environment(
@@ -93,6 +95,8 @@ def _read_environment(
         endpoint_url=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"),
         ca_bundle=environ.get("AWS_CA_BUNDLE"),
         credentials=credentials,
+        request_checksums=environ.get("AWS_REQUEST_CHECKSUM_CALCULATION"),
+        response_checksums=environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION"),
     )
 
 
@@ -143,6 +147,16 @@ class Account:
                 f"S3 options: {self.region!r} is not a region name; "
                 f"set region_name or AWS_REGION to one such as {_DEFAULT_REGION}"
             )
+        self.request_checksums = _checksum_setting(
+            "AWS_REQUEST_CHECKSUM_CALCULATION", settings.request_checksums
+        )
+        """``when_supported``: uploads carry a checksum if the store verifies it;
+        ``when_required``: none, and their MD5 is compared."""
+        self.response_checksums = _checksum_setting(
+            "AWS_RESPONSE_CHECKSUM_VALIDATION", settings.response_checksums
+        )
+        """``when_supported``: downloads are compared with what the store states;
+        ``when_required``: only `AsyncClient.verify` does so."""
         self._credentials: Credentials | None = None
         # Concurrent requests share one refresh.
         self._refresh_lock = anyio.Lock()
@@ -270,6 +284,22 @@ def _parse_endpoint(url: str, region: str, service: str = "s3") -> BucketEndpoin
         region=region,
         service=service,
     )
+
+
+def _checksum_setting(name: str, value: str | None) -> str:
+    """Return a setting of the AWS SDKs in lower case; the default is ``when_supported``.
+
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html
+
+    Raises:
+        OptionsError: if it has another value than the two that exist.
+    """
+    setting = (value or "when_supported").lower()
+    if setting not in ("when_supported", "when_required"):
+        raise OptionsError(
+            f"S3 options: {name} is {value!r}; it must be when_supported or when_required"
+        )
+    return setting
 
 
 def _is_http_url(url: str) -> bool:

@@ -122,18 +122,19 @@ def md5_digest(etag: str | None, headers: Mapping[str, str]) -> Digest | None:
 
     Args:
         etag: of the object.
-        headers: of a response to HEAD, which name the encryption.
+        headers: of a response about the object, which name the encryption.
     """
     md5 = etag_md5(etag or "")
-    return None if md5 is None or not are_etags_md5(headers) else Digest("md5", md5)
+    return Digest("md5", md5) if md5 is not None and are_etags_md5(headers) else None
 
 
 def are_etags_md5(headers: Mapping[str, str]) -> bool:
-    """Return True if ETags of the object, or of its parts, are MD5s: it is not encrypted with a key
-    of KMS or of the customer.
+    """Return True if the encryption that a response names leaves ETags MD5s, of parts, too.
+
+    They are something else with a key of KMS or of the customer.
 
     Args:
-        headers: of a response to HEAD, which name the encryption.
+        headers: of a response about the object.
     """
     encryption = headers.get("x-amz-server-side-encryption", "AES256")
     return encryption == "AES256" and f"{_CUSTOMER_KEY}-algorithm" not in headers

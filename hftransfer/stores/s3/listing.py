@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from hftransfer._io.retry import retrying
 from hftransfer.errors import AccessError, NotFoundError, ServerError, TransferError
 from hftransfer.locations import S3Location
+from hftransfer.stores.s3.answers import check_document, required_etag
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.xml import ListedObject, Page, parse_list
 
-__all__ = ("Listing", "head_object", "list_location", "list_page")
+__all__ = ("Listing", "head_object", "list_location", "list_page", "request_page")
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,33 @@ async def list_page(client: S3Client, bucket: str, prefix: str, token: str | Non
         NotFoundError: if there is no such bucket.
         AccessError: if it may not be listed.
     """
-    query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
+    query = {"prefix": prefix}
     if token is not None:
         query["continuation-token"] = token
-    return await retrying(partial(_request_page, client, bucket, query), client.options.retry)
+    return await retrying(partial(request_page, client, bucket, query), client.options.retry)
 
 
-async def _request_page(client: S3Client, bucket: str, query: dict[str, str]) -> Page:
+async def request_page(client: S3Client, bucket: str, query: Mapping[str, str]) -> Page:
+    """Request one page of a listing once.
+
+    Args:
+        client: open.
+        bucket: name of the bucket.
+        query: with the ``prefix``, not encoded.
+
+    Raises:
+        RejectedError: if no S3 store has answered.
+        ServerError: if the listing was cut off; requested again, it may be whole.
+        TransferError: as `S3Client.send`.
+    """
+    query = {"list-type": "2", "encoding-type": "url", **query}
     response = await client.send("GET", bucket, query=query)
+    context = client.describe(bucket, query["prefix"])
+    check_document(response, "ListBucketResult", context)
     try:
-        # Inside the retry, so that a listing that cannot be parsed is requested again.
         return parse_list(response.body)
     except ServerError as error:
-        error.message = f"{client.describe(bucket, query['prefix'])}: {error.message}"
+        error.message = f"{context}: {error.message}"
         raise
 
 
@@ -107,6 +122,7 @@ async def head_object(client: S3Client, bucket: str, key: str) -> ListedObject |
         head = await client.call("HEAD", bucket, key)
     except TransferError:
         return None  # the listing's error is clearer, since responses to HEAD have no body
+    required_etag(head, client.describe(bucket, key))
     length = head.headers.get("Content-Length", "")
     size = int(length) if length.isascii() and length.isdigit() else -1
     return ListedObject(key, size, head.headers.get("ETag", ""))

@@ -41,15 +41,20 @@ class MultipartUpload(Upload):
             chunk_size: bytes of every part but the last.
 
         Raises:
+            DestinationError: if the object exists and must not be replaced.
             TransferError: if the store rejects the upload, or fails more often than the retry
                 policy allows. Then, and after a cancellation, no new upload stays open.
         """
+        if target.exclusive:
+            await target.check_absent(target.conditions.complete)  # before any byte is sent
         sizes = [chunk.size for chunk in plan_chunks(target.entry.size, chunk_size)]
         orphan = await find_resumable(target.client, *target.bucket_key, sizes)
         if orphan is None:
             upload = await create_upload(target, target.client.part_checksums)
         else:
-            upload = OpenUpload(target, orphan.upload_id, orphan.checksum, orphan.lock)
+            upload = OpenUpload(
+                target, orphan.upload_id, orphan.checksum, orphan.lock, resumed=True
+            )
         return cls(upload, sizes, orphan)
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
@@ -67,7 +72,11 @@ class MultipartUpload(Upload):
         await self._parts.put(chunk, file_range, checksum)
 
     async def commit(self, manifest: FileManifest) -> None:
-        await Completion(self._upload, self._sizes, self._parts.uploaded).run()
+        uploaded = self._parts.uploaded
+        await Completion(self._upload, self._sizes, uploaded).run()
+        self.is_confirmed = uploaded.confirmed
+        if self._target.exclusive:
+            self._target.exclusive_writes.record(self._target.conditions.complete)
 
     async def abort(self, *, discard: bool) -> None:
         """Abort the upload and delete its parts; no effect after `commit`."""

@@ -7,9 +7,18 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.to_thread
 
-from hftransfer.errors import IntegrityError, NotFoundError, Response, TransferError
+from hftransfer.errors import (
+    DestinationError,
+    IntegrityError,
+    NotFoundError,
+    RejectedError,
+    Response,
+    TransferError,
+    UnsupportedError,
+)
+from hftransfer.stores.s3.answers import check_document, foreign_answer
 from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
-from hftransfer.stores.s3.errors import error_code, response_error
+from hftransfer.stores.s3.errors import error_code
 from hftransfer.stores.s3.headers import object_headers
 from hftransfer.stores.s3.target import UploadTarget
 from hftransfer.stores.s3.upload_lock import UploadLock
@@ -33,6 +42,7 @@ class OpenUpload:
         upload_id: given by the store.
         checksum: name of the checksum that the upload was created with; None for none.
         lock: tells other processes of this machine that the upload is in use; None for none.
+        resumed: True if another process has created the upload.
     """
 
     def __init__(
@@ -41,16 +51,34 @@ class OpenUpload:
         upload_id: str,
         checksum: str | None,
         lock: UploadLock | None = None,
+        *,
+        resumed: bool = False,
     ) -> None:
         self.target = target
         self.checksum = checksum
         self._upload_id = upload_id
         self._lock = lock
         self._is_open = True
+        self._resumed = resumed
 
     def query(self, **parameters: str) -> dict[str, str]:
         """Return the query of a request about this upload."""
         return {"uploadId": self._upload_id, **parameters}
+
+    def must_restart(self, error: TransferError) -> bool:
+        """Return True if a new upload may succeed where this one has failed.
+
+        That is so if it is gone, and also if the store rejects a request for an upload that
+        another process created: a store may list it without all that it demands to continue.
+        garage, for example, does not list the checksum that each part must have.
+
+        Args:
+            error: of a part or of the completion.
+        """
+        if is_upload_gone(error):
+            return True
+        rejections = (DestinationError, RejectedError, UnsupportedError)
+        return self._resumed and isinstance(error, rejections)
 
     async def lock(self) -> None:
         """Create the lock file."""
@@ -129,9 +157,12 @@ class _Creation:
 
     async def run(self) -> None:
         checksum, response = await self._negotiate()
+        context = self._target.description
+        # gofakes3 and rclone shorten the name of the document.
+        check_document(response, "InitiateMultipartUpload", context)
         upload_id = element(response.body.decode(errors="replace"), "UploadId")
         if not upload_id:
-            raise response_error(response, self._target.description)
+            raise foreign_answer(response, context, "an UploadId")
         self.upload = OpenUpload(self._target, upload_id, checksum)
         await self.upload.lock()
 

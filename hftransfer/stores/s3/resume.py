@@ -18,6 +18,7 @@ import anyio.to_thread
 from hftransfer._core.checksums import COMBINABLE
 from hftransfer._http.status import parse_http_date
 from hftransfer.errors import TransferError, TransientError
+from hftransfer.stores.s3.answers import check_document
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.etags import etag_md5
 from hftransfer.stores.s3.headers import customer_key_headers
@@ -83,6 +84,7 @@ async def find_resumable(
     """
     try:
         response = await client.call("GET", bucket, query={"uploads": "", "prefix": key})
+        check_document(response, "ListMultipartUploads", client.describe(bucket, key))
         uploads = [row for row in records(response.body, "Upload") if row.get("Key") == key]
         found = [await _list_parts(client, bucket, key, row["UploadId"]) for row in uploads]
     except TransientError:
@@ -124,6 +126,7 @@ async def _list_parts(
             query={"uploadId": upload_id, "part-number-marker": marker},
             headers=customer_key_headers(client.s3),
         )
+        check_document(response, "ListParts", client.describe(bucket, key))
         rows = list(records(response.body, "Part"))
         page = [(int(row["PartNumber"]), Part(row["ETag"], int(row["Size"]))) for row in rows]
         parts.update(page)

@@ -15,9 +15,8 @@ from functools import partial
 import anyio
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._core.checksums import header_name
 from hftransfer._core.content_digest import ContentDigest
-from hftransfer._core.digests import Digest
+from hftransfer._core.digests import Digest, parts_digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.plan import stored_part_size
 from hftransfer._core.streams import ByteStream
@@ -26,7 +25,6 @@ from hftransfer.errors import (
     AccessError,
     DestinationError,
     LocationError,
-    NetworkError,
     NotFoundError,
     SourceChangedError,
     TransferError,
@@ -37,11 +35,13 @@ from hftransfer.locations import S3Location
 from hftransfer.stores.base import Entry, FileSink
 from hftransfer.stores.names import refuse_bad_names
 from hftransfer.stores.s3.client import S3Client
+from hftransfer.stores.s3.conditions import ExclusiveWrites
 from hftransfer.stores.s3.errors import error_code, lacks_permission
-from hftransfer.stores.s3.hashing import checksum_of
+from hftransfer.stores.s3.etags import parts_count
 from hftransfer.stores.s3.headers import (
     CHECKSUM_MODE,
     IDENTITY_HEADER,
+    are_etags_md5,
     checksum_digest,
     customer_key_headers,
     identity_tag,
@@ -87,6 +87,8 @@ class S3Source:
         self._root = ""
         self.single = False
         """True once `list` has found the location to be one object."""
+        self._received: dict[str, Mapping[str, str]] = {}
+        """By path, the headers that came with the first bytes of objects that are being read."""
 
     @property
     def location(self) -> str:
@@ -118,35 +120,86 @@ class S3Source:
     async def with_digests(
         self, entries: Sequence[Entry], *, all_sizes: bool = False
     ) -> Sequence[Entry]:
-        """Return `entries` with the checksums of whole objects, by one HEAD each.
+        """Return `entries` with the digests of whole objects, by one or two HEADs each.
+
+        That is a checksum, or else the MD5 that the ETag is. For an object of several parts the
+        second HEAD asks for their size.
 
         By default only objects of more than one chunk are asked for: a response to a range does
         not carry the checksum, while a smaller object brings it along when it is read.
 
         Args:
             entries: as listed by this source.
-            all_sizes: ask for smaller objects, too, and use the MD5 if there is no checksum.
+            all_sizes: ask for smaller objects, too.
 
         Raises:
             TransientError: if the store fails more often than the retry policy allows.
         """
         smallest = 0 if all_sizes else self.client.options.chunk_size + 1
         large = [entry for entry in entries if entry.size >= smallest]
-        add_digest = partial(self._with_digest, use_md5=all_sizes)
+        add_digest = partial(self._with_digest, always=all_sizes)
         updated = {entry.path: entry for entry in await self._for_each(large, add_digest)}
         return [updated.get(entry.path, entry) for entry in entries]
 
-    async def _with_digest(self, entry: Entry, *, use_md5: bool) -> Entry:
+    async def _with_digest(self, entry: Entry, *, always: bool) -> Entry:
+        """Return `entry` with the digest that the store states.
+
+        Args:
+            entry: as listed.
+            always: also if the client compares no responses.
+        """
+        if not always and not self.client.compares_responses:
+            return entry
         try:
             headers = await self._head(entry)
+            digest = await self._digest_of(entry, headers)
         except TransientError:
             raise
         except TransferError:
             return entry  # HEAD may be forbidden; if reading fails, too, its error is clearer
-        digest = _whole_digest(entry, headers)
-        if digest is None and use_md5:
-            digest = md5_digest(entry.etag, headers)
-        return replace(entry, digest=digest)
+        return entry if digest is None else replace(entry, digest=digest)
+
+    async def _digest_of(self, entry: Entry, headers: Mapping[str, str]) -> Digest | None:
+        """Return the digest of a whole object: its checksum, or else the MD5 that its ETag is.
+
+        Args:
+            entry: as listed.
+            headers: of a response about the object, which name checksum and encryption.
+
+        Raises:
+            TransferError: if the size of its parts cannot be requested.
+        """
+        digest = _whole_digest(entry, headers) or md5_digest(entry.etag, headers)
+        count = parts_count(entry.etag or "")
+        if digest is not None or count is None or not are_etags_md5(headers):
+            return digest
+        part_size = entry.size if count == 1 else await self._part_size(entry, count)
+        if not part_size:
+            return None
+        return parts_digest((entry.etag or "").strip('"'), part_size)
+
+    async def _part_size(self, entry: Entry, count: int) -> int | None:
+        """Return the bytes of every part but the last, or None if the parts are not like that."""
+        response = await self.client.call(
+            "HEAD",
+            *self.object_of(entry),
+            query={"partNumber": "1"},
+            headers=self._read_headers(entry),
+        )
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdigit() else 0
+        # A store that ignores the parameter tells the size of the object.
+        return size if size and -(-entry.size // size) == count else None
+
+    async def received_digest(self, entry: Entry) -> Digest | None:
+        headers = self._received.pop(entry.path, None)
+        if headers is None or not self.client.compares_responses:
+            return None
+        digest = await self._digest_of(entry, headers)
+        if digest is None and headers.get("Content-Range"):
+            # The response to a range does not carry the checksum.
+            digest = _whole_digest(entry, await self._head(entry))
+        return digest
 
     async def with_properties(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Return `entries` with the type and metadata of their objects, by one HEAD each.
@@ -187,30 +240,28 @@ class S3Source:
         return self._location.bucket, self._root + entry.path
 
     async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
-        """Fill `buffer` by one GET; a whole object is compared with its checksum.
-
-        Nothing is compared here if the entry has a digest or a manifest, with which the engine
-        compares the bytes.
+        """Fill `buffer` by one GET; keep the headers for `received_digest`.
 
         Raises:
             SourceChangedError: if the object was replaced or deleted since it was listed.
-            NetworkError: if the bytes do not match the object's checksum.
             TransferError: as `S3Client.fill`.
         """
         headers = dict(self._read_headers(entry))
-        whole = buffer.start == 0 and buffer.limit == entry.size and buffer.filled == 0
-        engine_compares = entry.digest is not None or entry.manifest is not None
-        compare = whole and self.client.options.verify and not engine_compares
-        if compare:
+        is_start = buffer.start == 0 and buffer.filled == 0
+        # The engine compares the bytes if the entry has a digest or a manifest. `with_digests` has
+        # asked for those of objects of several chunks.
+        is_known = entry.digest is not None or entry.manifest is not None
+        is_small = entry.size <= self.client.options.chunk_size
+        keep = is_start and is_small and not is_known and self.client.compares_responses
+        if keep and buffer.limit == entry.size:
             headers |= CHECKSUM_MODE
-        received: list[Mapping[str, str]] = []
         try:
             await self.client.fill(
                 *self.object_of(entry),
                 buffer,
                 size=entry.size,
                 headers=headers,
-                on_headers=received.append if compare else None,
+                on_headers=partial(self._received.__setitem__, entry.path) if keep else None,
             )
         except NotFoundError as error:
             if error_code(error) == "NoSuchBucket":
@@ -218,27 +269,6 @@ class S3Source:
             raise SourceChangedError(
                 f"{error.message}; it was deleted during its transfer", response=error.response
             ) from error
-        # The engine may have shortened the buffer, because another connection reads its end.
-        if received and buffer.filled >= entry.size:
-            await self._compare_checksum(entry, buffer, received[-1])
-
-    async def _compare_checksum(
-        self, entry: Entry, buffer: ByteRangeBuffer, headers: Mapping[str, str]
-    ) -> None:
-        """Compare a whole object with the checksum in the response's headers, if there is one."""
-        expected = _whole_digest(entry, headers)
-        if expected is None:
-            return
-        algorithm = expected.algorithm.upper()
-        found = await checksum_of(algorithm, buffer.memory[: buffer.filled])
-        if found.hex() != expected.value:
-            buffer.reset()
-            raise NetworkError(
-                f"{self.client.describe(*self.object_of(entry))}: the object was damaged in "
-                f"transit: {header_name(algorithm)} is {expected.value}, "
-                f"but the received bytes have {found.hex()}",
-                is_outage=False,
-            )
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
@@ -296,6 +326,7 @@ class S3Sink:
         self._lists_all = True
         """False if there are more objects than `prepare` listed."""
         self._local_files = StoredFiles(client, records)
+        self._exclusive_writes = ExclusiveWrites()
 
     @property
     def location(self) -> str:
@@ -382,6 +413,10 @@ class S3Sink:
             return False
         return head.headers.get(IDENTITY_HEADER) == tag
 
+    @property
+    def non_atomic(self) -> int:
+        return self._exclusive_writes.non_atomic
+
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key under which `entry` is written."""
         key = self._location.key if self.single else self._prefix + entry.path
@@ -392,7 +427,13 @@ class S3Sink:
         if await self._is_stored(bucket_key, entry):
             return None
         created = partial(self._local_files.add, bucket_key, entry)
-        target = UploadTarget(self._client, *bucket_key, entry, on_created=created)
+        target = UploadTarget(
+            self._client,
+            *bucket_key,
+            entry,
+            on_created=created,
+            exclusive_writes=self._exclusive_writes,
+        )
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)

@@ -13,7 +13,23 @@ from xml.etree import ElementTree
 
 from hftransfer.errors import ServerError
 
-__all__ = ("ListedObject", "Page", "complete_body", "element", "parse_list", "records", "text_of")
+__all__ = (
+    "ListedObject",
+    "Page",
+    "complete_body",
+    "element",
+    "parse_list",
+    "records",
+    "root_name",
+    "text_of",
+)
+
+# White space, declarations and comments, then the name of the root element. S3 keeps a connection
+# alive by white space while it assembles an object.
+_ROOT = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*<(?:\w+:)?(?P<name>[A-Za-z]\w*)[\s/>]",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,15 @@ def element(body: str, name: str) -> str:
 
         text = html.unescape(text)
     return text.strip()
+
+
+def root_name(body: bytes) -> str | None:
+    """Return the name of a document's first element without its namespace, or None.
+
+    Only the start of the document is read, so that one that was cut off has a root, too.
+    """
+    matched = _ROOT.match(body[:4096])
+    return None if matched is None else matched["name"].decode()
 
 
 def parse_list(body: bytes) -> Page:

@@ -74,6 +74,9 @@ class AiohttpSession:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield its response, whose head has been read.
 
+        A head has to arrive within the limits for a connection and for silence together, after a
+        body of a request without any: that is sent at the pace of the server.
+
         Args:
             method: HTTP method.
             url: sent as it is.
@@ -87,8 +90,8 @@ class AiohttpSession:
         session = self._ready_session()
         timeout = self._timeout(limit_body_silence=limit_body_silence)
         target = URL(url, encoded=True)
-        # aiohttp's `sock_read` limits head and body alike, so without it the head has its own.
-        head_limit = None if limit_body_silence else self._timeouts.connect + self._timeouts.read
+        # aiohttp's `sock_read` limits the silence, and a head may arrive byte by byte.
+        head_limit = None if data else self._timeouts.connect + self._timeouts.read
         with translated_errors(method, url):
             with anyio.fail_after(head_limit):
                 request = session.request(

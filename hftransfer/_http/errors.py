@@ -18,6 +18,7 @@ __all__ = (
     "proxy_refused",
     "stalled",
     "surplus_bytes",
+    "too_slow",
     "truncated_body",
     "untrusted_certificate",
 )
@@ -52,6 +53,13 @@ def stalled(method: str, url: str, *, sending: bool) -> StalledError:
     """Return the error for a server that sent nothing, or accepted nothing of a request's body."""
     what = "accepted" if sending else "sent"
     return StalledError(f"{method} {redact(url)}: {authority_of(url)} {what} nothing for too long")
+
+
+def too_slow(method: str, url: str) -> StalledError:
+    """Return the error for a server that sends the response to a control request by drops."""
+    return StalledError(
+        f"{method} {redact(url)}: {authority_of(url)} began a response and did not end it in time"
+    )
 
 
 def cannot_connect(authority: str, reason: object) -> NetworkError:

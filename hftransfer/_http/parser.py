@@ -107,7 +107,7 @@ def _parse_fields(text: str) -> _Fields:
         name, value = name.lower(), value.strip(" \t\r")
         headers.setdefault(name, value)
         if name == "content-length":
-            lengths.update(each.strip() for each in value.split(","))
+            lengths.update(each.strip(" \t") for each in value.split(","))
         elif name == "transfer-encoding":
             codings.append(value.lower())
         elif name == "connection":

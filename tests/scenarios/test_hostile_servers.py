@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 from hftransfer import (
@@ -118,12 +119,16 @@ def hub(
     return answer
 
 
+def _files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 async def assert_rejected(
     answer: Answer, folder: Path, kind: type[TransferError], match: str, source: str = "hf://o/m"
 ) -> None:
     with pytest.raises(kind, match=match):
         await fetch(answer, folder, source)
-    assert not [path for path in folder.rglob("*") if path.is_file()]
+    assert not await anyio.to_thread.run_sync(_files_below, folder)
 
 
 @pytest.mark.parametrize("document", WRONG_REVISIONS, ids=lambda each: json.dumps(each)[:40])

@@ -14,6 +14,7 @@ __all__ = (
     "cannot_connect",
     "connection_failed",
     "failure_reason",
+    "invalid_header",
     "not_http",
     "proxy_refused",
     "stalled",
@@ -43,6 +44,13 @@ def surplus_bytes(url: str) -> NetworkError:
 
 def connection_failed(method: str, url: str, reason: str) -> NetworkError:
     return NetworkError(f"{method} {redact(url)}: the connection failed: {reason}")
+
+
+def invalid_header(method: str, url: str) -> RejectedError:
+    return RejectedError(
+        f"{method} {redact(url)}: a header must not contain line breaks, null characters or halves "
+        "of surrogate pairs"
+    )
 
 
 def not_http(method: str, url: str, reason: object) -> NetworkError:

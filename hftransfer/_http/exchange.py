@@ -17,7 +17,7 @@ from hftransfer._http.errors import connection_failed, failure_reason
 from hftransfer._http.status import check_content_range
 from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import PendingDelay
-from hftransfer.errors import NetworkError, Response
+from hftransfer.errors import NetworkError, Response, redact
 
 __all__ = ("BufferTarget", "Exchange", "Request", "StaleConnectionError", "connection_ended")
 
@@ -86,6 +86,10 @@ class Request(NamedTuple):
     target: BufferTarget | None = None
     headers_only: bool = False
     """True to skip the body of a response with a status below 300."""
+
+    def __repr__(self) -> str:
+        # asyncio's debug mode logs the arguments of slow calls; URL and headers have secrets.
+        return f"<Request {self.method} {redact(self.url)}>"
 
 
 class Exchange:

@@ -64,8 +64,7 @@ def redirect_target(url: str, response: Response) -> str:
     if not is_url:
         shown = redact(location)
         raise RejectedError(
-            f"{response.method} {redact(url)}: redirected to {shown!r}, which is no http(s) URL",
-            response=response,
+            f"{response.method} {redact(url)}: redirected to {shown!r}, which is no http(s) URL"
         )
     return target
 

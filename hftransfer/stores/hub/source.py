@@ -216,9 +216,8 @@ class HubSource:
         except (AccessError, NotFoundError) as error:
             raise self._after_rejection(entry, content_url, url, error) from error
         if redirect is not None:
-            unexpected = RejectedError(
-                f"{redact(redirect.url)}: redirected again", response=redirect
-            )
+            # Without the response, whose Location may be signed.
+            unexpected = RejectedError(f"{redact(redirect.url)}: redirected again")
             raise self._after_rejection(entry, content_url, url, unexpected)
         content_url.rejections = 0
 

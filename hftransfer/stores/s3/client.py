@@ -48,7 +48,7 @@ from hftransfer._io.file_range import Body
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
-from hftransfer.errors import Response, TransferError
+from hftransfer.errors import Response, TransferError, redact
 from hftransfer.options import S3Options, TransferOptions
 from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
@@ -76,6 +76,9 @@ class _Request(NamedTuple):
     query: Mapping[str, str]
     headers: Mapping[str, str]
 
+    def __repr__(self) -> str:  # a header may have the key of SSE-C
+        return f"<_Request {self.method} s3://{self.bucket}/{self.key}>"
+
     @property
     def subject(self) -> tuple[str, str]:
         """Bucket, and the key or prefix, that an error message names."""
@@ -90,6 +93,9 @@ class _SignedRequest(NamedTuple):
     region: str
     credentials: Credentials | None
     """None if the request is anonymous."""
+
+    def __repr__(self) -> str:  # the headers have the signature
+        return f"<_SignedRequest {redact(self.url)}>"
 
 
 class _FillFailure(NamedTuple):
@@ -183,7 +189,7 @@ class S3Client:
         endpoint = self.account.endpoint_url
         if endpoint is None:
             return f"s3://{bucket}/{key} in {self.account.region}"
-        return f"s3://{bucket}/{key} at {endpoint}"
+        return f"s3://{bucket}/{key} at {redact(endpoint)}"
 
     async def send(
         self,

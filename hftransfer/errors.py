@@ -60,6 +60,7 @@ __all__ = (
     "redact",
     "scrub",
     "single_error",
+    "without_credentials",
 )
 
 
@@ -113,25 +114,32 @@ def redact(url: str) -> str:
 
 
 def scrub(text: str) -> str:
-    """Return `text` without the credentials that it may quote, as one that can be printed.
+    """Return `without_credentials` of `text`, with other characters than printable ones escaped.
 
-    `redact` shortens a URL that we show. This removes what others have put into a text: the user
-    who names a signed URL as a location, a server that repeats the request in its message, an
-    exception of a library. Removed are user and query of URLs, the parameters of signatures,
-    Authorization headers and tokens. Other characters than printable ones are escaped: a server
-    must not control the terminal.
+    A server must not control the terminal.
     """
-    if "@" in text:
-        text = _USERINFO.sub(_without_userinfo, text)
-    text = _QUERY.sub(r"\g<base>?…", text)
-    text = _AUTHORIZATION.sub(_without_value, text)
-    text = _PARAMETER.sub(r"\g<name>\g<sign>…", text)
+    text = without_credentials(text)
     if text.isprintable():
         return text
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def without_credentials(text: str) -> str:
+    """Return `text` without the credentials that it may quote.
+
+    `redact` shortens a URL that we show. This removes what others have put into a text: the user
+    who names a signed URL as a location, a server that repeats the request in its response, an
+    exception of a library. Removed are user and query of URLs, the parameters of signatures,
+    Authorization headers and tokens.
+    """
+    if "@" in text:
+        text = _USERINFO.sub(_without_userinfo, text)
+    text = _QUERY.sub(r"\g<base>?…", text)
+    text = _AUTHORIZATION.sub(_without_value, text)
+    return _PARAMETER.sub(r"\g<name>\g<sign>…", text)
 
 
 def _without_userinfo(matched: re.Match[str]) -> str:
@@ -158,10 +166,24 @@ class Response:
     def __repr__(self) -> str:
         return f"<Response {self.method} {redact(self.url)} {self.status}>"
 
+    def without_credentials(self) -> Response:
+        """Return this response for files and for the messages of other libraries.
+
+        The URL is redacted, and `without_credentials` is applied to headers and body.
+        """
+        body = self.body.decode("utf-8", "surrogateescape")
+        return Response(
+            self.method,
+            redact(self.url),
+            self.status,
+            {name.lower(): without_credentials(value) for name, value in self.headers.items()},
+            without_credentials(body).encode("utf-8", "surrogateescape"),
+        )
+
     def __reduce__(self) -> tuple[object, ...]:
         # Errors are pickled into files and logs; the receiver sends no request to this URL.
-        fields = (self.method, redact(self.url), self.status, self.headers, self.body)
-        return (Response, fields)
+        safe = self.without_credentials()
+        return (Response, (safe.method, safe.url, safe.status, safe.headers, safe.body))
 
 
 class TransferError(Exception):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hftransfer.errors import IntegrityError, Response, TransferError, redact
+from hftransfer.errors import IntegrityError, Response, TransferError
 
 __all__ = ("raising_huggingface_errors", "to_huggingface_error")
 
@@ -63,11 +63,13 @@ def _http_error(response: Response) -> Exception | None:
 def _native_response(response: Response) -> Any:
     """Return `response` as an object of the HTTP library of the installed huggingface_hub.
 
-    The URL is part of the message, so it has neither user nor query: they may be credentials.
+    The URL is part of the message, so it has neither user nor query: they may be credentials, as
+    may be what a server repeats in its headers and body.
     """
     import huggingface_hub
 
-    url = redact(response.url).partition("?")[0]
+    response = response.without_credentials()
+    url = response.url.partition("?")[0]
     headers = _without_body_transfer_headers(response.headers)
     if huggingface_hub.__version__.startswith("0."):
         requests = importlib.import_module("requests")

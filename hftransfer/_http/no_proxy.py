@@ -99,8 +99,8 @@ def _parse(entry: str) -> _Rule | None:
     matched = _ENTRY.fullmatch(entry)
     if matched is None:
         return None
-    scheme, port = matched["scheme"], matched["port"] and int(matched["port"])
-    scheme = None if scheme == "all" else scheme
+    scheme = None if matched["scheme"] == "all" else matched["scheme"]
+    port = int(matched["port"]) if matched["port"] else None
     name = matched["bracketed"] or matched["host"]
     network = _network(name)
     if network is not None:

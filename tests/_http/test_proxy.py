@@ -11,7 +11,7 @@ import pytest
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._http.proxy import Proxy, ProxyEnvironment, parse_proxy
-from hftransfer.errors import NetworkError, OptionsError, RejectedError, TransferError
+from hftransfer.errors import NetworkError, OptionsError, RejectedError, Secret, TransferError
 from support.http import (
     LOOPS,
     MIB,
@@ -74,7 +74,7 @@ async def test_a_proxy_gets_its_credentials(
     ("url", "proxy"),
     [
         ("http://p", Proxy("p", 80, None)),
-        ("http://u@p:3128/", Proxy("p", 3128, "Basic dTo=")),
+        ("http://u@p:3128/", Proxy("p", 3128, Secret("Basic dTo="))),
         ("http://[::1]:8080", Proxy("::1", 8080, None)),
         ("https://p", None),
     ],

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.asyncio
 COMMIT = "c" * 40
 BLOB = "b" * 40
 FILE = {"type": "file", "path": "f", "oid": BLOB, "size": 3}
-LFS = {**FILE, "lfs": {"oid": "d" * 64, "size": 3}}
 NO_WAITING = RetryPolicy(attempts=2, wait_initial=0.0, wait_max=0.0)
 TOKEN = "hf_secret_of_a_test"
 
@@ -52,18 +51,23 @@ NO_DOCUMENTS: list[Any] = [
 ]
 WRONG_REVISIONS: list[Any] = [
     *NO_DOCUMENTS,
-    *({"sha": each} for each in (None, 1, "", [], {}, "main", "../../x", "C" * 40, "c" * 41)),
-    {"sha": "\ud800" * 40},
+    *({"sha": text} for text in ("", "main", "../../x", "C" * 40, "c" * 41, "\ud800" * 40)),
+    *({"sha": value} for value in NO_DOCUMENTS),
 ]
+WRONG_VALUES: dict[str, list[Any]] = {
+    "path": [None, 1, [], "", "/etc/x", "../x", "\udc80", "a\0b"],
+    "oid": [None, 1, "", "x" * 40, "b" * 39, {}],
+    "size": [None, "3", -1, 1.5, True, 10**30, []],
+    "xetHash": [1],
+    "lfs": [
+        *(1, "x", [1], {"oid": "d"}, {"size": 3}),
+        *({"oid": "d" * 64, "size": size} for size in (None, "3", -1)),
+    ],
+}
 WRONG_LISTINGS: list[Any] = [
     *(each for each in NO_DOCUMENTS if each != []),
     {"files": [FILE]},
-    *([{**FILE, "path": each}] for each in (None, 1, [], "", "/etc/x", "../x", "\udc80", "a\0b")),
-    *([{**FILE, "oid": each}] for each in (None, 1, "", "x" * 40, "b" * 39, {})),
-    *([{**FILE, "size": each}] for each in (None, "3", -1, 1.5, True, 10**30, [])),
-    *([{**LFS, "lfs": each}] for each in (1, "x", [], [1], {}, {"oid": "d"}, {"size": 3})),
-    *([{**LFS, "lfs": {**LFS["lfs"], "size": each}}] for each in (None, "3", -1)),  # type: ignore[dict-item]
-    [{**FILE, "xetHash": 1}],
+    *([{**FILE, name: value}] for name, values in WRONG_VALUES.items() for value in values),
     [FILE, None],
 ]
 

@@ -67,7 +67,7 @@ def _remove() -> None:
             if name in getattr(module, "__all__", ()):
                 module.__all__.remove(name)
     # asyncio's loops then do without epoll; trio, which takes it for granted on Linux, keeps it.
-    selectors.DefaultSelector = selectors.PollSelector  # type: ignore[misc]
+    selectors.DefaultSelector = selectors.PollSelector  # type: ignore[misc,assignment]
     real_open = builtins.open
 
     def open_(file: Any, *arguments: Any, **options: Any) -> Any:

@@ -1,9 +1,9 @@
 """Locations: the strings that name a source or a destination, and their parser.
 
 The forms are ``hf://[models/|datasets/|spaces/|kernels/]org/name[@revision][/path]``,
-``s3://bucket[/key]``, ``memory://name[/path]`` and ``file:///path``; any other string is a local
-path. The path of a file inside a location is relative, has ``/`` between its segments, and is
-checked by `safe_path`.
+``s3://bucket[/key]`` (the bucket may be the ARN of an access point), ``memory://name[/path]`` and
+``file:///path``; any other string is a local path. The path of a file inside a location is
+relative, has ``/`` between its segments, and is checked by `safe_path`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ _REPO_TYPES = {
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/", "kernel": "kernels/"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+# With ":" or "/" between the parts of the resource:
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-naming.html
+_ACCESS_POINT = re.compile(
+    r"arn:[a-z0-9-]+:s3(?:-object-lambda|-outposts)?:[a-z0-9-]*:\d{12}:"
+    r"(?:outpost[/:][A-Za-z0-9-]{1,63}[/:])?accesspoint[/:][A-Za-z0-9.-]{1,63}(?=/|\Z)"
+)
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z0-9][A-Za-z0-9+.-]*)://")
 # A scheme with one slash or colon too few.
 _MISTYPED = re.compile(r"(?P<scheme>hf|s3|memory)(?::/?(?!/)|/{2})", re.IGNORECASE)
@@ -73,6 +79,7 @@ class S3Location:
     """An object of a bucket, or all objects under a prefix."""
 
     bucket: str
+    """Name of the bucket, or ARN of an access point to it."""
     key: str = ""
     """Key or prefix, not percent-encoded; empty for the whole bucket."""
 
@@ -181,6 +188,14 @@ def _parse_hub(text: str, rest: str) -> HubLocation:
 
 
 def _parse_s3(text: str, rest: str) -> S3Location:
+    if rest.startswith("arn:"):
+        matched = _ACCESS_POINT.match(rest)
+        if matched is None:
+            raise LocationError(
+                f"{text!r}: the ARN is not that of an access point; the form is "
+                "s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME[/key]"
+            )
+        return S3Location(matched[0], rest[matched.end() + 1 :])
     bucket, _, key = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise LocationError(f"{text!r} names no bucket; the form is s3://bucket[/key]")

@@ -29,6 +29,7 @@ from perf.report.table import text_table
 from perf.run.environments import install
 from perf.run.runner import run_scenario, select_tools
 from perf.scenarios.registry import GROUPS, SCENARIOS, resolve
+from perf.soak.run import run_soak
 
 __all__ = ("main",)
 
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             "ablation", help="measure hftransfer with one adaptive controller off at a time"
         )
     )
+    _add_soak(commands.add_parser("soak", help="transfer under random faults, kills and outages"))
     listing = commands.add_parser("list", help="print scenarios, groups, tools and their versions")
     listing.set_defaults(run=_list)
     installing = commands.add_parser("install", help="install the peers in virtual environments")
@@ -149,6 +151,16 @@ def _add_ablation(ablation: argparse.ArgumentParser) -> None:
     )
     _add_measurement(ablation, runs=5)
     ablation.set_defaults(run=_ablation)
+
+
+def _add_soak(soak: argparse.ArgumentParser) -> None:
+    soak.add_argument("--minutes", type=float, default=5.0, help="duration; default: 5")
+    soak.add_argument("--seed", type=int, default=1, help="of everything random; default: 1")
+    soak.add_argument(
+        "--lanes", type=_positive, default=4, help="transfers at the same time; default: 4"
+    )
+    soak.add_argument("--work-dir", type=Path, help="directory for all files; what failed is kept")
+    soak.set_defaults(run=_soak)
 
 
 def _positive(text: str) -> int:
@@ -322,6 +334,13 @@ def _ablation(given: argparse.Namespace) -> int:
                 results.append(run_ablation(scenario, given.without, workspace, runs=given.runs))
     print(ablation_table(results))
     return int(not all(run.ok for result in results for run in result.runs))
+
+
+def _soak(given: argparse.Namespace) -> int:
+    with _work_dir(given.work_dir) as root:
+        found = run_soak(root, minutes=given.minutes, seed=given.seed, lanes=given.lanes, log=_log)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    return int(bool(found["problems"] or found["growth"]))
 
 
 def _install(given: argparse.Namespace) -> int:

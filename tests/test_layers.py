@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.imports import ImportGraph
+from support.imports import ImportGraph, writing_calls
 
 _ROOT = Path(__file__).parents[1]
 _PERF = _ROOT / "perf"
@@ -89,6 +89,39 @@ def test_stores_import_only_the_protocols(module: str) -> None:
         for name, _ in _GRAPH.imports(module)
         if (own := _GRAPH.own(name)) and own.startswith(tuple(f"stores.{each}" for each in others))
     ] == []
+
+
+_PLUGINS = _ROOT / "metaflow_ext"
+_MAY_NOT_WRITE = [
+    path
+    for path in [*sorted((_ROOT / "hftransfer").rglob("*.py")), *sorted(_PLUGINS.rglob("*.py"))]
+    if path.relative_to(_ROOT).parts[1] not in ("_io", "testing")
+]
+
+
+@pytest.mark.parametrize("path", _MAY_NOT_WRITE, ids=lambda path: str(path.relative_to(_ROOT)))
+def test_only_io_opens_files_for_writing(path: Path) -> None:
+    """`_io` follows no planted link and publishes by a rename; other modules call it."""
+    assert writing_calls(path) == []
+
+
+def test_calls_that_write_are_found(tmp_path: Path) -> None:
+    """The check sees each way of writing a file, and none of the ways of reading one."""
+    writing = [
+        "open(p, 'w')",
+        "open(p, mode='xb')",
+        "os.open(p, os.O_RDWR | os.O_CREAT)",
+        "os.replace(a, b)",
+        "p.write_text('')",
+        "p.open('ab')",
+        "p.touch()",
+        "shutil.copyfile(a, b)",
+    ]
+    reading = ["open(p)", "open(p, 'rb')", "os.open(p, os.O_RDONLY)", "p.open('rb')", "p.unlink()"]
+    module = tmp_path / "module.py"
+    module.write_text("\n".join([*writing, *reading, "text.replace(a, b)"]))
+
+    assert [call.partition(" ")[2] for call in writing_calls(module)] == writing
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -21,6 +21,9 @@ from hftransfer.locations import (
     safe_path,
 )
 
+ACCESS_POINT = "arn:aws:s3:us-west-2:123456789012:accesspoint/my-ap"
+OUTPOST = "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-0123/accesspoint/ap"
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -43,6 +46,9 @@ from hftransfer.locations import (
         ("s3://bucket/", S3Location("bucket")),
         ("s3://bucket/a/b/", S3Location("bucket", "a/b/")),
         ("s3://bucket//odd key?#%", S3Location("bucket", "/odd key?#%")),
+        (f"s3://{ACCESS_POINT}", S3Location(ACCESS_POINT)),
+        (f"s3://{ACCESS_POINT}/a/b", S3Location(ACCESS_POINT, "a/b")),
+        (f"s3://{OUTPOST}/a:b/c", S3Location(OUTPOST, "a:b/c")),
         ("memory://box/a/b", MemoryLocation("box", "a/b")),
         ("model", LocalLocation(Path("model"))),
         ("/data/model/", LocalLocation(Path("/data/model"), as_folder=True)),
@@ -151,6 +157,8 @@ def test_local_round_trip(path: str) -> None:
         ("hf://org/name@", "revision after '@' is empty"),
         ("hf://org/name@refs/heads/x", "%2F"),
         ("s3://", "s3://bucket[/key]"),
+        ("s3://arn:aws:s3:::bucket/key", "not that of an access point"),
+        (f"s3://{ACCESS_POINT}_x/key", "not that of an access point"),
         ("s3:///key", "s3://bucket[/key]"),
         ("", "s3://"),
         ("a\0b", "s3://"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
@@ -20,9 +20,9 @@ from hftransfer._http.errors import (
     not_http,
     proxy_refused,
     stalled,
-    untrusted_certificate,
 )
 from hftransfer._http.proxy import ProxyEnvironment
+from hftransfer._http.tls import TrustedCertificates
 from hftransfer.errors import RejectedError, TransferError, redact
 from hftransfer.options import Timeouts
 
@@ -43,15 +43,15 @@ class AiohttpSession:
 
     Args:
         timeouts: limits on waiting.
-        make_tls: returns the context for https.
+        trusted: certificates for https.
         proxies: of the environment.
     """
 
     def __init__(
-        self, timeouts: Timeouts, make_tls: Callable[[], ssl.SSLContext], proxies: ProxyEnvironment
+        self, timeouts: Timeouts, trusted: TrustedCertificates, proxies: ProxyEnvironment
     ) -> None:
         self._timeouts = timeouts
-        self._make_tls = make_tls
+        self._trusted = trusted
         # Not aiohttp's `trust_env`: it runs two threads per request to look for proxies and for
         # ``~/.netrc``, and refuses an Authorization header for a host that this file names.
         self._proxies = proxies
@@ -107,12 +107,15 @@ class AiohttpSession:
                     allow_redirects=False,
                     timeout=timeout,
                     # Made once: reading the system's certificates takes longer than a request.
-                    ssl=self._make_tls() if url.startswith("https:") else True,
+                    ssl=self._trusted.context() if url.startswith("https:") else True,
                 )
                 try:
                     response = await request
                 except UnicodeError:
                     raise invalid_header(method, url) from None
+                except aiohttp.ClientConnectorCertificateError as error:
+                    reason = error.certificate_error
+                    raise self._trusted.untrusted(authority_of(url), reason) from reason
             async with response:
                 yield response
 
@@ -162,8 +165,6 @@ def translated_errors(method: str, url: str) -> Iterator[None]:
 
 def _translate(error: Exception, method: str, url: str) -> TransferError:
     """Return our error for one of aiohttp or of the system; the most specific case decides."""
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
-        return untrusted_certificate(authority_of(url), error)
     if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
         return RejectedError(f"{method} {redact(url)}: not a valid URL")
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):

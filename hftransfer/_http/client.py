@@ -14,7 +14,6 @@ carries what is not a body of known length to or from memory: streams, unusual U
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.proxy import ProxyEnvironment
 from hftransfer._http.status import is_redirect, status_error
-from hftransfer._http.tls import tls_context
+from hftransfer._http.tls import ENVIRONMENT_BUNDLES, TrustedCertificates
 from hftransfer._io.file_range import Body, as_body_range
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import Response
@@ -56,6 +55,7 @@ class HttpClient:
         verify: TLS verification: None or True for the system's certificates (or
             ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``), False for none, or the path of a
             CA bundle.
+        verify_setting: what the user sets to change `verify`, for messages.
         rate_limiter: a bandwidth cap; None for none.
         loops: event loops for bodies of 1 MiB and more: the running one, and threads. None for
             one without TLS, and one per usable core, up to four, with TLS.
@@ -68,13 +68,13 @@ class HttpClient:
         timeouts: Timeouts,
         *,
         verify: bool | str | None = None,
+        verify_setting: str = ENVIRONMENT_BUNDLES,
         rate_limiter: RateLimiter | None = None,
         loops: int | None = 1,
     ) -> None:
         self._rate_limiter = rate_limiter or RateLimiter()
         self._timeouts = timeouts
-        self._verify = verify
-        self._tls: ssl.SSLContext | None = None
+        self._trusted = TrustedCertificates(verify, setting=verify_setting)
         self._proxies = ProxyEnvironment()
         self._pool = self._make_pool()
         self._loops = EventLoopPool(self._pool, self._make_pool, loops or _loops_for_tls())
@@ -83,19 +83,14 @@ class HttpClient:
         self._aiohttp: AiohttpClient | None = None
 
     def _make_pool(self) -> ConnectionPool:
-        return ConnectionPool(self._timeouts, self._ready_tls, self._rate_limiter, self._proxies)
-
-    def _ready_tls(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = tls_context(self._verify)  # reads the system's certificates, so only once
-        return self._tls
+        return ConnectionPool(self._timeouts, self._trusted, self._rate_limiter, self._proxies)
 
     def _ready_aiohttp(self) -> AiohttpClient:
         if self._aiohttp is None:
             from hftransfer._http.aiohttp_client import AiohttpClient
             from hftransfer._http.aiohttp_session import AiohttpSession
 
-            session = AiohttpSession(self._timeouts, self._ready_tls, self._proxies)
+            session = AiohttpSession(self._timeouts, self._trusted, self._proxies)
             self._aiohttp = AiohttpClient(self._timeouts, session, self._rate_limiter)
         return self._aiohttp
 

@@ -21,7 +21,6 @@ __all__ = (
     "surplus_bytes",
     "too_slow",
     "truncated_body",
-    "untrusted_certificate",
 )
 
 
@@ -79,13 +78,6 @@ def proxy_refused(authority: str, status: int) -> NetworkError | RejectedError:
     # A refusal for lack of credentials or permission (4xx) will be repeated.
     kind = NetworkError if status >= 500 else RejectedError
     return kind(f"the proxy for {authority} answered {status}")
-
-
-def untrusted_certificate(authority: str, reason: object) -> RejectedError:
-    return RejectedError(
-        f"the certificate of {authority} is not trusted ({reason}); "
-        "name its CA bundle in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
-    )
 
 
 def failure_reason(error: BaseException) -> str:

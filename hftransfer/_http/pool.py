@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 
 import anyio
 from aiohappyeyeballs import start_connection
 
 from hftransfer._http.connection import Connection
 from hftransfer._http.dns import AddressCache
-from hftransfer._http.errors import cannot_connect, failure_reason, stalled, untrusted_certificate
+from hftransfer._http.errors import cannot_connect, failure_reason, stalled
 from hftransfer._http.exchange import Exchange, Request, StaleConnectionError, connection_ended
 from hftransfer._http.proxy import ProxyEnvironment, open_tunnel
 from hftransfer._http.rcvlowat import LowWaterMark
 from hftransfer._http.route import Origin, RouteTable, request_head
+from hftransfer._http.tls import TrustedCertificates
 from hftransfer._io.file_range import BodyRange, MemoryRange
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import Response, TransferError
@@ -45,7 +45,7 @@ class ConnectionPool:
 
     Args:
         timeouts: limits on waiting.
-        make_tls: returns the context for https.
+        trusted: certificates for https.
         rate_limiter: counts the bytes of bodies that are sent, and of those that go into a target.
         proxies: of the environment.
     """
@@ -53,12 +53,12 @@ class ConnectionPool:
     def __init__(
         self,
         timeouts: Timeouts,
-        make_tls: Callable[[], ssl.SSLContext],
+        trusted: TrustedCertificates,
         rate_limiter: RateLimiter,
         proxies: ProxyEnvironment,
     ) -> None:
         self._timeouts = timeouts
-        self._make_tls = make_tls
+        self._trusted = trusted
         self._rate_limiter = rate_limiter
         self._routes = RouteTable(proxies)
         self._addresses = AddressCache()
@@ -91,6 +91,7 @@ class ConnectionPool:
         Raises:
             NetworkError: if the connection fails, or the response is not HTTP.
             StalledError: if the server accepts or sends nothing for too long.
+            OptionsError: if a CA bundle cannot be used.
             RejectedError: if the host's certificate or a header is invalid.
             SourceChangedError, TransferError: if the file of the body cannot be read.
             TransferError: as `BufferTarget.accept`.
@@ -157,7 +158,7 @@ class ConnectionPool:
         """
         loop = asyncio.get_running_loop()
         secure = origin.scheme == "https"
-        tls = self._make_tls() if secure else None
+        tls = self._trusted.context() if secure else None
         peer = origin if origin.proxy is None else origin.proxy
         try:
             with anyio.fail_after(self._timeouts.connect):
@@ -185,7 +186,7 @@ class ConnectionPool:
         except TransferError:
             raise  # of the proxy; some of our errors are OSErrors and TimeoutErrors, too
         except ssl.SSLCertVerificationError as error:
-            raise untrusted_certificate(origin.authority, error.verify_message) from error
+            raise self._trusted.untrusted(origin.authority, error.verify_message) from error
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise stalled(request.method, request.url, sending=False) from error
         except OSError as error:

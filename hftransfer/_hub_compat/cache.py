@@ -28,14 +28,21 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hftransfer._core.digests import Digest
-from hftransfer._io.atomic_write import replace_atomically, write_atomically
+from hftransfer._io.atomic_write import (
+    copy_atomically,
+    create_if_missing,
+    link_atomically,
+    move_file,
+    write_atomically,
+)
+from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer.errors import LocationError
 from hftransfer.locations import safe_path
 from hftransfer.stores.base import Entry
@@ -147,11 +154,21 @@ class CachedRepo:
 
     def record_missing(self, commit: str, path: str) -> None:
         """Record that `commit` has no file `path`."""
-        marker = self.folder / ".no_exist" / commit / safe_path(path)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        if not is_commit(commit):
+            return  # from a response header, and not a safe name of a folder
+        root = self.folder / ".no_exist" / commit
+        marker = root / safe_path(path)
+        DestinationFolders(root).create(marker.parent)
+        create_if_missing(marker, b"")
 
-    def link(self, etag: str, pointers: Sequence[Path], *, new_blob: bool) -> None:
+    def link(
+        self,
+        etag: str,
+        pointers: Sequence[Path],
+        *,
+        new_blob: bool,
+        create_folder: Callable[[Path], None],
+    ) -> None:
         """Make each of `pointers` a relative symlink to the blob `etag`.
 
         Where symlinks are not supported or disabled, the pointers become files: copies of the
@@ -161,21 +178,19 @@ class CachedRepo:
             etag: of an existing blob.
             pointers: paths in snapshots. Existing ones are kept unless the blob is new.
             new_blob: True if the blob was written for these pointers.
+            create_folder: creates the folder of a pointer.
         """
         blob = self.blob(etag)
         for pointer in pointers:
-            if os.path.exists(pointer) and not new_blob:
+            if not new_blob and os.path.exists(pointer):
                 continue
-            pointer.parent.mkdir(parents=True, exist_ok=True)
+            create_folder(pointer.parent)
             if _symlink(blob, pointer):
                 continue
             if new_blob and pointer is pointers[-1] and not blob.is_symlink():
-                os.replace(blob, pointer)
+                move_file(blob, pointer)
             else:
-                import shutil  # rarely needed, and slow to import
-
-                with replace_atomically(pointer, folder=self.blobs, prefix=etag) as copy:
-                    shutil.copyfile(blob, copy)
+                copy_atomically(blob, pointer, folder=self.blobs, prefix=etag)
 
 
 def _symlink(target: Path, link: Path) -> bool:
@@ -184,9 +199,9 @@ def _symlink(target: Path, link: Path) -> bool:
 
     if getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False):  # attribute exists since 1.9
         return False
+    content = os.path.relpath(target, link.parent)
     try:
-        with replace_atomically(link, folder=target.parent, prefix=target.name) as temporary:
-            os.symlink(os.path.relpath(target, link.parent), temporary)
+        link_atomically(content, link, folder=target.parent, prefix=target.name)
     except OSError as error:
         if error.errno in _SYMLINKS_UNSUPPORTED:
             return False
@@ -204,8 +219,8 @@ def create_cachedir_tag(folder: Path) -> None:
 
     if not hasattr(constants, "HF_HUB_DISABLE_SYMLINKS"):  # also new in 1.9
         return
-    with suppress(OSError), open(folder / "CACHEDIR.TAG", "x") as file:
-        file.write(_CACHEDIR_TAG)
+    with suppress(OSError):
+        create_if_missing(folder / "CACHEDIR.TAG", _CACHEDIR_TAG.encode())
 
 
 def read_tree(path: Path) -> list[Entry] | None:

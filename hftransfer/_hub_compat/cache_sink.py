@@ -18,6 +18,8 @@ from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import CachedRepo, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.destination_folders import DestinationFolders
+from hftransfer._io.existing_names import ExistingNames
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import remove_stale_partials
@@ -63,6 +65,8 @@ class HubCacheSink:
         self._absent_blobs: set[str] = set()
         """Etags whose blob did not exist at `prepare`, or is to be replaced (`force`)."""
         self._batch = ThreadBatch(allow_inline=not options.fsync)
+        self._snapshot_folders = DestinationFolders(repo.snapshot(commit))
+        self._blob_folders = DestinationFolders(repo.blobs)
 
     @property
     def location(self) -> str:
@@ -82,15 +86,15 @@ class HubCacheSink:
         await to_thread.run_sync(self._prepare, entries)
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
-        needed = 0
+        needed, names = 0, ExistingNames()
         for entry in entries:
             pointer = self._repo.pointer(self._commit, entry.path)
             etag = content_etag(entry)
-            if not self._force and pointer.exists():
+            if not self._force and names.exists(pointer):
                 continue
             if etag not in self._pointers:
                 self._transferred.add(entry.path)
-                if self._force or not self._repo.blob(etag).exists():
+                if self._force or not names.exists(self._repo.blob(etag)):
                     self._absent_blobs.add(etag)
                     needed += entry.size
             self._pointers.setdefault(etag, []).append(pointer)
@@ -116,23 +120,23 @@ class HubCacheSink:
         lock = FileLock(self._repo.lock(etag))
         if etag in self._absent_blobs and is_small_file(entry, chunk_size):
             blob = self._repo.blob(etag)
-            publish = partial(self._publish_small, etag)
+            publish = partial(self._publish_small, etag, lock)
             return LockedSmallFileSink(publish, lock, self._batch, blob)
         try:
             await lock.acquire()
             blob = self._repo.blob(etag)
-            pointers = self._pointers[etag]
             # Look again under the lock: another process may have written it since `prepare`.
             if not self._force and await to_thread.run_sync(blob.exists):
-                await write_in_thread(
-                    blob, partial(self._repo.link, etag, pointers, new_blob=False)
-                )
+                await write_in_thread(blob, partial(self._link, etag, new_blob=False))
                 lock.release()
                 return None
             inner = await LocalFileSink.open(
                 blob,
                 entry,
                 chunk_size,
+                create_folders=partial(
+                    self._blob_folders.create, self._repo.blobs, look_again=True
+                ),
                 prefix=f"{etag}.{etag[:16]}",
                 fsync=self._options.fsync,
                 write_policy=self._write_policy,
@@ -140,21 +144,25 @@ class HubCacheSink:
         except BaseException:
             lock.release()
             raise
-        return LockedFileSink(
-            inner, lock, partial(self._repo.link, etag, pointers, new_blob=True), blob
-        )
+        return LockedFileSink(inner, lock, partial(self._link, etag, new_blob=True), blob)
 
-    def _publish_small(self, etag: str, data: memoryview) -> None:
+    def _link(self, etag: str, *, new_blob: bool) -> None:
+        create_folder = self._snapshot_folders.create
+        pointers = self._pointers[etag]
+        self._repo.link(etag, pointers, new_blob=new_blob, create_folder=create_folder)
+
+    def _publish_small(self, etag: str, lock: FileLock, data: memoryview) -> None:
         """Write a small blob and its links; called under its lock, from `LockedSmallFileSink`."""
-        blob, pointers = self._repo.blob(etag), self._pointers[etag]
-        # Look again under the lock: another process may have written it since `prepare`.
-        new_blob = self._force or not blob.exists()
+        blob = self._repo.blob(etag)
+        # Look again under the lock: another process may have written it since `prepare`, unless
+        # this one is the first that ever took the lock.
+        new_blob = self._force or lock.is_first_holder or not blob.exists()
         if new_blob:
             prefix = f"{etag}.{etag[:16]}"
             write_atomically(
                 blob, data, folder=self._repo.blobs, prefix=prefix, fsync=self._options.fsync
             )
-        self._repo.link(etag, pointers, new_blob=new_blob)
+        self._link(etag, new_blob=new_blob)
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove partial files that interrupted downloads of these files left in the cache."""

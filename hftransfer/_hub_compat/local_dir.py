@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hftransfer._hub_compat.cache import create_cachedir_tag
-from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.atomic_write import create_if_missing, write_atomically
 from hftransfer.locations import safe_path
 
 __all__ = ("DownloadMetadata", "LocalDir")
@@ -52,6 +52,11 @@ class LocalDir:
     root: Path
 
     @property
+    def download_root(self) -> Path:
+        """The folder of metadata, locks and partial files; its folders are those of the files."""
+        return self._metadata_root / "download"
+
+    @property
     def _metadata_root(self) -> Path:
         return self.root / ".cache" / "huggingface"
 
@@ -64,7 +69,7 @@ class LocalDir:
         return self.root / safe_path(path)
 
     def metadata(self, path: str) -> Path:
-        return self._metadata_root / "download" / f"{safe_path(path)}.metadata"
+        return self.download_root / f"{safe_path(path)}.metadata"
 
     def lock(self, path: str) -> Path:
         return self.metadata(path).with_suffix(".lock")
@@ -76,8 +81,8 @@ class LocalDir:
         """Create the folder and its metadata folder, which git and backup tools ignore."""
         self._metadata_root.mkdir(parents=True, exist_ok=True)
         create_cachedir_tag(self._metadata_root)
-        with suppress(OSError), open(self._metadata_root / ".gitignore", "x") as file:
-            file.write("*")
+        with suppress(OSError):
+            create_if_missing(self._metadata_root / ".gitignore", b"*")
 
     def read_metadata(self, path: str) -> DownloadMetadata | None:
         """Return the metadata of `path`; None if there is none, or the file was changed later.
@@ -104,14 +109,10 @@ class LocalDir:
     def write_metadata(self, path: str, commit: str, etag: str) -> None:
         """Record that `path` has the content `etag` of `commit`. Call it with the lock held."""
         metadata = self.metadata(path)
-        text = f"{commit}\n{etag}\n{time.time()}\n"
-        try:
-            # Metadata that does not exist yet is written in place, which saves a rename: the lock
-            # excludes other writers, and readers ignore incomplete metadata.
-            with open(metadata, "x", encoding="utf-8") as file:
-                file.write(text)
-        except (FileExistsError, FileNotFoundError):
-            write_atomically(metadata, text.encode())
+        text = f"{commit}\n{etag}\n{time.time()}\n".encode()
+        # The lock excludes other writers, and readers ignore incomplete metadata.
+        if not create_if_missing(metadata, text):
+            write_atomically(metadata, text)
 
     def is_empty(self) -> bool:
         """Return True if the folder is empty or does not exist."""

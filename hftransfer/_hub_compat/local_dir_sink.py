@@ -23,6 +23,8 @@ from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.destination_folders import DestinationFolders
+from hftransfer._io.existing_names import ExistingNames
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.file_range import HASH_WINDOW_SIZE
 from hftransfer._io.os_errors import map_write_errors
@@ -71,6 +73,8 @@ class LocalDirSink:
         self._absent_files: set[str] = set()
         """Those of them that have no file to reuse, or are to be replaced (`force`)."""
         self._batch = ThreadBatch(allow_inline=not options.fsync)
+        self._file_folders = DestinationFolders(local_dir.root)
+        self._metadata_folders = DestinationFolders(local_dir.download_root)
 
     @property
     def location(self) -> str:
@@ -91,17 +95,18 @@ class LocalDirSink:
         await to_thread.run_sync(self._prepare, entries)
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
-        needed = 0
+        needed, names = 0, ExistingNames()
         for entry in entries:
             file = self._local_dir.file(entry.path)
-            if file.is_dir():
+            exists = names.exists(file)
+            if exists and file.is_dir():
                 raise DestinationError(f"cannot write {file}: it is a folder")
-            if not self._force and self._is_current(entry):
+            if exists and not self._force and self._is_current(entry):
                 continue
             self._missing[entry.path] = file
-            exists = file.is_file()
+            exists = exists and file.is_file()
             needed += entry.size - (file.stat().st_size if exists else 0)
-            if self._force or not (exists or self._is_cached(entry)):
+            if self._force or not (exists or self._is_cached(entry, names)):
                 self._absent_files.add(entry.path)
         if self._missing:
             check_destination(self._local_dir.root, max(0, needed))
@@ -111,8 +116,9 @@ class LocalDirSink:
             with map_write_errors(self._local_dir.root):
                 self._local_dir.create()
 
-    def _is_cached(self, entry: Entry) -> bool:
-        return self._repo.pointer(self._commit, entry.path).is_file()
+    def _is_cached(self, entry: Entry, names: ExistingNames) -> bool:
+        pointer = self._repo.pointer(self._commit, entry.path)
+        return names.exists(pointer) and pointer.is_file()
 
     def _is_current(self, entry: Entry) -> bool:
         recorded = self._local_dir.read_metadata(entry.path)
@@ -125,7 +131,7 @@ class LocalDirSink:
             return None
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
-        lock = FileLock(self._local_dir.lock(entry.path))
+        lock = FileLock(self._local_dir.lock(entry.path), self._metadata_folders.create)
         if entry.path in self._absent_files and is_small_file(entry, chunk_size):
             publish = partial(self._publish_small, entry, target, record)
             return LockedSmallFileSink(publish, lock, self._batch, target)
@@ -135,11 +141,15 @@ class LocalDirSink:
                 await write_in_thread(target, record)
                 lock.release()
                 return None
+            partial_folder = self._local_dir.metadata(entry.path).parent
             inner = await LocalFileSink.open(
                 target,
                 entry,
                 chunk_size,
-                partial_folder=self._local_dir.metadata(entry.path).parent,
+                create_folders=partial(
+                    self._create_folders, target, partial_folder, look_again=True
+                ),
+                partial_folder=partial_folder,
                 prefix=_partial_file_prefix(entry),
                 fsync=self._options.fsync,
                 write_policy=self._write_policy,
@@ -149,10 +159,17 @@ class LocalDirSink:
             raise
         return LockedFileSink(inner, lock, record, target)
 
+    def _create_folders(
+        self, target: Path, metadata_folder: Path, *, look_again: bool = False
+    ) -> None:
+        self._file_folders.create(target.parent, look_again=look_again)
+        self._metadata_folders.create(metadata_folder, look_again=look_again)
+
     def _publish_small(
         self, entry: Entry, target: Path, record: Callable[[], None], data: memoryview
     ) -> None:
         folder = self._local_dir.metadata(entry.path).parent
+        self._create_folders(target, folder)
         write_atomically(
             target,
             data,
@@ -180,6 +197,7 @@ class LocalDirSink:
         cached = self._repo.pointer(self._commit, entry.path)
         folder = self._local_dir.metadata(entry.path).parent
         prefix = _partial_file_prefix(entry)
+        self._create_folders(target, folder, look_again=True)
         return cached.is_file() and copy_verified(
             cached, target, entry, window, folder=folder, prefix=prefix
         )

@@ -1,7 +1,7 @@
 """Files that appear under their name complete: written under a temporary name, then renamed.
 
-The temporary name is random and ends in ``.incomplete``. Everything here blocks and belongs in
-worker threads.
+The temporary name is new, identifies the process that writes the file and ends in
+``.incomplete``. Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hftransfer._io.file_lock import lock_descriptor
+from hftransfer._io.process_identity import own_token
+from hftransfer._io.regular_file import create_exclusive
 
 __all__ = (
     "SUFFIX",
-    "create_exclusive",
+    "copy_atomically",
+    "create_if_missing",
+    "link_atomically",
+    "move_file",
     "open_atomically",
     "replace_atomically",
     "sync_folder",
@@ -26,26 +30,15 @@ __all__ = (
 
 SUFFIX = ".incomplete"
 """End of the names of all files that are not complete."""
+_COPY_WINDOW = 1 << 20  # bytes
 
 
 def temporary_name(prefix: str = "") -> str:
-    """Return ``<prefix>.<32 random hex digits>.incomplete``."""
-    return f"{prefix}.{os.urandom(16).hex()}{SUFFIX}"
+    """Return ``<prefix>.<32 hex digits>.incomplete``; the digits identify this process.
 
-
-def create_exclusive(path: str | os.PathLike[str]) -> int:
-    """Create a file that must not exist, and its folder; return a descriptor to read and write it.
-
-    Raises:
-        FileExistsError: if there is a file of that name.
-        OSError: if it cannot be created for another reason.
+    By them `remove_stale_partials` of another process recognises a file whose writer is dead.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o666)
+    return f"{prefix}.{own_token()}{SUFFIX}"
 
 
 @contextmanager
@@ -85,8 +78,7 @@ def open_atomically(
 ) -> Iterator[int]:
     """Give the block the descriptor of a new file, which becomes `target` after the block.
 
-    The file is locked until it has its final name, so that `remove_stale_partials` in another
-    process leaves it alone. The arguments are those of `write_atomically`.
+    The arguments are those of `write_atomically`.
 
     Raises:
         OSError: if the file cannot be created or renamed.
@@ -95,8 +87,6 @@ def open_atomically(
     try:
         with replace_atomically(target, folder=folder, prefix=prefix) as temporary:
             fd = create_exclusive(temporary)
-            with suppress(OSError):  # a file system without locks
-                lock_descriptor(fd)
             yield fd
             if fsync:
                 os.fsync(fd)
@@ -130,6 +120,81 @@ def write_atomically(
     """
     with open_atomically(target, folder=folder, prefix=prefix, fsync=fsync) as fd:
         write_fully(fd, memoryview(data))
+
+
+def create_if_missing(path: Path, data: bytes) -> bool:
+    """Write a new file in place, which saves the rename of `write_atomically`.
+
+    For files whose readers ignore incomplete content. A link at `path` is not followed.
+
+    Returns:
+        False if there is a file of that name; it was not changed.
+
+    Raises:
+        OSError: if it cannot be written; what was written is deleted.
+    """
+    try:
+        fd = create_exclusive(path)
+    except FileExistsError:
+        return False
+    try:
+        write_fully(fd, memoryview(data))
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return True
+
+
+def link_atomically(content: str, link: Path, *, folder: Path, prefix: str = "") -> None:
+    """Make `link` a symbolic link with the text `content`; replace what was there.
+
+    Args:
+        content: the target as written into the link.
+        link: the final path. Its folder is created if it is missing.
+        folder, prefix: of a temporary link, as in `write_atomically`.
+
+    Raises:
+        OSError: if it cannot be made, for example on a file system without symbolic links.
+    """
+    try:
+        try:
+            os.symlink(content, link)
+        except FileNotFoundError:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(content, link)
+    except FileExistsError:
+        with replace_atomically(link, folder=folder, prefix=prefix) as temporary:
+            os.symlink(content, temporary)
+
+
+def copy_atomically(source: Path, target: Path, *, folder: Path, prefix: str = "") -> None:
+    """Replace `target` by a copy of the content of `source`.
+
+    The other arguments are those of `write_atomically`.
+
+    Raises:
+        OSError: if it cannot be copied.
+    """
+    import shutil  # slow to import, and rarely needed
+
+    with (
+        open(source, "rb", buffering=0) as reader,
+        open_atomically(target, folder=folder, prefix=prefix) as fd,
+        open(fd, "wb", closefd=False) as writer,
+    ):
+        shutil.copyfileobj(reader, writer, _COPY_WINDOW)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename a complete file; what was at `target` is replaced, a link as such.
+
+    Raises:
+        OSError: if it fails, for example between two file systems.
+    """
+    os.replace(source, target)
 
 
 def write_fully(fd: int, data: memoryview) -> None:

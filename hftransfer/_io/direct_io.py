@@ -73,14 +73,19 @@ class DirectWriter:
 
     Args:
         path: an existing file. If it cannot be opened with ``O_DIRECT``, `write` writes nothing.
+        fd: a descriptor of the same file. If `path` names another one by now, `write` writes
+            nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         self._fd = -1
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+            flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._fd = os.open(path, flags)
         except (AttributeError, OSError):
-            pass  # this system or this file system has no such flag
+            return  # this system or this file system has no such flag
+        if not os.path.samestat(os.fstat(self._fd), os.fstat(fd)):
+            self.close()
 
     def write(self, data: memoryview, start: int) -> int:
         """Write the part of `data` that can be written directly; return its length in bytes.

@@ -17,8 +17,11 @@ import os
 import re
 from pathlib import Path
 
+from hftransfer._io.regular_file import UnsafeFileError, open_regular
+
 __all__ = ("Journal", "format_header", "parse_journal")
 
+_READ_SIZE = 1 << 20  # bytes
 _RECORD = re.compile(r"(\d{1,9}) ([0-9a-f]{32})")
 
 
@@ -65,21 +68,21 @@ class Journal:
 
     def __init__(self, path: Path, header: str) -> None:
         self.path = path
+        self._fd = _open(path)
         try:
-            text = path.read_text("ascii", errors="replace")
-        except FileNotFoundError:
-            text = ""
-        self.resumable_chunks = parse_journal(text, header)
-        self.is_empty = not self.resumable_chunks
-        """True until a chunk is recorded."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        if not self.resumable_chunks:
-            flags |= os.O_TRUNC
-        self._fd = os.open(path, flags, 0o666)
-        if not self.resumable_chunks:
-            os.write(self._fd, header.encode() + b"\n")
-        elif not text.endswith("\n"):
-            os.write(self._fd, b"\n")
+            text = _read_all(self._fd).decode("ascii", errors="replace")
+            self.resumable_chunks = parse_journal(text, header)
+            self.is_empty = not self.resumable_chunks
+            """True until a chunk is recorded."""
+            if not self.resumable_chunks:
+                if text:
+                    os.ftruncate(self._fd, 0)
+                os.write(self._fd, header.encode() + b"\n")
+            elif not text.endswith("\n"):
+                os.write(self._fd, b"\n")
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, index: int, digest: str) -> None:
         """Record one chunk. Thread-safe: a single write to a file with O_APPEND is atomic.
@@ -102,3 +105,22 @@ class Journal:
         """Close and delete the file."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> int:
+    """Open or create the file; what else is at `path`, such as a planted link, is removed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    try:
+        return open_regular(path, flags)
+    except UnsafeFileError:
+        # The name is this process's: it has locked the data file. Removing a link does not
+        # change what the link points to.
+        path.unlink()
+        return open_regular(path, flags | os.O_EXCL)
+
+
+def _read_all(fd: int) -> bytes:
+    parts = []
+    while part := os.read(fd, _READ_SIZE):
+        parts.append(part)
+    return b"".join(parts)

@@ -2,27 +2,33 @@
 
 A partial file is named ``<prefix>.<n>.incomplete``, and its journal beside it
 ``<prefix>.<n>.journal.incomplete``. The prefix identifies the content. The process that writes
-the file holds its exclusive lock (`file_lock`), which the kernel releases when the process dies:
-the next process finds the file unlocked and resumes it, while two running processes use
-different numbers. On a file system without locks every process uses a random name.
+the file holds its exclusive lock (`file_lock`), which ends with the process: the next process
+finds the file unlocked and resumes it, while two running processes use different numbers. On a
+file system without flock the lock is ``<prefix>.<n>.owner.incomplete``. A name at which there is
+something else, such as a symbolic link, is passed over and left as it is.
 
 Everything here blocks and belongs in worker threads.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
+import logging
 import os
 import re
 import time
 from pathlib import Path
 
-from hftransfer._io.atomic_write import SUFFIX, create_exclusive, sync_folder, temporary_name
+from hftransfer._io.atomic_write import SUFFIX, sync_folder
 from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock
-from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
+from hftransfer._io.file_lock import LockedFile, LockHeldError, open_locked
 from hftransfer._io.file_range import read_fully
 from hftransfer._io.journal import Journal, format_header
 from hftransfer._io.os_errors import DISK_FULL_ERRNOS, map_write_errors
+from hftransfer._io.owner_lock import OwnerLock
+from hftransfer._io.process_identity import is_token_of_dead_process
+from hftransfer._io.regular_file import UnsafeFileError
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 
@@ -32,14 +38,24 @@ __all__ = (
     "remove_stale_partials",
 )
 
+_logger = logging.getLogger(__name__)
+
 _JOURNAL = ".journal"
+# The name of a data file, a temporary file of `atomic_write` or a claim of `owner_lock`, which
+# may have `_JOURNAL` or the suffix of `owner_path`.
 _PARTIAL = re.compile(
-    r"(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
+    r"(?P<data>(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d{1,9}|(?P<token>[0-9a-f]{32})))"
+    r"(?P<kind>|\.journal|\.owner(?:\.[0-9a-f]{8})*)\.incomplete",
+    re.DOTALL,
 )
+# Seconds after which a temporary file of another machine, which shows no lock, was left by a
+# dead process. Small files are temporary for milliseconds, and a copy of a large one is touched
+# by each write.
+_TEMPORARY_MAX_AGE = 3600.0
 
 
 def is_partial_file_name(name: str) -> bool:
-    """Return True if `name` is the name of a partial file or of a journal."""
+    """Return True if `name` is that of a partial file, its journal or its lock."""
     return _PARTIAL.fullmatch(name) is not None
 
 
@@ -78,18 +94,22 @@ class PartialFile:
         self._direct: DirectWriter | None = None
         self._write_lock = SharedExclusiveLock()
         with map_write_errors(folder):
-            self.path, self._fd = _open_unused(folder, prefix)
+            self._file = _open_unused(folder, prefix)
+        self.path = self._file.path
         try:
             with map_write_errors(self.path):
                 journal_path = _journal_of(self.path)
                 if not identity:
                     journal_path.unlink(missing_ok=True)
                 self.journal = Journal(journal_path, format_header(identity, size, chunk_size))
-                _preallocate(self._fd, size)
+                _preallocate(self._file.fd, size)
                 if self._write_policy is not None:
-                    self._direct = DirectWriter(self.path)
+                    self._direct = DirectWriter(self.path, self._file.fd)
         except DestinationError:
-            self.close()
+            if getattr(self, "journal", None) is None or self.journal.is_empty:
+                self.remove()
+            else:
+                self.close()
             raise
 
     @property
@@ -129,13 +149,13 @@ class PartialFile:
                 timer = _Timer()
                 rest = len(data) - written
                 while written < len(data):
-                    written += os.pwrite(self._fd, data[written:], start + written)
+                    written += os.pwrite(self._file.fd, data[written:], start + written)
                 if policy is not None:
                     timer.report(policy, direct=False, size=rest)
 
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill `buffer` from offset `start`; return the bytes read, fewer only at the end."""
-        return read_fully(self._fd, buffer, start)
+        return read_fully(self._file.fd, buffer, start)
 
     def publish(self, target: Path, *, fsync: bool) -> None:
         """Rename the file to `target`, replacing a file of that name; delete the journal.
@@ -148,9 +168,11 @@ class PartialFile:
             DestinationError: if it cannot be renamed.
         """
         with map_write_errors(target):
-            os.ftruncate(self._fd, self.size)
+            os.ftruncate(self._file.fd, self.size)
             if fsync:
-                os.fsync(self._fd)
+                os.fsync(self._file.fd)
+            if self._file.is_lost:
+                raise OSError(errno.ESTALE, f"another process has replaced {self.path}")
             os.replace(self.path, target)
             if fsync:
                 sync_folder(target.parent)
@@ -163,15 +185,14 @@ class PartialFile:
             journal.close()
         if self._direct is not None:
             self._direct.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def remove(self) -> None:
         """Delete both files and close them."""
         # Delete before close: the lock keeps other processes from opening the same names.
         self.path.unlink(missing_ok=True)
-        self.journal.remove()
+        if journal := getattr(self, "journal", None):
+            journal.remove()
         self.close()
 
 
@@ -190,17 +211,19 @@ class _Timer:
         policy.record(direct=direct, size=size, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
-def _open_unused(folder: Path, prefix: str) -> tuple[Path, int]:
+def _open_unused(folder: Path, prefix: str) -> LockedFile:
     """Open and lock the first partial file of `prefix` that no running process has locked."""
     for number in itertools.count():
         path = folder / f"{prefix}.{number}{SUFFIX}"
         try:
-            return path, open_locked(path, os.O_RDWR | os.O_CREAT)
+            return open_locked(path, os.O_RDWR | os.O_CREAT)
         except LockHeldError:
             continue
-        except LocksUnsupportedError:
-            unique = folder / temporary_name(prefix)
-            return unique, create_exclusive(unique)
+        except UnsafeFileError as error:
+            _logger.warning("%s: %s; using another name", path, error.strerror)
+        except PermissionError:
+            if not os.path.lexists(path):
+                raise  # not a file of another user: the folder allows no new one
     raise AssertionError("unreachable")
 
 
@@ -246,18 +269,32 @@ def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:
         matched = _PARTIAL.fullmatch(name)
         if matched is None or matched["prefix"].rpartition(".")[0] not in prefixes:
             continue
-        path = folder / name
-        data = path.with_name(name.removesuffix(_JOURNAL + SUFFIX) + SUFFIX)
-        if name.endswith(_JOURNAL + SUFFIX) and data.exists():
-            continue  # deleted with its data file
+        path, data = folder / name, folder / f"{matched['data']}{SUFFIX}"
         try:
-            fd = open_locked(path, os.O_RDWR)
+            if matched["kind"] and data.exists():
+                continue  # deleted with its data file
+            if matched["token"] is not None:
+                _remove_temporary(path, matched["token"])
+            elif matched["kind"].startswith(".owner"):
+                if (lock := OwnerLock.try_acquire(path)) is not None:
+                    lock.release()
+            else:
+                _remove_unlocked(data)
         except OSError:
-            continue  # locked, deleted, without permission, or on a file system without locks
-        try:
-            path.unlink(missing_ok=True)
-            _journal_of(path).unlink(missing_ok=True)
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
+            continue  # locked, deleted at this moment, not a regular file, or without permission
+
+
+def _remove_temporary(path: Path, token: str) -> None:
+    is_old = time.time() - path.lstat().st_mtime > _TEMPORARY_MAX_AGE
+    if is_old or is_token_of_dead_process(token):
+        path.unlink(missing_ok=True)
+
+
+def _remove_unlocked(data: Path) -> None:
+    """Delete a data file, which may be gone, and its journal, if no process has locked it."""
+    file = open_locked(data, os.O_RDWR | os.O_CREAT)
+    try:
+        data.unlink(missing_ok=True)
+        _journal_of(data).unlink(missing_ok=True)
+    finally:
+        file.close()

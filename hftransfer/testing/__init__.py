@@ -1,7 +1,8 @@
 """Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
-clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. Example::
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `SlowFileSystem` and
+`no_flock` change the file systems that this process sees. Example::
 
     import huggingface_hub
     from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
@@ -28,6 +29,7 @@ from hftransfer.testing._faults import (
     Status,
     WrongRange,
 )
+from hftransfer.testing._file_systems import SlowFileSystem, no_flock
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
 from hftransfer.testing.hub import HubServer
@@ -47,7 +49,9 @@ __all__ = [
     "Repo",
     "RequestRecord",
     "ResetConnection",
+    "SlowFileSystem",
     "Stall",
     "Status",
     "WrongRange",
+    "no_flock",
 ]

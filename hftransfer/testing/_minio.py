@@ -160,8 +160,8 @@ def _write_to_stderr(line: str) -> None:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
-    fd = open_locked(path, os.O_RDWR | os.O_CREAT, wait=True)
+    file = open_locked(path, os.O_RDWR | os.O_CREAT, wait=True)
     try:
         yield
     finally:
-        os.close(fd)
+        file.close()

@@ -20,6 +20,7 @@ from hftransfer._hub_compat.cache import (
     read_tree,
     write_tree,
 )
+from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer.errors import LocationError
 from hftransfer.stores.base import Entry
 
@@ -49,6 +50,11 @@ def _entries(draw: st.DrawFn, path: str) -> Entry:
             properties["xet-hash"] = draw(st.text(_hex, min_size=64, max_size=64))
     size = draw(st.integers(0, 2**50))
     return Entry(path=path, size=size, digest=digest, properties=properties)
+
+
+def _link(repo: CachedRepo, pointers: list[Path], *, new_blob: bool) -> None:
+    create_folder = DestinationFolders(repo.snapshot(_COMMIT)).create
+    repo.link("a" * 40, pointers, new_blob=new_blob, create_folder=create_folder)
 
 
 @pytest.fixture
@@ -132,7 +138,7 @@ def test_huggingface_hub_finds_a_ref(repo: CachedRepo, revision: str) -> None:
     pointer = repo.pointer(_COMMIT, "config.json")
     blob = repo.blob("a" * 40)
     blob.write_bytes(b"{}")
-    repo.link("a" * 40, [pointer], new_blob=True)
+    _link(repo, [pointer], new_blob=True)
 
     repo.write_ref(revision, _OTHER)
     repo.write_ref(revision, _COMMIT)
@@ -184,7 +190,7 @@ def test_links_are_relative(repo: CachedRepo) -> None:
     repo.blob("a" * 40).write_bytes(b"{}")
     pointers = [repo.pointer(_COMMIT, path) for path in ("config.json", "deep/er/config.json")]
 
-    repo.link("a" * 40, pointers, new_blob=True)
+    _link(repo, pointers, new_blob=True)
 
     assert [os.readlink(pointer) for pointer in pointers] == [
         f"../../blobs/{'a' * 40}",
@@ -200,7 +206,7 @@ def test_a_dangling_link_is_replaced(repo: CachedRepo) -> None:
     pointer.symlink_to("../../blobs/gone")
     repo.blob("a" * 40).write_bytes(b"{}")
 
-    repo.link("a" * 40, [pointer], new_blob=False)
+    _link(repo, [pointer], new_blob=False)
 
     assert pointer.read_bytes() == b"{}"
 
@@ -218,11 +224,19 @@ def test_without_symlinks_files_are_moved_or_copied(
     repo.blob("a" * 40).write_bytes(b"{}")
     pointers = [repo.pointer(_COMMIT, path) for path in ("one.json", "two.json")]
 
-    repo.link("a" * 40, pointers, new_blob=new_blob)
+    _link(repo, pointers, new_blob=new_blob)
 
     assert [pointer.read_bytes() for pointer in pointers] == [b"{}", b"{}"]
     assert not any(pointer.is_symlink() for pointer in pointers)
     assert [path.name for path in repo.blobs.iterdir()] == ([] if new_blob else ["a" * 40])
+
+
+def test_a_commit_of_a_response_is_no_path(repo: CachedRepo) -> None:
+    """A missing file is recorded for a commit only; a server chooses no other folder."""
+    repo.record_missing("../../../outside", "optional.json")
+
+    assert not (repo.folder / ".no_exist").exists()
+    assert not (repo.root.parent / "outside").exists()
 
 
 def test_huggingface_hub_reads_a_recorded_missing_file(repo: CachedRepo) -> None:

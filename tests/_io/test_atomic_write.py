@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from hftransfer._io.atomic_write import (
-    create_exclusive,
     open_atomically,
     replace_atomically,
     temporary_name,
     write_atomically,
 )
-from hftransfer._io.file_lock import LockHeldError, open_locked
+from hftransfer._io.regular_file import create_exclusive
 
 
 def test_the_content_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -54,15 +53,6 @@ def test_a_failure_leaves_the_target_and_no_temporary_file(tmp_path: Path) -> No
     assert not os.path.exists(temporary)
     assert os.listdir(tmp_path) == ["target"]
     assert target.read_bytes() == b"old"
-
-
-def test_the_file_is_locked_until_it_has_its_name(tmp_path: Path) -> None:
-    """So the removal of stale files in another process leaves it alone."""
-    with open_atomically(tmp_path / "target", prefix="name"):
-        (temporary,) = tmp_path.iterdir()
-        assert temporary.name.startswith("name.")
-        with pytest.raises(LockHeldError):
-            open_locked(temporary, os.O_RDWR)
 
 
 def test_a_link_can_be_replaced_by_a_link(tmp_path: Path) -> None:

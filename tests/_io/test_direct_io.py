@@ -19,6 +19,14 @@ from hftransfer._io.write_policy import WritePolicy
 PAGE = 4096
 
 
+def _writer(path: Path) -> DirectWriter:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        return DirectWriter(path, fd)
+    finally:
+        os.close(fd)
+
+
 def _aligned(data: bytes) -> memoryview:
     memory = mmap.mmap(-1, max(1, len(data)))
     memory[: len(data)] = data
@@ -100,7 +108,7 @@ def test_whole_blocks_are_written_past_the_page_cache(disk: Path) -> None:
     """The descriptor has O_DIRECT, the pages are not cached, and only the tail is left."""
     path = disk / "f"
     path.touch()
-    writer = DirectWriter(path)
+    writer = _writer(path)
 
     assert fcntl.fcntl(writer._fd, fcntl.F_GETFL) & os.O_DIRECT
     assert writer.write(_aligned(b"a" * (2 * PAGE + 9)), PAGE) == 2 * PAGE
@@ -115,7 +123,7 @@ def test_an_unaligned_offset_is_not_written_directly(tmp_path: Path, start: int)
     """The writer writes nothing and reports no error."""
     path = tmp_path / "f"
     path.touch()
-    writer = DirectWriter(path)
+    writer = _writer(path)
 
     assert writer.write(_aligned(b"a" * PAGE), start) == 0
 
@@ -151,7 +159,7 @@ def test_without_o_direct_nothing_is_written_directly(
     path = tmp_path / "f"
     path.touch()
 
-    assert DirectWriter(path).write(_aligned(b"a" * PAGE), 0) == 0
+    assert _writer(path).write(_aligned(b"a" * PAGE), 0) == 0
 
 
 def test_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +170,7 @@ def test_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     path = tmp_path / "f"
     path.touch()
-    writer = DirectWriter(path)
+    writer = _writer(path)
     if writer._fd < 0:
         pytest.skip("this file system has no O_DIRECT")
     monkeypatch.setattr("hftransfer._io.direct_io.os.pwrite", fail)
@@ -212,3 +220,19 @@ def test_two_threads_share_the_lock() -> None:
         thread.join(30)
 
     assert not both.broken
+
+
+def test_another_file_at_the_path_is_not_written(tmp_path: Path) -> None:
+    """A link or a file that took the place of the open one keeps its content."""
+    opened, victim = tmp_path / "f", tmp_path / "victim"
+    opened.touch()
+    victim.touch()
+    fd = os.open(opened, os.O_RDWR)
+
+    for replace in (opened.symlink_to, opened.hardlink_to):
+        opened.unlink()
+        replace(victim)
+        assert DirectWriter(opened, fd).write(_aligned(b"a" * PAGE), 0) == 0
+    os.close(fd)
+
+    assert victim.read_bytes() == b""

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,10 @@ import pytest
 
 from hftransfer._core.digests import chunk_digest
 from hftransfer._io.partial_file import PartialFile, is_partial_file_name, remove_stale_partials
+from hftransfer._io.process_identity import own_token
 from hftransfer.errors import DestinationError, DiskFullError
+from hftransfer.testing import no_flock
+from support.local_files import without_privileges
 
 CONTENT = "0123456789abcdef"
 PREFIX = f"model.bin.{CONTENT}"
@@ -50,13 +54,22 @@ def _fill(partial: PartialFile) -> None:
         partial.write(index, start, part, chunk_digest(part))
 
 
+_WITHOUT_FLOCK = """
+from hftransfer.testing import no_flock
+failing = no_flock()
+failing.__enter__()
+"""
+
+
 @contextmanager
-def _writer_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _writer_process(
+    folder: Path, *, flock: bool = True
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a process that has written chunk 1 and locks its partial file until stdin closes."""
     command = [
         sys.executable,
         "-c",
-        _PREAMBLE + _WRITE_AND_WAIT,
+        _PREAMBLE + ("" if flock else _WITHOUT_FLOCK) + _WRITE_AND_WAIT,
         str(folder),
         PREFIX,
         chunk_digest(DATA[4:8]),
@@ -101,6 +114,84 @@ def test_the_file_of_a_killed_process_is_resumed(tmp_path: Path) -> None:
     assert partial.read_into(4, buffer) == 4
     assert bytes(buffer) == b"BBBB"
     partial.close()
+
+
+def test_without_flock_a_file_belongs_to_a_process_until_it_is_killed(tmp_path: Path) -> None:
+    """Others use another number while it lives, and resume its file at once when it is dead."""
+    with no_flock(), _writer_process(tmp_path, flock=False) as (process, locked_name):
+        assert locked_name == f"{PREFIX}.0.incomplete"
+        beside = _open(tmp_path)
+        assert beside.path.name == f"{PREFIX}.1.incomplete"
+        remove_stale_partials(tmp_path, {"model.bin"})
+        assert locked_name in _names(tmp_path)
+        process.kill()
+        process.wait()
+
+        resumed = _open(tmp_path)
+        assert resumed.path.name == locked_name
+        assert list(resumed.resumable_chunks) == [1]
+        resumed.close()
+        beside.close()
+        remove_stale_partials(tmp_path, {"model.bin"})
+        assert _names(tmp_path) == []
+
+
+def test_the_lock_of_a_killed_process_is_removed_where_flock_works(tmp_path: Path) -> None:
+    """The folder may be mounted on machines with and without flock."""
+    with _writer_process(tmp_path, flock=False) as (process, _):
+        process.kill()
+        process.wait()
+
+    remove_stale_partials(tmp_path, {"model.bin"})
+    remove_stale_partials(tmp_path, {"model.bin"})  # the lock, once its file is gone
+
+    assert _names(tmp_path) == []
+
+
+def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    """That of this process and a recent one of another machine stay."""
+    code = "from hftransfer._io.process_identity import own_token; print(own_token(), end='')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    dead, old = f"{PREFIX}.{ended.stdout}.incomplete", f"{PREFIX}.{'0' * 32}.incomplete"
+    own, elsewhere = f"{PREFIX}.{own_token()}.incomplete", f"{PREFIX}.{'1' * 32}.incomplete"
+    for name in (dead, old, own, elsewhere):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / old, (1, 1))
+    os.utime(tmp_path / own, (time.time(), time.time()))
+
+    remove_stale_partials(tmp_path, {"model.bin"})
+
+    assert _names(tmp_path) == sorted([own, elsewhere])
+
+
+def test_a_partial_file_that_was_replaced_is_not_published(tmp_path: Path) -> None:
+    """A link that was planted at its name while it was written does not become the target."""
+    partial = _open(tmp_path)
+    _fill(partial)
+    partial.path.unlink()
+    (tmp_path / "victim").touch()
+    partial.path.symlink_to("victim")
+
+    with pytest.raises(DestinationError, match="replaced"):
+        partial.publish(tmp_path / "done", fsync=False)
+    partial.close()
+
+    assert not os.path.lexists(tmp_path / "done")
+
+
+def test_a_partial_file_of_another_user_is_passed_over(tmp_path: Path) -> None:
+    """In a shared folder its permissions may not allow to resume it."""
+    first = _open(tmp_path)
+    first.close()
+    first.path.chmod(0)
+    program = f"""
+        from hftransfer._io.partial_file import PartialFile
+        partial = PartialFile(folder, {PREFIX!r}, identity="id", size=10, chunk_size=4)
+        print(partial.path.name)
+        partial.remove()
+    """
+
+    assert without_privileges(tmp_path, program) == f"{PREFIX}.1.incomplete\n"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`hftransfer._io.thread_batch`: calls run in batches, each one once, none in parallel."""
+"""`hftransfer._io.thread_batch`: calls run in batches, each once, side by side if they sleep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hftransfer._io import thread_batch
-from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer._io.thread_batch import ThreadBatch, _SleepDetector, _Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -93,17 +93,21 @@ async def test_a_cancelled_caller_waits_for_a_call_that_runs() -> None:
     assert ended == ["call", "caller"]
 
 
-@given(calls=st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=20))
+@given(
+    calls=st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=20),
+    width=st.sampled_from([1, 2, 16]),
+)
 @settings(
     max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 async def test_a_cancelled_caller_does_not_affect_others(
-    calls: list[tuple[bool, int]],
+    calls: list[tuple[bool, int]], width: int
 ) -> None:
     """A call runs once, or not at all if its caller was cancelled, and all others finish."""
     batch = ThreadBatch()
+    batch._detector.width = width
     ran: list[int] = []
     returned: list[int] = []
 
@@ -130,7 +134,7 @@ async def test_a_cancelled_caller_does_not_affect_others(
     assert set(returned) <= set(ran)
     assert {n for n, (is_cancelled, _) in enumerate(calls) if not is_cancelled} <= set(returned)
     assert not batch._waiting
-    assert not batch._has_leader
+    assert not batch._leaders
 
 
 async def test_fast_calls_run_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +156,7 @@ async def test_after_a_call_that_blocked_the_next_ones_run_in_a_thread(
     """The kernel counts that the thread gave up its core; later, one call runs inline again."""
     monkeypatch.setattr(thread_batch, "_INLINE_MAX", 60.0)
     monkeypatch.setattr(thread_batch, "_INLINE_BACKOFF", 3)
+    monkeypatch.setattr(thread_batch, "_MIN_ASLEEP", 60.0)  # one call is no slow file system
     batch = ThreadBatch(allow_inline=True)
 
     async def is_inline() -> bool:
@@ -167,7 +172,7 @@ async def test_after_a_call_that_blocked_the_next_ones_run_in_a_thread(
 async def test_an_inline_call_does_not_run_beside_a_call_in_a_thread() -> None:
     """It waits for the thread and then runs in the next batch."""
     batch = ThreadBatch(allow_inline=True)
-    batch._inline_backoff = 1
+    batch._thread_calls = 1
     release = threading.Event()
     order: list[str] = []
 
@@ -184,3 +189,53 @@ async def test_an_inline_call_does_not_run_beside_a_call_in_a_thread() -> None:
         release.set()
 
     assert order == ["slow", "fast"]
+
+
+async def test_calls_that_sleep_run_side_by_side() -> None:
+    """Two samples decide it; then 16 calls are in progress at once, in threads."""
+    batch = ThreadBatch(allow_inline=True)
+    for _ in range(2):
+        await batch.run(partial(select.select, [], [], [], 0.003))
+    together = threading.Barrier(16)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(32):
+                group.start_soon(batch.run, partial(together.wait, 20))
+
+
+_FAST = _Usage(wall=0.00005, cpu=0.00005, blocked=0)
+_BUSY = _Usage(wall=0.009, cpu=0.007, blocked=3)
+_ASLEEP = _Usage(wall=0.02, cpu=0.001, blocked=4)
+_PREEMPTED = _Usage(wall=0.02, cpu=0.001, blocked=0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "width"),
+    [
+        ([_ASLEEP], 1),
+        ([_ASLEEP, _ASLEEP], 16),
+        ([_ASLEEP, _FAST, _ASLEEP], 1),
+        ([_BUSY] * 9, 1),
+        ([_PREEMPTED] * 9, 1),
+        ([_ASLEEP, _ASLEEP, _FAST], 16),
+        ([_ASLEEP, _ASLEEP, _FAST, _BUSY], 1),
+        ([_ASLEEP, _ASLEEP, _FAST, _ASLEEP, _FAST], 16),
+    ],
+)
+async def test_two_samples_in_a_row_decide(samples: list[_Usage], width: int) -> None:
+    """One slow call is no slow file system; a busy or preempted thread does not sleep."""
+    detector = _SleepDetector()
+    for sample in samples:
+        detector.record(sample, 1)
+
+    assert detector.width == width
+
+
+async def test_many_fast_calls_in_a_batch_are_not_sleep() -> None:
+    """What a batch took is divided by its calls."""
+    detector = _SleepDetector()
+    for _ in range(9):
+        detector.record(_ASLEEP, 64)
+
+    assert detector.width == 1

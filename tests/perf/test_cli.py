@@ -51,6 +51,20 @@ def test_the_list_names_scenarios_and_tools(capsys: pytest.CaptureFixture[str]) 
         assert name in out
 
 
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.extended
+def test_a_short_soak_finds_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every transfer of two lanes succeeds, and its result is removed after it was compared."""
+    code = main(["soak", "--minutes", "0.2", "--lanes", "2", "--work-dir", str(tmp_path)])
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["problems"] == []
+    assert code == 0
+    assert found["transfers"] >= 2
+    assert list((tmp_path / "results").iterdir()) == []
+
+
 # --- report
 
 

@@ -20,6 +20,7 @@ _LAYERS = (
     ("run",),
     ("fixtures", "tools"),
     ("scenarios",),
+    ("soak",),
     ("ablation",),
     ("cli",),
     ("", "__main__"),

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ("flip_bit", "make_tree", "tree")
+__all__ = ("descriptors", "flip_bit", "make_tree", "tree")
+
+
+def descriptors() -> set[str]:
+    """Return the open file descriptors of this process."""
+    found = os.listdir("/proc/self/fd")
+    return {fd for fd in found if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -102,3 +103,51 @@ def _level(layers: Layers, module: str, inside: str) -> int:
     found = [index for index, row in enumerate(layers) if name.partition(".")[0] in row]
     assert len(found) == 1, f"give {module} a place in the layers"
     return found[0]
+
+
+_WRITING_OS_CALLS = (
+    "link",
+    "mkfifo",
+    "mknod",
+    "rename",
+    "renames",
+    "replace",
+    "symlink",
+    "truncate",
+)
+_WRITING_METHODS = ("hardlink_to", "rename", "symlink_to", "touch", "write_bytes", "write_text")
+_WRITING_SHUTIL_CALLS = ("copy", "copy2", "copyfile", "copytree", "move")
+
+
+def writing_calls(path: Path) -> list[str]:
+    """Return the calls in a Python file that write files by their path, with their lines.
+
+    Deleting and making folders is not among them: neither follows a link at the path. Nor is
+    ``open`` of a descriptor with ``closefd=False``.
+    """
+    return [
+        f"{path.name}:{node.lineno} {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and _writes(node)
+    ]
+
+
+def _writes(call: ast.Call) -> bool:
+    function = call.func
+    arguments = [ast.unparse(each) for each in call.args]
+    if isinstance(function, ast.Name) and function.id == "open":
+        named = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        mode = named.get("mode", arguments[1] if len(arguments) > 1 else "'r'")
+        return named.get("closefd") != "False" and bool(set("wxa+") & set(mode))
+    if not isinstance(function, ast.Attribute):
+        return False
+    name, owner = function.attr, ast.unparse(function.value)
+    if owner == "os":
+        is_open = name == "open" and re.search("O_(WRONLY|RDWR|CREAT)|flags", " ".join(arguments))
+        return bool(is_open) or name in _WRITING_OS_CALLS
+    if owner == "shutil":
+        return name in _WRITING_SHUTIL_CALLS
+    is_path_open = (
+        name == "open" and arguments[:1] and re.fullmatch("'[rbt+]*[wxa+][bt+]*'", arguments[0])
+    )
+    return bool(is_path_open) or name in _WRITING_METHODS

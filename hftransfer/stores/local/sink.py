@@ -21,6 +21,7 @@ from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer._io.direct_io import DirectIO
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import (
@@ -117,6 +118,7 @@ class LocalFileSink:
         entry: Entry,
         chunk_size: int,
         *,
+        create_folders: Callable[[], None],
         partial_folder: Path | None = None,
         prefix: str | None = None,
         fsync: bool = False,
@@ -129,6 +131,7 @@ class LocalFileSink:
             target: the final name.
             entry: what will be written.
             chunk_size: bytes per chunk.
+            create_folders: creates the folder of `target` and `partial_folder`.
             partial_folder: folder of the partial file, on the same file system.
                 Default: the target's folder.
             prefix: of the partial file's name. Default: `partial_file_prefix`.
@@ -144,8 +147,7 @@ class LocalFileSink:
 
         def make() -> PartialFile:
             with map_write_errors(target):
-                folder.mkdir(parents=True, exist_ok=True)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                create_folders()
                 if target.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
             return PartialFile(
@@ -228,11 +230,6 @@ class SmallFileSink:
         pass  # the file is absent, or complete and verified
 
 
-def _write_small(target: Path, data: memoryview, *, folder: Path, prefix: str, fsync: bool) -> None:
-    with map_write_errors(target):
-        write_atomically(target, data, folder=folder, prefix=prefix, fsync=fsync)
-
-
 class LocalSink:
     """Writes files into a folder, or with `single` one file.
 
@@ -259,6 +256,7 @@ class LocalSink:
         self._direct_io = direct_io
         self._write_policy: WritePolicy | None = None
         self._batch = ThreadBatch(allow_inline=not fsync)
+        self._folders = DestinationFolders(path.parent if single else path)
 
     @property
     def location(self) -> str:
@@ -276,17 +274,21 @@ class LocalSink:
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
         if is_small_file(entry, chunk_size):
-            publish = partial(
-                _write_small,
-                target,
-                folder=target.parent,
-                prefix=partial_file_prefix(target, entry.identity, entry.size),
-                fsync=self._fsync,
-            )
-            return SmallFileSink(publish, self._batch)
+            prefix = partial_file_prefix(target, entry.identity, entry.size)
+            return SmallFileSink(partial(self._publish_small, target, prefix), self._batch)
         return await LocalFileSink.open(
-            target, entry, chunk_size, fsync=self._fsync, write_policy=self._write_policy
+            target,
+            entry,
+            chunk_size,
+            create_folders=partial(self._folders.create, target.parent, look_again=True),
+            fsync=self._fsync,
+            write_policy=self._write_policy,
         )
+
+    def _publish_small(self, target: Path, prefix: str, data: memoryview) -> None:
+        with map_write_errors(target):
+            self._folders.create(target.parent)
+            write_atomically(target, data, prefix=prefix, fsync=self._fsync)
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove partial files of other contents of the files that were moved."""

@@ -7,18 +7,19 @@ takes longer to import than a small transfer takes to run.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
 
-from hftransfer.errors import OptionsError, redact
+from hftransfer.errors import AccessError, OptionsError, TransientError, redact
 from hftransfer.options import S3Options
 from hftransfer.stores.s3.signing import Credentials, encoded_path
 
@@ -29,6 +30,9 @@ __all__ = ("Account", "BucketEndpoint")
 
 _DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
+# Names that can be part of a host name; one with a dot does not match a wildcard certificate.
+_HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_HOST_LABELS = re.compile(rf"{_HOST_LABEL.pattern}(?:\.{_HOST_LABEL.pattern})*")
 # Variables whose effect depends on more than their own value: botocore has to interpret them.
 _BOTOCORE_ONLY_VARIABLES = (
     *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION"),
@@ -53,6 +57,8 @@ class BucketEndpoint:
     """Start of every path, without a trailing slash: ``/bucket`` in path style, else empty."""
     region: str
     """The region that requests are signed for."""
+    service: str = "s3"
+    """The service that requests are signed for; outposts and object Lambdas have their own."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ class Account:
         self.region = options.region_name or settings.region or _DEFAULT_REGION
         self.endpoint_url = options.endpoint_url or settings.endpoint_url
         self.verify = settings.ca_bundle if options.verify is None else options.verify
+        self.verify_setting = _verify_setting(options, settings.ca_bundle)
+        """What the user sets to change `verify`, for messages."""
         if self.endpoint_url is not None and not _is_http_url(self.endpoint_url):
             raise OptionsError(
                 f"S3 options: the endpoint {redact(self.endpoint_url)!r} is not an http(s) URL; "
@@ -164,8 +172,8 @@ class Account:
         """Return credentials that are valid now; temporary ones are refreshed before they expire.
 
         Raises:
-            AccessError: if there are none.
-            TransientError: if the credential service cannot be reached.
+            AccessError: if there are none, or the first lookup does not reach the service.
+            TransientError: if a later one does not.
         """
         if self._credentials is None or self._needs_refresh():
             async with self._refresh_lock:
@@ -200,21 +208,32 @@ class Account:
             if settings is not None and settings.credentials is not None:
                 return settings.credentials
         resolver = await anyio.to_thread.run_sync(self._load_resolver)
-        return await resolver.credentials()
+        try:
+            return await resolver.credentials()
+        except TransientError as error:
+            if self._credentials is not None:
+                raise
+            # Nothing has worked yet, so this is a wrong configuration rather than an outage.
+            raise AccessError(f"{error.message}; check the network and the profile") from error
 
     def bucket_endpoint(self, bucket: str, region: str | None = None) -> BucketEndpoint:
         """Return where the requests for `bucket` are sent.
 
-        Without an endpoint URL the first call reads botocore's endpoint rules from disk.
+        A bucket name that cannot be part of the endpoint's host name is in the path, whatever the
+        addressing style: an IP address has no subdomains, and a name with a dot does not match a
+        wildcard certificate. Without an endpoint URL, and for an ARN, the first call reads
+        botocore's endpoint rules from disk.
 
         Args:
-            bucket: name of the bucket.
-            region: of the bucket, if it is not the configured one.
+            bucket: name of the bucket, or ARN of an access point.
+            region: of the bucket, if it is not the configured one. An ARN names its own.
 
         Raises:
             OptionsError: if no AWS endpoint fits the region and the configuration.
             UnsupportedError: if the bucket needs a signature other than version 4.
         """
+        if bucket.startswith("arn:"):
+            return _parse_endpoint(*self._load_resolver().arn_endpoint(bucket, self.endpoint_url))
         region = region or self.region
         style = self._options.addressing_style
         if style == "auto":
@@ -226,12 +245,30 @@ class Account:
             )
         parts = urlsplit(self.endpoint_url)
         base, netloc = parts.path.rstrip("/"), parts.netloc.rpartition("@")[2]
-        if style == "virtual":
+        if style == "virtual" and _is_virtual_hostable(bucket, parts):
             return _parse_endpoint(f"{parts.scheme}://{bucket}.{netloc}{base}", region)
         return _parse_endpoint(f"{parts.scheme}://{netloc}{base}/{encoded_path(bucket)}", region)
 
 
-def _parse_endpoint(url: str, region: str) -> BucketEndpoint:
+def _verify_setting(options: S3Options, ca_bundle: str | None) -> str:
+    if options.verify is not None:
+        return "--ca-bundle or S3Options.verify"
+    if ca_bundle is not None:
+        return "AWS_CA_BUNDLE, or ca_bundle of the profile"
+    return "--ca-bundle, S3Options.verify or AWS_CA_BUNDLE"
+
+
+def _is_virtual_hostable(bucket: str, endpoint: SplitResult) -> bool:
+    """Return True if `bucket` can be a part of the endpoint's host name."""
+    try:
+        ipaddress.ip_address(endpoint.hostname or "")
+    except ValueError:
+        names = _HOST_LABEL if endpoint.scheme == "https" else _HOST_LABELS
+        return names.fullmatch(bucket) is not None
+    return False
+
+
+def _parse_endpoint(url: str, region: str, service: str = "s3") -> BucketEndpoint:
     parts = urlsplit(url)
     host = parts.netloc.lower()
     default_port = {"http": ":80", "https": ":443"}[parts.scheme]
@@ -240,6 +277,7 @@ def _parse_endpoint(url: str, region: str) -> BucketEndpoint:
         host=host.removesuffix(default_port),
         prefix=parts.path.rstrip("/"),
         region=region,
+        service=service,
     )
 
 

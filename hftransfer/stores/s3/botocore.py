@@ -8,17 +8,22 @@ processes. Requests are not theirs: `hftransfer.stores.s3.client` gives the meas
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
+from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore import exceptions as botocore
 
+from hftransfer._http.errors import failure_reason
 from hftransfer.errors import (
     AccessError,
     NetworkError,
     OptionsError,
+    ServerError,
     StalledError,
     TransferError,
     UnsupportedError,
@@ -27,45 +32,75 @@ from hftransfer.stores.s3.signing import Credentials
 
 __all__ = ("CredentialResolver", "botocore_error")
 
-# The first family that matches decides, so a subclass stands before its base class.
-_FAMILIES: tuple[tuple[tuple[type[Exception], ...], type[TransferError], str], ...] = (
-    (
-        (botocore.ConnectTimeoutError, botocore.ReadTimeoutError),
-        StalledError,
-        "the credential service did not respond in time",
-    ),
-    (
-        (botocore.ConnectionError, botocore.HTTPClientError),
-        NetworkError,
-        "the connection to the credential service failed",
-    ),
-    (
-        (
-            botocore.ClientError,
-            botocore.NoCredentialsError,
-            botocore.PartialCredentialsError,
-            botocore.CredentialRetrievalError,
-            botocore.SSOError,
-            botocore.TokenRetrievalError,
-        ),
-        AccessError,
-        "no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile",
-    ),
+# Limits of one request to a credential service, which botocore sends `_ATTEMPTS` times at most. Its
+# defaults are 60 s and 5 attempts: a firewall that drops packets would cost five minutes.
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 10
+_ATTEMPTS = 3
+_CONTEXT = "S3 credentials"
+# Seconds for a lookup in all sources, external processes included.
+_LOOKUP_SECONDS = 90.0
+
+_SIGN_IN = (
+    botocore.SSOError,
+    botocore.TokenRetrievalError,
+    # New in botocore 1.41.
+    *([botocore.LoginError] if hasattr(botocore, "LoginError") else []),
 )
+_THROTTLED_CODES = ("Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown")
 
 
-def botocore_error(error: Exception, context: str) -> TransferError:
+def botocore_error(error: Exception, context: str, *, profile: str | None = None) -> TransferError:
     """Return our error for an exception of botocore.
+
+    The text of a connection error contains the URL, which may be signed, so it is not quoted.
 
     Args:
         error: raised while credentials, configuration or an endpoint were looked up.
         context: start of the message.
+        profile: that was used; None for the default one.
     """
-    for families, kind, advice in _FAMILIES:
-        if isinstance(error, families):
-            # Quote the class only: the text of a connection error contains the signed URL.
-            return kind(f"{context}: {advice} ({type(error).__name__})")
+    if isinstance(error, (botocore.ConnectionError, botocore.HTTPClientError)):
+        return _connection_error(error, context)
+    if isinstance(error, _SIGN_IN):
+        option = f" --profile {profile}" if profile else ""
+        command = "login" if error.__class__.__name__.startswith("Login") else "sso login"
+        return AccessError(
+            f"{context}: the sign-in has expired or was never made; run `aws {command}{option}`"
+        )
+    if isinstance(error, botocore.ClientError):
+        details = error.response.get("Error", {})
+        code, text = details.get("Code", "unknown"), details.get("Message", "")
+        message = f"{context}: {error.operation_name} was refused: {code}: {text}".rstrip(": ")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+        failed = code in _THROTTLED_CODES or status >= 500
+        return ServerError(message) if failed else AccessError(message)
+    if isinstance(error, botocore.CredentialRetrievalError):
+        return AccessError(f"{context}: the source {error.kwargs['provider']!r} returned none")
+    if isinstance(error, (botocore.NoCredentialsError, botocore.PartialCredentialsError)):
+        return AccessError(
+            f"{context}: there are none; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            f"or name a profile that has some ({type(error).__name__})"
+        )
     return OptionsError(f"{context}: {error}")
+
+
+def _connection_error(error: botocore.BotoCoreError, context: str) -> TransferError:
+    """Return the error for a credential service that could not be reached."""
+    service = urlsplit(error.kwargs.get("endpoint_url", "")).netloc.rpartition("@")[2]
+    service = f"the credential service {service}".rstrip()
+    if isinstance(error, (botocore.ConnectTimeoutError, botocore.ReadTimeoutError)):
+        return StalledError(f"{context}: {service} did not respond in time")
+    cause = getattr(error.kwargs.get("error"), "os_error", None)
+    if isinstance(error, botocore.SSLError):
+        return AccessError(
+            f"{context}: the certificate of {service} is not trusted; "
+            "name its CA bundle in AWS_CA_BUNDLE"
+        )
+    if isinstance(error, botocore.ProxyConnectionError):
+        return NetworkError(f"{context}: the proxy for the credential service did not connect")
+    reason = failure_reason(cause) if cause is not None else type(error).__name__
+    return NetworkError(f"{context}: {service} cannot be reached: {reason}")
 
 
 class CredentialResolver:
@@ -117,19 +152,31 @@ class CredentialResolver:
             TransientError: if the credential service cannot be reached.
         """
         try:
-            if self._source is None:
-                session = await anyio.to_thread.run_sync(self._new_session)
-                self._source = await session.get_credentials()
-            if self._source is None:
-                raise botocore.NoCredentialsError
-            frozen = await self._source.get_frozen_credentials()
+            with anyio.fail_after(_LOOKUP_SECONDS):
+                if self._source is None:
+                    session = await anyio.to_thread.run_sync(self._new_session)
+                    self._source = await session.get_credentials()
+                if self._source is None:
+                    raise botocore.NoCredentialsError
+                frozen = await self._source.get_frozen_credentials()
         except (botocore.BotoCoreError, botocore.ClientError) as error:
-            raise botocore_error(error, "S3 credentials") from error
+            raise botocore_error(error, _CONTEXT, profile=self._session.profile) from error
+        except TimeoutError as error:
+            raise StalledError(
+                f"{_CONTEXT}: no source returned any within {_LOOKUP_SECONDS:.0f} s"
+            ) from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def _new_session(self) -> AioSession:
         """Return a session with the present content of environment and files."""
         session = AioSession(profile=self._profile)
+        session.set_default_client_config(
+            AioConfig(
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                retries={"total_max_attempts": _ATTEMPTS},
+            )
+        )
         session.full_config  # noqa: B018 - the property caches the files, so that no loop reads them
         return session
 
@@ -142,6 +189,37 @@ class CredentialResolver:
             OptionsError: if no AWS endpoint fits the region and the configuration.
             UnsupportedError: if the bucket needs a signature other than version 4.
         """
+        url, signed_region, _ = self._resolve(bucket, Region=region, ForcePathStyle=path_style)
+        return url, signed_region
+
+    def arn_endpoint(self, arn: str, endpoint_url: str | None) -> tuple[str, str, str]:
+        """Return the URL of an access point, and the region and the service to sign for.
+
+        Args:
+            arn: of an access point, an access point of an outpost, or an object Lambda access
+                point. https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-naming.html
+            endpoint_url: the configured one; None for that of AWS.
+
+        Raises:
+            OptionsError: if the ARN is malformed or does not fit the configuration.
+            UnsupportedError: if the access point spans several regions.
+        """
+        region = arn.split(":")[3]
+        if not region:
+            raise UnsupportedError(
+                f"s3://{arn}/: multi-region access points require another signature (SigV4A), "
+                "which is not supported; use a bucket or an access point of one region"
+            )
+        given = {} if endpoint_url is None else {"Endpoint": endpoint_url}
+        return self._resolve(arn, Region=region, ForcePathStyle=False, **given)
+
+    def _resolve(self, bucket: str, **parameters: object) -> tuple[str, str, str]:
+        """Return the URL of `bucket`, and the region and service to sign for, by the rules.
+
+        Args:
+            bucket: its name or ARN.
+            parameters: of the rules, with the region among them.
+        """
         try:
             if self._endpoint_rules is None:
                 from botocore.endpoint_provider import EndpointProvider
@@ -153,24 +231,26 @@ class CredentialResolver:
                 )
             resolved = self._endpoint_rules.resolve_endpoint(
                 Bucket=bucket,
-                Region=region,
-                ForcePathStyle=path_style,
                 UseFIPS=bool(self._session.get_config_variable("use_fips_endpoint")),
                 UseDualStack=self._is_set("use_dualstack_endpoint"),
                 Accelerate=self._is_set("use_accelerate_endpoint"),
                 UseGlobalEndpoint=False,
                 UseArnRegion=True,
                 DisableMultiRegionAccessPoints=True,
+                **parameters,
             )
         except botocore.BotoCoreError as error:
             raise botocore_error(error, f"s3://{bucket}/") from error
-        scheme: Mapping[str, Any] = next(iter(resolved.properties.get("authSchemes", ())), {})
-        if scheme.get("name", "sigv4") != "sigv4":
+        schemes: Sequence[Mapping[str, Any]] = resolved.properties.get("authSchemes", ())
+        scheme = next((scheme for scheme in schemes if scheme["name"] == "sigv4"), None)
+        if scheme is None and schemes:
             raise UnsupportedError(
                 f"s3://{bucket}/: this kind of bucket requires the signature "
-                f"{scheme['name']!r}, which is not supported; use a general purpose bucket"
+                f"{schemes[0]['name']!r}, which is not supported; use a general purpose bucket"
             )
-        return resolved.url, scheme.get("signingRegion", region)
+        scheme = scheme or {}
+        region = scheme.get("signingRegion", parameters["Region"])
+        return resolved.url, region, scheme.get("signingName", "s3")
 
     def _is_set(self, name: str) -> bool:
         value = self.s3_section.get(name, self._session.get_config_variable(name))

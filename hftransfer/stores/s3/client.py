@@ -146,7 +146,7 @@ class S3Client:
         self._account: Account | None = None
         self._http: HttpClient | None = None
         self._endpoints: dict[str, BucketEndpoint] = {}
-        self._signers: dict[str, Signer] = {}  # by region
+        self._signers: dict[tuple[str, str], Signer] = {}  # by region and service
         # Seconds by which the store's clock is ahead of this machine's.
         self._clock_offset = 0.0
 
@@ -160,6 +160,7 @@ class S3Client:
         self._http = HttpClient(
             self.options.timeouts,
             verify=self._account.verify,
+            verify_setting=self._account.verify_setting,
             rate_limiter=self._rate_limiter,
             loops=self.options.loops,
         )
@@ -345,9 +346,10 @@ class S3Client:
         if self.account.anonymous:
             return _SignedRequest(url, request.headers, endpoint.region, None)
         credentials = await self.account.credentials()
-        signer = self._signers.get(endpoint.region)
+        scope = (endpoint.region, endpoint.service)
+        signer = self._signers.get(scope)
         if signer is None or signer.credentials is not credentials:
-            signer = self._signers[endpoint.region] = Signer(credentials, endpoint.region)
+            signer = self._signers[scope] = Signer(credentials, *scope)
         now = time.time() + self._clock_offset
         headers = signer.sign(request.method, endpoint.host, path, query, request.headers, now=now)
         return _SignedRequest(url, headers, endpoint.region, credentials)

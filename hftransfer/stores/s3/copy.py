@@ -98,7 +98,7 @@ class ServerCopy:
 
     def _source_headers(self, source: tuple[str, str], entry: Entry) -> Mapping[str, str]:
         bucket, key = source
-        headers = {_SOURCE: f"{encoded_path(bucket)}/{encoded_path(key)}"}
+        headers = {_SOURCE: _copy_source(bucket, key)}
         if entry.etag is not None:
             headers[f"{_SOURCE}-if-match"] = entry.etag
         return headers | dict(
@@ -163,6 +163,15 @@ class _PartCopier:
                 headers=headers,
             )
         return _etag_of_copy(response, self._upload.target.description)
+
+
+def _copy_source(bucket: str, key: str) -> str:
+    """Return the value of ``x-amz-copy-source``.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+    """
+    separator = "/object/" if bucket.startswith("arn:") else "/"
+    return encoded_path(f"{bucket}{separator}{key}")
 
 
 def _etag_of_copy(response: Response, description: str) -> str:

@@ -1,8 +1,8 @@
 """Lock files that tell which multipart uploads a process of this machine works on.
 
 S3 cannot tell an upload in use from one that a killed process left behind. So a process that
-begins an upload creates a lock file for it and holds a flock on that file, which the kernel
-releases when the process dies: an unlocked file belongs to an orphaned upload. All functions here
+begins an upload creates a lock file for it and holds its lock (`_io.file_lock`), which ends with
+the process: an unlocked file belongs to an orphaned upload. All functions here
 block, so run them in worker threads. If the lock file cannot be created, the upload works
 without it and is not resumed on this machine.
 """
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hftransfer._core.digests import chunk_digest
-from hftransfer._io.file_lock import open_locked
+from hftransfer._io.file_lock import LockedFile, open_locked
 
 __all__ = ("UploadLock", "has_lock_file")
 
@@ -31,9 +31,8 @@ class UploadLock:
     End it by `delete` or `unlock`; further calls have no effect.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self._path = path
-        self._fd = fd
+    def __init__(self, file: LockedFile) -> None:
+        self._file: LockedFile | None = file
 
     @classmethod
     def create(cls, bucket: str, key: str, upload_id: str) -> UploadLock | None:
@@ -65,19 +64,19 @@ class UploadLock:
     @classmethod
     def _lock(cls, path: Path, flags: int) -> UploadLock:
         # Fails if the previous holder has deleted the file between open and lock.
-        return cls(path, open_locked(path, flags, 0o600))
+        return cls(open_locked(path, flags, 0o600))
 
     def delete(self) -> None:
         """Delete the lock file: the upload was completed or aborted."""
-        if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.path.unlink(missing_ok=True)
         self.unlock()
 
     def unlock(self) -> None:
         """Keep the lock file, but let another process continue the upload."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def has_lock_file(bucket: str, key: str, upload_id: str) -> bool:

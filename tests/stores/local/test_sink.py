@@ -215,6 +215,7 @@ async def test_on_publish_runs_after_the_rename(tmp_path: Path) -> None:
         target,
         entry_of("model.bin"),
         CHUNK,
+        create_folders=(tmp_path / "partials").mkdir,
         partial_folder=tmp_path / "partials",
         on_publish=lambda manifest: seen.append((manifest, target.read_bytes())),
     )

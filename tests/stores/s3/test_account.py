@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import aiobotocore.session
 import anyio
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
-from hftransfer.errors import AccessError, OptionsError, UnsupportedError
+from hftransfer.errors import AccessError, NetworkError, OptionsError, UnsupportedError
 from hftransfer.options import S3Options
 from hftransfer.stores.s3 import account as account_module
+from hftransfer.stores.s3 import botocore as botocore_module
 from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.signing import Credentials
 
@@ -91,6 +94,18 @@ def test_options_override_variables_and_variables_override_files(
         ("http://h/base", "auto", BucketEndpoint("http://h", "h", "/base/b.c", "us-east-1")),
         ("http://h", "virtual", BucketEndpoint("http://b.c.h", "b.c.h", "", "us-east-1")),
         ("http://u:p@H", "path", BucketEndpoint("http://H", "h", "/b.c", "us-east-1")),
+        # No virtual style: an address has no subdomains, a wildcard certificate covers no dot.
+        (
+            "http://[::1]:9",
+            "virtual",
+            BucketEndpoint("http://[::1]:9", "[::1]:9", "/b.c", "us-east-1"),
+        ),
+        (
+            "http://10.0.0.1",
+            "virtual",
+            BucketEndpoint("http://10.0.0.1", "10.0.0.1", "/b.c", "us-east-1"),
+        ),
+        ("https://h", "virtual", BucketEndpoint("https://h", "h", "/b.c", "us-east-1")),
     ],
 )
 def test_a_configured_endpoint(endpoint: str, style: str, expected: BucketEndpoint) -> None:
@@ -116,6 +131,51 @@ def test_endpoints_of_aws(bucket: str, region: str, style: str, url: str) -> Non
 
     assert endpoint.origin + endpoint.prefix == url
     assert endpoint.region == region
+
+
+@pytest.mark.parametrize(
+    ("arn", "endpoint_url", "host", "service"),
+    [
+        (
+            *("arn:aws:s3:us-west-2:123456789012:accesspoint/my-ap", None),
+            *("my-ap-123456789012.s3-accesspoint.us-west-2.amazonaws.com", "s3"),
+        ),
+        (
+            *("arn:aws:s3:us-west-2:123456789012:accesspoint:my-ap", "https://h:9"),
+            *("my-ap-123456789012.h:9", "s3"),
+        ),
+        (
+            *("arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/my-ap", None),
+            *("my-ap-123456789012.s3-accesspoint.cn-north-1.amazonaws.com.cn", "s3"),
+        ),
+        (
+            *("arn:aws:s3-object-lambda:us-west-2:123456789012:accesspoint/ap", None),
+            *("ap-123456789012.s3-object-lambda.us-west-2.amazonaws.com", "s3-object-lambda"),
+        ),
+        (
+            "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-01234567890123456/accesspoint/a",
+            None,
+            "a-123456789012.op-01234567890123456.s3-outposts.us-west-2.amazonaws.com",
+            "s3-outposts",
+        ),
+    ],
+)
+def test_an_access_point_has_a_host_region_and_service_of_its_own(
+    arn: str, endpoint_url: str | None, host: str, service: str
+) -> None:
+    """Its ARN names them, whatever region and addressing style are configured."""
+    options = S3Options(endpoint_url=endpoint_url, region_name="eu-west-1", addressing_style="path")
+
+    endpoint = Account(options).bucket_endpoint(arn)
+
+    assert (endpoint.host, endpoint.prefix, endpoint.service) == (host, "", service)
+    assert endpoint.region == arn.split(":")[3]
+
+
+def test_a_multi_region_access_point_is_not_supported() -> None:
+    """It requires a signature for any region."""
+    with pytest.raises(UnsupportedError, match="SigV4A"):
+        Account(S3Options()).bucket_endpoint("arn:aws:s3::123456789012:accesspoint/a.mrap")
 
 
 def test_dual_stack_and_fips(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +366,91 @@ async def test_credentials_of_a_role_are_refreshed_once_before_they_expire(
             tasks.start_soon(ask)
 
     assert given == ["id-2"] * 8
+
+
+SIGN_IN = """
+[profile sso]
+sso_session = company
+sso_account_id = 123456789012
+sso_role_name = reader
+region = eu-north-1
+[profile old-sso]
+sso_start_url = https://company.test/start
+sso_region = eu-north-1
+sso_account_id = 123456789012
+sso_role_name = reader
+[sso-session company]
+sso_region = eu-north-1
+sso_start_url = https://company.test/start
+"""
+
+
+@pytest.mark.parametrize("profile", ["sso", "old-sso"])
+@pytest.mark.asyncio
+async def test_without_a_sign_in_the_command_for_it_is_named(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both forms of an SSO profile: with a session of its own, and the older one."""
+    (tmp_path / "config").write_text(SIGN_IN)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no cached token
+
+    with pytest.raises(AccessError, match=f"run `aws sso login --profile {profile}`"):
+        await Account(S3Options(profile=profile)).credentials()
+
+
+@pytest.mark.parametrize(("listens", "cause"), [(False, "refused"), (True, "respond in time")])
+@pytest.mark.asyncio
+async def test_an_unreachable_sts_ends_the_first_lookup_and_is_named(
+    listens: bool, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of attempts is small, each has a limit, and a retry of ours does not follow."""
+    (tmp_path / "token").write_text("web-identity")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+    monkeypatch.setattr(botocore_module, "_READ_SECONDS", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://{host}")
+        monkeypatch.setattr(botocore_module, "_ATTEMPTS", 1)
+
+        with pytest.raises(AccessError, match=f"{host} .*{cause}"):
+            await Account(S3Options(region_name="us-east-1")).credentials()
+
+
+@pytest.mark.asyncio
+async def test_a_source_that_never_returns_ends_the_lookup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential process that waits for a password is an example."""
+    (tmp_path / "config").write_text("[profile p]\ncredential_process = sleep 3600\n")
+    monkeypatch.setattr(botocore_module, "_LOOKUP_SECONDS", 0.3)
+
+    with pytest.raises(AccessError, match="no source returned any"):
+        await Account(S3Options(profile="p")).credentials()
+
+
+@pytest.mark.asyncio
+async def test_a_failed_refresh_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials have worked before, so the service has an outage and a retry may help."""
+    role = _RoleCredentials()
+
+    async def get_credentials(session: object) -> _RoleCredentials:
+        return role
+
+    async def fail() -> Any:
+        raise EndpointConnectionError(endpoint_url="https://sts.test/?secret", error=None)
+
+    monkeypatch.setattr(aiobotocore.session.AioSession, "get_credentials", get_credentials)
+    account = Account(S3Options())
+    await account.credentials()
+    role.expires_soon = True
+    monkeypatch.setattr(role, "get_frozen_credentials", fail)
+
+    with pytest.raises(NetworkError, match=r"service sts\.test cannot be reached"):
+        await account.credentials()
 
 
 @pytest.mark.asyncio

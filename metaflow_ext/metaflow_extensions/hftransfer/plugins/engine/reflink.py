@@ -17,8 +17,9 @@ import anyio
 import anyio.to_thread
 
 from hftransfer import FileManifest, IntegrityError, Manifest
-from hftransfer._io.atomic_write import temporary_name
+from hftransfer._io.atomic_write import link_atomically, move_file, temporary_name
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.regular_file import create_exclusive
 from hftransfer.errors import single_error
 from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import chunk_digests
 
@@ -39,20 +40,23 @@ _FILES_AT_ONCE = 4
 
 def clone(source: Path, target: Path) -> bool:
     """Make `target`, which must not exist, share the blocks of `source`; False if impossible."""
-    with open(source, "rb") as original, open(target, "xb") as copy:
+    with open(source, "rb") as original:
+        copy = create_exclusive(target)
         try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
+            fcntl.ioctl(copy, _FICLONE, original.fileno())
         except OSError as error:
             target.unlink()
             if error.errno in _UNSUPPORTED:
                 return False
             raise
+        finally:
+            os.close(copy)
     return True
 
 
 def link(source: Path, target: Path) -> bool:
     """Make `target`, which must not exist, a symbolic link to `source`."""
-    target.symlink_to(source)
+    link_atomically(os.fspath(source), target, folder=target.parent)
     return True
 
 
@@ -117,7 +121,7 @@ async def _place(
         )
         if chunks != manifest.chunks:
             raise IntegrityError(f"{source} does not match its manifest")
-        await anyio.to_thread.run_sync(os.replace, temporary, target)
+        await anyio.to_thread.run_sync(move_file, temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return True

@@ -14,7 +14,6 @@ import io
 import os
 import queue
 import shutil
-import stat
 import tarfile
 import tempfile
 from bisect import bisect_right
@@ -33,6 +32,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import read_fully
+from hftransfer._io.move_tree import move_tree
 from hftransfer.stores.base import Entry, FileSink, FillStream
 
 # Bytes that `tarfile` reads at a time. It needs `bytes`, so they are copied from the engine's
@@ -273,7 +273,7 @@ class _Unpacking:
         reader.drain()
 
     def _publish(self) -> None:
-        _move_tree(self._staging, self._path)
+        move_tree(self._staging, self._path)
         shutil.rmtree(self._staging, ignore_errors=True)
 
 
@@ -339,18 +339,3 @@ def _as_transfer_error(error: BaseException, what: str) -> BaseException:
         kind = DiskFullError if full else DestinationError
         return kind(f"{what}: cannot unpack: {error.strerror or error}")
     return error
-
-
-def _move_tree(source: Path, target: Path) -> None:
-    """Move everything below `source` to the same path below `target`, replacing files."""
-    for item in sorted(source.iterdir()):
-        destination = target / item.name
-        if stat.S_ISDIR(item.lstat().st_mode):
-            if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-                destination.unlink()
-            destination.mkdir(exist_ok=True)
-            _move_tree(item, destination)
-        else:
-            if destination.is_dir() and not destination.is_symlink():
-                shutil.rmtree(destination)
-            os.replace(item, destination)

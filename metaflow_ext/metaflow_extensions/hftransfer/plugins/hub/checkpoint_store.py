@@ -18,8 +18,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hftransfer._io.move_tree import move_tree
 from metaflow import current
 from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path
@@ -170,7 +172,7 @@ class CheckpointStore:
             load_checkpoint(reference, folder)
             for hub_metadata in (".cache/huggingface", ".huggingface"):
                 shutil.rmtree(os.path.join(folder, hub_metadata), ignore_errors=True)
-            shutil.copytree(folder, path, dirs_exist_ok=True)
+            move_tree(Path(folder), Path(path))
 
     @contextmanager
     def new_entry(self, name: str, *, keep_on_error: bool = False) -> Iterator[NewEntry]:

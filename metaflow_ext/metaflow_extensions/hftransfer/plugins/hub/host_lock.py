@@ -1,7 +1,7 @@
 """Locks between the tasks of one machine: one downloads, the others use what it stored.
 
-The kernel releases the lock of a file when its holder dies. The content of the file is a
-record for the tasks that take the lock next.
+The lock of a file ends with its holder. The content of the file is a record for the tasks that
+take the lock next.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hftransfer._io.file_lock import LockHeldError, lock_descriptor
+from hftransfer._io.file_lock import LockedFile, LockHeldError, open_locked
 
 _MAX_RECORD = 1 << 20  # bytes
 
 
 class HostLock:
-    """A lock that is held, with its record; without a descriptor, one that locks nothing."""
+    """A lock that is held, with its record; without a file, one that locks nothing."""
 
-    def __init__(self, fd: int, *, waited: bool) -> None:
-        self._fd = fd
+    def __init__(self, file: LockedFile | None, *, waited: bool) -> None:
+        self._fd = -1 if file is None else file.fd
         self.waited = waited
         """True if another task held it first."""
 
@@ -62,36 +63,33 @@ def host_lock(
     folder : str, optional
         The folder of the lock's file. Default: a folder of this user below the temporary one.
     """
-    fd, waited = -1, False
+    file, waited = None, False
     try:
-        fd = _open(folder or _default_folder(), name)
-        # Lock files are never deleted, so the path need not be checked after the lock.
-        lock_descriptor(fd)
-    except LockHeldError:
-        waited = True
-    except OSError:
-        if fd >= 0:
-            os.close(fd)
-            fd = -1
-    try:
-        if waited:
+        path = _path(folder or _default_folder(), name)
+        try:
+            file = open_locked(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except LockHeldError:
+            waited = True
             if on_wait is not None:
                 on_wait()
-            lock_descriptor(fd, wait=True)
-        yield HostLock(fd, waited=waited)
+            file = open_locked(path, os.O_RDWR | os.O_CREAT, 0o600, wait=True)
+    except OSError:
+        pass  # the folder allows no lock
+    try:
+        yield HostLock(file, waited=waited)
     finally:
-        if fd >= 0:
-            os.close(fd)
+        if file is not None:
+            file.close()
 
 
 def _default_folder() -> str:
     return os.path.join(tempfile.gettempdir(), f"hftransfer-{os.getuid()}")
 
 
-def _open(folder: str, name: tuple[str, ...]) -> int:
+def _path(folder: str, name: tuple[str, ...]) -> str:
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    if os.stat(folder).st_uid != os.getuid():
+    status = os.lstat(folder)
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
     digest = hashlib.sha256(json.dumps(name).encode()).hexdigest()[:32]
-    path = os.path.join(folder, digest + ".lock")
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    return os.path.join(folder, digest + ".lock")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hftransfer._io.atomic_write import open_atomically, replace_atomically
+from hftransfer._io.atomic_write import copy_atomically, open_atomically
 from hftransfer.errors import (
     AccessError,
     IntegrityError,
@@ -230,5 +229,4 @@ def _selected(path: str, request: RepoRequest) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replace_atomically(target) as temporary:
-        shutil.copyfile(source, temporary)
+    copy_atomically(source, target, folder=target.parent)

@@ -10,10 +10,12 @@ import hashlib
 import itertools
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
-from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
+from hftransfer._io.file_lock import LockedFile, LockHeldError, open_locked
+from hftransfer._io.regular_file import UnsafeFileError
 
 _LOCK_SUFFIX = ".lock"
 
@@ -36,7 +38,6 @@ class TaskDir:
         parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(owner.encode()).hexdigest()[:12]
         self.path, self._lock = _claim(parent, f"{prefix}{digest}")
-        self.path.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def name(self) -> str:
@@ -50,8 +51,8 @@ class TaskDir:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock >= 0:
-            _lock_path(self.path).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.path.unlink(missing_ok=True)
         self._release()
 
     def __enter__(self) -> str:
@@ -61,32 +62,60 @@ class TaskDir:
         self.close()
 
     def _release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
 
 
 def _lock_path(path: Path) -> Path:
     return path.with_name(f".{path.name}{_LOCK_SUFFIX}")
 
 
-def _claim(parent: Path, name: str) -> tuple[Path, int]:
-    """Return the first folder of that name that no living process uses, and its lock.
+def _claim(parent: Path, name: str) -> tuple[Path, LockedFile | None]:
+    """Create the first folder of that name that no living process uses; return it and its lock.
 
-    The lock is an open descriptor; -1 where files cannot be locked.
+    The lock is None where files cannot be locked.
     """
     for number in itertools.count():
         path = parent / (name if number == 0 else f"{name}_{number}")
         lock_path = _lock_path(path)
         while True:
             try:
-                return path, open_locked(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+                lock = open_locked(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
             except LockHeldError:
                 # Held by a living process. If its owner has just deleted it, try again.
                 if lock_path.exists():
                     break
-            except LocksUnsupportedError:
-                # A unique name instead, which no later attempt finds.
+            except (UnsafeFileError, PermissionError):
+                # Something else has the name, or it is another user's; in a folder that allows
+                # no new file at all, `mkdtemp` raises the error.
+                return _unique(parent, name), None
+            else:
+                if _is_own_folder(path):
+                    return path, lock
                 lock_path.unlink(missing_ok=True)
-                return Path(tempfile.mkdtemp(prefix=name + "_", dir=parent)), -1
+                lock.close()
+                return _unique(parent, name), None
     raise AssertionError("unreachable")
+
+
+def _unique(parent: Path, name: str) -> Path:
+    """Create a folder with a name that no later attempt finds."""
+    return Path(tempfile.mkdtemp(prefix=name + "_", dir=parent))
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Create the folder, or look whether it is a real one of this user that others cannot write.
+
+    In a folder like /tmp another user may have made it, or a link to a folder of theirs.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        status = path.lstat()
+        return (
+            stat.S_ISDIR(status.st_mode)
+            and status.st_uid == os.geteuid()
+            and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        )
+    return True

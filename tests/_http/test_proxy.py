@@ -94,8 +94,8 @@ def test_the_repr_of_a_proxy_hides_its_password() -> None:
 
 
 P, Q = "http://p:3128", "http://q:3128"
-# Environment, URL of a request, proxy for it, and whether httpx says the same.
-ENVIRONMENTS: list[tuple[dict[str, str], str, str | None, bool]] = [
+# Environment, URL of a request, proxy for it, and whether httpx2 says the same (None: newer ones).
+ENVIRONMENTS: list[tuple[dict[str, str], str, str | None, bool | None]] = [
     ({}, "https://h/", None, True),
     ({"HTTPS_PROXY": P}, "https://h/", P, True),
     ({"HTTPS_PROXY": P}, "http://h/", None, True),
@@ -126,8 +126,8 @@ ENVIRONMENTS: list[tuple[dict[str, str], str, str | None, bool]] = [
             ("h.org", "https://xh.org/", False, True),
             (".h.org", "https://x.h.org/", True, True),
             (".h.org", "https://h.org/", False, True),
-            ("*.h.org", "https://x.h.org/", True, True),
-            ("*.h.org", "https://y.x.h.org/", True, True),
+            ("*.h.org", "https://x.h.org/", True, None),
+            ("*.h.org", "https://y.x.h.org/", True, None),
             ("*.h.org", "https://h.org/", False, True),
             ("h.org:8443", "https://h.org:8443/", True, True),
             ("h.org:8443", "https://h.org/", False, True),
@@ -158,14 +158,14 @@ def test_the_proxy_of_an_environment(
     environ: dict[str, str],
     url: str,
     proxy: str | None,
-    agrees: bool,
+    agrees: bool | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As httpx2 finds it, by which huggingface_hub 2 sends, but for the rows that say otherwise."""
     _set_proxies(environ, monkeypatch)
 
     assert ProxyEnvironment().find(url) == proxy
-    if (httpx_finds := _found_by_httpx(url)) is not None:
+    if agrees is not None and (httpx_finds := _found_by_httpx(url)) is not None:
         assert (httpx_finds == (proxy or "none")) is agrees
 
 

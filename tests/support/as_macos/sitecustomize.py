@@ -75,7 +75,8 @@ def _remove() -> None:
             raise FileNotFoundError(2, "No such file or directory", str(file))
         return real_open(file, *arguments, **options)
 
-    builtins.open = io.open = open_
+    # Not a plain function: Python 3.10's pathlib has `io.open` as an attribute of a class.
+    builtins.open = io.open = staticmethod(open_)
 
 
 if os.environ.get("HFTRANSFER_AS_MACOS") == "1" and hasattr(os, "posix_fadvise"):

@@ -36,8 +36,8 @@ from hftransfer.options import Timeouts
 
 SECONDS = float(os.environ.get("HFTRANSFER_FUZZ_SECONDS", "20"))
 SEED = int(os.environ.get("HFTRANSFER_FUZZ_SEED", "0"))
-MIN_CASES = 5000
-"""Fewer in 20 seconds would say little; a core makes about 2,000 per second."""
+MIN_CASES = 200
+"""At least this many are compared, however slow the machine is; a free core makes 30,000."""
 
 STRICTER: dict[str, tuple[str, re.Pattern[bytes]]] = {
     "only versions 1.0 and 1.1": (
@@ -281,7 +281,7 @@ def test_mutated_responses_mean_the_same_to_h11() -> None:
     async def main() -> None:
         deadline = time.monotonic() + SECONDS
         cases = accepted = 0
-        while time.monotonic() < deadline:
+        while cases < MIN_CASES or time.monotonic() < deadline:
             rng = random.Random(f"{SEED}/{cases}")
             cases += 1
             data = mutate(rng, make_response(rng))
@@ -300,7 +300,6 @@ def test_mutated_responses_mean_the_same_to_h11() -> None:
             if cases % 1000 == 0:
                 await asyncio.sleep(0)
         logging.getLogger(__name__).info("%d responses, both accepted %d", cases, accepted)
-        assert cases >= MIN_CASES * min(1.0, SECONDS / 20)
         assert accepted > cases // 10
 
     asyncio.run(main())

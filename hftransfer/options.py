@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from hftransfer._core.memory import memory_limit
 from hftransfer._core.units import MIB, parse_size
-from hftransfer.errors import OptionsError
+from hftransfer.errors import OptionsError, RedactedUrl, redact
 
 __all__ = ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions")
 
@@ -97,7 +97,8 @@ class HubOptions:
     """The Hugging Face Hub: its address, credentials and request headers."""
 
     endpoint: str | None = None
-    """Base URL, http or https. Default: that of huggingface_hub (``HF_ENDPOINT``)."""
+    """Base URL, http or https. A user and password in it are sent as Basic authentication in place
+    of the token, as huggingface_hub does. Default: that of huggingface_hub (``HF_ENDPOINT``)."""
     token: str | bool | None = field(default=None, repr=False)
     """Access token, as in huggingface_hub: a string is the token, True requires the stored token,
     False sends none, None sends the stored token if there is one. Default None."""
@@ -111,8 +112,13 @@ class HubOptions:
     """Additional fields of the User-Agent header. Default: none."""
 
     def __post_init__(self) -> None:
-        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
-            raise OptionsError(f"hub.endpoint must be an http(s) URL, not {self.endpoint!r}")
+        if self.endpoint is None:
+            return
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise OptionsError(
+                f"hub.endpoint must be an http(s) URL, not {redact(self.endpoint)!r}"
+            )
+        object.__setattr__(self, "endpoint", RedactedUrl(self.endpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +130,8 @@ class S3Options:
     """
 
     endpoint_url: str | None = None
-    """URL of the store. Default: botocore's, which is AWS."""
+    """URL of the store. A user and password in it are the access key and its secret, if no others
+    are given. Default: botocore's, which is AWS."""
     region_name: str | None = None
     """Region of the bucket. Default: botocore's."""
     profile: str | None = None
@@ -158,6 +165,8 @@ class S3Options:
     Default True."""
 
     def __post_init__(self) -> None:
+        if self.endpoint_url is not None:
+            object.__setattr__(self, "endpoint_url", RedactedUrl(self.endpoint_url))
         _require(
             self.addressing_style in ("auto", "path", "virtual"),
             f"s3.addressing_style must be auto, path or virtual, not {self.addressing_style!r}",

@@ -220,6 +220,8 @@ def _hub_access(options: TransferOptions) -> _HubAccess:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
+    from hftransfer._http.basic_auth import split_userinfo
+
     hub = options.hub
     agent = hub.user_agent
     headers = build_hf_headers(
@@ -228,4 +230,8 @@ def _hub_access(options: TransferOptions) -> _HubAccess:
         library_version=hub.library_version,
         user_agent=dict(agent) if isinstance(agent, Mapping) else agent,
     )
-    return _HubAccess(hub.endpoint or constants.ENDPOINT, {**headers, **hub.headers})
+    endpoint, basic = split_userinfo(str(hub.endpoint or constants.ENDPOINT))
+    if basic is not None:
+        # As huggingface_hub's HTTP libraries do: a user in the URL replaces the token.
+        headers["authorization"] = basic
+    return _HubAccess(endpoint, {**headers, **hub.headers})

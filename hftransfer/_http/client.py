@@ -44,7 +44,8 @@ __all__ = ("HttpClient",)
 
 # Bytes of a response's body to keep: of errors and redirects, and of control requests.
 _MAX_ERROR_BODY = 64 * 1024
-_MAX_CONTROL_BODY = 64 << 20
+# A page of a listing has at most a few MiB.
+_MAX_CONTROL_BODY = 16 << 20
 # Smaller bodies stay in the running loop: they are moved sooner than another thread wakes up.
 _MIN_SPREAD_BODY = 1 << 20
 # One core encrypts about 10 Gbit/s. Beyond four loops, contention for the GIL cancels the gain.
@@ -135,7 +136,7 @@ class HttpClient:
                 without a body always may.
 
         Returns:
-            The response with its body, of which at most 64 MiB are kept.
+            The response with its body, of which at most 16 MiB are kept.
 
         Raises:
             NetworkError: if the connection fails.

@@ -15,12 +15,14 @@ __all__ = (
     "cannot_connect",
     "connection_failed",
     "failure_reason",
+    "invalid_header",
     "is_unknown_host",
     "is_wrong_protocol",
     "not_http",
     "proxy_refused",
     "stalled",
     "surplus_bytes",
+    "too_slow",
     "truncated_body",
 )
 
@@ -57,6 +59,13 @@ def connection_failed(method: str, url: str, reason: str) -> NetworkError:
     return NetworkError(f"{method} {redact(url)}: the connection failed: {reason}")
 
 
+def invalid_header(method: str, url: str) -> RejectedError:
+    return RejectedError(
+        f"{method} {redact(url)}: a header must not contain line breaks, null characters or halves "
+        "of surrogate pairs"
+    )
+
+
 def not_http(method: str, url: str, reason: object) -> NetworkError:
     message = f"{method} {redact(url)}: the response is not HTTP: {reason}"
     return NetworkError(message, is_outage=False)
@@ -66,6 +75,13 @@ def stalled(method: str, url: str, *, sending: bool) -> StalledError:
     """Return the error for a server that sent nothing, or accepted nothing of a request's body."""
     what = "accepted" if sending else "sent"
     return StalledError(f"{method} {redact(url)}: {authority_of(url)} {what} nothing for too long")
+
+
+def too_slow(method: str, url: str) -> StalledError:
+    """Return the error for a server that sends the response to a control request by drops."""
+    return StalledError(
+        f"{method} {redact(url)}: {authority_of(url)} began a response and did not end it in time"
+    )
 
 
 def cannot_connect(authority: str, reason: object) -> NetworkError:

@@ -18,7 +18,7 @@ from hftransfer._http.errors import connection_failed, failure_reason
 from hftransfer._http.status import check_content_range
 from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import PendingDelay
-from hftransfer.errors import NetworkError, Response
+from hftransfer.errors import NetworkError, Response, redact
 
 __all__ = (
     "AnswerProgress",
@@ -117,6 +117,10 @@ class Request(NamedTuple):
     address of the host if there is one."""
     progress: AnswerProgress | None = None
     """Counts the bytes of the answer, if it is not for `target`; None if nobody asks."""
+
+    def __repr__(self) -> str:
+        # asyncio's debug mode logs the arguments of slow calls; URL and headers have secrets.
+        return f"<Request {self.method} {redact(self.url)}>"
 
 
 class Exchange:

@@ -24,15 +24,13 @@ What happens after an error:
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
-from urllib.parse import quote, urljoin, urlsplit
+from typing import Literal
+from urllib.parse import quote, urlsplit
 
 import anyio
 
@@ -40,7 +38,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
-from hftransfer._http.status import is_redirect, status_error
+from hftransfer._http.status import is_redirect, redirect_target, status_error
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -49,7 +47,6 @@ from hftransfer.errors import (
     RangeNotSupportedError,
     RejectedError,
     Response,
-    ServerError,
     SourceChangedError,
     TransferError,
     redact,
@@ -57,6 +54,7 @@ from hftransfer.errors import (
 from hftransfer.locations import HubLocation
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry
+from hftransfer.stores.hub.api_json import COMMIT, commit_of, tree_items
 from hftransfer.stores.hub.metadata import (
     entry_from_head,
     entry_from_tree,
@@ -69,7 +67,6 @@ from hftransfer.stores.hub.url_guess import UrlGuesser
 
 __all__ = ("HubSource",)
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REDIRECTS = 20
 # CDNs have rejected valid ranges while they still served the whole body. After more
 # rejections in a row than this, ranges of the file are given up.
@@ -150,12 +147,12 @@ class HubSource:
         """
         if self.commit is None:
             revision = self._location.revision or "main"
-            if _COMMIT.fullmatch(revision):
+            if COMMIT.fullmatch(revision):
                 self.commit = revision
             else:
                 url = f"{self._api_url}/revision/{quote(revision, safe='')}"
                 response = await self._get_json(url)
-                self.commit = str(_json(response)["sha"])
+                self.commit = commit_of(response)
         return self.commit
 
     async def list(self) -> Sequence[Entry]:
@@ -163,9 +160,13 @@ class HubSource:
         root = self._location.path
         url: str | None = f"{self._api_url}/tree/{commit}?recursive=true&expand=false"
         entries = []
+        pages: set[str] = set()
         while url is not None:
+            if url in pages:
+                raise RejectedError(f"{redact(url)}: the listing repeats this page without end")
+            pages.add(url)
             response = await self._get_json(url)
-            for item in _json(response):
+            for item in tree_items(response):
                 if item.get("type") != "file":
                     continue
                 entry = entry_from_tree(item, root)
@@ -219,9 +220,8 @@ class HubSource:
         except (AccessError, NotFoundError) as error:
             raise self._after_rejection(entry, content_url, url, error) from error
         if redirect is not None:
-            unexpected = RejectedError(
-                f"{redact(redirect.url)}: redirected again", response=redirect
-            )
+            # Without the response, whose Location may be signed.
+            unexpected = RejectedError(f"{redact(redirect.url)}: redirected again")
             raise self._after_rejection(entry, content_url, url, unexpected)
         content_url.rejections = 0
 
@@ -297,7 +297,7 @@ class HubSource:
                 raise self._explain(error) from error
             if redirect is None:
                 return url
-            url = _redirect_target(url, redirect)
+            url = redirect_target(url, redirect)
         raise _too_many_redirects(url)
 
     async def _fill_without_range(
@@ -323,7 +323,7 @@ class HubSource:
                 if not isinstance(body, Response):
                     yield body
                     return
-                url = _redirect_target(url, body)
+                url = redirect_target(url, body)
         raise _too_many_redirects(url)
 
     # Requests to the Hub.
@@ -337,7 +337,7 @@ class HubSource:
         for _ in range(_MAX_REDIRECTS):
             response = await self._client.request("GET", url, headers=self._headers_for(url))
             if is_redirect(response):
-                url = _redirect_target(url, response)
+                url = redirect_target(url, response)
             elif response.status != 200:
                 raise self._explain(status_error(response))
             else:
@@ -365,7 +365,7 @@ class HubSource:
                 if response.status != 200:
                     raise self._explain(status_error(response))
                 return responses, url
-            url = _redirect_target(url, response)
+            url = redirect_target(url, response)
             if not self._is_on_hub(url):
                 return responses, url
         raise _too_many_redirects(url)
@@ -390,20 +390,6 @@ class HubSource:
 
     def _explain(self, error: TransferError) -> TransferError:
         return explain_hub_error(error, self._location, self._endpoint)
-
-
-def _json(response: Response) -> Any:
-    try:
-        return json.loads(response.body)
-    except ValueError as error:
-        # A captive portal or an error page in place of the API.
-        raise ServerError(
-            f"{redact(response.url)}: the response is not JSON", response=response, is_outage=False
-        ) from error
-
-
-def _redirect_target(url: str, redirect: Response) -> str:
-    return urljoin(url, redirect.headers["Location"])
 
 
 def _too_many_redirects(url: str) -> RejectedError:

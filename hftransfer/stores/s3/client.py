@@ -48,7 +48,7 @@ from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
-from hftransfer.errors import Response, TransferError
+from hftransfer.errors import Response, TransferError, redact
 from hftransfer.options import S3Options, TransferOptions
 from hftransfer.stores.s3.account import Account
 from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
@@ -180,7 +180,7 @@ class S3Client:
         endpoint = self.account.endpoint_url
         if endpoint is None:
             return f"s3://{bucket}/{key} in {self.account.region}"
-        return f"s3://{bucket}/{key} at {endpoint}"
+        return f"s3://{bucket}/{key} at {redact(endpoint)}"
 
     async def send(
         self,

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from hftransfer._core.units import parse_count
 from hftransfer._io.retry import retrying
-from hftransfer.errors import AccessError, NotFoundError, ServerError, TransferError
+from hftransfer.errors import AccessError, NotFoundError, RejectedError, ServerError, TransferError
 from hftransfer.locations import S3Location
 from hftransfer.stores.s3.answers import check_document, required_etag
 from hftransfer.stores.s3.client import S3Client
@@ -68,8 +69,11 @@ async def list_location(client: S3Client, location: S3Location) -> Listing:
 async def _following_pages(
     client: S3Client, bucket: str, prefix: str, page: Page
 ) -> AsyncIterator[Page]:
-    while page.next_token is not None:
-        page = await list_page(client, bucket, prefix, page.next_token)
+    while (token := page.next_token) is not None:
+        page = await list_page(client, bucket, prefix, token)
+        if page.next_token == token:
+            where = client.describe(bucket, prefix)
+            raise RejectedError(f"{where}: the listing repeats a page without end")
         yield page
 
 
@@ -124,5 +128,5 @@ async def head_object(client: S3Client, bucket: str, key: str) -> ListedObject |
         return None  # the listing's error is clearer, since responses to HEAD have no body
     required_etag(head, client.describe(bucket, key))
     length = head.headers.get("Content-Length", "")
-    size = int(length) if length.isascii() and length.isdigit() else -1
-    return ListedObject(key, size, head.headers.get("ETag", ""))
+    size = parse_count(length)
+    return ListedObject(key, -1 if size is None else size, head.headers.get("ETag", ""))

@@ -7,6 +7,7 @@ encrypted object nor a condition on the store's own ETag.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -24,6 +25,10 @@ _METHOD_KEPT = (307, 308)
 _ALL = (301, 302, 303, *_METHOD_KEPT)
 # Headers that another origin may get: what the bytes are, and which of them are wanted.
 _FOREIGN = ("content-", "range", "x-amz-meta-", "x-amz-checksum-")
+_AWS_S3 = re.compile(
+    r"(?:[^.]+\.)*s3(?:-accesspoint)?(?:-fips)?(?:\.dualstack)?(?:[.-][a-z]{2}(?:-[a-z]+)+-\d)?"
+    r"\.amazonaws\.com(?:\.cn)?"
+)
 _NOT_FOREIGN = "x-amz-checksum-mode"  # asks for a checksum; a signed URL may not allow it
 
 
@@ -65,7 +70,8 @@ def redirect_of(response: Response, context: str) -> Redirect | None:
 
 
 def _is_aws(host: str | None) -> bool:
-    return host is not None and host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    """Return True if `host` is S3 of AWS, and not a machine or balancer of one of its customers."""
+    return host is not None and _AWS_S3.fullmatch(host) is not None
 
 
 def foreign_headers(headers: Mapping[str, str]) -> dict[str, str]:

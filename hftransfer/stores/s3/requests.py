@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from hftransfer._http.status import parse_http_date
-from hftransfer.errors import Response
+from hftransfer.errors import Response, redact
 from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.redirects import foreign_headers, redirect_of
 from hftransfer.stores.s3.signing import Credentials, Signer, canonical_query, encoded_path
@@ -40,6 +40,9 @@ class Request(NamedTuple):
     query: Mapping[str, str]
     headers: Mapping[str, str]
 
+    def __repr__(self) -> str:  # a header may have the key of SSE-C
+        return f"<Request {self.method} s3://{self.bucket}/{self.key}>"
+
     @property
     def subject(self) -> tuple[str, str]:
         """Bucket, and the key or prefix, that an error message names."""
@@ -54,6 +57,9 @@ class SignedRequest(NamedTuple):
     region: str
     credentials: Credentials | None
     """None if the request is anonymous."""
+
+    def __repr__(self) -> str:  # the headers have the signature
+        return f"<SignedRequest {redact(self.url)}>"
 
 
 class RequestSigner:

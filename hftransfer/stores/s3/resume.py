@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 import anyio.to_thread
 
 from hftransfer._core.checksums import COMBINABLE
+from hftransfer._core.units import parse_count
 from hftransfer._http.status import parse_http_date
-from hftransfer.errors import TransferError, TransientError
+from hftransfer.errors import RejectedError, TransferError, TransientError
 from hftransfer.stores.s3.answers import check_document
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.etags import etag_md5
@@ -85,7 +86,11 @@ async def find_resumable(
     try:
         response = await client.call("GET", bucket, query={"uploads": "", "prefix": key})
         check_document(response, "ListMultipartUploads", client.describe(bucket, key))
-        uploads = [row for row in records(response.body, "Upload") if row.get("Key") == key]
+        uploads = [
+            row
+            for row in records(response.body, "Upload")
+            if row.get("Key") == key and row.get("UploadId")
+        ]
         found = [await _list_parts(client, bucket, key, row["UploadId"]) for row in uploads]
     except TransientError:
         raise
@@ -128,12 +133,14 @@ async def _list_parts(
         )
         check_document(response, "ListParts", client.describe(bucket, key))
         rows = list(records(response.body, "Part"))
-        page = [(int(row["PartNumber"]), Part(row["ETag"], int(row["Size"]))) for row in rows]
+        page = [_listed_part(row) for row in rows]
         parts.update(page)
         # ISO 8601 times in UTC sort as text.
         last_modified = max([last_modified, *(row.get("LastModified", "") for row in rows)])
         if text_of(response.body, "IsTruncated") != "true" or not page:
             break
+        if page[-1][0] <= int(marker):
+            raise RejectedError("the store lists the same parts of an upload again and again")
         marker = str(page[-1][0])
     checksum = text_of(response.body, "ChecksumAlgorithm") or None
     kind = text_of(response.body, "ChecksumType")
@@ -141,6 +148,18 @@ async def _list_parts(
         return None
     idle = _seconds_between(last_modified, response.headers.get("Date", ""))
     return OrphanedUpload(upload_id, checksum, parts, idle)
+
+
+def _listed_part(row: Mapping[str, str]) -> tuple[int, Part]:
+    """Return the number of a part and the part, from one row of ListParts.
+
+    Raises:
+        RejectedError: if a field is missing or no number.
+    """
+    number, size = parse_count(row.get("PartNumber", "")), parse_count(row.get("Size", ""))
+    if number is None or size is None or "ETag" not in row:
+        raise RejectedError("the store lists a part of an upload without number, size or ETag")
+    return number, Part(row["ETag"], size)
 
 
 def _seconds_between(last_modified: str, date: str) -> float | None:

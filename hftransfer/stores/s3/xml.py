@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
+from hftransfer._core.units import parse_count
 from hftransfer.errors import ServerError
 
 __all__ = (
@@ -30,6 +31,9 @@ _ROOT = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*<(?:\w+:)?(?P<name>[A-Za-z]\w*)[\s/>]",
     re.DOTALL,
 )
+
+# A page lists at most 1,000 objects of about ten elements.
+_MAX_TAGS = 200_000
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,9 @@ def parse_list(body: bytes) -> Page:
     objects = []
     for fields in records(root, "Contents"):
         key = fields.get("Key", "")
-        try:
-            size = int(fields["Size"])
-        except (KeyError, ValueError) as error:
-            raise ServerError(
-                f"the listing gives no valid size for {key!r}", is_outage=False
-            ) from error
+        size = parse_count(fields.get("Size", ""))
+        if size is None:
+            raise ServerError(f"the listing gives no valid size for {key!r}", is_outage=False)
         objects.append(
             ListedObject(unquote_plus(key) if encoded else key, size, fields.get("ETag", ""))
         )
@@ -145,10 +146,13 @@ def _escaped(text: str) -> str:
 
 
 def _parse(body: bytes) -> ElementTree.Element:
+    # An element takes 50 times the memory of its tag.
+    if body.count(b"<") > _MAX_TAGS:
+        raise ServerError(f"the response is not an XML document of S3: over {_MAX_TAGS:,} tags")
     try:
         # expat limits the expansion of entities, so that a document cannot exhaust the memory.
         return ElementTree.fromstring(body)  # noqa: S314
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: its encoding
         raise ServerError(
             f"the response is not an XML document of S3: {error}", is_outage=False
         ) from error

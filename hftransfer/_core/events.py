@@ -15,6 +15,7 @@ __all__ = (
     "Event",
     "FileFinished",
     "FileStarted",
+    "ListingProgress",
     "Observer",
     "Retrying",
     "TransferStarted",
@@ -26,10 +27,26 @@ _logger = logging.getLogger("hftransfer")
 
 @dataclass(frozen=True)
 class TransferStarted:
-    """The source was listed: `files` files of together `bytes` bytes will be transferred."""
+    """The source was listed: `files` files of together `bytes` bytes will be transferred.
+
+    If `is_complete` is False, only the beginning was listed: `ListingProgress` events follow.
+    """
 
     files: int
     bytes: int
+    is_complete: bool = True
+
+
+@dataclass(frozen=True)
+class ListingProgress:
+    """More of the source was listed: `files` files of together `bytes` bytes so far.
+
+    The last such event has `is_complete`: its numbers are those of the whole transfer.
+    """
+
+    files: int
+    bytes: int
+    is_complete: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,9 @@ class Retrying:
     delay: float
 
 
-Event: TypeAlias = TransferStarted | FileStarted | BytesMoved | FileFinished | Retrying
+Event: TypeAlias = (
+    TransferStarted | ListingProgress | FileStarted | BytesMoved | FileFinished | Retrying
+)
 
 
 class Observer(Protocol):

@@ -98,7 +98,7 @@ def _groups(root: Path) -> Iterator[_Group]:
     own = _own_groups(root)
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
-        fields, (kind, _, options) = before.split(), (after.split() + ["", "", ""])[:3]
+        fields, (kind, _, options) = before.split(), [*after.split(), "", "", ""][:3]
         if kind == "cgroup" and "memory" in options.split(","):
             names = _VERSION_1
         elif kind == "cgroup2":

@@ -153,6 +153,7 @@ class TransferStats:
     reused: int = 0
     retries: int = 0
     verified: int = 0
+    server_side: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
     def timed(self, stage: str) -> _StageTimer:
@@ -168,6 +169,7 @@ class TransferStats:
             skipped=self.skipped,
             bytes=self.bytes,
             reused_bytes=self.reused,
+            server_side_bytes=self.server_side,
             seconds=seconds,
             retries=self.retries,
             verified=self.verified,

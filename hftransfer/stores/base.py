@@ -30,10 +30,10 @@ reads or writes of chunks itself. Any other error ends the transfer of the file.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.digests import Digest
@@ -46,6 +46,7 @@ __all__ = (
     "Entry",
     "FileBackedSource",
     "FileSink",
+    "FileTreeSink",
     "FillStream",
     "ListingPage",
     "PagedSource",
@@ -167,7 +168,7 @@ class PagedSource(Protocol):
         """
 
 
-async def listing_pages(source: Source) -> AsyncIterator[ListingPage]:
+async def listing_pages(source: Source) -> AsyncGenerator[ListingPage, None]:
     """Yield the files of `source` page by page, or in one page if it is no `PagedSource`."""
     if isinstance(source, PagedSource):
         async for page in source.pages():
@@ -271,6 +272,16 @@ class SendfileSink(Protocol):
             digest: XXH3-128 of the bytes, in hex.
             checksum: the `sendfile_checksum` of the bytes.
         """
+
+
+@runtime_checkable
+class FileTreeSink(Protocol):
+    """A sink that writes into folders of a file system. In addition to `Sink`.
+
+    The engine refuses a listing in which a file would have to be a folder, too: ``a`` and ``a/b``.
+    """
+
+    is_file_tree: Literal[True]
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 
 import anyio
@@ -22,14 +23,16 @@ from hftransfer._io.os_errors import map_read_errors, source_changed
 from hftransfer._io.partial_file import is_partial_file_name
 from hftransfer.errors import AccessError, NotFoundError, TransferError
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import Entry, FillStream
+from hftransfer.stores.base import Entry, FillStream, ListingPage
+from hftransfer.stores.local.walk import walk_files
 
 __all__ = ("LocalSource",)
 
 # Copying this many bytes from the page cache takes less time than waking a worker thread.
 _INLINE_READ_BYTES = 256 * 1024
 # Where huggingface_hub keeps the metadata of a `local_dir` download, below that folder.
-_LOCAL_DIR_METADATA = (".cache", "huggingface")
+_LOCAL_DIR_METADATA = ".cache/huggingface"
+_PAGE_SIZE = 1000
 
 
 class LocalSource:
@@ -52,19 +55,34 @@ class LocalSource:
         return str(self._path)
 
     async def list(self) -> Sequence[Entry]:
-        return await anyio.to_thread.run_sync(self._list)
+        return [entry async for page in self.pages() for entry in page.entries]
 
-    def _list(self) -> Sequence[Entry]:
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield the file, or the files of the folder sorted by the UTF-8 bytes of their paths."""
+        entries = self._entries()
+        is_last = False
+        while not is_last:
+            # In one thread call per page: one call per file takes longer than to copy a small file.
+            page = await anyio.to_thread.run_sync(self._take, entries)
+            is_last = len(page) < _PAGE_SIZE
+            yield ListingPage(page, is_last)
+
+    def _take(self, entries: Iterator[Entry]) -> Sequence[Entry]:
         try:
-            self.single = self._path.is_file()
-            if self.single:
-                return [_entry(str(self._path), self._path.name)]
-            if not self._path.is_dir():
-                raise NotFoundError(f"{self._path}: no such file or folder")
-            root = str(self._path)
-            return [_entry(f"{root}/{name}", name) for name in _walk(root)]
+            return list(islice(entries, _PAGE_SIZE))
         except PermissionError as error:
             raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    def _entries(self) -> Iterator[Entry]:
+        self.single = self._path.is_file()
+        if self.single:
+            yield _entry(str(self._path), self._path.name)
+        elif self._path.is_dir():
+            root = str(self._path)
+            for name in walk_files(root, is_hidden=_is_hidden):
+                yield _entry(f"{root}/{name}", name)
+        else:
+            raise NotFoundError(f"{self._path}: no such file or folder")
 
     async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
         remaining = buffer.remaining
@@ -140,21 +158,11 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
-def _walk(root: str) -> Iterator[str]:
-    """Yield the paths of the files below `root`, relative to it, in a stable order."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, names, files in os.walk(root, onerror=fail):
-        names.sort()
-        inside = folder[len(root) :].strip("/")
-        if inside == _LOCAL_DIR_METADATA[0] and _LOCAL_DIR_METADATA[1] in names:
-            names.remove(_LOCAL_DIR_METADATA[1])
-        prefix = f"{inside}/" if inside else ""
-        for name in sorted(files):
-            if not is_partial_file_name(name):
-                yield prefix + name
+def _is_hidden(path: str, *, is_folder: bool) -> bool:
+    """Return True for partial files and for huggingface_hub's metadata of a ``local_dir``."""
+    if is_folder:
+        return path == _LOCAL_DIR_METADATA
+    return is_partial_file_name(path.rpartition("/")[2])
 
 
 def _entry(path: str, name: str) -> Entry:

@@ -7,10 +7,9 @@ whose parts are the chunks, and the object appears when the upload is completed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 
 import anyio
 
@@ -29,12 +28,13 @@ from hftransfer.errors import (
     SourceChangedError,
     TransferError,
     TransientError,
-    single_error,
 )
 from hftransfer.locations import S3Location, safe_path
-from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink, ListingPage, Source
 from hftransfer.stores.s3.client import S3Client
-from hftransfer.stores.s3.errors import error_code, lacks_permission
+from hftransfer.stores.s3.copy import ServerCopy
+from hftransfer.stores.s3.errors import error_code
+from hftransfer.stores.s3.existing import UNKNOWN_SIZE, ExistingObjects
 from hftransfer.stores.s3.hashing import checksum_of
 from hftransfer.stores.s3.headers import (
     CHECKSUM_MODE,
@@ -46,17 +46,18 @@ from hftransfer.stores.s3.headers import (
     md5_digest,
     object_properties,
 )
-from hftransfer.stores.s3.listing import Listing, list_location, list_page
+from hftransfer.stores.s3.listing import pages_of_location
 from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
+from hftransfer.stores.s3.xml import ListedObject
 
 __all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
-_PAGE_SIZE = 1000
-# HEAD requests in flight, if the options do not give the number of connections.
-_DEFAULT_HEADS = 16
+# Objects that the store copies at the same time, if the options do not give the number of
+# connections. Each is one request that waits for the store.
+_DEFAULT_COPIES = 32
 
 
 class S3Source:
@@ -92,93 +93,67 @@ class S3Source:
             AccessError: if it may not be listed.
             LocationError: if a key cannot be the path of a file.
         """
-        listing = await list_location(self.client, self._location)
-        self._root, self.single = listing.root, listing.single
-        return sorted(self._entries(listing).values(), key=lambda entry: entry.path)
+        entries = [entry async for page in self.pages() for entry in page.entries]
+        return sorted(entries, key=lambda entry: entry.path)
 
-    def _entries(self, listing: Listing) -> dict[str, Entry]:
-        entries = {}
-        for listed in listing.objects:
-            path = listed.key.removeprefix(listing.root)
-            try:
-                safe_path(path)
-            except LocationError as error:
-                what = self.client.describe(self._location.bucket, listed.key)
-                raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
-            entries[path] = Entry(
-                path=path,
-                size=listed.size,
-                etag=listed.etag or None,
-                part_size=stored_part_size(listed.size, listed.etag),
-            )
-        return entries
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield what `list` returns, in the order of the store: sorted by UTF-8 bytes on AWS."""
+        async for page in pages_of_location(self.client, self._location):
+            self._root, self.single = page.root, page.single
+            entries = [self._entry(listed) for listed in page.objects]
+            yield ListingPage(entries, page.is_last)
 
-    async def with_digests(
-        self, entries: Sequence[Entry], *, all_sizes: bool = False
-    ) -> Sequence[Entry]:
-        """Return `entries` with the checksums of whole objects, by one HEAD each.
+    def _entry(self, listed: ListedObject) -> Entry:
+        path = listed.key[len(self._root) :]
+        try:
+            safe_path(path)
+        except LocationError as error:
+            what = self.client.describe(self._location.bucket, listed.key)
+            raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
+        return Entry(
+            path=path,
+            size=listed.size,
+            etag=listed.etag or None,
+            part_size=stored_part_size(listed.size, listed.etag),
+        )
 
-        By default only objects of more than one chunk are asked for: a response to a range does
-        not carry the checksum, while a smaller object brings it along when it is read.
+    async def with_details(
+        self, entry: Entry, *, digest: bool = False, use_md5: bool = False, properties: bool = False
+    ) -> Entry:
+        """Return `entry` with what S3 does not list, by one HEAD.
 
         Args:
-            entries: as listed by this source.
-            all_sizes: ask for smaller objects, too, and use the MD5 if there is no checksum.
+            entry: as listed by this source.
+            digest: add the checksum of the whole object, if it has one.
+            use_md5: use the MD5 if there is no checksum.
+            properties: add the type and the metadata.
 
         Raises:
             TransientError: if the store fails more often than the retry policy allows.
+            TransferError: if `properties` are asked for and the HEAD fails.
         """
-        smallest = 0 if all_sizes else self.client.options.chunk_size + 1
-        large = [entry for entry in entries if entry.size >= smallest]
-        add_digest = partial(self._with_digest, use_md5=all_sizes)
-        updated = {entry.path: entry for entry in await self._for_each(large, add_digest)}
-        return [updated.get(entry.path, entry) for entry in entries]
-
-    async def _with_digest(self, entry: Entry, *, use_md5: bool) -> Entry:
         try:
             headers = await self._head(entry)
         except TransientError:
             raise
         except TransferError:
+            if properties:
+                raise
             return entry  # HEAD may be forbidden; if reading fails, too, its error is clearer
-        digest = _whole_digest(entry, headers)
-        if digest is None and use_md5:
-            digest = md5_digest(entry.etag, headers)
-        return replace(entry, digest=digest)
-
-    async def with_properties(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return `entries` with the type and metadata of their objects, by one HEAD each.
-
-        Raises:
-            TransferError: if a HEAD fails.
-        """
-        return await self._for_each(entries, self._with_object_properties)
-
-    async def _with_object_properties(self, entry: Entry) -> Entry:
-        stored = object_properties(await self._head(entry))
-        return replace(entry, properties={**entry.properties, **stored})
+        if digest:
+            found = _whole_digest(entry, headers)
+            if found is None and use_md5:
+                found = md5_digest(entry.etag, headers)
+            entry = replace(entry, digest=found)
+        if properties:
+            stored = object_properties(headers)
+            entry = replace(entry, properties={**entry.properties, **stored})
+        return entry
 
     async def _head(self, entry: Entry) -> Mapping[str, str]:
         headers = {**self._read_headers(entry), **CHECKSUM_MODE}
         response = await self.client.call("HEAD", *self.object_of(entry), headers=headers)
         return response.headers
-
-    async def _for_each(
-        self, entries: Sequence[Entry], operation: Callable[[Entry], Awaitable[Entry]]
-    ) -> Sequence[Entry]:
-        """Run `operation` on all entries concurrently; return the results in order."""
-        results = list(entries)
-        limiter = anyio.CapacityLimiter(self.client.options.connections or _DEFAULT_HEADS)
-
-        async def run(index: int) -> None:
-            async with limiter:
-                results[index] = await operation(entries[index])
-
-        with single_error():
-            async with anyio.create_task_group() as tasks:
-                for index in range(len(entries)):
-                    tasks.start_soon(run, index)
-        return results
 
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key of `entry`."""
@@ -280,8 +255,11 @@ class S3Sink:
         self._location = location
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
-        # Keys and sizes in bytes of objects at the destination, as `prepare` listed them.
-        self._existing: Mapping[str, int] = {}
+        self._existing: ExistingObjects | None = None
+        """What is at the destination; None before `prepare`."""
+        self._prepared_files = 0
+        self._copy = ServerCopy(client)
+        self._copy_limiter = anyio.CapacityLimiter(client.options.connections or _DEFAULT_COPIES)
 
     @property
     def location(self) -> str:
@@ -295,9 +273,11 @@ class S3Sink:
             NotFoundError: if there is no such bucket.
             AccessError: if the credentials are missing or wrong.
         """
-        if self.single and len(entries) != 1:
+        self._prepared_files += len(entries)
+        if self.single and self._prepared_files != 1:
             raise DestinationError(
-                f"{self.location} is the key of one object, but there are {len(entries)} files"
+                f"{self.location} is the key of one object, but there are {self._prepared_files} "
+                "files"
             )
         for entry in entries:
             length = len(self.object_of(entry)[1].encode())
@@ -306,25 +286,12 @@ class S3Sink:
                     f"{self.location}: the key of {entry.path!r} has {length} bytes, "
                     f"more than the {_MAX_KEY_BYTES} that S3 allows; shorten the path"
                 )
-        # A listing and not HeadBucket, whose error response has no body that gives a reason.
-        try:
-            self._existing = await self._list_existing(1 + len(entries) // _PAGE_SIZE)
-        except AccessError as error:
-            # Credentials that may write but not list are good practice.
-            if not lacks_permission(error):
-                raise
-
-    async def _list_existing(self, pages: int) -> Mapping[str, int]:
-        """Return keys and sizes of at most `pages` pages of objects at the destination."""
-        prefix = self._location.key if self.single else self._prefix
-        existing: dict[str, int] = {}
-        token = None
-        for _ in range(pages):
-            page = await list_page(self._client, self._location.bucket, prefix, token)
-            existing |= {listed.key: listed.size for listed in page.objects}
-            if (token := page.next_token) is None:
-                break
-        return existing
+        if self._existing is None:
+            prefix = self._location.key if self.single else self._prefix
+            existing = ExistingObjects(self._client, self._location.bucket, prefix)
+            # A listing and not HeadBucket, whose error response has no body that gives a reason.
+            await existing.start()
+            self._existing = existing
 
     async def _is_stored(self, bucket_key: tuple[str, str], entry: Entry) -> bool:
         """Return True if the object has this very content, by the identity in its metadata."""
@@ -332,7 +299,10 @@ class S3Sink:
         tag = identity_tag(entry)
         # The object may be stored in another way than these options demand.
         has_storage_options = s3.server_side_encryption or s3.storage_class or s3.customer_key
-        if not tag or has_storage_options or self._existing.get(bucket_key[1]) != entry.size:
+        if not tag or has_storage_options or self._existing is None:
+            return False
+        size = await self._existing.size_of(bucket_key[1])
+        if size not in (entry.size, UNKNOWN_SIZE):
             return False
         try:
             head = await self._client.call("HEAD", *bucket_key)
@@ -354,5 +324,17 @@ class S3Sink:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)
 
+    def copies_from(self, source: Source) -> bool:
+        return isinstance(source, S3Source)
+
+    async def copy_from(self, source: Source, entry: Entry) -> bool:
+        assert isinstance(source, S3Source)  # by `copies_from`
+        bucket_key = self.object_of(entry)
+        async with self._copy_limiter:
+            if await self._is_stored(bucket_key, entry):
+                return False
+            await self._copy.copy(source.object_of(entry), bucket_key, entry)
+        return True
+
     async def finish(self, manifest: Manifest) -> None:
-        pass  # no object refers to the others
+        self._existing, self._prepared_files = None, 0

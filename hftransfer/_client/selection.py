@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from hftransfer._core.manifest import Manifest
 from hftransfer.errors import IntegrityError
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import Entry, ListingPage
 
 __all__ = ("Patterns", "Selection", "select_entries", "with_manifest")
 
@@ -27,6 +28,18 @@ class Selection:
     def entries(self, listed: Sequence[Entry]) -> Sequence[Entry]:
         """Return the entries of `listed` that the patterns select."""
         return select_entries(listed, self.allow, self.ignore)
+
+    async def pages(
+        self, listed: AsyncGenerator[ListingPage, None]
+    ) -> AsyncGenerator[ListingPage, None]:
+        """Yield the pages of `listed` with only the entries that the patterns select."""
+        async with aclosing(listed):
+            async for page in listed:
+                yield ListingPage(self.entries(page.entries), page.is_last)
+
+    def selects(self, path: str) -> bool:
+        """Return True if the patterns select `path`."""
+        return bool(self.entries([Entry(path=path, size=0)]))
 
     def manifest(self, recorded: Manifest) -> Manifest:
         """Return `recorded` with only the files that the patterns select."""
@@ -51,6 +64,8 @@ def select_entries(
             Default None: drop none.
     """
     allowed, ignored = _normalized(allow_patterns), _normalized(ignore_patterns)
+    if allowed is None and ignored is None:
+        return entries
     return [
         entry
         for entry in entries

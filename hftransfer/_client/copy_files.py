@@ -6,20 +6,19 @@ be opened. The engine requests the others while it moves files.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 
 from anyio import to_thread
 
 from hftransfer._client.registry import StoreRegistry
-from hftransfer._client.selection import Selection, with_manifest
+from hftransfer._client.selection import Selection, started, with_manifest
 from hftransfer._client.sidecar import write_sidecar
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer.errors import LocationError, OptionsError
 from hftransfer.locations import HubLocation, LocalLocation, Location, S3Location
 from hftransfer.report import Report
-from hftransfer.stores.base import ListingPage, listing_pages
+from hftransfer.stores.base import listing_pages
 
 __all__ = ("check_destinations", "copy_files")
 
@@ -50,7 +49,7 @@ async def copy_files(
 ) -> Report:
     """Implement `AsyncClient.copy` for parsed locations; the arguments are those of `copy`."""
     origin = await stores.source(source)
-    pages = await _started(listing_pages(origin))
+    pages = await started(listing_pages(origin))
     selected = selection.pages(pages)
     files: Files = selected
     if manifest is not None:
@@ -77,21 +76,6 @@ async def copy_files(
         for destination, single in zip(destinations, names_file, strict=True):
             await write_sidecar(stores, destination, single, report.manifest, context)
     return report
-
-
-async def _started(
-    pages: AsyncGenerator[ListingPage, None],
-) -> AsyncGenerator[ListingPage, None]:
-    """Wait for the first of `pages`; return all of them."""
-    first = await anext(pages)
-
-    async def chained() -> AsyncGenerator[ListingPage, None]:
-        async with aclosing(pages):
-            yield first
-            async for page in pages:
-                yield page
-
-    return chained()
 
 
 async def _names_file(location: Location) -> bool:

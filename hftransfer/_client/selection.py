@@ -12,7 +12,7 @@ from hftransfer._core.manifest import Manifest
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry, ListingPage
 
-__all__ = ("Patterns", "Selection", "select_entries", "with_manifest")
+__all__ = ("Patterns", "Selection", "select_entries", "started", "with_manifest")
 
 Patterns: TypeAlias = str | Sequence[str] | None
 """One glob pattern, several of them, or None for no filter."""
@@ -36,10 +36,6 @@ class Selection:
         async with aclosing(listed):
             async for page in listed:
                 yield ListingPage(self.entries(page.entries), page.is_last)
-
-    def selects(self, path: str) -> bool:
-        """Return True if the patterns select `path`."""
-        return bool(self.entries([Entry(path=path, size=0)]))
 
     def manifest(self, recorded: Manifest) -> Manifest:
         """Return `recorded` with only the files that the patterns select."""
@@ -108,3 +104,18 @@ def with_manifest(entries: Sequence[Entry], manifest: Manifest, location: str) -
             f"{unknown[0]!r}"
         )
     return [replace(entry, manifest=manifest.files[entry.path]) for entry in entries]
+
+
+async def started(
+    pages: AsyncGenerator[ListingPage, None],
+) -> AsyncGenerator[ListingPage, None]:
+    """Wait for the first of `pages`; return all of them."""
+    first = await anext(pages)
+
+    async def chained() -> AsyncGenerator[ListingPage, None]:
+        async with aclosing(pages):
+            yield first
+            async for page in pages:
+                yield page
+
+    return chained()

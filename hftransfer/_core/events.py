@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 __all__ = (
     "BytesMoved",
     "Event",
     "FileFinished",
+    "FileNotVerified",
     "FileStarted",
     "ListingProgress",
     "Observer",
@@ -80,6 +81,19 @@ class FileFinished:
 
 
 @dataclass(frozen=True)
+class FileNotVerified:
+    """A file of a verification is ``wrong``, ``missing`` or ``unchecked`` (without a digest).
+
+    `Verification` has the paths of the first ones; these events come for all of them.
+    """
+
+    path: str
+    result: Literal["wrong", "missing", "unchecked"]
+    difference: str = ""
+    """For ``wrong``: a description."""
+
+
+@dataclass(frozen=True)
 class Retrying:
     """A request for `path` failed with `error` and will be repeated after `delay` seconds."""
 
@@ -89,7 +103,13 @@ class Retrying:
 
 
 Event: TypeAlias = (
-    TransferStarted | ListingProgress | FileStarted | BytesMoved | FileFinished | Retrying
+    TransferStarted
+    | ListingProgress
+    | FileStarted
+    | BytesMoved
+    | FileFinished
+    | FileNotVerified
+    | Retrying
 )
 
 

@@ -168,8 +168,11 @@ def _print_verification(result: Verification) -> None:
     for path in result.missing:
         print(f"missing  {path}")
     parts = [f"{_count(result.files, 'file', 'files')} correct"]
-    parts += [f"{len(result.wrong)} wrong"] if result.wrong else []
-    parts += [f"{len(result.missing)} missing"] if result.missing else []
-    parts += [f"{len(result.unchecked)} unchecked"] if result.unchecked else []
+    for count, result_name in (
+        (result.wrong_count, "wrong"),
+        (result.missing_count, "missing"),
+        (result.unchecked_count, "unchecked"),
+    ):
+        parts += [f"{count} {result_name}"] if count else []
     parts += [f"{format_size(result.bytes)} read"]
     print(f"{', '.join(parts)}; compared with {result.against}")

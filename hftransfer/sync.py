@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
@@ -171,6 +171,16 @@ class Client:
     def list(self, location: AnyLocation) -> Sequence[Entry]:
         """See `AsyncClient.list`."""
         return self._call(partial(self._client.list, location))
+
+    def pages(self, location: AnyLocation) -> Iterator[Sequence[Entry]]:
+        """See `AsyncClient.pages`."""
+        pages = self._client.pages(location)
+        try:
+            while (page := self._call(partial(anext, pages, None))) is not None:
+                yield page
+        finally:
+            if self._portal is not None:
+                self._call(pages.aclose)
 
     def verify(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from hftransfer._client.copy_files import check_destinations, copy_files
@@ -11,13 +11,13 @@ from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Patterns, Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine.transfer import Context, transfer
+from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
-from hftransfer.stores.base import Entry, Sink, Source
+from hftransfer.stores.base import Entry, Sink, Source, listing_pages
 from hftransfer.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -172,8 +172,9 @@ class AsyncClient:
             ignore_patterns: do not verify paths that match one of these; see `copy`.
 
         Returns:
-            The number of correct files, and the paths of wrong, missing and unchecked ones. A
-            difference is a result, not an error.
+            The number of correct files, and the paths of wrong, missing and unchecked ones: the
+            first 10,000 of each. The observer gets all of them (`FileNotVerified`). A difference
+            is a result, not an error.
 
         Raises:
             LocationError, NotFoundError, AccessError, TransientError: as `copy`.
@@ -204,25 +205,39 @@ class AsyncClient:
         origin = await self._stores.source(parse_location(location))
         return await origin.list()
 
+    async def pages(self, location: AnyLocation) -> AsyncGenerator[Sequence[Entry], None]:
+        """Yield what `list` returns, some thousand files at a time at most.
+
+        The next page is requested when the caller asks for it.
+        """
+        self._require_open()
+        origin = await self._stores.source(parse_location(location))
+        async for page in listing_pages(origin):
+            yield page.entries
+
     async def transfer(
         self,
         source: Source,
         sinks: Sequence[Sink],
         *,
-        entries: Sequence[Entry] | None = None,
+        entries: Files | None = None,
+        keep_manifest: bool = True,
     ) -> Report:
         """Move files between stores that the caller implements; see `hftransfer.stores.base`.
 
         Args:
             source: where to read.
             sinks: where to write; the source is read once for all of them.
-            entries: the files to move, as `source` lists them. Default: all of its files.
+            entries: the files to move, as `source` lists them, or an async generator of its
+                pages. Default: all of its files.
+            keep_manifest: False to return a manifest without files, which costs less.
 
         Raises:
             TransferError: as `copy`, and what the stores raise.
         """
-        chosen = await source.list() if entries is None else entries
-        return await transfer(source, sinks, chosen, self._require_open())
+        context = self._require_open()
+        files = listing_pages(source) if entries is None else entries
+        return await transfer(source, sinks, files, context, keep_manifest=keep_manifest)
 
     def memory(self, name: str) -> MemoryStore:
         """Return the store of ``memory://name``, which is created empty at its first use."""

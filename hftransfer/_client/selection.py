@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from hftransfer._core.manifest import Manifest
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry, ListingPage
 
-__all__ = ("Patterns", "Selection", "select_entries", "started", "with_manifest")
+__all__ = ("Patterns", "Selection", "path_filter", "select_entries", "started", "with_manifest")
 
 Patterns: TypeAlias = str | Sequence[str] | None
 """One glob pattern, several of them, or None for no filter."""
@@ -59,15 +59,21 @@ def select_entries(
         ignore_patterns: drop paths that match one of these, even if they are allowed.
             Default None: drop none.
     """
-    allowed, ignored = _normalized(allow_patterns), _normalized(ignore_patterns)
-    if allowed is None and ignored is None:
+    if allow_patterns is None and ignore_patterns is None:
         return entries
-    return [
-        entry
-        for entry in entries
-        if (allowed is None or _matches(entry.path, allowed))
-        and not (ignored is not None and _matches(entry.path, ignored))
-    ]
+    selects = path_filter(allow_patterns, ignore_patterns)
+    return [entry for entry in entries if selects(entry.path)]
+
+
+def path_filter(allow_patterns: Patterns, ignore_patterns: Patterns) -> Callable[[str], bool]:
+    """Return the function by which `select_entries` selects paths."""
+    allowed, ignored = _normalized(allow_patterns), _normalized(ignore_patterns)
+
+    def selects(path: str) -> bool:
+        is_allowed = allowed is None or _matches(path, allowed)
+        return is_allowed and not (ignored is not None and _matches(path, ignored))
+
+    return selects
 
 
 def _normalized(patterns: Patterns) -> list[str] | None:

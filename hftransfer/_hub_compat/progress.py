@@ -5,7 +5,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hftransfer._core.events import BytesMoved, Event, FileFinished, FileStarted, TransferStarted
+from hftransfer._core.events import (
+    BytesMoved,
+    Event,
+    FileFinished,
+    FileStarted,
+    ListingProgress,
+    TransferStarted,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,6 +74,8 @@ class HubProgress:
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, TransferStarted):
             self._start(event.files)
+        elif isinstance(event, ListingProgress):
+            self._set_files(event.files)
         elif isinstance(event, FileStarted):
             self._add_to_total(event.size)
         elif isinstance(event, BytesMoved):
@@ -76,6 +85,14 @@ class HubProgress:
                 self._add_to_total(-event.size)
             if self._files is not None:
                 self._files.update(1)
+
+    def _set_files(self, files: int) -> None:
+        """Set the total of the bar of files, when more of a large repository is listed."""
+        if self._files is None:
+            return
+        self._files.total = files
+        if hasattr(self._files, "set_description"):
+            self._files.set_description(f"Fetching {files} files")
 
     def _add_to_total(self, size: int) -> None:
         self._bytes.total = (getattr(self._bytes, "total", 0) or 0) + size

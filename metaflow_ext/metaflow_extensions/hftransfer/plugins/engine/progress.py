@@ -9,7 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hftransfer._core.events import BytesMoved, Event, FileFinished, TransferStarted
+from hftransfer._core.events import (
+    BytesMoved,
+    Event,
+    FileFinished,
+    ListingProgress,
+    TransferStarted,
+)
 from hftransfer._core.units import format_size
 
 # The interval between lines doubles after this many lines.
@@ -69,7 +75,7 @@ class TransferProgress:
         return self.samples[-1][0] if self.finished else self._clock() - self._started
 
     def __call__(self, event: Event, /) -> None:
-        if isinstance(event, TransferStarted):
+        if isinstance(event, TransferStarted | ListingProgress):
             self.files, self.total = event.files, event.bytes
         elif isinstance(event, BytesMoved):
             self.moved += event.bytes

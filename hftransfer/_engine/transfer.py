@@ -188,7 +188,8 @@ class _TransferRun:
 
     async def _enqueue(self, entries: Sequence[Entry], tasks: TaskGroup) -> None:
         chunk_size = self._context.options.chunk_size
-        small, large = [], []
+        small: list[Entry] = []
+        large: list[Entry] = []
         for entry in entries:
             is_small = entry.size <= chunk_size or self._copies.covers(entry)
             (small if is_small else large).append(entry)

@@ -73,13 +73,11 @@ class ProgressDisplay:
             self._write(f"{event.path}: {event.error}; retrying in {event.delay:.1f} s\n")
 
     def _show(self) -> None:
-        step = _TERMINAL_STEP
+        step: float = _TERMINAL_STEP
         if not self._on_terminal:
-            step = (
-                max(step, self._total * _LOG_STEP)
-                if not self._is_listed
-                else (self._total * _LOG_STEP)
-            )
+            # A total that grows is small at first: its tenth would be a line per file.
+            share = self._total * _LOG_STEP
+            step = share if self._is_listed else max(step, share)
         is_finished = self._is_listed and self._moved >= self._total
         if self._quiet or not (abs(self._moved - self._shown) >= step or is_finished):
             return

@@ -171,8 +171,13 @@ class PagedSource(Protocol):
 async def listing_pages(source: Source) -> AsyncGenerator[ListingPage, None]:
     """Yield the files of `source` page by page, or in one page if it is no `PagedSource`."""
     if isinstance(source, PagedSource):
-        async for page in source.pages():
-            yield page
+        pages = source.pages()
+        try:
+            async for page in pages:
+                yield page
+        finally:
+            if isinstance(pages, AsyncGenerator):
+                await pages.aclose()
     else:
         yield ListingPage(await source.list(), is_last=True)
 

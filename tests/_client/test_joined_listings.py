@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
@@ -45,10 +46,11 @@ async def test_equal_listings_are_read_side_by_side() -> None:
     read = [0, 0]
 
     async def counted(side: int) -> AsyncGenerator[ListingPage, None]:
-        async for page in _pages([f"{number:03d}" for number in range(100)], 10):
-            read[side] += 1
-            assert abs(read[0] - read[1]) <= 1
-            yield page
+        async with aclosing(_pages([f"{number:03d}" for number in range(100)], 10)) as pages:
+            async for page in pages:
+                read[side] += 1
+                assert abs(read[0] - read[1]) <= 1
+                yield page
 
     pairs = [pair async for page in joined_listings(counted(0), counted(1)) for pair in page]
 

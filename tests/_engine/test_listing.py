@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import anyio
 import anyio.lowlevel
@@ -47,9 +48,9 @@ async def test_the_listing_waits_while_no_file_is_finished() -> None:
     states: list[int] = []
 
     async def observe() -> None:
-        while len(source.store.reads) < 32:
+        while not source.store.reads:
             await anyio.lowlevel.checkpoint()
-        for _ in range(100):
+        for _ in range(300):  # enough for ten pages, if nothing held them back
             await anyio.lowlevel.checkpoint()
         states.append(source.asked)
         for each in blocked:
@@ -96,9 +97,10 @@ async def test_a_path_that_another_page_has_too_is_refused() -> None:
     source = _Pages(1)
 
     async def twice() -> AsyncGenerator[ListingPage, None]:
-        async for page in source.pages():
-            yield ListingPage(page.entries, is_last=False)
-            yield ListingPage(page.entries[-1:], is_last=True)
+        async with aclosing(source.pages()) as pages:
+            async for page in pages:
+                yield ListingPage(page.entries, is_last=False)
+                yield ListingPage(page.entries[-1:], is_last=True)
 
     with pytest.raises(LocationError, match="listed twice"):
         await transfer(source.store, [MemoryStore()], twice(), Context.make(OPTIONS))

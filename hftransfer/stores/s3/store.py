@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -32,7 +33,6 @@ from hftransfer.errors import (
 from hftransfer.locations import S3Location, safe_path
 from hftransfer.stores.base import Entry, FileSink, ListingPage, Source
 from hftransfer.stores.s3.client import S3Client
-from hftransfer.stores.s3.copy import ServerCopy
 from hftransfer.stores.s3.errors import error_code
 from hftransfer.stores.s3.existing import UNKNOWN_SIZE, ExistingObjects
 from hftransfer.stores.s3.hashing import checksum_of
@@ -51,6 +51,9 @@ from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 from hftransfer.stores.s3.xml import ListedObject
+
+if TYPE_CHECKING:
+    from hftransfer.stores.s3.copy import ServerCopy
 
 __all__ = ("S3Sink", "S3Source")
 
@@ -258,7 +261,8 @@ class S3Sink:
         self._existing: ExistingObjects | None = None
         """What is at the destination; None before `prepare`."""
         self._prepared_files = 0
-        self._copy = ServerCopy(client)
+        self._server_copy: ServerCopy | None = None
+        """Made for the first copy: other transfers do not load its module."""
         self._copy_limiter = anyio.CapacityLimiter(client.options.connections or _DEFAULT_COPIES)
 
     @property
@@ -333,7 +337,11 @@ class S3Sink:
         async with self._copy_limiter:
             if await self._is_stored(bucket_key, entry):
                 return False
-            await self._copy.copy(source.object_of(entry), bucket_key, entry)
+            if self._server_copy is None:
+                from hftransfer.stores.s3.copy import ServerCopy
+
+                self._server_copy = ServerCopy(self._client)
+            await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
         return True
 
     async def finish(self, manifest: Manifest) -> None:

@@ -111,13 +111,13 @@ async def test_a_store_that_lists_in_its_own_way_makes_no_object_absent(
     """What its listing does not show is unknown."""
     keys = [f"p/{number:02d}" for number in range(20)]
     if fault == "unsorted":
-        keys = [*keys[10:], *keys[:10]]
+        random.Random(1).shuffle(keys)
     store = _Store(keys, page=5, seeks=fault == "unsorted")
     objects = await _started(store, monkeypatch)
     answers = {await objects.size_of(key) for key in keys}
 
     assert answers <= {4, UNKNOWN_SIZE}
-    assert await objects.size_of("p/17") == UNKNOWN_SIZE
+    assert UNKNOWN_SIZE in answers
     assert store.requests <= 3
 
 
@@ -125,7 +125,9 @@ async def test_without_permission_to_list_every_object_counts_as_absent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Credentials that may only write are enough; a missing bucket is an error."""
-    denied = AccessError("no", response=Response(403, "http://x", {}, b"<Code>AccessDenied</Code>"))
+    denied = AccessError(
+        "no", response=Response("GET", "http://x", 403, {}, b"<Code>AccessDenied</Code>")
+    )
 
     async def refuse(*arguments: object, **options: object) -> Page:
         raise denied

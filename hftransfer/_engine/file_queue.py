@@ -15,9 +15,9 @@ from hftransfer.stores.base import Entry
 
 __all__ = ("FileQueue", "Lane")
 
-# A page is added when fewer files than this are queued; the next one has arrived by then. Enough for
-# the workers: at 5,000 small files per second they last 100 ms. Less than a page, so that before
-# the first byte is moved two pages are requested at most.
+# A page is added when fewer files than this are queued; the next one has arrived by then. Enough
+# for the workers: at 5,000 small files per second they last 100 ms. Less than a page, so that
+# before the first byte is moved two pages are requested at most.
 _REFILL_BELOW = 500
 
 

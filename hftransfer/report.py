@@ -47,7 +47,8 @@ class Report:
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds of the stages ``fetch``, ``hash`` and ``store``, summed over all chunks."""
     manifest: Manifest = field(repr=False)
-    """Digests of the chunks of the files, except those that were copied on the server."""
+    """Digests of the chunks of the files, except those that were copied on the server. The
+    records of many files are in a temporary file (`hftransfer._core.manifest_records`)."""
     server_side_bytes: int = 0
     """Bytes that a store copied itself; not included in `bytes`."""
 
@@ -85,11 +86,15 @@ class Verification:
     bytes: int
     """Bytes read."""
     wrong: Mapping[str, str]
-    """Files that do not match: path to a description of the difference."""
+    """Files that do not match: path to a description of the difference. Of this and of the two
+    fields below only the first 10,000 that were found; the counts include all."""
     missing: tuple[str, ...]
     """Paths of expected files that do not exist."""
     unchecked: tuple[str, ...]
     """Paths of files without an expected digest."""
+    wrong_count: int = 0
+    missing_count: int = 0
+    unchecked_count: int = 0
     seconds: float
     """Wall time."""
 
@@ -109,5 +114,8 @@ class Verification:
             "wrong": dict(self.wrong),
             "missing": list(self.missing),
             "unchecked": list(self.unchecked),
+            "wrong_count": self.wrong_count,
+            "missing_count": self.missing_count,
+            "unchecked_count": self.unchecked_count,
             "seconds": round(self.seconds, 3),
         }

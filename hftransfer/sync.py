@@ -199,6 +199,16 @@ class Client:
         """See `AsyncClient.list`."""
         return self._call(partial(self._client.list, location))
 
+    def pages(self, location: AnyLocation) -> Iterator[Sequence[Entry]]:
+        """See `AsyncClient.pages`."""
+        pages = self._client.pages(location)
+        try:
+            while (page := self._call(partial(anext, pages, None))) is not None:
+                yield page
+        finally:
+            if self._portal is not None:
+                self._call(pages.aclose)
+
     def verify(
         self,
         location: AnyLocation,

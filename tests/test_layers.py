@@ -187,7 +187,7 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("destination", "unused"),
-    [("out", "stores.s3."), ("s3://bucket/out", "_client.server_side_copy")],
+    [("out", "stores.s3."), ("s3://bucket/out", "stores.s3.copy")],
 )
 def test_a_copy_loads_only_the_stores_that_it_touches(
     tmp_path: Path, destination: str, unused: str

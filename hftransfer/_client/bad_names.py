@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Literal, TypeAlias
 
 from hftransfer.errors import OptionsError
-from hftransfer.stores.base import Entry, NameCheckingSink, Sink
+from hftransfer.stores.base import Entry, ListingPage, NameCheckingSink, Sink
 from hftransfer.stores.names import BadNames
 
 __all__ = ("NameFilter", "OnBadName", "check_on_bad_name")
 
 OnBadName: TypeAlias = Literal["fail", "skip"]
-"""``fail``: an error before any byte is moved; ``skip``: copy the other files."""
+"""``fail``: an error before any byte of that page of the listing is moved; ``skip``: copy the
+other files."""
 
 _HINT = (
     "Exclude them by a pattern, or leave them out with on_bad_name='skip' "
@@ -71,3 +73,11 @@ class NameFilter:
                     raise names.error(location, _HINT)
         self.skipped += len(entries) - len(good)
         return good
+
+    async def pages(
+        self, pages: AsyncGenerator[ListingPage, None]
+    ) -> AsyncGenerator[ListingPage, None]:
+        """Yield `pages` with what `select` returns of each."""
+        async with aclosing(pages):
+            async for page in pages:
+                yield page._replace(entries=self.select(page.entries))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
@@ -14,7 +15,7 @@ from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Patterns, Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine.transfer import Context, transfer
+from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
@@ -22,7 +23,7 @@ from hftransfer.errors import TransferError
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
-from hftransfer.stores.base import Entry, Sink, Source
+from hftransfer.stores.base import Entry, ListingPage, Sink, Source, listing_pages
 from hftransfer.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -208,8 +209,9 @@ class AsyncClient:
             ignore_patterns: do not verify paths that match one of these; see `copy`.
 
         Returns:
-            The number of correct files, and the paths of wrong, missing and unchecked ones. A
-            difference is a result, not an error.
+            The number of correct files, and the paths of wrong, missing and unchecked ones: the
+            first 10,000 of each. The observer gets all of them (`FileNotVerified`). A difference
+            is a result, not an error.
 
         Raises:
             LocationError, NotFoundError, AccessError, TransientError: as `copy`.
@@ -241,26 +243,41 @@ class AsyncClient:
         origin = await self._stores.source(parse_location(location))
         return await self._run(origin.list())
 
+    async def pages(self, location: AnyLocation) -> AsyncGenerator[Sequence[Entry], None]:
+        """Yield what `list` returns, some thousand files at a time at most.
+
+        The next page is requested when the caller asks for it.
+        """
+        self._require_open()
+        origin = await self._stores.source(parse_location(location))
+        async with aclosing(listing_pages(origin)) as pages:
+            while (page := await self._run(_next_page(pages))) is not None:
+                yield page.entries
+
     async def transfer(
         self,
         source: Source,
         sinks: Sequence[Sink],
         *,
-        entries: Sequence[Entry] | None = None,
+        entries: Files | None = None,
+        keep_manifest: bool = True,
     ) -> Report:
         """Move files between stores that the caller implements; see `hftransfer.stores.base`.
 
         Args:
             source: where to read.
             sinks: where to write; the source is read once for all of them.
-            entries: the files to move, as `source` lists them. Default: all of its files.
+            entries: the files to move, as `source` lists them, or an async generator of its
+                pages. Default: all of its files.
+            keep_manifest: False to return a manifest without files, which costs less.
 
         Raises:
             TransferError: as `copy`, and what the stores raise.
         """
-        self._require_open()
-        chosen = await self._run(source.list()) if entries is None else entries
-        return await self._run(transfer(source, sinks, chosen, self._require_open()))
+        context = self._require_open()
+        files = listing_pages(source) if entries is None else entries
+        moved = transfer(source, sinks, files, context, keep_manifest=keep_manifest)
+        return await self._run(moved)
 
     def memory(self, name: str) -> MemoryStore:
         """Return the store of ``memory://name``, which is created empty at its first use."""
@@ -342,3 +359,7 @@ async def copy(
             sidecar=sidecar,
             on_bad_name=on_bad_name,
         )
+
+
+async def _next_page(pages: AsyncGenerator[ListingPage, None]) -> ListingPage | None:
+    return await anext(pages, None)

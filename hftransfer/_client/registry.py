@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
 import anyio.to_thread
@@ -171,37 +171,43 @@ class StoreRegistry:
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3
 
-    async def with_digests(
-        self, origin: Source, entries: Sequence[Entry], *, all_sizes: bool = False
-    ) -> Sequence[Entry]:
-        """Return `entries` with the checksums that S3 does not list: one request per object.
+    def completion(
+        self,
+        origin: Source,
+        *,
+        digests: Literal["none", "large", "all"] = "none",
+        properties: bool = False,
+    ) -> Callable[[Entry], Awaitable[Entry]] | None:
+        """Return a function that adds to an entry what S3 does not list, by one request.
 
         Args:
-            origin: the source of the entries. Entries of stores other than S3 are returned
-                unchanged: their listings have all digests that the store knows.
-            entries: as listed.
-            all_sizes: also ask for small objects. For a copy that costs more than it is
-                worth; for a verification there may be no other digests.
+            origin: the source of the entries.
+            digests: which objects get their digest: those of several chunks, since a response to
+                a range does not carry it while a smaller object brings it along; or all, also if
+                the client compares no responses.
+            properties: add the content type and the metadata of objects.
+
+        Returns:
+            None if nothing is to be added. The listings of other stores have all there is.
         """
-        if self._s3 is None:
-            return entries  # no S3 location was used: do not load the modules for S3
+        if self._s3 is None or (digests == "none" and not properties):
+            return None  # without an S3 location the modules for S3 are not loaded
 
         from hftransfer.stores.s3.store import S3Source
 
         if not isinstance(origin, S3Source):
-            return entries
-        return await origin.with_digests(entries, all_sizes=all_sizes)
+            return None
+        smallest = 0 if digests == "all" else self._options.chunk_size + 1
 
-    async def with_properties(self, origin: Source, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return `entries` with the content type and metadata of S3 objects, which S3 does not
-        list: one request per object. Entries of other stores are returned unchanged.
-        """
-        if self._s3 is None:
-            return entries
+        async def complete(entry: Entry) -> Entry:
+            digest = digests != "none" and entry.size >= smallest
+            if not digest and not properties:
+                return entry
+            return await origin.with_details(
+                entry, digest=digest, always=digests == "all", properties=properties
+            )
 
-        from hftransfer.stores.s3.store import S3Source
-
-        return await origin.with_properties(entries) if isinstance(origin, S3Source) else entries
+        return complete
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 __all__ = (
     "BytesMoved",
     "Event",
     "FileFinished",
+    "FileNotVerified",
     "FileStarted",
+    "ListingProgress",
     "Observer",
     "Recovered",
     "Retrying",
@@ -28,10 +30,26 @@ _logger = logging.getLogger("hftransfer")
 
 @dataclass(frozen=True)
 class TransferStarted:
-    """The source was listed: `files` files of together `bytes` bytes will be transferred."""
+    """The source was listed: `files` files of together `bytes` bytes will be transferred.
+
+    If `is_complete` is False, only the beginning was listed: `ListingProgress` events follow.
+    """
 
     files: int
     bytes: int
+    is_complete: bool = True
+
+
+@dataclass(frozen=True)
+class ListingProgress:
+    """More of the source was listed: `files` files of together `bytes` bytes so far.
+
+    The last such event has `is_complete`: its numbers are those of the whole transfer.
+    """
+
+    files: int
+    bytes: int
+    is_complete: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,19 @@ class FileFinished:
     path: str
     size: int
     skipped: bool = False
+
+
+@dataclass(frozen=True)
+class FileNotVerified:
+    """A file of a verification is ``wrong``, ``missing`` or ``unchecked`` (without a digest).
+
+    `Verification` has the paths of the first ones; these events come for all of them.
+    """
+
+    path: str
+    result: Literal["wrong", "missing", "unchecked"]
+    difference: str = ""
+    """For ``wrong``: a description."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +143,15 @@ class Recovered:
 
 
 Event: TypeAlias = (
-    TransferStarted | FileStarted | BytesMoved | FileFinished | Retrying | Waiting | Recovered
+    TransferStarted
+    | ListingProgress
+    | FileStarted
+    | BytesMoved
+    | FileFinished
+    | FileNotVerified
+    | Retrying
+    | Waiting
+    | Recovered
 )
 
 

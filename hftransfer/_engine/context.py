@@ -157,6 +157,7 @@ class TransferStats:
     retries: int = 0
     verified: int = 0
     unverified: int = 0
+    server_side: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
     def record_checks(self, checks: Sequence[bool]) -> None:
@@ -184,6 +185,7 @@ class TransferStats:
             skipped=self.skipped,
             bytes=self.bytes,
             reused_bytes=self.reused,
+            server_side_bytes=self.server_side,
             seconds=seconds,
             retries=self.retries,
             verified=self.verified,

@@ -11,6 +11,7 @@ from hftransfer._core.events import (
     Event,
     FileFinished,
     FileStarted,
+    ListingProgress,
     Recovered,
     TransferStarted,
     Waiting,
@@ -83,6 +84,8 @@ class HubProgress:
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, TransferStarted):
             self._start(event.files)
+        elif isinstance(event, ListingProgress):
+            self._set_files(event.files)
         elif isinstance(event, FileStarted):
             self._add_to_total(event.size)
         elif isinstance(event, BytesMoved):
@@ -101,6 +104,14 @@ class HubProgress:
             if self._is_waiting:
                 _logger.warning("%s", event)
             self._is_waiting = False
+
+    def _set_files(self, files: int) -> None:
+        """Set the total of the bar of files, when more of a large repository is listed."""
+        if self._files is None:
+            return
+        self._files.total = files
+        if hasattr(self._files, "set_description"):
+            self._files.set_description(f"Fetching {files} files")
 
     def _add_to_total(self, size: int) -> None:
         self._bytes.total = (getattr(self._bytes, "total", 0) or 0) + size

@@ -35,6 +35,7 @@ from hftransfer.errors import DestinationError
 __all__ = (
     "PartialFile",
     "is_partial_file_name",
+    "partial_file_prefixes",
     "remove_stale_partials",
 )
 
@@ -252,6 +253,21 @@ def _preallocate(fd: int, size: int) -> None:
         if (code := ctypes.get_errno()) in DISK_FULL_ERRNOS:
             raise OSError(code, os.strerror(code))
     os.ftruncate(fd, size)
+
+
+def partial_file_prefixes(folder: Path) -> frozenset[str]:
+    """Return the prefixes of the partial files in `folder`, as `remove_stale_partials` takes them.
+
+    Its subfolders are not searched. A folder that cannot be read has none.
+    """
+    try:
+        with os.scandir(folder) as items:
+            matches = [
+                _PARTIAL.fullmatch(item.name) for item in items if item.name.endswith(SUFFIX)
+            ]
+    except OSError:
+        return frozenset()
+    return frozenset(each["prefix"].rpartition(".")[0] for each in matches if each is not None)
 
 
 def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:

@@ -39,6 +39,8 @@ class ProgressDisplay:
         self._quiet = quiet
         self._on_terminal = stream.isatty()
         self._total = 0
+        self._is_listed = True
+        """False while more files are being listed: `_total` grows."""
         self._moved = 0
         self._shown = 0
         """What `_moved` was when the line was last written."""
@@ -62,14 +64,16 @@ class ProgressDisplay:
     def __call__(self, event: Event, /) -> None:
         from hftransfer._core.events import (
             BytesMoved,
+            ListingProgress,
             Recovered,
             Retrying,
             TransferStarted,
             Waiting,
         )
 
-        if isinstance(event, TransferStarted):
+        if isinstance(event, TransferStarted | ListingProgress):
             self._total = event.bytes
+            self._is_listed = event.is_complete
         elif isinstance(event, BytesMoved):
             self._moved += event.bytes
             self._show()
@@ -92,13 +96,21 @@ class ProgressDisplay:
         self._has_line = self._on_terminal
 
     def _show(self) -> None:
-        step = _TERMINAL_STEP if self._on_terminal else self._total * _LOG_STEP
-        is_due = abs(self._moved - self._shown) >= step or self._moved >= self._total
-        if self._quiet or not is_due:
+        step: float = _TERMINAL_STEP
+        if not self._on_terminal:
+            # A total that grows is small at first: its tenth would be a line per file.
+            share = self._total * _LOG_STEP
+            step = share if self._is_listed else max(step, share)
+        is_finished = self._is_listed and self._moved >= self._total
+        if self._quiet or not (abs(self._moved - self._shown) >= step or is_finished):
             return
         self._shown = self._moved
-        percent = 100 * self._moved // self._total if self._total else 100
-        line = f"{percent:3d} %  {format_size(self._moved)} of {format_size(self._total)}"
+        sizes = f"{format_size(self._moved)} of {format_size(self._total)}"
+        if self._is_listed:
+            percent = 100 * self._moved // self._total if self._total else 100
+            line = f"{percent:3d} %  {sizes}"
+        else:
+            line = f"       {sizes} listed so far"
         # On a terminal: return to the first column and erase the line that is there.
         self._write(f"\r\x1b[K{line}" if self._on_terminal else f"{line}\n")
         self._has_line = self._on_terminal

@@ -6,12 +6,16 @@ retries; a store only moves bytes. `hftransfer.stores.memory` is the shortest co
 
 Order of calls::
 
-    source.list()                       once
-    sink.prepare(entries)               once, before any byte is moved
+    source.list(), or .pages()          once
+    sink.prepare(entries)               per page of the listing, before any file of that page
       sink.begin(entry, chunk_size)     per file; files run concurrently
         file_sink.read_into / .write    per chunk; chunks run concurrently
         file_sink.commit                once, or .abort
     sink.finish(manifest)               once, if the transfer succeeded
+
+Memory of listings: a source that implements `PagedSource`, too, is listed page by page while its
+files are moved, so that a listing of any length takes little memory. A sink must keep nothing per
+file beyond its `FileSink`, or only a few bytes.
 
 Threads: every method is called in the client's event loop, which runs in one thread. A method
 must not block; blocking calls belong in worker threads. Every ``await`` may be cancelled.
@@ -26,10 +30,10 @@ reads or writes of chunks itself. Any other error ends the transfer of the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.content_digest import ContentDigest
@@ -47,16 +51,21 @@ __all__ = (
     "ExclusiveSink",
     "FileBackedSource",
     "FileSink",
+    "FileTreeSink",
     "FillStream",
+    "ListingPage",
     "NameCheckingSink",
+    "PagedSource",
     "RemoteSource",
     "SendfileSink",
+    "ServerCopySink",
     "Sink",
     "Source",
+    "listing_pages",
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One file of a source."""
 
@@ -91,6 +100,14 @@ class Entry:
         if self.digest is not None and self.digest.is_strong:
             return str(self.digest)
         return "" if self.etag is None else f"etag:{self.etag}"
+
+
+class ListingPage(NamedTuple):
+    """A part of a listing."""
+
+    entries: Sequence[Entry]
+    is_last: bool
+    """True if no page follows."""
 
 
 class FillStream:
@@ -172,6 +189,32 @@ class RemoteSource(Protocol):
         Raises:
             TransferError: if the store has to be asked, and that fails.
         """
+
+
+@runtime_checkable
+class PagedSource(Protocol):
+    """A source that can list its files page by page. Implemented in addition to `Source`."""
+
+    def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield the files that `Source.list` returns, at most some thousand at a time.
+
+        The next page is requested when the consumer asks for it. What `Source.list` sets, such as
+        `commit`, is set before the first page. Raises the errors of `Source.list`.
+        """
+
+
+async def listing_pages(source: Source) -> AsyncGenerator[ListingPage, None]:
+    """Yield the files of `source` page by page, or in one page if it is no `PagedSource`."""
+    if isinstance(source, PagedSource):
+        pages = source.pages()
+        try:
+            async for page in pages:
+                yield page
+        finally:
+            if isinstance(pages, AsyncGenerator):
+                await pages.aclose()
+    else:
+        yield ListingPage(await source.list(), is_last=True)
 
 
 @runtime_checkable
@@ -292,6 +335,36 @@ class ExclusiveSink(Protocol):
         """Files whose absence was only looked up before they were written. Read at the end."""
 
 
+@runtime_checkable
+class FileTreeSink(Protocol):
+    """A sink that writes into folders of a file system. In addition to `Sink`.
+
+    The engine refuses a listing in which a file would have to be a folder, too: ``a`` and ``a/b``.
+    """
+
+    is_file_tree: Literal[True]
+
+
+@runtime_checkable
+class ServerCopySink(Protocol):
+    """A sink whose store can copy files of the same store itself. In addition to `Sink`."""
+
+    def copies_from(self, source: Source) -> bool:
+        """Return True if the store may be able to copy the files of `source`."""
+
+    async def copy_from(self, source: Source, entry: Entry) -> bool:
+        """Make the store copy `entry`, as `begin`, `FileSink.write` and `.commit` would write it.
+
+        Returns:
+            False if the sink already has exactly this content.
+
+        Raises:
+            UnsupportedError: if the store does not copy files of this size: the engine then reads
+                and writes the bytes.
+            SourceChangedError: if the content is not the one that was listed.
+        """
+
+
 class Sink(Protocol):
     """Writes files."""
 
@@ -304,7 +377,13 @@ class Sink(Protocol):
         """Smallest and largest chunk in bytes, and most chunks per file, that it accepts."""
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        """Check that all of `entries` can be written, before any byte is moved.
+        """Check that all of `entries` can be written, before any byte of them is moved.
+
+        Called once for every page of the listing, in order, while files of earlier pages are
+        moved; for a single page, which may be empty, at least once.
+
+        Args:
+            entries: the files of the page. Each is passed to `begin` later.
 
         Raises:
             DestinationError: if something is in the way, or the destination is not writable

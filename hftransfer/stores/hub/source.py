@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import anyio
@@ -53,7 +53,7 @@ from hftransfer.errors import (
 )
 from hftransfer.locations import HubLocation
 from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import Entry, ListingPage
 from hftransfer.stores.hub.api_json import COMMIT, commit_of, tree_items
 from hftransfer.stores.hub.metadata import (
     entry_from_head,
@@ -71,6 +71,11 @@ _MAX_REDIRECTS = 20
 # CDNs have rejected valid ranges while they still served the whole body. After more
 # rejections in a row than this, ranges of the file are given up.
 _MAX_REJECTIONS = 2
+# Files of which the source remembers URLs: many times as many as are moved at a time. A file that
+# is forgotten while it is moved costs one more request.
+_MAX_REMEMBERED_FILES = 4096
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -124,8 +129,9 @@ class HubSource:
         self._headers = dict(headers)
         self._retry = retry
         self._content_urls: dict[str, _ContentUrl] = {}
+        """By path, of the files that were read last."""
         self._url_guesser = UrlGuesser()
-        self._guessed_paths: set[str] = set()
+        self._guessed_paths: dict[str, None] = {}
         """Repository paths that were requested at a guessed URL, each at most once: a file
         whose content turned out wrong is resolved when the engine reads it again."""
         self.commit: str | None = None
@@ -156,16 +162,26 @@ class HubSource:
         return self.commit
 
     async def list(self) -> Sequence[Entry]:
+        return [entry async for page in self.pages() for entry in page.entries]
+
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield what `list` returns, a page of the Hub's listing at a time.
+
+        Of a folder or a file only pages that have files of it are yielded, so that `single` is
+        known with the first one.
+        """
         commit = await self.resolve()
         root = self._location.path
         url: str | None = f"{self._api_url}/tree/{commit}?recursive=true&expand=false"
-        entries = []
+        is_empty = True
         pages: set[str] = set()
         while url is not None:
             if url in pages:
                 raise RejectedError(f"{redact(url)}: the listing repeats this page without end")
             pages.add(url)
             response = await self._get_json(url)
+            url = next_page(url, response, self._endpoint)
+            entries = []
             for item in tree_items(response):
                 if item.get("type") != "file":
                     continue
@@ -173,10 +189,11 @@ class HubSource:
                 if entry is not None:
                     entries.append(entry)
                     self.single = self.single or repo_path(entry) == root
-            url = next_page(url, response, self._endpoint)
-        if not entries and root:
-            raise NotFoundError(f"{self.location}: no such file or folder at commit {commit}")
-        return entries
+            if url is None and is_empty and not entries and root:
+                raise NotFoundError(f"{self.location}: no such file or folder at commit {commit}")
+            if entries or url is None:
+                is_empty = False
+                yield ListingPage(entries, is_last=url is None)
 
     async def find(self, path: str) -> Entry:
         """Return the entry of one file and set `commit`, without a listing.
@@ -211,7 +228,10 @@ class HubSource:
 
     async def _fill_range(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
         """Read a range from the file's content URL, which all chunks share."""
-        content_url = self._content_urls.setdefault(entry.path, _ContentUrl())
+        content_url = self._content_urls.get(entry.path)
+        if content_url is None:
+            content_url = _ContentUrl()
+            _set_bounded(self._content_urls, entry.path, content_url)
         url = await self._resolved(entry, content_url)
         try:
             redirect = await self._client.fill(
@@ -277,7 +297,7 @@ class HubSource:
         url = self._url_guesser.guess(path, entry.digest.value)
         if url is None:
             return False
-        self._guessed_paths.add(path)
+        _set_bounded(self._guessed_paths, path, None)
         try:
             redirect = await self._fill_without_range(url, entry, buffer)
         except (AccessError, NotFoundError, RejectedError, SourceChangedError):
@@ -390,6 +410,13 @@ class HubSource:
 
     def _explain(self, error: TransferError) -> TransferError:
         return explain_hub_error(error, self._location, self._endpoint)
+
+
+def _set_bounded(values: dict[str, T], path: str, value: T) -> None:
+    """Set the value of a file, and forget that of the one that was set first if they are many."""
+    if len(values) >= _MAX_REMEMBERED_FILES:
+        del values[next(iter(values))]
+    values[path] = value
 
 
 def _too_many_redirects(url: str) -> RejectedError:

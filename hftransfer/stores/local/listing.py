@@ -14,18 +14,20 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from hftransfer._io.file_version import FileVersion, settle_delay
 from hftransfer._io.partial_file import is_partial_file_name
 from hftransfer.errors import AccessError, NotFoundError, TransferError, UnsupportedError
 from hftransfer.stores.base import Entry
+from hftransfer.stores.local.walk import walk_files
 
-__all__ = ("list_files", "open_for_reading", "special_kind")
+__all__ = ("FileListing", "open_for_reading", "special_kind")
 
 # Where huggingface_hub keeps the metadata of a `local_dir` download, below that folder.
-_LOCAL_DIR_METADATA = (".cache", "huggingface")
+_LOCAL_DIR_METADATA = ".cache/huggingface"
 # Times that files are looked at again because they were changed a moment ago. A file that is
 # changed each time is being written, and its transfer fails for that reason.
 _SETTLE_ROUNDS = 3
@@ -56,10 +58,14 @@ def open_for_reading(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def list_files(path: Path) -> tuple[bool, Sequence[Entry]]:
-    """Return True and the one file that `path` is, or False and all files below that folder.
+class FileListing:
+    """The file that a path names, or all files below that folder, page by page. Blocks.
 
-    In a folder, what cannot be copied is listed with `Entry.unreadable` set.
+    Sorted by the UTF-8 bytes of their paths. In a folder, what cannot be copied is listed with
+    `Entry.unreadable` set.
+
+    Args:
+        path: of a file or folder.
 
     Raises:
         NotFoundError: if there is nothing.
@@ -67,21 +73,43 @@ def list_files(path: Path) -> tuple[bool, Sequence[Entry]]:
         AccessError: if it may not be read.
         TransferError: if it cannot be read for another reason.
     """
-    try:
-        mode = _mode_of(path)
-        if stat.S_ISDIR(mode):
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _mapped_errors(path):
+            self.single = not stat.S_ISDIR(_mode_of(path))
+            """True if the path names a file."""
+        self._files: Iterator[tuple[str, str]] = iter([(str(path), path.name)])
+        if not self.single:
             root = str(path)
-            return False, _settled([(f"{root}/{name}", name) for name in _walk(root)])
-        entries = _settled([(str(path), path.name)])
+            names = walk_files(root, is_hidden=_is_hidden)
+            self._files = ((f"{root}/{name}", name) for name in names)
+
+    def next_page(self, count: int) -> Sequence[Entry]:
+        """Return the next `count` files; fewer of them if no other follows.
+
+        Raises:
+            TransferError: as the constructor.
+        """
+        with _mapped_errors(self._path):
+            entries = _settled(list(islice(self._files, count)))
+        if self.single and entries and (unreadable := entries[0].unreadable):
+            raise UnsupportedError(
+                f"{self._path} is {unreadable}; only regular files can be copied"
+            )
+        return entries
+
+
+@contextmanager
+def _mapped_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except TransferError:
         raise  # some are OSErrors
     except PermissionError as error:
         raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
     except OSError as error:
         raise TransferError(f"cannot read {error.filename or path}: {error.strerror}") from error
-    if unreadable := entries[0].unreadable:
-        raise UnsupportedError(f"{path} is {unreadable}; only regular files can be copied")
-    return True, entries
 
 
 def _mode_of(path: Path) -> int:
@@ -95,21 +123,11 @@ def _mode_of(path: Path) -> int:
         raise
 
 
-def _walk(root: str) -> Iterator[str]:
-    """Yield the paths of the files below `root`, relative to it, in a stable order."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, names, files in os.walk(root, onerror=fail):
-        names.sort()
-        inside = folder[len(root) :].strip("/")
-        if inside == _LOCAL_DIR_METADATA[0] and _LOCAL_DIR_METADATA[1] in names:
-            names.remove(_LOCAL_DIR_METADATA[1])
-        prefix = f"{inside}/" if inside else ""
-        for name in sorted(files):
-            if not is_partial_file_name(name):
-                yield prefix + name
+def _is_hidden(path: str, *, is_folder: bool) -> bool:
+    """Return True for partial files and for huggingface_hub's metadata of a ``local_dir``."""
+    if is_folder:
+        return path == _LOCAL_DIR_METADATA
+    return is_partial_file_name(path.rpartition("/")[2])
 
 
 def _settled(files: Sequence[tuple[str, str]]) -> Sequence[Entry]:

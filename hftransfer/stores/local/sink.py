@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -24,10 +25,8 @@ from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer._io.direct_io import DirectIO
 from hftransfer._io.os_errors import map_write_errors
-from hftransfer._io.partial_file import (
-    PartialFile,
-    remove_stale_partials,
-)
+from hftransfer._io.partial_file import PartialFile
+from hftransfer._io.stale_partials import StalePartials
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import (
@@ -42,10 +41,10 @@ from hftransfer.stores.local.listing import special_kind
 from hftransfer.stores.names import LocalNameCheck, refuse_bad_names
 
 __all__ = (
+    "FreeSpace",
     "LocalFileSink",
     "LocalSink",
     "SmallFileSink",
-    "check_destination",
     "is_small_file",
     "partial_file_prefix",
 )
@@ -72,25 +71,44 @@ def _target_prefix(target: Path) -> str:
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
 
 
-def check_destination(folder: Path, size: int) -> None:
-    """Check that `folder`, or its nearest existing parent, can take `size` bytes of files.
+class FreeSpace:
+    """The free space of a destination before a transfer, compared with what it needs so far."""
 
-    Raises:
-        DestinationError: if a file is in the way or the folder is not writable.
-        DiskFullError: if the file system has less than `size` bytes free.
-    """
-    existing = folder
-    with map_write_errors(folder):
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        if not existing.is_dir():
-            raise DestinationError(f"cannot write to {folder}: {existing} is a file")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
-        status = os.statvfs(existing)
-    free = status.f_bavail * status.f_frsize
-    if free < size:
-        raise DiskFullError(f"no space in {existing}: {size} bytes are needed, {free} are free")
+    def __init__(self, folder: Path, free: int) -> None:
+        self._folder = folder
+        self._free = free
+        self._needed = 0
+
+    @classmethod
+    def of(cls, folder: Path) -> FreeSpace:
+        """Return the free space of the file system of `folder`, or of its nearest existing parent.
+
+        Raises:
+            DestinationError: if a file is in the way or the folder is not writable.
+        """
+        existing = folder
+        with map_write_errors(folder):
+            while not existing.exists() and existing != existing.parent:
+                existing = existing.parent
+            if not existing.is_dir():
+                raise DestinationError(f"cannot write to {folder}: {existing} is a file")
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
+            status = os.statvfs(existing)
+        return cls(existing, status.f_bavail * status.f_frsize)
+
+    def require(self, size: int) -> None:
+        """Add `size` bytes to what the transfer needs: called for each page of the listing.
+
+        Raises:
+            DiskFullError: if it needs more than there was before it.
+        """
+        self._needed += size
+        if self._free < self._needed:
+            raise DiskFullError(
+                f"no space in {self._folder}: {self._needed} bytes are needed, {self._free} are "
+                "free"
+            )
 
 
 def _refuse_special(target: Path) -> None:
@@ -254,6 +272,7 @@ class LocalSink:
     """
 
     limits = PartLimits()
+    is_file_tree: Literal[True] = True
 
     def __init__(
         self,
@@ -268,6 +287,9 @@ class LocalSink:
         self._fsync = fsync
         self._direct_io = direct_io
         self._write_policy: WritePolicy | None = None
+        self._free_space: FreeSpace | None = None
+        """Set by `prepare` for the first page."""
+        self._stale = StalePartials()
         self._batch = ThreadBatch(allow_inline=not fsync)
         self._folders = DestinationFolders(path.parent if single else path)
 
@@ -283,12 +305,21 @@ class LocalSink:
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
         refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
-        folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
-        await anyio.to_thread.run_sync(check_destination, folder, size)
-        if self._single:
-            await anyio.to_thread.run_sync(_refuse_special, self._path)
-        self._write_policy = WritePolicy(self._direct_io, size, available_page_cache())
+        await anyio.to_thread.run_sync(self._prepare, entries, size)
+
+    def _prepare(self, entries: Sequence[Entry], size: int) -> None:
+        if self._free_space is None:
+            self._free_space = FreeSpace.of(self._path.parent if self._single else self._path)
+            self._write_policy = WritePolicy(self._direct_io, 0, available_page_cache())
+            if self._single:
+                _refuse_special(self._path)
+        self._free_space.require(size)
+        assert self._write_policy is not None
+        self._write_policy.grow(size)
+        for entry in entries:
+            target = self._target(entry.path)
+            self._stale.find(target.parent, _target_prefix(target))
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
@@ -311,13 +342,5 @@ class LocalSink:
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove partial files of other contents of the files that were moved."""
-        prefixes: dict[Path, set[str]] = {}
-        for path in manifest.files:
-            target = self._target(path)
-            prefixes.setdefault(target.parent, set()).add(_target_prefix(target))
-
-        def clean() -> None:
-            for folder, names in prefixes.items():
-                remove_stale_partials(folder, names)
-
-        await anyio.to_thread.run_sync(clean)
+        await anyio.to_thread.run_sync(self._stale.remove)
+        self._free_space = self._write_policy = None

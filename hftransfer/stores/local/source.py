@@ -21,13 +21,14 @@ from hftransfer._io.file_range import (
 from hftransfer._io.file_version import FileVersion
 from hftransfer._io.os_errors import map_read_errors, source_changed
 from hftransfer.errors import TransferError, UnsupportedError
-from hftransfer.stores.base import Entry, FillStream
-from hftransfer.stores.local.listing import list_files, open_for_reading
+from hftransfer.stores.base import Entry, FillStream, ListingPage
+from hftransfer.stores.local.listing import FileListing, open_for_reading
 
 __all__ = ("LocalSource",)
 
 # Copying this many bytes from the page cache takes less time than waking a worker thread.
 _INLINE_READ_BYTES = 256 * 1024
+_PAGE_SIZE = 1000
 
 
 class LocalSource:
@@ -51,8 +52,18 @@ class LocalSource:
         return str(self._path)
 
     async def list(self) -> Sequence[Entry]:
-        self.single, entries = await anyio.to_thread.run_sync(list_files, self._path)
-        return entries
+        return [entry async for page in self.pages() for entry in page.entries]
+
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield the file, or the files of the folder sorted by the UTF-8 bytes of their paths."""
+        listing = await anyio.to_thread.run_sync(FileListing, self._path)
+        self.single = listing.single
+        is_last = False
+        while not is_last:
+            # In one thread call per page: one call per file takes longer than to copy a small file.
+            page = await anyio.to_thread.run_sync(listing.next_page, _PAGE_SIZE)
+            is_last = len(page) < _PAGE_SIZE
+            yield ListingPage(page, is_last)
 
     async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
         remaining = buffer.remaining

@@ -51,16 +51,21 @@ class ServerCopy:
         client: open while this is in use.
         single: bytes up to which one request copies an object. Default 256 MiB.
         part: bytes per request above that. Default 64 MiB.
+        exclusive_writes: counts the objects that must not replace others. Default: its own.
     """
 
     def __init__(
-        self, client: S3Client, *, single: int = _MAX_SINGLE_COPY, part: int = _PART_SIZE
+        self,
+        client: S3Client,
+        *,
+        single: int = _MAX_SINGLE_COPY,
+        part: int = _PART_SIZE,
+        exclusive_writes: ExclusiveWrites | None = None,
     ) -> None:
         self._client = client
         self._single = single
         self._part = part
-        self.exclusive_writes = ExclusiveWrites()
-        """Counts the objects that were not allowed to replace others."""
+        self._exclusive_writes = exclusive_writes or ExclusiveWrites()
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str], entry: Entry) -> None:
         """Copy one object.
@@ -78,7 +83,7 @@ class ServerCopy:
         """
         source_headers = self._source_headers(source, entry)
         upload_target = UploadTarget(
-            self._client, *target, entry, exclusive_writes=self.exclusive_writes
+            self._client, *target, entry, exclusive_writes=self._exclusive_writes
         )
         if upload_target.exclusive:
             condition = upload_target.conditions.copy

@@ -14,26 +14,27 @@ from hftransfer.stores.s3.answers import check_document, required_etag
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.xml import ListedObject, Page, parse_list
 
-__all__ = ("Listing", "head_object", "list_location", "list_page", "request_page")
+__all__ = ("ListedPage", "head_object", "list_page", "pages_of_location", "request_page")
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The objects at a location."""
+class ListedPage:
+    """A page of the objects at a location."""
 
     objects: Sequence[ListedObject]
     root: str
     """Start of every key, up to and including a slash; the rest of a key is a path."""
     single: bool
     """True if the location is the key of one object."""
+    is_last: bool
 
 
-async def list_location(client: S3Client, location: S3Location) -> Listing:
-    """Return the object whose key the location is, or else the objects below it.
+async def pages_of_location(client: S3Client, location: S3Location) -> AsyncIterator[ListedPage]:
+    """Yield the object whose key the location is, or else the objects below it, page by page.
 
-    One request usually suffices: in a listing by prefix an object precedes everything below it,
-    and the keys that begin with ``key/`` are on the first page of those that begin with ``key``,
-    unless there are many siblings such as ``key-2``.
+    For the first page one request usually suffices: in a listing by prefix an object precedes
+    everything below it, and the keys that begin with ``key/`` are on the first page of those that
+    begin with ``key``, unless there are many siblings such as ``key-2``.
 
     Raises:
         NotFoundError: if there is no such bucket, object or folder.
@@ -51,33 +52,44 @@ async def list_location(client: S3Client, location: S3Location) -> Listing:
     if folder != key:
         first = page.objects[0] if page.objects else None
         if first is not None and first.key == key:
-            return Listing([first], key.removesuffix(key.rpartition("/")[2]), single=True)
+            root = key.removesuffix(key.rpartition("/")[2])
+            yield ListedPage([first], root, single=True, is_last=True)
+            return
         if page.next_token is not None:
             page = await list_page(client, bucket, folder)
-    objects = [listed for listed in page.objects if listed.key.startswith(folder)]
-    async for next_page in _following_pages(client, bucket, folder, page):
-        objects += next_page.objects
-    # Other tools mark folders by empty objects whose key ends in a slash.
-    files = [listed for listed in objects if listed.size or not listed.key.endswith("/")]
-    if not files:
-        raise NotFoundError(
-            f"{client.describe(bucket, key)}: there is no object with this key, and none below it"
-        )
-    return Listing(files, folder, single=False)
-
-
-async def _following_pages(
-    client: S3Client, bucket: str, prefix: str, page: Page
-) -> AsyncIterator[Page]:
-    while (token := page.next_token) is not None:
-        page = await list_page(client, bucket, prefix, token)
+    is_empty = True
+    while True:
+        # Other tools mark folders by empty objects whose key ends in a slash.
+        files = [
+            listed
+            for listed in page.objects
+            if listed.key.startswith(folder) and (listed.size or not listed.key.endswith("/"))
+        ]
+        is_empty = is_empty and not files
+        is_last = page.next_token is None
+        if is_last and is_empty:
+            raise NotFoundError(
+                f"{client.describe(bucket, key)}: there is no object with this key, and none "
+                "below it"
+            )
+        yield ListedPage(files, folder, single=False, is_last=is_last)
+        if is_last:
+            return
+        token = page.next_token
+        page = await list_page(client, bucket, folder, token)
         if page.next_token == token:
-            where = client.describe(bucket, prefix)
+            where = client.describe(bucket, folder)
             raise RejectedError(f"{where}: the listing repeats a page without end")
-        yield page
 
 
-async def list_page(client: S3Client, bucket: str, prefix: str, token: str | None = None) -> Page:
+async def list_page(
+    client: S3Client,
+    bucket: str,
+    prefix: str,
+    token: str | None = None,
+    *,
+    start_after: str | None = None,
+) -> Page:
     """Return one page of the objects whose keys begin with `prefix`.
 
     Args:
@@ -85,6 +97,7 @@ async def list_page(client: S3Client, bucket: str, prefix: str, token: str | Non
         bucket: name of the bucket.
         prefix: not encoded.
         token: continuation token of the previous page; None for the first page.
+        start_after: list only keys behind this one. Some stores ignore it.
 
     Raises:
         NotFoundError: if there is no such bucket.
@@ -93,6 +106,8 @@ async def list_page(client: S3Client, bucket: str, prefix: str, token: str | Non
     query = {"prefix": prefix}
     if token is not None:
         query["continuation-token"] = token
+    if start_after is not None:
+        query["start-after"] = start_after
     return await retrying(partial(request_page, client, bucket, query), client.options.retry)
 
 

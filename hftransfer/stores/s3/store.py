@@ -7,10 +7,11 @@ whose parts are the chunks, and the object appears when the upload is completed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -29,15 +30,15 @@ from hftransfer.errors import (
     SourceChangedError,
     TransferError,
     TransientError,
-    single_error,
 )
 from hftransfer.locations import S3Location
-from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink, ListingPage, Source
 from hftransfer.stores.names import refuse_bad_names
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.conditions import ExclusiveWrites
-from hftransfer.stores.s3.errors import error_code, lacks_permission
+from hftransfer.stores.s3.errors import error_code
 from hftransfer.stores.s3.etags import parts_count
+from hftransfer.stores.s3.existing import ExistingObjects
 from hftransfer.stores.s3.headers import (
     CHECKSUM_MODE,
     IDENTITY_HEADER,
@@ -49,22 +50,25 @@ from hftransfer.stores.s3.headers import (
     md5_digest,
     object_properties,
 )
-from hftransfer.stores.s3.listing import Listing, head_object, list_location, list_page
+from hftransfer.stores.s3.listing import pages_of_location
 from hftransfer.stores.s3.multipart import MultipartUpload
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.stored_files import StoredFiles, demands_storage
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 from hftransfer.stores.s3.xml import ListedObject
 
+if TYPE_CHECKING:
+    from hftransfer.stores.s3.copy import ServerCopy
+
 __all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
-_PAGE_SIZE = 1000
-# Bytes from which an object that was not listed is asked for before it is sent: to send less takes
-# no longer than the request.
+# Bytes from which an object of which the listing says nothing is asked for before it is sent: to
+# send less takes no longer than the request.
 _MIN_ASKED = 256 * 1024
-# HEAD requests in flight, if the options do not give the number of connections.
-_DEFAULT_HEADS = 16
+# Objects that the store copies at the same time, if the options do not give the number of
+# connections. Each is one request that waits for the store.
+_DEFAULT_COPIES = 32
 
 
 class S3Source:
@@ -101,63 +105,58 @@ class S3Source:
             NotFoundError: if there is no such bucket, object or folder.
             AccessError: if it may not be listed.
         """
-        listing = await list_location(self.client, self._location)
-        self._root, self.single = listing.root, listing.single
-        return sorted(self._entries(listing).values(), key=lambda entry: entry.path)
+        entries = [entry async for page in self.pages() for entry in page.entries]
+        return sorted(entries, key=lambda entry: entry.path)
 
-    def _entries(self, listing: Listing) -> dict[str, Entry]:
-        entries = {}
-        for listed in listing.objects:
-            path = listed.key.removeprefix(listing.root)
-            entries[path] = Entry(
-                path=path,
-                size=listed.size,
-                etag=listed.etag or None,
-                part_size=stored_part_size(listed.size, listed.etag),
-            )
-        return entries
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield what `list` returns, in the order of the store: sorted by UTF-8 bytes on AWS."""
+        async for page in pages_of_location(self.client, self._location):
+            self._root, self.single = page.root, page.single
+            entries = [self._entry(listed) for listed in page.objects]
+            yield ListingPage(entries, page.is_last)
 
-    async def with_digests(
-        self, entries: Sequence[Entry], *, all_sizes: bool = False
-    ) -> Sequence[Entry]:
-        """Return `entries` with the digests of whole objects, by one or two HEADs each.
+    def _entry(self, listed: ListedObject) -> Entry:
+        return Entry(
+            path=listed.key[len(self._root) :],
+            size=listed.size,
+            etag=listed.etag or None,
+            part_size=stored_part_size(listed.size, listed.etag),
+        )
 
-        That is a checksum, or else the MD5 that the ETag is. For an object of several parts the
-        second HEAD asks for their size.
-
-        By default only objects of more than one chunk are asked for: a response to a range does
-        not carry the checksum, while a smaller object brings it along when it is read.
+    async def with_details(
+        self, entry: Entry, *, digest: bool = False, always: bool = False, properties: bool = False
+    ) -> Entry:
+        """Return `entry` with what S3 does not list, by one or two HEADs.
 
         Args:
-            entries: as listed by this source.
-            all_sizes: ask for smaller objects, too.
+            entry: as listed by this source.
+            digest: add the digest of the whole object: its checksum, or else the MD5 that the ETag
+                is. For an object of several parts the second HEAD asks for their size.
+            always: add the digest also if the client compares no responses.
+            properties: add the type and the metadata.
 
         Raises:
             TransientError: if the store fails more often than the retry policy allows.
+            TransferError: if `properties` are asked for and the HEAD fails.
         """
-        smallest = 0 if all_sizes else self.client.options.chunk_size + 1
-        large = [entry for entry in entries if entry.size >= smallest]
-        add_digest = partial(self._with_digest, always=all_sizes)
-        updated = {entry.path: entry for entry in await self._for_each(large, add_digest)}
-        return [updated.get(entry.path, entry) for entry in entries]
-
-    async def _with_digest(self, entry: Entry, *, always: bool) -> Entry:
-        """Return `entry` with the digest that the store states.
-
-        Args:
-            entry: as listed.
-            always: also if the client compares no responses.
-        """
-        if not always and not self.client.compares_responses:
+        digest = digest and (always or self.client.compares_responses)
+        if not digest and not properties:
             return entry
         try:
             headers = await self._head(entry)
-            digest = await self._digest_of(entry, headers)
+            found = await self._digest_of(entry, headers) if digest else None
         except TransientError:
             raise
         except TransferError:
+            if properties:
+                raise
             return entry  # HEAD may be forbidden; if reading fails, too, its error is clearer
-        return entry if digest is None else replace(entry, digest=digest)
+        if found is not None:
+            entry = replace(entry, digest=found)
+        if properties:
+            stored = object_properties(headers)
+            entry = replace(entry, properties={**entry.properties, **stored})
+        return entry
 
     async def _digest_of(self, entry: Entry, headers: Mapping[str, str]) -> Digest | None:
         """Return the digest of a whole object: its checksum, or else the MD5 that its ETag is.
@@ -201,39 +200,10 @@ class S3Source:
             digest = _whole_digest(entry, await self._head(entry))
         return digest
 
-    async def with_properties(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return `entries` with the type and metadata of their objects, by one HEAD each.
-
-        Raises:
-            TransferError: if a HEAD fails.
-        """
-        return await self._for_each(entries, self._with_object_properties)
-
-    async def _with_object_properties(self, entry: Entry) -> Entry:
-        stored = object_properties(await self._head(entry))
-        return replace(entry, properties={**entry.properties, **stored})
-
     async def _head(self, entry: Entry) -> Mapping[str, str]:
         headers = {**self._read_headers(entry), **CHECKSUM_MODE}
         response = await self.client.call("HEAD", *self.object_of(entry), headers=headers)
         return response.headers
-
-    async def _for_each(
-        self, entries: Sequence[Entry], operation: Callable[[Entry], Awaitable[Entry]]
-    ) -> Sequence[Entry]:
-        """Run `operation` on all entries concurrently; return the results in order."""
-        results = list(entries)
-        limiter = anyio.CapacityLimiter(self.client.options.connections or _DEFAULT_HEADS)
-
-        async def run(index: int) -> None:
-            async with limiter:
-                results[index] = await operation(entries[index])
-
-        with single_error():
-            async with anyio.create_task_group() as tasks:
-                for index in range(len(entries)):
-                    tasks.start_soon(run, index)
-        return results
 
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key of `entry`."""
@@ -321,12 +291,14 @@ class S3Sink:
         self._location = location
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
-        # Objects at the destination by key, as `prepare` listed them.
-        self._existing: dict[str, ListedObject] = {}
-        self._lists_all = True
-        """False if there are more objects than `prepare` listed."""
+        self._existing: ExistingObjects | None = None
+        """What is at the destination; None before `prepare`."""
+        self._prepared_files = 0
         self._local_files = StoredFiles(client, records)
         self._exclusive_writes = ExclusiveWrites()
+        self._server_copy: ServerCopy | None = None
+        """Made for the first copy: other transfers do not load its module."""
+        self._copy_limiter = anyio.CapacityLimiter(client.options.connections or _DEFAULT_COPIES)
 
     @property
     def location(self) -> str:
@@ -341,19 +313,20 @@ class S3Sink:
             NotFoundError: if there is no such bucket.
             AccessError: if the credentials are missing or wrong.
         """
-        if self.single and len(entries) != 1:
+        self._prepared_files += len(entries)
+        if self.single and self._prepared_files != 1:
             raise DestinationError(
-                f"{self.location} is the key of one object, but there are {len(entries)} files"
+                f"{self.location} is the key of one object, but there are {self._prepared_files} "
+                "files"
             )
         refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
-        await self._local_files.load()
-        # A listing and not HeadBucket, whose error response has no body that gives a reason.
-        try:
-            await self._list_existing(1 + len(entries) // _PAGE_SIZE)
-        except AccessError as error:
-            # Credentials that may write but not list are good practice.
-            if not lacks_permission(error):
-                raise
+        if self._existing is None:
+            await self._local_files.load()
+            prefix = self._location.key if self.single else self._prefix
+            existing = ExistingObjects(self._client, self._location.bucket, prefix)
+            # A listing and not HeadBucket, whose error response has no body that gives a reason.
+            await existing.start()
+            self._existing = existing
 
     def name_check(self) -> Callable[[str], str | None]:
         return self._name_problem
@@ -368,26 +341,11 @@ class S3Sink:
             return f"makes a key of {length} bytes, more than the {_MAX_KEY_BYTES} that S3 allows"
         return None
 
-    async def _list_existing(self, pages: int) -> None:
-        """List at most `pages` pages of objects at the destination."""
-        prefix = self._location.key if self.single else self._prefix
-        token = None
-        for _ in range(pages):
-            page = await list_page(self._client, self._location.bucket, prefix, token)
-            self._existing |= {listed.key: listed for listed in page.objects}
-            if (token := page.next_token) is None:
-                break
-        self._lists_all = token is None
-
     async def _listed(self, bucket_key: tuple[str, str], entry: Entry) -> ListedObject | None:
-        """Return the object as it was listed; ask for it if it may be on a page further on."""
-        bucket, key = bucket_key
-        is_listed = self._lists_all or key in self._existing
-        if not is_listed and entry.size >= _MIN_ASKED:
-            if (found := await head_object(self._client, bucket, key)) is None:
-                return None
-            self._existing[key] = found
-        return self._existing.get(key)
+        """Return the object that is at the destination, or None if there is none."""
+        if self._existing is None:
+            return None
+        return await self._existing.find(bucket_key[1], ask=entry.size >= _MIN_ASKED)
 
     async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
         bucket_key = self.object_of(entry)
@@ -438,5 +396,24 @@ class S3Sink:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)
 
+    def copies_from(self, source: Source) -> bool:
+        return isinstance(source, S3Source)
+
+    async def copy_from(self, source: Source, entry: Entry) -> bool:
+        assert isinstance(source, S3Source)  # by `copies_from`
+        bucket_key = self.object_of(entry)
+        async with self._copy_limiter:
+            if await self._is_stored(bucket_key, entry):
+                return False
+            if self._server_copy is None:
+                from hftransfer.stores.s3.copy import ServerCopy
+
+                self._server_copy = ServerCopy(
+                    self._client, exclusive_writes=self._exclusive_writes
+                )
+            await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
+        return True
+
     async def finish(self, manifest: Manifest) -> None:
         await self._local_files.save()
+        self._existing, self._prepared_files = None, 0

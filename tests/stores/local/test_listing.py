@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,17 @@ import pytest
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._io.file_version import FileVersion
 from hftransfer.errors import NotFoundError, SourceChangedError, UnsupportedError
+from hftransfer.stores.base import Entry
 from hftransfer.stores.local import listing
-from hftransfer.stores.local.listing import list_files, special_kind
+from hftransfer.stores.local.listing import FileListing, special_kind
 from hftransfer.stores.local.source import LocalSource
 from support.local_files import CONTENT, make
+
+
+def _list_files(path: Path) -> tuple[bool, Sequence[Entry]]:
+    """Return whether `path` is a file, and the whole listing."""
+    found = FileListing(path)
+    return found.single, found.next_page(1000)
 
 
 @pytest.fixture
@@ -51,14 +58,14 @@ KINDS = {
 
 def test_a_folder_lists_what_cannot_be_copied(folder: Path) -> None:
     """So that patterns can exclude it. Nothing blocks, although nobody writes to the FIFO."""
-    _, entries = list_files(folder)
+    _, entries = _list_files(folder)
     assert {entry.path: entry.unreadable for entry in entries} == KINDS
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind])
 def test_a_location_that_cannot_be_copied_is_an_error(folder: Path, name: str) -> None:
     with pytest.raises(UnsupportedError, match=rf"{name} is {KINDS[name]}"):
-        list_files(folder / name)
+        _list_files(folder / name)
 
 
 def test_every_kind_has_a_name() -> None:
@@ -73,12 +80,12 @@ def test_every_kind_has_a_name() -> None:
 def test_a_file_without_a_size_is_not_empty(path: str) -> None:
     """It reports 0 bytes; one byte is read to find out."""
     with pytest.raises(UnsupportedError, match="has the size 0 and some content"):
-        list_files(Path(path))
+        _list_files(Path(path))
 
 
 def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    single, (entry,) = list_files(tmp_path / "empty")
+    single, (entry,) = _list_files(tmp_path / "empty")
 
     assert single
     assert (entry.size, entry.unreadable) == (0, "")
@@ -94,7 +101,7 @@ def test_an_empty_file_that_cannot_be_opened_is_a_file(
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(listing, "open_for_reading", refuse)
-    _, (entry,) = list_files(tmp_path / "empty")
+    _, (entry,) = _list_files(tmp_path / "empty")
     assert (entry.size, entry.unreadable) == (0, "")
 
 
@@ -131,7 +138,7 @@ def test_a_missing_path_is_not_found(tmp_path: Path) -> None:
     make(tmp_path, "file")
     for path in (tmp_path / "absent", tmp_path / "file" / "below"):
         with pytest.raises(NotFoundError, match="no such file or folder"):
-            list_files(path)
+            _list_files(path)
 
 
 def test_files_are_listed_in_versions_that_a_write_changes(
@@ -151,7 +158,7 @@ def test_files_are_listed_in_versions_that_a_write_changes(
 
     monkeypatch.setattr(time, "time_ns", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", sleep)
-    _, (entry,) = list_files(path)
+    _, (entry,) = _list_files(path)
 
     assert slept
     assert entry.size == 5

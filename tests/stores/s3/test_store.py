@@ -204,7 +204,8 @@ async def test_content_types(bucket: Bucket) -> None:
                 await write(file, Chunk(0, 0, 1), b"x")
             await file.commit(manifest_of(b"x" * entry.size))
         source = S3Source(client, S3Location(bucket.name, "a.json"))
-        (listed,) = await source.with_properties(await source.list())
+        (entry,) = await source.list()
+        listed = await source.with_details(entry, properties=True)
 
     backend = s3_client(bucket.server)
     types = [
@@ -222,6 +223,7 @@ async def test_a_single_file_may_be_given_a_key(bucket: Bucket) -> None:
         sink = S3Sink(client, S3Location(bucket.name, "models/renamed.bin"), single=True)
         await sink.prepare([Entry(path="w.bin", size=1)])
         await upload(sink, "w.bin", b"x")
+        await sink.finish(Manifest(source="memory://"))
         with pytest.raises(DestinationError, match="2 files"):
             await sink.prepare([Entry(path="a", size=1), Entry(path="b", size=1)])
         for key in ("", "models/"):

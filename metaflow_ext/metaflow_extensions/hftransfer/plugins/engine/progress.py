@@ -13,6 +13,7 @@ from hftransfer._core.events import (
     BytesMoved,
     Event,
     FileFinished,
+    ListingProgress,
     Recovered,
     TransferStarted,
     Waiting,
@@ -79,7 +80,7 @@ class TransferProgress:
         return self.samples[-1][0] if self.finished else self._clock() - self._started
 
     def __call__(self, event: Event, /) -> None:
-        if isinstance(event, TransferStarted):
+        if isinstance(event, TransferStarted | ListingProgress):
             self.files, self.total = event.files, event.bytes
         elif isinstance(event, BytesMoved):
             self.moved += event.bytes

@@ -22,7 +22,7 @@ number are never held together.
    ``.connections``       `connections`, or 16 to 64,          piece of a chunk; `StreamStrategy`
                           adapted to the throughput            for a whole file
 6  `hash_threads`         worker threads: 1 per core           `ChunkPipeline.hash`,
-                                                               `SendfileStrategy`
+                                                               `SendfileStrategy`, `Checkpointer`
 6  `file_hash_threads`    worker threads: no limit but that    `OrderedHasher`, for files of one
                           of 1 (a file needs one)              chunk
 6  queue of               chunks: 3 per file                   `OrderedHasher.update`, after its
@@ -51,6 +51,7 @@ import anyio
 
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
+from hftransfer._engine.checkpoint import Checkpointer
 from hftransfer._engine.scheduler import DownloadScheduler
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import ResizableLimiter
@@ -100,6 +101,8 @@ class Context:
     """Worker threads that compute the digests of files of one chunk; unlimited. With one thread
     per core each would wait for the event loop between two files, and on a busy machine 1,000
     files of 500 kB took twice as long. Files of several chunks have a thread of their own."""
+    checkpointer: Checkpointer
+    """Stores what has arrived of chunks in flight."""
     observer: Observer | None = None
 
     @classmethod
@@ -123,6 +126,7 @@ class Context:
         cores = max(2, os.cpu_count() or 1)
         connections = options.connections or _START_CONNECTIONS
         small_file_slots = max(1, chunk_slots // _SMALL_FILE_SHARE)
+        hash_threads = anyio.CapacityLimiter(cores)
         return cls(
             options=options,
             buffer_pool=BufferPool(budget),
@@ -137,8 +141,9 @@ class Context:
             large_chunks=ResizableLimiter(max(1, chunk_slots - small_file_slots)),
             sendfile_limiter=ResizableLimiter(_SENDFILE_PER_CONNECTION * connections + cores),
             hash_windows=anyio.CapacityLimiter(cores),
-            hash_threads=anyio.CapacityLimiter(cores),
+            hash_threads=hash_threads,
             file_hash_threads=anyio.CapacityLimiter(math.inf),
+            checkpointer=Checkpointer(hash_threads),
             observer=observer,
         )
 

@@ -97,13 +97,20 @@ class FileState:
         self.file_digest.check(self.entry.path)
         return True
 
-    def record(self, chunk: Chunk, digest: str, *, reused: bool = False) -> None:
-        """Record that a chunk is verified and stored in every sink."""
+    def record(self, chunk: Chunk, digest: str, *, reused: int = 0) -> None:
+        """Record that a chunk is verified and stored in every sink.
+
+        Args:
+            chunk: which one.
+            digest: its XXH3-128.
+            reused: bytes of it that an interrupted transfer had stored.
+        """
         self.chunk_digests[chunk.index] = digest
         self._moved += chunk.size
-        if reused:
-            self.stats.reused += chunk.size
-        emit(self.context.observer, BytesMoved(self.entry.path, chunk.size, reused=reused))
+        self.stats.reused += reused
+        for count, is_reused in ((reused, True), (chunk.size - reused, False)):
+            if count:
+                emit(self.context.observer, BytesMoved(self.entry.path, count, reused=is_reused))
 
     def rollback_progress(self) -> None:
         """Subtract the progress that was announced, since the whole file is moved again."""

@@ -125,6 +125,7 @@ class _TransferRun:
         with single_error():
             async with anyio.create_task_group() as background:
                 background.start_soon(self._context.scheduler.run, self._is_draining)
+                background.start_soon(self._context.checkpointer.run)
                 async with anyio.create_task_group() as workers:
                     self._start_workers(workers, large, _LARGE_FILE_WORKERS)
                     self._start_workers(workers, small, _SMALL_FILE_WORKERS)

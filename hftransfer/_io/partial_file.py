@@ -15,13 +15,15 @@ import itertools
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from hftransfer._core.pieces import Piece
 from hftransfer._io.atomic_write import SUFFIX, create_exclusive, sync_folder, temporary_name
 from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock
 from hftransfer._io.file_lock import LockHeldError, LocksUnsupportedError, open_locked
 from hftransfer._io.file_range import read_fully
-from hftransfer._io.journal import Journal, format_header
+from hftransfer._io.journal import Journal, JournalRecords, format_header
 from hftransfer._io.os_errors import DISK_FULL_ERRNOS, map_write_errors
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
@@ -93,9 +95,9 @@ class PartialFile:
             raise
 
     @property
-    def resumable_chunks(self) -> dict[int, str]:
-        """Chunks that an earlier process wrote: index to XXH3-128 in hex. Not verified."""
-        return self.journal.resumable_chunks
+    def resumable(self) -> JournalRecords:
+        """What an earlier process wrote. Not verified."""
+        return self.journal.records
 
     def write(self, index: int, start: int, data: memoryview, digest: str) -> None:
         """Write `data` at offset `start` and record it as chunk `index`.
@@ -110,9 +112,42 @@ class PartialFile:
             DiskFullError: if the disk is full.
             DestinationError: if the file cannot be written for another reason.
         """
+        self.write_ranges(index, [(start, data)], digest)
+
+    def write_ranges(
+        self, index: int, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        """Write what is missing of a chunk, and record the chunk.
+
+        Args:
+            index: of the chunk.
+            ranges: offsets in the file, and the bytes there. `write_pieces` wrote the others.
+            digest: XXH3-128 of the whole chunk, in hex.
+
+        Raises:
+            DiskFullError: if the disk is full.
+            DestinationError: if the file cannot be written for another reason.
+        """
         with map_write_errors(self.path):
-            self._write(start, data)
+            for start, data in ranges:
+                self._write(start, data)
             self.journal.append(index, digest)
+
+    def write_pieces(self, pieces: Sequence[tuple[int, Piece, int, memoryview]]) -> None:
+        """Write pieces of chunks whose rest is missing, and record them.
+
+        Args:
+            pieces: for each the index of the chunk, the piece, and offset and bytes of that part
+                of the piece that is not written yet.
+
+        Raises:
+            DiskFullError: if the disk is full.
+            DestinationError: if the file cannot be written for another reason.
+        """
+        with map_write_errors(self.path):
+            for _, _, start, data in pieces:
+                self._write(start, data)
+            self.journal.append_pieces([(index, piece) for index, piece, _, _ in pieces])
 
     def _write(self, start: int, data: memoryview) -> None:
         policy, direct = self._write_policy, self._direct

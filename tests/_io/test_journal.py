@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._io.journal import Journal, format_header, parse_journal
+from hftransfer._io.journal import Journal, JournalRecords, format_header, parse_journal
 
 HEADER = format_header("commit:abc", 100, 10)
 OTHERS = [
@@ -30,7 +30,7 @@ def _text(records: list[tuple[int, str]]) -> str:
 @given(records=_records)
 def test_records_are_read_back(records: list[tuple[int, str]]) -> None:
     """Index and digest of every record; of two records for one chunk the later one."""
-    assert parse_journal(_text(records), HEADER) == dict(records)
+    assert parse_journal(_text(records), HEADER).chunks == dict(records)
 
 
 @given(records=_records, data=st.data())
@@ -42,7 +42,7 @@ def test_a_truncated_journal_yields_no_wrong_record(
     cut = data.draw(st.integers(0, len(text)))
     whole = text[:cut].count("\n") - 1
 
-    assert parse_journal(text[:cut], HEADER) == dict(records[: max(0, whole)])
+    assert parse_journal(text[:cut], HEADER).chunks == dict(records[: max(0, whole)])
 
 
 @given(records=_records, noise=st.text(max_size=60))
@@ -50,13 +50,13 @@ def test_other_lines_are_ignored(records: list[tuple[int, str]], noise: str) -> 
     """They do not affect the records around them."""
     line = f"x{noise}".replace("\n", " ")
 
-    assert parse_journal(f"{_text(records)}{line}\n", HEADER) == dict(records)
+    assert parse_journal(f"{_text(records)}{line}\n", HEADER).chunks == dict(records)
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_header_means_other_content(other: str) -> None:
     """Identity, size and chunk size must be equal."""
-    assert parse_journal(_text([(0, "0" * 32)]), other) == {}
+    assert parse_journal(_text([(0, "0" * 32)]), other) == JournalRecords()
 
 
 @given(identity=st.text())
@@ -83,7 +83,7 @@ def test_appended_records_are_read_by_the_next_journal(tmp_path: Path) -> None:
 
     second = Journal(path, HEADER)
 
-    assert second.resumable_chunks == {3: _digest(1), 0: _digest(2)}
+    assert second.records.chunks == {3: _digest(1), 0: _digest(2)}
     assert [*emptiness, second.is_empty] == [True, False, False]
     first.close()
     second.close()
@@ -101,7 +101,7 @@ def test_appending_after_an_incomplete_record(tmp_path: Path, cut: int) -> None:
     again = Journal(path, HEADER)
 
     torn = {2: _digest(2)} if cut == 1 else {}  # only its newline was missing
-    assert again.resumable_chunks == {1: _digest(1), 7: _digest(7), **torn}
+    assert again.records.chunks == {1: _digest(1), 7: _digest(7), **torn}
     again.close()
 
 
@@ -113,7 +113,7 @@ def test_a_journal_of_other_content_is_discarded(tmp_path: Path) -> None:
     old.close()
 
     new = Journal(path, OTHERS[0])
-    assert new.resumable_chunks == {}
+    assert new.records.chunks == {}
     new.close()
 
     assert path.read_text() == f"{OTHERS[0]}\n"
@@ -125,7 +125,7 @@ def test_a_damaged_journal_is_empty(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(256)))
     journal = Journal(path, HEADER)
 
-    assert journal.resumable_chunks == {}
+    assert journal.records.chunks == {}
     journal.append(0, _digest(5))
     journal.close()
     assert path.read_text() == _text([(0, _digest(5))])

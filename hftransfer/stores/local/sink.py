@@ -19,6 +19,7 @@ import anyio.to_thread
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import available_page_cache
+from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.direct_io import DirectIO
@@ -36,7 +37,7 @@ from hftransfer.errors import (
     UnsupportedError,
 )
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink, PieceWrite
 
 __all__ = (
     "LocalFileSink",
@@ -163,7 +164,11 @@ class LocalFileSink:
 
     @property
     def resumable_chunks(self) -> Mapping[int, str]:
-        return self._partial.resumable_chunks
+        return self._partial.resumable.chunks
+
+    @property
+    def resumable_pieces(self) -> Mapping[int, Sequence[Piece]]:
+        return self._partial.resumable.pieces
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         read = partial(self._partial.read_into, chunk.start, buffer)
@@ -172,6 +177,17 @@ class LocalFileSink:
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         write = partial(self._partial.write, chunk.index, chunk.start, data, digest)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
+
+    async def write_pieces(self, writes: Sequence[PieceWrite]) -> None:
+        pieces = [(write.chunk.index, write.piece, write.start, write.data) for write in writes]
+        write = partial(self._partial.write_pieces, pieces)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
+
+    async def write_ranges(
+        self, chunk: Chunk, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        write = partial(self._partial.write_ranges, chunk.index, ranges, digest)
         await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
 
     async def commit(self, manifest: FileManifest) -> None:
@@ -183,7 +199,7 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(publish)
 
     async def abort(self, *, discard: bool) -> None:
-        # Without a chunk in the journal there is nothing to resume.
+        # Without a record in the journal there is nothing to resume.
         def abandon() -> None:
             if discard or self._partial.journal.is_empty:
                 self._partial.remove()

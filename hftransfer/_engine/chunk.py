@@ -32,14 +32,26 @@ class ChunkPipeline:
         digest = state.file_digest
         self._state = state
         self._is_single = len(state.chunks) == 1
+        self._stores_pieces = all(isinstance(sink, PieceSink) for sink in state.sinks)
         self._ordered_hasher = digest if isinstance(digest, OrderedHasher) else None
         self._crc = digest if isinstance(digest, CombinedCrc) else None
 
     async def acquire(self, size: int) -> Buffer:
-        """Return a buffer of `size` bytes, when the memory budget allows it.
+        """Return a buffer of `size` bytes, when the limits allow another chunk in flight.
 
         Chunks of files with several chunks may not take the whole budget: see `Context`.
         """
+        context = self._state.context
+        if not self._stores_pieces:
+            await context.in_flight.acquire(size)
+        try:
+            return await self._acquire_memory(size)
+        except BaseException:
+            if not self._stores_pieces:
+                context.in_flight.release(size, stored=False)
+            raise
+
+    async def _acquire_memory(self, size: int) -> Buffer:
         context = self._state.context
         if self._is_single:
             return await context.buffer_pool.acquire(size)
@@ -50,11 +62,20 @@ class ChunkPipeline:
             context.large_chunks.release()
             raise
 
-    def release(self, buffer: Buffer) -> None:
-        """Return a buffer of `acquire`."""
-        self._state.context.buffer_pool.release(buffer)
+    def release(self, buffer: Buffer, *, stored: bool) -> None:
+        """Return a buffer of `acquire`.
+
+        Args:
+            buffer: to return.
+            stored: as of `InFlightWindow.release`.
+        """
+        context = self._state.context
+        size = len(buffer.view)
+        context.buffer_pool.release(buffer)
         if not self._is_single:
-            self._state.context.large_chunks.release()
+            context.large_chunks.release()
+        if not self._stores_pieces:
+            context.in_flight.release(size, stored=stored)
 
     async def digest(self, data: memoryview) -> str:
         """Return the XXH3-128 of a part of a chunk."""

@@ -15,7 +15,7 @@ from hftransfer._engine.context import Context, TransferStats
 from hftransfer._engine.file_digest import FileDigest, new_file_digest
 from hftransfer._io.retry import retrying
 from hftransfer.errors import IntegrityError, TransientError, UnsupportedError
-from hftransfer.stores.base import Entry, FileSink, Source
+from hftransfer.stores.base import ComparingSink, Entry, FileSink, Source
 
 __all__ = ("CHUNK_ATTEMPTS", "FileState", "Operation")
 
@@ -76,6 +76,13 @@ class FileState:
         """Return True if `digest` is the recorded one, or none is recorded."""
         recorded = self.entry.manifest
         return recorded is None or recorded.chunks[chunk.index] == digest
+
+    def is_sent(self, chunk: Chunk) -> bool:
+        """Return True if a sink lacks `chunk`, as far as it is known before the bytes are."""
+        return not all(
+            isinstance(sink, ComparingSink) and chunk.index in sink.kept_chunks
+            for sink in self.sinks
+        )
 
     def chunk_mismatch(self, chunk: Chunk, digest: str) -> IntegrityError:
         """Return the error for a chunk whose XXH3 is not the recorded one."""

@@ -61,14 +61,16 @@ class RangeStrategy:
         await self._run_chunk(chunk, buffer)
 
     async def _run_chunk(self, chunk: Chunk, buffer: Buffer) -> None:
+        is_stored = False
         try:
             digest = await self._reuse(chunk, buffer.view)
             if digest is not None:
                 await self._pipeline.store(chunk, buffer.view, digest, reused=True)
             else:
                 await self._move(chunk, buffer.view)
+            is_stored = self._state.is_sent(chunk)
         finally:
-            self._pipeline.release(buffer)
+            self._pipeline.release(buffer, stored=is_stored)
 
     async def _reuse(self, chunk: Chunk, data: memoryview) -> str | None:
         """Fill `data` from a sink that kept this chunk; return its XXH3 if it is intact."""

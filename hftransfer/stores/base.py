@@ -26,7 +26,7 @@ reads or writes of chunks itself. Any other error ends the transfer of the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -40,6 +40,7 @@ from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import FileRange
 
 __all__ = (
+    "ComparingSink",
     "Entry",
     "FileBackedSource",
     "FileSink",
@@ -250,6 +251,18 @@ class PieceSink(Protocol):
             ranges: offsets in the file, and the bytes there; valid during the call.
             digest: XXH3-128 of the chunk, in hex.
         """
+
+
+@runtime_checkable
+class ComparingSink(Protocol):
+    """A file sink that may have chunks already, which it compares with those that it is given.
+
+    Implemented in addition to `FileSink`, by sinks that cannot read the chunks back.
+    """
+
+    @property
+    def kept_chunks(self) -> Container[int]:
+        """Indices of chunks for which a write only compares."""
 
 
 @runtime_checkable

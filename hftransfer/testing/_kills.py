@@ -16,7 +16,6 @@ __all__ = ("KillLoop", "KillOutcome", "copy_command")
 _TIMEOUT = 300.0
 
 
-
 def copy_command(source: str, destination: str, *options: str) -> list[str]:
     """Return the command line of ``hftransfer cp`` in this interpreter, with a JSON report."""
     return [sys.executable, "-m", "hftransfer", "cp", source, destination, "--json", *options]
@@ -108,9 +107,7 @@ class KillLoop:
         )
 
     @staticmethod
-    def _finish(
-        process: subprocess.Popen[bytes], outcome: KillOutcome, *, timeout: float
-    ) -> None:
+    def _finish(process: subprocess.Popen[bytes], outcome: KillOutcome, *, timeout: float) -> None:
         out, err = process.communicate(timeout=timeout)
         if process.returncode != 0:
             raise AssertionError(

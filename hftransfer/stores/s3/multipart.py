@@ -30,7 +30,9 @@ class MultipartUpload(Upload):
         super().__init__(upload.target)
         self._upload = upload
         self._sizes = sizes
-        self._parts = PartUploader(upload, {} if orphan is None else orphan.parts)
+        parts = {} if orphan is None else orphan.parts
+        self._parts = PartUploader(upload, parts)
+        self.kept_chunks = frozenset(number - 1 for number in parts)
 
     @classmethod
     async def open(cls, target: UploadTarget, chunk_size: int) -> MultipartUpload:

@@ -18,6 +18,7 @@ from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import CachedRepo, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.disk_space import PlannedFile, check_destination, missing_space
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import remove_stale_partials
@@ -25,7 +26,7 @@ from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
+from hftransfer.stores.local.sink import LocalFileSink, is_small_file
 
 __all__ = ("HubCacheSink",)
 
@@ -83,6 +84,7 @@ class HubCacheSink:
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
         needed = 0
+        planned: list[PlannedFile] = []
         for entry in entries:
             pointer = self._repo.pointer(self._commit, entry.path)
             etag = content_etag(entry)
@@ -93,10 +95,14 @@ class HubCacheSink:
                 if self._force or not self._repo.blob(etag).exists():
                     self._absent_blobs.add(etag)
                     needed += entry.size
+                    blob = self._repo.blob(etag)
+                    planned.append(
+                        PlannedFile(blob, entry.size, self._repo.blobs, _partial_file_prefix(etag))
+                    )
             self._pointers.setdefault(etag, []).append(pointer)
         if self._pointers:  # a complete snapshot may be in a read-only cache
             blobs = self._repo.blobs
-            check_destination(blobs, needed)
+            check_destination(blobs, needed, partial(missing_space, planned))
             self._write_policy = WritePolicy(
                 self._options.direct_io, needed, available_page_cache()
             )
@@ -133,7 +139,7 @@ class HubCacheSink:
                 blob,
                 entry,
                 chunk_size,
-                prefix=f"{etag}.{etag[:16]}",
+                prefix=_partial_file_prefix(etag),
                 fsync=self._options.fsync,
                 write_policy=self._write_policy,
             )
@@ -150,9 +156,12 @@ class HubCacheSink:
         # Look again under the lock: another process may have written it since `prepare`.
         new_blob = self._force or not blob.exists()
         if new_blob:
-            prefix = f"{etag}.{etag[:16]}"
             write_atomically(
-                blob, data, folder=self._repo.blobs, prefix=prefix, fsync=self._options.fsync
+                blob,
+                data,
+                folder=self._repo.blobs,
+                prefix=_partial_file_prefix(etag),
+                fsync=self._options.fsync,
             )
         self._repo.link(etag, pointers, new_blob=new_blob)
 
@@ -160,3 +169,7 @@ class HubCacheSink:
         """Remove partial files that interrupted downloads of these files left in the cache."""
         prefixes = set(self._pointers)
         await to_thread.run_sync(remove_stale_partials, self._repo.blobs, prefixes)
+
+
+def _partial_file_prefix(etag: str) -> str:
+    return f"{etag}.{etag[:16]}"

@@ -23,6 +23,7 @@ from hftransfer._hub_compat.local_dir import LocalDir
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.disk_space import PlannedFile, check_destination, missing_space
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.file_range import HASH_WINDOW_SIZE
 from hftransfer._io.os_errors import map_write_errors
@@ -32,7 +33,7 @@ from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
+from hftransfer.stores.local.sink import LocalFileSink, is_small_file
 
 __all__ = ("LocalDirSink",)
 
@@ -92,6 +93,7 @@ class LocalDirSink:
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
         needed = 0
+        planned: list[PlannedFile] = []
         for entry in entries:
             file = self._local_dir.file(entry.path)
             if file.is_dir():
@@ -100,11 +102,13 @@ class LocalDirSink:
                 continue
             self._missing[entry.path] = file
             exists = file.is_file()
-            needed += entry.size - (file.stat().st_size if exists else 0)
+            needed += entry.size
+            folder = self._local_dir.metadata(entry.path).parent
+            planned.append(PlannedFile(file, entry.size, folder, _partial_file_prefix(entry)))
             if self._force or not (exists or self._is_cached(entry)):
                 self._absent_files.add(entry.path)
         if self._missing:
-            check_destination(self._local_dir.root, max(0, needed))
+            check_destination(self._local_dir.root, needed, partial(missing_space, planned))
             self._write_policy = WritePolicy(
                 self._options.direct_io, needed, available_page_cache()
             )

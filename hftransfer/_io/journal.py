@@ -10,7 +10,7 @@ XXH3-128 in hex::
 The journal is not flushed to the disk, because a resumed transfer reads everything that is
 recorded back and verifies it: a record without its data (after a power failure) costs one request.
 An incomplete last line is ignored. Of two lines that contradict each other the later one counts.
-Version 1 had no pieces; it is read, and replaced by version 2.
+A journal of version 1, which had no pieces, is continued: its readers ignore their lines.
 
 Everything here but `format_header` and `parse_journal` blocks and belongs in worker threads.
 """
@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hftransfer._core.pieces import Piece
-from hftransfer._io.atomic_write import write_atomically
 
 __all__ = (
     "Journal",
@@ -49,17 +48,21 @@ class JournalRecords:
     """Pieces of other chunks, by the index of the chunk. They may overlap."""
 
 
-def format_header(identity: str, size: int, chunk_size: int, *, version: int = _VERSION) -> str:
+def format_header(identity: str, size: int, chunk_size: int) -> str:
     """Return the first line of a journal, without its newline.
 
     Args:
         identity: of the content, such as its digest or ETag.
         size: of the file, bytes.
         chunk_size: bytes.
-        version: of the format. Default: the current one.
     """
-    fields = {"hftransfer": version, "identity": identity, "size": size, "chunk_size": chunk_size}
+    fields = {"hftransfer": _VERSION, "identity": identity, "size": size, "chunk_size": chunk_size}
     return json.dumps(fields, sort_keys=True)
+
+
+def _in_version_1(header: str) -> str:
+    # The keys are sorted, so that the identity, which may contain anything, comes later.
+    return header.replace(f'"hftransfer": {_VERSION}', '"hftransfer": 1', 1)
 
 
 def parse_journal(text: str, header: str) -> JournalRecords:
@@ -70,7 +73,7 @@ def parse_journal(text: str, header: str) -> JournalRecords:
         header: as of `format_header`. If the first line differs, nothing is returned.
     """
     first, newline, rest = text.partition("\n")
-    if not newline or first != header:
+    if not newline or first not in (header, _in_version_1(header)):
         return JournalRecords()
     chunks: dict[int, str] = {}
     pieces: dict[int, dict[int, Piece]] = {}
@@ -108,7 +111,6 @@ class Journal:
             text = path.read_text("ascii", errors="replace")
         except FileNotFoundError:
             text = ""
-        text = _upgraded(path, text, header)
         self.records = parse_journal(text, header)
         """What an earlier process recorded."""
         self.is_empty = not (self.records.chunks or self.records.pieces)
@@ -158,16 +160,3 @@ class Journal:
         """Close and delete the file."""
         self.close()
         self.path.unlink(missing_ok=True)
-
-
-def _upgraded(path: Path, text: str, header: str) -> str:
-    """Return the text of a journal; one of version 1 is replaced by the same of version 2."""
-    fields = json.loads(header)
-    old = format_header(fields["identity"], fields["size"], fields["chunk_size"], version=1)
-    first, newline, rest = text.partition("\n")
-    if not newline or first != old:
-        return text
-    text = f"{header}\n{rest[: rest.rfind(chr(10)) + 1]}"
-    prefix = path.name.rsplit(".", 3)[0]  # without the number and the suffixes
-    write_atomically(path, text.encode("ascii", errors="replace"), prefix=prefix)
-    return text

@@ -30,11 +30,13 @@ from hftransfer.errors import DestinationError
 
 __all__ = (
     "PartialFile",
+    "allocated_sizes",
     "is_partial_file_name",
     "remove_stale_partials",
 )
 
 _JOURNAL = ".journal"
+_BLOCK = 512  # bytes of the unit of `st_blocks`, whatever the file system's block size is
 _PARTIAL = re.compile(
     r"(?P<prefix>.+\.[0-9a-f]{16})\.(?:\d+|[0-9a-f]{32})(?:\.journal)?\.incomplete", re.DOTALL
 )
@@ -264,6 +266,35 @@ def _preallocate(fd: int, size: int) -> None:
         if (code := ctypes.get_errno()) in DISK_FULL_ERRNOS:
             raise OSError(code, os.strerror(code))
     os.ftruncate(fd, size)
+
+
+def allocated_sizes(folder: Path) -> dict[str, int]:
+    """Return the disk space that partial files of dead processes in `folder` occupy already.
+
+    Returns:
+        Bytes by prefix; of the largest file, if a prefix has more than one. A file system that
+        does not report the blocks of a file counts as if it had none.
+    """
+    sizes: dict[str, int] = {}
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return sizes  # the folder does not exist yet
+    for name in names:
+        matched = _PARTIAL.fullmatch(name)
+        if matched is None or name.endswith(_JOURNAL + SUFFIX):
+            continue
+        try:
+            fd = open_locked(folder / name, os.O_RDWR)
+        except OSError:
+            continue  # in use: this process needs space for another one
+        try:
+            size = os.fstat(fd).st_blocks * _BLOCK
+        finally:
+            os.close(fd)
+        prefix = matched["prefix"]
+        sizes[prefix] = max(size, sizes.get(prefix, 0))
+    return sizes
 
 
 def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:

@@ -23,6 +23,7 @@ from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.direct_io import DirectIO
+from hftransfer._io.disk_space import PlannedFile, check_destination, missing_space
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import (
     PartialFile,
@@ -31,8 +32,6 @@ from hftransfer._io.partial_file import (
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import (
-    DestinationError,
-    DiskFullError,
     IntegrityError,
     UnsupportedError,
 )
@@ -43,7 +42,6 @@ __all__ = (
     "LocalFileSink",
     "LocalSink",
     "SmallFileSink",
-    "check_destination",
     "is_small_file",
     "partial_file_prefix",
 )
@@ -68,27 +66,6 @@ def partial_file_prefix(target: Path, identity: str, size: int) -> str:
 def _target_prefix(target: Path) -> str:
     """Return the part of `partial_file_prefix` that does not depend on the content."""
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
-
-
-def check_destination(folder: Path, size: int) -> None:
-    """Check that `folder`, or its nearest existing parent, can take `size` bytes of files.
-
-    Raises:
-        DestinationError: if a file is in the way or the folder is not writable.
-        DiskFullError: if the file system has less than `size` bytes free.
-    """
-    existing = folder
-    with map_write_errors(folder):
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        if not existing.is_dir():
-            raise DestinationError(f"cannot write to {folder}: {existing} is a file")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
-        status = os.statvfs(existing)
-    free = status.f_bavail * status.f_frsize
-    if free < size:
-        raise DiskFullError(f"no space in {existing}: {size} bytes are needed, {free} are free")
 
 
 class LocalFileSink:
@@ -286,8 +263,17 @@ class LocalSink:
     async def prepare(self, entries: Sequence[Entry]) -> None:
         folder = self._path.parent if self._single else self._path
         size = sum(entry.size for entry in entries)
-        await anyio.to_thread.run_sync(check_destination, folder, size)
+        missing = partial(self._missing_space, entries)
+        await anyio.to_thread.run_sync(check_destination, folder, size, missing)
         self._write_policy = WritePolicy(self._direct_io, size, available_page_cache())
+
+    def _missing_space(self, entries: Sequence[Entry]) -> int:
+        files = []
+        for entry in entries:
+            target = self._target(entry.path)
+            prefix = partial_file_prefix(target, entry.identity, entry.size)
+            files.append(PlannedFile(target, entry.size, target.parent, prefix))
+        return missing_space(files)
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import xxhash
+from hftransfer._core.digests import chunk_digest, new_hasher
 
 __all__ = ("Piece", "digest_with_pieces", "missing_ranges", "select_disjoint")
 
@@ -77,7 +77,7 @@ def digest_with_pieces(
         start: offset in the file of the chunk.
         pieces: parts of the chunk, as of `select_disjoint`.
     """
-    hasher = xxhash.xxh3_128()
+    hasher = new_hasher("xxhash128", len(data))
     hashed = 0
     intact = []
     for piece in pieces:
@@ -88,7 +88,7 @@ def digest_with_pieces(
             hashed = piece.size
             found = hasher.hexdigest()
         else:
-            found = xxhash.xxh3_128_hexdigest(part)
+            found = chunk_digest(part)
         if found == piece.digest:
             intact.append(piece)
     hasher.update(data[hashed:])

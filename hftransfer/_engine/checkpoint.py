@@ -25,9 +25,9 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
-import xxhash
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.digests import Hasher, new_hasher
 from hftransfer._core.pieces import Piece, missing_ranges
 from hftransfer._core.plan import Chunk
 from hftransfer.errors import TransferError
@@ -104,7 +104,7 @@ class _GrowingPiece:
     size: int = 0
     """Bytes that are stored."""
     digest: str = ""
-    hasher: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+    hasher: Hasher = field(default_factory=partial(new_hasher, "xxhash128", 0))
 
 
 class ChunkProgress:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hftransfer._core.pieces import Piece
 from hftransfer._io.journal import Journal, JournalRecords, format_header, parse_journal
 
 HEADER = format_header("commit:abc", 100, 10)
@@ -139,3 +140,44 @@ def test_close_and_remove_can_be_repeated(tmp_path: Path) -> None:
     journal.remove()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pieces_are_read_back_until_their_chunk_is_whole(tmp_path: Path) -> None:
+    """Of two pieces at one offset the later counts; a whole chunk replaces its pieces."""
+    path = tmp_path / "j"
+    journal = Journal(path, HEADER)
+    journal.append_pieces([(1, Piece(10, 2, _digest(1))), (2, Piece(20, 3, _digest(2)))])
+    journal.append_pieces([(1, Piece(10, 4, _digest(3))), (1, Piece(16, 2, _digest(4)))])
+    journal.append(2, _digest(5))
+    assert not journal.is_empty
+    journal.close()
+
+    records = Journal(path, HEADER).records
+
+    assert dict(records.chunks) == {2: _digest(5)}
+    assert dict(records.pieces) == {1: (Piece(10, 4, _digest(3)), Piece(16, 2, _digest(4)))}
+
+
+def test_a_piece_after_its_whole_chunk_replaces_it() -> None:
+    """The chunk had turned out wrong, and is being fetched again."""
+    text = f"{HEADER}\n3 {_digest(1)}\n3 30 5 {_digest(2)}\n"
+
+    records = parse_journal(text, HEADER)
+
+    assert dict(records.chunks) == {}
+    assert dict(records.pieces) == {3: (Piece(30, 5, _digest(2)),)}
+
+
+def test_a_journal_of_version_1_is_continued(tmp_path: Path) -> None:
+    """An update of this package in the middle of a download loses nothing."""
+    path = tmp_path / "j"
+    old = '{"chunk_size": 10, "hftransfer": 1, "identity": "commit:abc", "size": 100}'
+    path.write_text(f"{old}\n4 {_digest(4)}\n")
+
+    journal = Journal(path, HEADER)
+    journal.append_pieces([(5, Piece(50, 1, _digest(5)))])
+    journal.close()
+
+    records = Journal(path, HEADER).records
+    assert dict(records.chunks) == {4: _digest(4)}
+    assert dict(records.pieces) == {5: (Piece(50, 1, _digest(5)),)}

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+import anyio.to_thread
+
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._io.file_range import FileRange
@@ -24,8 +26,9 @@ from hftransfer.stores.s3.parts import PartUploader
 from hftransfer.stores.s3.resume import OrphanedUpload, find_orphans
 from hftransfer.stores.s3.target import Upload, UploadTarget
 from hftransfer.stores.s3.task_mark import MARK_PART
+from hftransfer.stores.s3.upload_lock import has_any_lock_file
 
-__all__ = ("MultipartUpload",)
+__all__ = ("MultipartUpload", "end_orphans")
 
 
 class MultipartUpload(Upload):
@@ -83,6 +86,21 @@ class MultipartUpload(Upload):
     async def abort(self, *, discard: bool) -> None:
         """Abort the upload and delete its parts; no effect after `commit`."""
         await self._upload.abort()
+
+
+async def end_orphans(target: UploadTarget) -> None:
+    """End own uploads of an object that needs none any more: another process has created it.
+
+    No request is sent unless a process of this machine has left an upload, or the client has a
+    task. A failure stops nothing.
+    """
+    client = target.client
+    if client.options.task is None and not await anyio.to_thread.run_sync(has_any_lock_file):
+        return
+    with suppress(TransferError):
+        orphans = await find_orphans(client, *target.bucket_key, [])
+        found = [] if orphans.resumable is None else [orphans.resumable]
+        await _abort_all(target, [*found, *orphans.others])
 
 
 async def _abort_all(target: UploadTarget, orphans: Sequence[OrphanedUpload]) -> None:

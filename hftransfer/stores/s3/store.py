@@ -47,7 +47,7 @@ from hftransfer.stores.s3.headers import (
     object_properties,
 )
 from hftransfer.stores.s3.listing import Listing, list_location, list_page
-from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.multipart import MultipartUpload, end_orphans
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 
@@ -347,9 +347,11 @@ class S3Sink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         bucket_key = self.object_of(entry)
-        if await self._is_stored(bucket_key, entry):
-            return None
         target = UploadTarget(self._client, *bucket_key, entry)
+        if await self._is_stored(bucket_key, entry):
+            if entry.size > chunk_size:
+                await end_orphans(target)
+            return None
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)

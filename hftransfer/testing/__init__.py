@@ -1,7 +1,8 @@
 """Servers for tests of code that transfers models and datasets: real sockets, injected faults.
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
-clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. Example::
+clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `Line` is a network of
+limited speed in front of either, and `KillLoop` kills processes that transfer. Example::
 
     import huggingface_hub
     from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
@@ -28,6 +29,8 @@ from hftransfer.testing._faults import (
     Status,
     WrongRange,
 )
+from hftransfer.testing._kills import KillLoop, KillOutcome, copy_command
+from hftransfer.testing._line import Line
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
 from hftransfer.testing.hub import HubServer
@@ -42,6 +45,9 @@ __all__ = [
     "FaultHandle",
     "HubServer",
     "IgnoreRange",
+    "KillLoop",
+    "KillOutcome",
+    "Line",
     "RandomFile",
     "Redirect",
     "Repo",
@@ -50,4 +56,5 @@ __all__ = [
     "Stall",
     "Status",
     "WrongRange",
+    "copy_command",
 ]

@@ -47,7 +47,7 @@ from hftransfer.stores.s3.headers import (
     object_properties,
 )
 from hftransfer.stores.s3.listing import pages_of_location
-from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.multipart import MultipartUpload, end_orphans
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
 from hftransfer.stores.s3.xml import ListedObject
@@ -321,9 +321,11 @@ class S3Sink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         bucket_key = self.object_of(entry)
-        if await self._is_stored(bucket_key, entry):
-            return None
         target = UploadTarget(self._client, *bucket_key, entry)
+        if await self._is_stored(bucket_key, entry):
+            if entry.size > chunk_size:
+                await end_orphans(target)
+            return None
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)
@@ -335,14 +337,17 @@ class S3Sink:
         assert isinstance(source, S3Source)  # by `copies_from`
         bucket_key = self.object_of(entry)
         async with self._copy_limiter:
-            if await self._is_stored(bucket_key, entry):
-                return False
-            if self._server_copy is None:
-                from hftransfer.stores.s3.copy import ServerCopy
+            is_stored = await self._is_stored(bucket_key, entry)
+            if not is_stored:
+                if self._server_copy is None:
+                    from hftransfer.stores.s3.copy import ServerCopy
 
-                self._server_copy = ServerCopy(self._client)
-            await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
-        return True
+                    self._server_copy = ServerCopy(self._client)
+                await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
+            # Not before the copy: a store that refuses it gets the parts that are missing.
+            if entry.size > self._client.options.chunk_size:
+                await end_orphans(UploadTarget(self._client, *bucket_key, entry))
+        return not is_stored
 
     async def finish(self, manifest: Manifest) -> None:
         self._existing, self._prepared_files = None, 0

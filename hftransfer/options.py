@@ -230,6 +230,11 @@ class TransferOptions:
     ``off`` or ``auto``. ``auto`` does so for a transfer larger than half of the available page
     cache, and while direct writes are measured to be faster or the CPU is saturated. Default
     auto."""
+    task: str | None = None
+    """Name of the task that the client works for: equal when the task is restarted, and no other
+    task's, such as the id of a batch job. A restart on another machine then continues the
+    interrupted uploads of the task at once; without a name, when they have been idle for an hour.
+    Only one process of a task may run at a time, or one begins its upload again. Default: none."""
     hub: HubOptions = field(default_factory=HubOptions)
     """The Hugging Face Hub."""
     s3: S3Options = field(default_factory=S3Options)
@@ -275,6 +280,7 @@ class TransferOptions:
         ``HFTRANSFER_ATTEMPTS``: a whole number, for `RetryPolicy.attempts`.
         ``HFTRANSFER_RETRY_DEADLINE``: seconds, for `RetryPolicy.deadline`.
         ``HFTRANSFER_VERIFY``, ``HFTRANSFER_FSYNC``: ``true`` or ``false``, ``1`` or ``0``.
+        ``HFTRANSFER_TASK``: any text.
         ``HFTRANSFER_DIRECT_IO``: ``auto``, ``on`` or ``off``.
 
         Args:
@@ -296,6 +302,8 @@ class TransferOptions:
                 values[name] = _parse_bool(f"HFTRANSFER_{name.upper()}", text)
         if text := env.get("HFTRANSFER_DIRECT_IO"):
             values["direct_io"] = text.strip().lower()
+        if text := env.get("HFTRANSFER_TASK"):
+            values["task"] = text
         retry: dict[str, Any] = {}
         if text := env.get("HFTRANSFER_ATTEMPTS"):
             retry["attempts"] = _parse_int("HFTRANSFER_ATTEMPTS", text)

@@ -9,32 +9,34 @@ number are never held together.
 =  =====================  ===================================  ===================================
 1  workers of `transfer`  files: 32 small ones; large ones,    a worker, until the file is
                           2 per core, at least 4               published; per transfer
-2  `large_chunks`         chunks in memory: 7/8 of what the    `ChunkPipeline.acquire`, for files
+2  `in_flight`            bytes: at least 16 MiB, adapted to    `RangeStrategy`, unless all sinks
+                          the throughput                       store pieces; `SendfileStrategy`
+3  `large_chunks`         chunks in memory: 7/8 of what the    `ChunkPipeline.acquire`, for files
                           memory budget holds                  of several chunks
-2  `sendfile_limiter`     chunks without a buffer: 2 per       `SendfileStrategy`, until the chunk
+3  `sendfile_limiter`     chunks without a buffer: 2 per       `SendfileStrategy`, until the chunk
                           connection, and 1 per core           is stored
-3  `hash_windows`         windows of 1 MiB: 1 per core         `SendfileStrategy`, for hashing
-4  `buffer_pool`          bytes: the memory budget             `ChunkPipeline.acquire`, until the
+4  `hash_windows`         windows of 1 MiB: 1 per core         `SendfileStrategy`, for hashing
+5  `buffer_pool`          bytes: the memory budget             `ChunkPipeline.acquire`, until the
                                                                chunk is stored; `SendfileStrategy`
                                                                for a window; sinks, to compare
                                                                existing files
-5  `scheduler`            requests in flight: the option       `DownloadScheduler.fill`, for each
+6  `scheduler`            requests in flight: the option       `DownloadScheduler.fill`, for each
    ``.connections``       `connections`, or 16 to 64,          piece of a chunk; `StreamStrategy`
                           adapted to the throughput            for a whole file
-6  `hash_threads`         worker threads: 1 per core           `ChunkPipeline.hash`,
-                                                               `SendfileStrategy`
-6  `file_hash_threads`    worker threads: no limit but that    `OrderedHasher`, for files of one
+7  `hash_threads`         worker threads: 1 per core           `ChunkPipeline.hash`,
+                                                               `SendfileStrategy`, `Checkpointer`
+7  `file_hash_threads`    worker threads: no limit but that    `OrderedHasher`, for files of one
                           of 1 (a file needs one)              chunk
-6  queue of               chunks: 3 per file                   `OrderedHasher.update`, after its
+7  queue of               chunks: 3 per file                   `OrderedHasher.update`, after its
    `OrderedHasher`                                             wait for the chunk's turn
-6  those of a sink        local files: 4 writer threads per    `FileSink.write`, `read_into`
+7  those of a sink        local files: 4 writer threads per    `FileSink.write`, `read_into`
                           file; S3: uploads in flight
 =  =====================  ===================================  ===================================
 
 Three further waits fit into this order:
 
 - In `OrderedHasher` a chunk waits, with its buffer, for the earlier chunks of its file. These
-  got their buffers first, so they wait only for limits from 5 on.
+  got their buffers first, so they wait only for limits from 6 on.
 - A chunk that has a connection takes further ones, and memory for a second request, only if they
   are free (`try_acquire`).
 - The `RateLimiter` delays the next read or write of a connection. It is waited for and not held.
@@ -52,6 +54,8 @@ import anyio
 
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
+from hftransfer._engine.checkpoint import Checkpointer
+from hftransfer._engine.in_flight import InFlightWindow
 from hftransfer._engine.scheduler import DownloadScheduler
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import ResizableLimiter
@@ -88,6 +92,8 @@ class Context:
     buffer_pool: BufferPool
     """All data memory."""
     scheduler: DownloadScheduler
+    in_flight: InFlightWindow
+    """Chunks that a sink stores only as a whole, from their first byte until they are stored."""
     large_chunks: ResizableLimiter
     """Chunks in memory that belong to files of several chunks. Less than the budget holds, so
     that small files find memory while the first bytes of a large file are late."""
@@ -101,6 +107,8 @@ class Context:
     """Worker threads that compute the digests of files of one chunk; unlimited. With one thread
     per core each would wait for the event loop between two files, and on a busy machine 1,000
     files of 500 kB took twice as long. Files of several chunks have a thread of their own."""
+    checkpointer: Checkpointer
+    """Stores what has arrived of chunks in flight."""
     observer: Observer | None = None
 
     @classmethod
@@ -125,6 +133,7 @@ class Context:
         connections = options.connections or _START_CONNECTIONS
         small_file_slots = max(1, chunk_slots // _SMALL_FILE_SHARE)
         buffer_pool = BufferPool(budget)
+        hash_threads = anyio.CapacityLimiter(cores)
         return cls(
             options=options,
             buffer_pool=buffer_pool,
@@ -137,11 +146,13 @@ class Context:
                 rate_limiter=rate_limiter,
                 buffer_pool=buffer_pool,
             ),
+            in_flight=InFlightWindow(),
             large_chunks=ResizableLimiter(max(1, chunk_slots - small_file_slots)),
             sendfile_limiter=ResizableLimiter(_SENDFILE_PER_CONNECTION * connections + cores),
             hash_windows=anyio.CapacityLimiter(cores),
-            hash_threads=anyio.CapacityLimiter(cores),
+            hash_threads=hash_threads,
             file_hash_threads=anyio.CapacityLimiter(math.inf),
+            checkpointer=Checkpointer(hash_threads),
             observer=observer,
         )
 

@@ -15,7 +15,7 @@ from hftransfer._engine.context import Context, TransferStats
 from hftransfer._engine.file_digest import FileDigest, OrderedHasher, new_file_digest
 from hftransfer._io.retry import retrying
 from hftransfer.errors import IntegrityError, TransientError, UnsupportedError
-from hftransfer.stores.base import Entry, FileSink, RemoteSource, Source
+from hftransfer.stores.base import Entry, FileSink, KeepingSink, RemoteSource, Source
 
 __all__ = ("CHUNK_ATTEMPTS", "FileState", "Operation")
 
@@ -79,6 +79,12 @@ class FileState:
         recorded = self.entry.manifest
         return recorded is None or recorded.chunks[chunk.index] == digest
 
+    def is_sent(self, chunk: Chunk) -> bool:
+        """Return True if a sink lacks `chunk`, as far as it is known before the bytes are."""
+        return not all(
+            isinstance(sink, KeepingSink) and chunk.index in sink.kept_chunks for sink in self.sinks
+        )
+
     def chunk_mismatch(self, chunk: Chunk, digest: str) -> IntegrityError:
         """Return the error for a chunk whose XXH3 is not the recorded one."""
         recorded = self.entry.manifest
@@ -130,13 +136,20 @@ class FileState:
         if self.file_digest is not None:
             self.file_digest.check(self.entry.path)
 
-    def record(self, chunk: Chunk, digest: str, *, reused: bool = False) -> None:
-        """Record that a chunk is verified and stored in every sink."""
+    def record(self, chunk: Chunk, digest: str, *, reused: int = 0) -> None:
+        """Record that a chunk is verified and stored in every sink.
+
+        Args:
+            chunk: which one.
+            digest: its XXH3-128.
+            reused: bytes of it that an interrupted transfer had stored.
+        """
         self.chunk_digests[chunk.index] = digest
         self._moved += chunk.size
-        if reused:
-            self.stats.reused += chunk.size
-        emit(self.context.observer, BytesMoved(self.entry.path, chunk.size, reused=reused))
+        self.stats.reused += reused
+        for count, is_reused in ((reused, True), (chunk.size - reused, False)):
+            if count:
+                emit(self.context.observer, BytesMoved(self.entry.path, count, reused=is_reused))
 
     def rollback_progress(self) -> None:
         """Subtract the progress that was announced, since the whole file is moved again."""

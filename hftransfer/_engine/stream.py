@@ -42,7 +42,7 @@ class StreamStrategy:
                 on_retry=state.on_retry,
             )
         finally:
-            self._pipeline.release(buffer)
+            self._pipeline.release(buffer, stored=False)
 
     async def _read(self, buffer: memoryview) -> None:
         state = self._state

@@ -173,6 +173,7 @@ class _TransferRun:
         with single_error():
             async with anyio.create_task_group() as background:
                 background.start_soon(self._context.scheduler.run, self._is_draining)
+                background.start_soon(self._context.checkpointer.run)
                 async with anyio.create_task_group() as workers:
                     await self._list(pages, workers)
                 background.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSi
 from hftransfer._hub_compat.pending_links import PendingLinks
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.destination_folders import DestinationFolders
+from hftransfer._io.disk_space import FreeSpace, PlannedFile
 from hftransfer._io.existing_names import ExistingNames
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
@@ -28,7 +29,7 @@ from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import FreeSpace, LocalFileSink, is_small_file
+from hftransfer.stores.local.sink import LocalFileSink, is_small_file
 
 __all__ = ("HubCacheSink",)
 
@@ -94,8 +95,8 @@ class HubCacheSink:
         await to_thread.run_sync(self._prepare, entries)
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
-        needed = 0
         is_complete = True
+        absent: list[tuple[str, int]] = []
         for entry in entries:
             pointer = self._repo.pointer(self._commit, entry.path)
             etag = content_etag(entry)
@@ -110,22 +111,32 @@ class HubCacheSink:
             self._stale.find(self._repo.blobs, etag)
             if replaces or not self._names.exists(self._repo.blob(etag)):
                 self._absent_blobs.add(etag)
-                needed += entry.size
+                absent.append((etag, entry.size))
         if not is_complete:  # a complete snapshot may be in a read-only cache
-            self._prepare_writing(needed)
+            self._prepare_writing(absent)
 
-    def _prepare_writing(self, needed: int) -> None:
+    def _prepare_writing(self, absent: Sequence[tuple[str, int]]) -> None:
+        """Check that the cache can hold blobs, of which etag and size are given."""
         blobs = self._repo.blobs
+        needed = sum(size for _, size in absent)
+        planned = partial(self._planned, absent)
         if self._free_space is None or self._write_policy is None:
-            self._free_space = FreeSpace.of(blobs)
+            self._free_space = FreeSpace.of(blobs, self._stale)
             self._write_policy = WritePolicy(self._options.direct_io, 0, available_page_cache())
-            self._free_space.require(needed)
+            self._free_space.require(needed, planned)
             with map_write_errors(blobs):
                 blobs.mkdir(parents=True, exist_ok=True)
             create_cachedir_tag(self._repo.root)
         else:
-            self._free_space.require(needed)
+            self._free_space.require(needed, planned)
         self._write_policy.grow(needed)
+
+    def _planned(self, absent: Sequence[tuple[str, int]]) -> list[PlannedFile]:
+        blobs = self._repo.blobs
+        return [
+            PlannedFile(self._repo.blob(etag), size, blobs, _partial_file_prefix(etag))
+            for etag, size in absent
+        ]
 
     def _replaces(self, etag: str) -> bool:
         """Return True if the blob is to be written even if it exists."""
@@ -161,7 +172,7 @@ class HubCacheSink:
                 create_folders=partial(
                     self._blob_folders.create, self._repo.blobs, look_again=True
                 ),
-                prefix=f"{etag}.{etag[:16]}",
+                prefix=_partial_file_prefix(etag),
                 fsync=self._options.fsync,
                 write_policy=self._write_policy,
             )
@@ -189,9 +200,12 @@ class HubCacheSink:
         # this one is the first that ever took the lock.
         new_blob = self._replaces(etag) or lock.is_first_holder or not blob.exists()
         if new_blob:
-            prefix = f"{etag}.{etag[:16]}"
             write_atomically(
-                blob, data, folder=self._repo.blobs, prefix=prefix, fsync=self._options.fsync
+                blob,
+                data,
+                folder=self._repo.blobs,
+                prefix=_partial_file_prefix(etag),
+                fsync=self._options.fsync,
             )
         self._link(etag, new_blob=new_blob)
 
@@ -202,3 +216,7 @@ class HubCacheSink:
 
 def _compact(etag: str) -> bytes:
     return bytes.fromhex(etag)[:16]
+
+
+def _partial_file_prefix(etag: str) -> str:
+    return f"{etag}.{etag[:16]}"

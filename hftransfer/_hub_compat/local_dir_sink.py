@@ -25,6 +25,7 @@ from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSi
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.destination_folders import DestinationFolders
+from hftransfer._io.disk_space import FreeSpace, PlannedFile
 from hftransfer._io.existing_names import ExistingNames
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.file_range import HASH_WINDOW_SIZE
@@ -35,7 +36,7 @@ from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import FreeSpace, LocalFileSink, is_small_file
+from hftransfer.stores.local.sink import LocalFileSink, is_small_file
 
 __all__ = ("LocalDirSink",)
 
@@ -103,8 +104,7 @@ class LocalDirSink:
         await to_thread.run_sync(self._prepare, entries)
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
-        needed = 0
-        is_complete = True
+        missing: list[Entry] = []
         names = self._names
         for entry in entries:
             file = self._local_dir.file(entry.path)
@@ -114,26 +114,38 @@ class LocalDirSink:
             if exists and not self._force and self._is_current(entry):
                 self._present.add(entry.path)
                 continue
-            is_complete = False
+            missing.append(entry)
             self._stale.find(self._local_dir.metadata(entry.path).parent, _path_prefix(entry.path))
             exists = exists and file.is_file()
-            needed += entry.size - (file.stat().st_size if exists else 0)
             if self._force or not (exists or self._is_cached(entry, names)):
                 self._absent.add(entry.path)
-        if not is_complete:
-            self._prepare_writing(needed)
+        if missing:
+            self._prepare_writing(missing)
 
-    def _prepare_writing(self, needed: int) -> None:
+    def _prepare_writing(self, missing: Sequence[Entry]) -> None:
         root = self._local_dir.root
+        needed = sum(entry.size for entry in missing)
+        planned = partial(self._planned, missing)
         if self._free_space is None or self._write_policy is None:
-            self._free_space = FreeSpace.of(root)
+            self._free_space = FreeSpace.of(root, self._stale)
             self._write_policy = WritePolicy(self._options.direct_io, 0, available_page_cache())
-            self._free_space.require(needed)
+            self._free_space.require(needed, planned)
             with map_write_errors(root):
                 self._local_dir.create()
         else:
-            self._free_space.require(needed)
+            self._free_space.require(needed, planned)
         self._write_policy.grow(needed)
+
+    def _planned(self, missing: Sequence[Entry]) -> list[PlannedFile]:
+        return [
+            PlannedFile(
+                self._local_dir.file(entry.path),
+                entry.size,
+                self._local_dir.metadata(entry.path).parent,
+                _partial_file_prefix(entry),
+            )
+            for entry in missing
+        ]
 
     def _is_cached(self, entry: Entry, names: ExistingNames) -> bool:
         pointer = self._repo.pointer(self._commit, entry.path)

@@ -1,4 +1,4 @@
-"""Partial files of other contents, which a transfer removes once it has moved their files.
+"""Partial files that earlier transfers left, which a transfer resumes, or removes once it is done.
 
 Which of the files to be moved have some is found page by page, by listing each folder once, so that
 nothing has to be kept for the others. Everything here blocks and belongs in worker threads.
@@ -6,9 +6,10 @@ nothing has to be kept for the others. Everything here blocks and belongs in wor
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hftransfer._io.partial_file import partial_file_prefixes, remove_stale_partials
+from hftransfer._io.partial_file import allocated_size, partial_file_names, remove_stale_partials
 
 __all__ = ("StalePartials",)
 
@@ -21,8 +22,8 @@ class StalePartials:
     """The partial files that were there before the files of one transfer were moved."""
 
     def __init__(self) -> None:
-        self._prefixes: dict[Path, frozenset[str]] = {}
-        """By folder, the prefixes of its partial files."""
+        self._names: dict[Path, Mapping[str, Sequence[str]]] = {}
+        """By folder, the names of its partial files, by `partial_file_names`."""
         self._found: dict[Path, set[str]] = {}
 
     def find(self, folder: Path, prefix: str) -> None:
@@ -32,17 +33,30 @@ class StalePartials:
             folder: where its partial files are.
             prefix: of their names, without the last dot and the 16 hex digits.
         """
-        prefixes = self._prefixes.get(folder)
-        if prefixes is None:
-            if len(self._prefixes) >= _MAX_FOLDERS:
-                del self._prefixes[next(iter(self._prefixes))]
-            prefixes = self._prefixes[folder] = partial_file_prefixes(folder)
-        if prefix in prefixes:
+        if prefix in self._in(folder):
             self._found.setdefault(folder, set()).add(prefix)
+
+    def allocated(self, folder: Path, prefix: str) -> int:
+        """Return the disk space that a file which will be moved occupies already, in bytes.
+
+        Args:
+            folder: where its partial files are.
+            prefix: of the one that can be resumed, with the 16 hex digits.
+        """
+        names = self._in(folder).get(prefix.rpartition(".")[0])
+        return 0 if names is None else allocated_size(folder, prefix, names)
 
     def remove(self) -> None:
         """Delete what was found, except partial files that a running process has locked."""
         for folder, prefixes in self._found.items():
             remove_stale_partials(folder, prefixes)
         self._found.clear()
-        self._prefixes.clear()
+        self._names.clear()
+
+    def _in(self, folder: Path) -> Mapping[str, Sequence[str]]:
+        names = self._names.get(folder)
+        if names is None:
+            if len(self._names) >= _MAX_FOLDERS:
+                del self._names[next(iter(self._names))]
+            names = self._names[folder] = partial_file_names(folder)
+        return names

@@ -30,7 +30,14 @@ reads or writes of chunks itself. Any other error ends the transfer of the file.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Container,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -39,6 +46,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.content_digest import ContentDigest
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import FileRange
@@ -53,9 +61,12 @@ __all__ = (
     "FileSink",
     "FileTreeSink",
     "FillStream",
+    "KeepingSink",
     "ListingPage",
     "NameCheckingSink",
     "PagedSource",
+    "PieceSink",
+    "PieceWrite",
     "RemoteSource",
     "SendfileSink",
     "ServerCopySink",
@@ -281,6 +292,62 @@ class FileSink(Protocol):
             discard: delete what was written, because its content is wrong. Otherwise chunks may
                 be kept for the next transfer to resume.
         """
+
+
+class PieceWrite(NamedTuple):
+    """The end of a piece, whose beginning is stored already."""
+
+    chunk: Chunk
+    piece: Piece
+    """All of it: from its beginning to the end of `data`."""
+    start: int
+    """Offset in the file of `data`."""
+    data: memoryview
+    """Valid during the call."""
+
+
+@runtime_checkable
+class PieceSink(Protocol):
+    """A file sink that can store parts of a chunk before the rest has arrived.
+
+    Implemented in addition to `FileSink`, so that an interrupted transfer loses little on a slow
+    network. The engine calls `write_pieces` for a chunk at any time before `write_ranges`, which
+    takes the place of `FileSink.write` then.
+    """
+
+    @property
+    def resumable_pieces(self) -> Mapping[int, Sequence[Piece]]:
+        """Pieces kept from an interrupted transfer, by the index of their chunk.
+
+        They may overlap, and none is verified: the engine reads each with `FileSink.read_into`
+        (as a `Chunk` of its range) and hashes it.
+        """
+
+    async def write_pieces(self, writes: Sequence[PieceWrite]) -> None:
+        """Store pieces and record them, to be resumed."""
+
+    async def write_ranges(
+        self, chunk: Chunk, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        """Store what `write_pieces` has not stored of a chunk, and record the chunk.
+
+        Args:
+            chunk: the range of the file; all of its bytes are stored after this call.
+            ranges: offsets in the file, and the bytes there; valid during the call.
+            digest: XXH3-128 of the chunk, in hex.
+        """
+
+
+@runtime_checkable
+class KeepingSink(Protocol):
+    """A file sink that may have chunks already, which it compares with those that it is given.
+
+    Implemented in addition to `FileSink`, by sinks that cannot read the chunks back.
+    """
+
+    @property
+    def kept_chunks(self) -> Container[int]:
+        """Indices of chunks for which a write only compares."""
 
 
 @runtime_checkable

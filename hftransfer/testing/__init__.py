@@ -2,8 +2,9 @@
 
 `HubServer` is a Hugging Face Hub with its CDN on loopback; huggingface_hub, hftransfer and other
 clients work with it unmodified. S3 servers are in `hftransfer.testing.s3`. `OutageProxy` makes any
-of them fail for a while, and `DripProxy` makes connections to it trickle. `SlowFileSystem` and
-`no_flock` change the file systems that this process sees. Example::
+of them fail for a while, `DripProxy` makes connections to it trickle, and `Line` limits its speed.
+`KillLoop` kills processes that transfer. `SlowFileSystem` and `no_flock` change the file systems
+that this process sees. Example::
 
     import huggingface_hub
     from hftransfer.testing import CutBody, Fault, HubServer, RandomFile
@@ -33,6 +34,8 @@ from hftransfer.testing._faults import (
     WrongRange,
 )
 from hftransfer.testing._file_systems import SlowFileSystem, no_flock
+from hftransfer.testing._kills import KillLoop, KillOutcome, copy_command
+from hftransfer.testing._line import Line
 from hftransfer.testing._outage_proxy import Outage, OutageHandle, OutageProxy, Refuse
 from hftransfer.testing._repositories import Commit, Repo
 from hftransfer.testing._request_log import RequestRecord
@@ -52,6 +55,9 @@ __all__ = [
     "FaultHandle",
     "HubServer",
     "IgnoreRange",
+    "KillLoop",
+    "KillOutcome",
+    "Line",
     "Outage",
     "OutageHandle",
     "OutageProxy",
@@ -67,5 +73,6 @@ __all__ = [
     "Stall",
     "Status",
     "WrongRange",
+    "copy_command",
     "no_flock",
 ]

@@ -20,10 +20,12 @@ import anyio.to_thread
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import available_page_cache
+from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer._io.direct_io import DirectIO
+from hftransfer._io.disk_space import FreeSpace, PlannedFile
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import PartialFile
 from hftransfer._io.stale_partials import StalePartials
@@ -31,17 +33,15 @@ from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import (
     DestinationError,
-    DiskFullError,
     IntegrityError,
     UnsupportedError,
 )
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink, PieceWrite
 from hftransfer.stores.local.listing import special_kind
 from hftransfer.stores.names import LocalNameCheck, refuse_bad_names
 
 __all__ = (
-    "FreeSpace",
     "LocalFileSink",
     "LocalSink",
     "SmallFileSink",
@@ -69,46 +69,6 @@ def partial_file_prefix(target: Path, identity: str, size: int) -> str:
 def _target_prefix(target: Path) -> str:
     """Return the part of `partial_file_prefix` that does not depend on the content."""
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
-
-
-class FreeSpace:
-    """The free space of a destination before a transfer, compared with what it needs so far."""
-
-    def __init__(self, folder: Path, free: int) -> None:
-        self._folder = folder
-        self._free = free
-        self._needed = 0
-
-    @classmethod
-    def of(cls, folder: Path) -> FreeSpace:
-        """Return the free space of the file system of `folder`, or of its nearest existing parent.
-
-        Raises:
-            DestinationError: if a file is in the way or the folder is not writable.
-        """
-        existing = folder
-        with map_write_errors(folder):
-            while not existing.exists() and existing != existing.parent:
-                existing = existing.parent
-            if not existing.is_dir():
-                raise DestinationError(f"cannot write to {folder}: {existing} is a file")
-            if not os.access(existing, os.W_OK | os.X_OK):
-                raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
-            status = os.statvfs(existing)
-        return cls(existing, status.f_bavail * status.f_frsize)
-
-    def require(self, size: int) -> None:
-        """Add `size` bytes to what the transfer needs: called for each page of the listing.
-
-        Raises:
-            DiskFullError: if it needs more than there was before it.
-        """
-        self._needed += size
-        if self._free < self._needed:
-            raise DiskFullError(
-                f"no space in {self._folder}: {self._needed} bytes are needed, {self._free} are "
-                "free"
-            )
 
 
 def _refuse_special(target: Path) -> None:
@@ -196,7 +156,11 @@ class LocalFileSink:
 
     @property
     def resumable_chunks(self) -> Mapping[int, str]:
-        return self._partial.resumable_chunks
+        return self._partial.resumable.chunks
+
+    @property
+    def resumable_pieces(self) -> Mapping[int, Sequence[Piece]]:
+        return self._partial.resumable.pieces
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         read = partial(self._partial.read_into, chunk.start, buffer)
@@ -205,6 +169,17 @@ class LocalFileSink:
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         write = partial(self._partial.write, chunk.index, chunk.start, data, digest)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
+
+    async def write_pieces(self, writes: Sequence[PieceWrite]) -> None:
+        pieces = [(write.chunk.index, write.piece, write.start, write.data) for write in writes]
+        write = partial(self._partial.write_pieces, pieces)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
+
+    async def write_ranges(
+        self, chunk: Chunk, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        write = partial(self._partial.write_ranges, chunk.index, ranges, digest)
         await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
 
     async def commit(self, manifest: FileManifest) -> None:
@@ -216,7 +191,7 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(publish)
 
     async def abort(self, *, discard: bool) -> None:
-        # Without a chunk in the journal there is nothing to resume.
+        # Without a record in the journal there is nothing to resume.
         def abandon() -> None:
             if discard or self._partial.journal.is_empty:
                 self._partial.remove()
@@ -305,21 +280,33 @@ class LocalSink:
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
         refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
-        size = sum(entry.size for entry in entries)
-        await anyio.to_thread.run_sync(self._prepare, entries, size)
+        await anyio.to_thread.run_sync(self._prepare, entries)
 
-    def _prepare(self, entries: Sequence[Entry], size: int) -> None:
-        if self._free_space is None:
-            self._free_space = FreeSpace.of(self._path.parent if self._single else self._path)
+    def _prepare(self, entries: Sequence[Entry]) -> None:
+        if self._free_space is None or self._write_policy is None:
+            folder = self._path.parent if self._single else self._path
+            self._free_space = FreeSpace.of(folder, self._stale)
             self._write_policy = WritePolicy(self._direct_io, 0, available_page_cache())
             if self._single:
                 _refuse_special(self._path)
-        self._free_space.require(size)
-        assert self._write_policy is not None
+        size = sum(entry.size for entry in entries)
+        self._free_space.require(size, partial(self._planned, entries))
         self._write_policy.grow(size)
         for entry in entries:
             target = self._target(entry.path)
             self._stale.find(target.parent, _target_prefix(target))
+
+    def _planned(self, entries: Sequence[Entry]) -> list[PlannedFile]:
+        targets = [self._target(entry.path) for entry in entries]
+        return [
+            PlannedFile(
+                target,
+                entry.size,
+                target.parent,
+                partial_file_prefix(target, entry.identity, entry.size),
+            )
+            for target, entry in zip(targets, entries, strict=True)
+        ]
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)

@@ -73,7 +73,11 @@ def _sorted_names(folder: str) -> Iterator[str]:
 def _names(items: Iterator[os.DirEntry[str]]) -> Iterator[bytes]:
     for item in items:
         name = os.fsencode(item.name)
-        if not item.is_dir():
+        try:
+            is_folder = item.is_dir()
+        except OSError:  # a link that leads in a circle
+            is_folder = False
+        if not is_folder:
             yield name
         elif not item.is_symlink():
             yield name + b"/"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 
 import anyio
 import anyio.to_thread
 
+from hftransfer._core.checksums import encode_checksum, header_name
+from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     DestinationError,
     IntegrityError,
@@ -19,8 +23,10 @@ from hftransfer.errors import (
 from hftransfer.stores.s3.answers import check_document, foreign_answer
 from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
 from hftransfer.stores.s3.errors import error_code
-from hftransfer.stores.s3.headers import object_headers
+from hftransfer.stores.s3.hashing import checksum_of
+from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.target import UploadTarget
+from hftransfer.stores.s3.task_mark import MARK_PART, mark_of
 from hftransfer.stores.s3.upload_lock import UploadLock
 from hftransfer.stores.s3.xml import element
 
@@ -86,6 +92,31 @@ class OpenUpload:
             UploadLock.create, *self.target.bucket_key, self._upload_id
         )
 
+    async def mark(self) -> None:
+        """Add the mark of `TransferOptions.task`, if there is one.
+
+        A store that rejects it does not stop the upload: it is then resumed on this machine only.
+        """
+        client = self.target.client
+        if client.options.task is None:
+            return
+        body = mark_of(client.options.task)
+        headers = dict(customer_key_headers(client.s3))
+        if self.checksum is not None:
+            value = await checksum_of(self.checksum, memoryview(body))
+            headers[header_name(self.checksum)] = encode_checksum(value)
+        query = self.query(partNumber=str(MARK_PART))
+        send = partial(
+            client.send,
+            "PUT",
+            *self.target.bucket_key,
+            query=query,
+            headers=headers,
+            body=memoryview(body),
+        )
+        with suppress(TransferError):
+            await retrying(send, self.target.retry)
+
     async def close(self) -> None:
         """Record that the store has completed or aborted the upload."""
         self._is_open = False
@@ -123,13 +154,14 @@ class OpenUpload:
 
 
 async def create_upload(
-    target: UploadTarget, negotiation: ChecksumNegotiation | None
+    target: UploadTarget, negotiation: ChecksumNegotiation | None, *, may_mark: bool = False
 ) -> OpenUpload:
     """Create a multipart upload, and its lock file.
 
     Args:
         target: the object to be created.
         negotiation: chooses the checksum of the parts; None for parts without one.
+        may_mark: add the mark of the task. Default False.
 
     Raises:
         TransferError: if the store rejects the upload, or fails more often than the retry
@@ -138,6 +170,8 @@ async def create_upload(
     creation = _Creation(target, negotiation)
     try:
         await _with_grace(creation.run, _CREATE_GRACE)
+        if may_mark and creation.upload is not None:
+            await creation.upload.mark()
     except BaseException:
         if creation.upload is not None:
             with anyio.move_on_after(ABORT_GRACE, shield=True):

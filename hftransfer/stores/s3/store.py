@@ -51,7 +51,7 @@ from hftransfer.stores.s3.headers import (
     object_properties,
 )
 from hftransfer.stores.s3.listing import pages_of_location
-from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.multipart import MultipartUpload, end_orphans
 from hftransfer.stores.s3.put import SingleUpload
 from hftransfer.stores.s3.stored_files import StoredFiles, demands_storage
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
@@ -382,8 +382,6 @@ class S3Sink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         bucket_key = self.object_of(entry)
-        if await self._is_stored(bucket_key, entry):
-            return None
         created = partial(self._local_files.add, bucket_key, entry)
         target = UploadTarget(
             self._client,
@@ -392,6 +390,10 @@ class S3Sink:
             on_created=created,
             exclusive_writes=self._exclusive_writes,
         )
+        if await self._is_stored(bucket_key, entry):
+            if entry.size > chunk_size:
+                await end_orphans(target)
+            return None
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)
@@ -403,16 +405,19 @@ class S3Sink:
         assert isinstance(source, S3Source)  # by `copies_from`
         bucket_key = self.object_of(entry)
         async with self._copy_limiter:
-            if await self._is_stored(bucket_key, entry):
-                return False
-            if self._server_copy is None:
-                from hftransfer.stores.s3.copy import ServerCopy
+            is_stored = await self._is_stored(bucket_key, entry)
+            if not is_stored:
+                if self._server_copy is None:
+                    from hftransfer.stores.s3.copy import ServerCopy
 
-                self._server_copy = ServerCopy(
-                    self._client, exclusive_writes=self._exclusive_writes
-                )
-            await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
-        return True
+                    self._server_copy = ServerCopy(
+                        self._client, exclusive_writes=self._exclusive_writes
+                    )
+                await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
+            # Not before the copy: a store that refuses it gets the parts that are missing.
+            if entry.size > self._client.options.chunk_size:
+                await end_orphans(UploadTarget(self._client, *bucket_key, entry))
+        return not is_stored
 
     async def finish(self, manifest: Manifest) -> None:
         await self._local_files.save()

@@ -17,7 +17,7 @@ from pathlib import Path
 from hftransfer._core.digests import chunk_digest
 from hftransfer._io.file_lock import LockedFile, open_locked
 
-__all__ = ("UploadLock", "has_lock_file")
+__all__ = ("UploadLock", "has_any_lock_file", "has_lock_file")
 
 _SUFFIX = ".upload"
 # Seconds after which the lock file of an upload that was never ended is deleted. By then stores
@@ -84,10 +84,19 @@ def has_lock_file(bucket: str, key: str, upload_id: str) -> bool:
     return _path_of(bucket, key, upload_id).exists()
 
 
-def _path_of(bucket: str, key: str, upload_id: str) -> Path:
+def has_any_lock_file() -> bool:
+    """Return True if a process of this machine has begun an upload that is not ended."""
+    return any(_folder().glob(f"*{_SUFFIX}"))
+
+
+def _folder() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base, "hftransfer", "uploads")
+
+
+def _path_of(bucket: str, key: str, upload_id: str) -> Path:
     name = chunk_digest(memoryview(f"{bucket}\0{key}\0{upload_id}".encode()))
-    return Path(base, "hftransfer", "uploads", f"{name}{_SUFFIX}")
+    return _folder() / f"{name}{_SUFFIX}"
 
 
 def _delete_old_files(folder: Path) -> None:

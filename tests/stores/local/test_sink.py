@@ -11,10 +11,9 @@ from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.plan import plan_chunks
 from hftransfer.errors import (
     DestinationError,
-    DiskFullError,
     LocationError,
 )
-from hftransfer.stores.local.sink import FreeSpace, LocalFileSink, LocalSink
+from hftransfer.stores.local.sink import LocalFileSink, LocalSink
 from support.files import tree
 from support.local_files import (
     CHUNK,
@@ -197,14 +196,6 @@ async def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
         await begin(LocalSink(tmp_path / "folder"), entry_of("sub/a"))
 
     assert tree(tmp_path) == {"out": b"out", "folder/sub": b"folder/sub"}
-
-
-def test_a_disk_without_enough_space_is_found_before_writing(tmp_path: Path) -> None:
-    """The message has needed and free bytes; no folder is created."""
-    with pytest.raises(DiskFullError, match=rf"{1 << 62} bytes are needed, \d+ are free"):
-        FreeSpace.of(tmp_path / "new").require(1 << 62)
-
-    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.anyio

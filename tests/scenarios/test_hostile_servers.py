@@ -189,7 +189,7 @@ async def test_a_listing_without_end(link: str, message: str, tmp_path: Path) ->
     """A page that links to itself, or to the one before."""
     header = f'Link: {link.format(commit=COMMIT)}; rel="next"'
     answer = hub(tree=response(json_body([FILE]), "200 OK", header))
-    await assert_rejected(answer, tmp_path, RejectedError, message)
+    await assert_rejected(answer, tmp_path, TransferError, message)
 
 
 @pytest.mark.parametrize(

@@ -131,13 +131,15 @@ class RequestSigner:
         if code in _EXPIRED_CODES and signed.credentials is not None:
             return await self._account.replace_credentials(signed.credentials)
         if response.status == 501 or code in _REFUSAL_CODES:
-            return self._omit_optional_headers(request)
+            return self._omit_optional_headers(signed)
         return False
 
-    def _omit_optional_headers(self, request: Request) -> bool:
-        """Send no optional header any more; return False if `request` had none."""
-        refused = {name for name in _OPTIONAL_HEADERS if name in request.headers}
-        refused -= self._refused_headers
+    def _omit_optional_headers(self, signed: SignedRequest) -> bool:
+        """Send no optional header any more; return False if `signed` had none.
+
+        Not the headers refused so far decide: requests in flight are refused for the same reason.
+        """
+        refused = {name for name in _OPTIONAL_HEADERS if name in signed.headers}
         self._refused_headers |= refused
         return bool(refused)
 

@@ -68,6 +68,8 @@ class ScaleServer:
         self._thread = threading.Thread(target=self._run, name="hftransfer-scale", daemon=True)
         self._started = threading.Event()
         self._port = 0
+        self.connections: set[asyncio.Transport] = set()
+        """The open ones; used in the server's thread."""
 
     def __enter__(self) -> ScaleServer:
         self._thread.start()
@@ -93,7 +95,14 @@ class ScaleServer:
             self._loop.run_forever()
         finally:
             server.close()
+            self._loop.run_until_complete(self._close_connections())
             self._loop.close()
+
+    async def _close_connections(self) -> None:
+        while self.connections:
+            for transport in self.connections:
+                transport.abort()
+            await asyncio.sleep(0)  # in which the loop closes their sockets
 
     @property
     def endpoint(self) -> str:
@@ -187,6 +196,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._server.connections.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        assert self._transport is not None
+        self._server.connections.discard(self._transport)
 
     def pause_writing(self) -> None:
         self._is_paused = True

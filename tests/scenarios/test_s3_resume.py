@@ -175,6 +175,24 @@ async def test_an_own_upload_of_other_content_is_ended(bucket: Bucket, tmp_path:
     assert not open_uploads(bucket, "m/model.bin")
 
 
+async def test_an_own_upload_is_ended_when_the_store_has_copied_the_object(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """A copy within the store completes the object, so the killed upload is of no use."""
+    source = tmp_path / "model.bin"
+    source.write_bytes(os.urandom(8 * PART + 17))
+    target = f"{bucket.url}/m/model.bin"
+    await kill_during_copy(bucket, str(source), target)
+    assert len(open_uploads(bucket, "m/model.bin")) == 1
+    other = f"{bucket.url}/n/model.bin"
+    for location, destination in ((str(source), other), (other, target)):
+        async with copying(location, destination, bucket.server.endpoint) as process:
+            await finish(process)
+
+    assert get_object(bucket, "m/model.bin") == source.read_bytes()
+    assert not open_uploads(bucket, "m/model.bin")
+
+
 async def test_a_task_continues_its_upload_on_another_machine(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

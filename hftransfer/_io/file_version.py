@@ -10,7 +10,7 @@ file until the machine is restarted, with two exceptions, for which there is one
 - Stores to a shared memory mapping set the change time only when a page becomes dirty, and some
   file systems never set it (`VersionGuard`).
 
-No I/O except in `boot_id`, which reads once, and `VersionGuard.now`.
+No I/O except in `machine_id`, which reads once, and `VersionGuard.now`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import os
 import platform
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ("FileVersion", "VersionGuard", "boot_id", "settle_delay", "untracked_devices")
+from hftransfer._io.state_folder import boot_id
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+__all__ = ("FileVersion", "VersionGuard", "settle_delay", "untracked_devices")
+
 _MOUNTS = Path("/proc/self/mountinfo")
 _SECOND = 1_000_000_000
 # Nanoseconds between two ticks of the slowest kernel (CONFIG_HZ=100).
@@ -70,15 +70,6 @@ class FileVersion(NamedTuple):
             f"{machine_id()}-{self.device:x}-{self.inode:x}-{self.size:x}"
             f"-{self.modified_ns:x}-{self.changed_ns:x}"
         )
-
-
-@lru_cache(maxsize=1)
-def boot_id() -> str:
-    """Return what names this machine and its last start; empty if the system does not tell."""
-    try:
-        return _BOOT_ID.read_text("ascii").strip()
-    except (OSError, ValueError):
-        return ""
 
 
 def machine_id() -> str:

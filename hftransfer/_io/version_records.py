@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from hftransfer._io.atomic_write import write_atomically
+from hftransfer._io.state_folder import state_folder
 
 __all__ = ("RECORD_SIZE", "VersionRecords", "record_of")
 
@@ -54,10 +54,7 @@ class VersionRecords:
     """
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
-        if folder is None:
-            base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-            folder = Path(base, "hftransfer", "records")
-        self.path = folder / f"{record_of(name).hex()}{_SUFFIX}"
+        self.path = (folder or state_folder("records")) / f"{record_of(name).hex()}{_SUFFIX}"
         self._stored = b""
         """Sorted records, without the header."""
         self._added: set[bytes] = set()

@@ -14,10 +14,10 @@ from hftransfer._io import file_version
 from hftransfer._io.file_version import (
     FileVersion,
     VersionGuard,
-    boot_id,
     settle_delay,
     untracked_devices,
 )
+from hftransfer._io.state_folder import boot_id
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND + 123_456_789

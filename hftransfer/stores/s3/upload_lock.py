@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hftransfer._core.digests import chunk_digest
 from hftransfer._io.file_lock import LockedFile, open_locked
+from hftransfer._io.state_folder import state_folder
 
 __all__ = ("UploadLock", "has_any_lock_file", "has_lock_file")
 
@@ -86,17 +87,12 @@ def has_lock_file(bucket: str, key: str, upload_id: str) -> bool:
 
 def has_any_lock_file() -> bool:
     """Return True if a process of this machine has begun an upload that is not ended."""
-    return any(_folder().glob(f"*{_SUFFIX}"))
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base, "hftransfer", "uploads")
+    return any(state_folder("uploads").glob(f"*{_SUFFIX}"))
 
 
 def _path_of(bucket: str, key: str, upload_id: str) -> Path:
     name = chunk_digest(memoryview(f"{bucket}\0{key}\0{upload_id}".encode()))
-    return _folder() / f"{name}{_SUFFIX}"
+    return state_folder("uploads") / f"{name}{_SUFFIX}"
 
 
 def _delete_old_files(folder: Path) -> None:

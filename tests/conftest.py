@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 # Before anything of the package is imported; see the module.
@@ -41,6 +42,10 @@ from support.s3 import Bucket, remove_bucket, run_server, s3_client
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
     from support.http import Site
+
+# A busy machine may take any time for one example; the timeout of the test remains.
+hypothesis.settings.register_profile("any-speed", deadline=None)
+hypothesis.settings.load_profile("any-speed")
 
 # huggingface_hub reads the environment once, on import. So the developer's settings are removed
 # before anything can import it.

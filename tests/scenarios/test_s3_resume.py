@@ -161,6 +161,39 @@ async def test_an_upload_without_parts_is_continued(bucket: Bucket, tmp_path: Pa
     assert not open_uploads(bucket, "m/model.bin")
 
 
+async def test_an_upload_whose_creation_had_no_response_is_ended(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The store has created it, the response is lost, and the next attempt creates another."""
+    source = tmp_path / "model.bin"
+    source.write_bytes(os.urandom(2 * PART + 17))
+    target = f"{bucket.url}/m/model.bin"
+    creations = 0
+
+    async def lose_first_response(request: web.Request) -> web.StreamResponse | None:
+        nonlocal creations
+        if request.method == "POST" and "uploads" in request.query:
+            creations += 1
+            if creations == 1:
+                s3_client(bucket.server).create_multipart_upload(
+                    Bucket=bucket.name, Key="m/model.bin"
+                )
+                assert request.transport is not None
+                request.transport.abort()
+                raise ConnectionResetError
+        return None
+
+    async with (
+        proxy_for(bucket, lose_first_response) as endpoint,
+        copying(str(source), target, endpoint) as process,
+    ):
+        await finish(process)
+
+    assert creations == 2
+    assert get_object(bucket, "m/model.bin") == source.read_bytes()
+    assert not open_uploads(bucket, "m/model.bin")
+
+
 async def test_an_own_upload_of_other_content_is_ended(bucket: Bucket, tmp_path: Path) -> None:
     """A killed upload of a file that has another size now can never be completed."""
     source = tmp_path / "model.bin"

@@ -89,6 +89,8 @@ class MultipartUpload(Upload):
         uploaded = self._parts.uploaded
         await Completion(self._upload, self._sizes, uploaded).run()
         self.is_confirmed = uploaded.confirmed
+        if self._upload.may_have_twin:
+            await end_orphans(self._target)
         if self._target.exclusive:
             self._target.exclusive_writes.record(self._target.conditions.complete)
 

@@ -18,6 +18,7 @@ from hftransfer.errors import (
     RejectedError,
     Response,
     TransferError,
+    TransientError,
     UnsupportedError,
 )
 from hftransfer.stores.s3.answers import check_document, foreign_answer
@@ -27,6 +28,7 @@ from hftransfer.stores.s3.hashing import checksum_of
 from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.target import UploadTarget
 from hftransfer.stores.s3.task_mark import MARK_PART, mark_of
+from hftransfer.stores.s3.upload_intent import UploadIntent
 from hftransfer.stores.s3.upload_lock import UploadLock
 from hftransfer.stores.s3.xml import element
 
@@ -49,6 +51,7 @@ class OpenUpload:
         checksum: name of the checksum that the upload was created with; None for none.
         lock: tells other processes of this machine that the upload is in use; None for none.
         resumed: True if another process has created the upload.
+        may_have_twin: True if the store may have created another upload, of unknown id, before.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class OpenUpload:
         lock: UploadLock | None = None,
         *,
         resumed: bool = False,
+        may_have_twin: bool = False,
     ) -> None:
         self.target = target
+        self.may_have_twin = may_have_twin
         self.checksum = checksum
         self._upload_id = upload_id
         self._lock = lock
@@ -187,9 +192,26 @@ class _Creation:
     def __init__(self, target: UploadTarget, negotiation: ChecksumNegotiation | None) -> None:
         self._target = target
         self._negotiation = negotiation
+        self._may_be_lost = False
+        """True if an attempt had no response: the store may have created an upload."""
         self.upload: OpenUpload | None = None
 
     async def run(self) -> None:
+        intent = await anyio.to_thread.run_sync(UploadIntent, *self._target.bucket_key)
+        try:
+            await self._create()
+        except BaseException as error:
+            is_cancelled = not isinstance(error, Exception)
+            self._may_be_lost = self._may_be_lost or (is_cancelled and self.upload is None)
+            raise
+        finally:
+            # Not in a thread, which a cancelled task cannot wait for.
+            if self._may_be_lost:
+                intent.mark_lost()
+            else:
+                intent.remove()
+
+    async def _create(self) -> None:
         checksum, response = await self._negotiate()
         context = self._target.description
         # gofakes3 and rclone shorten the name of the document.
@@ -197,7 +219,7 @@ class _Creation:
         upload_id = element(response.body.decode(errors="replace"), "UploadId")
         if not upload_id:
             raise foreign_answer(response, context, "an UploadId")
-        self.upload = OpenUpload(self._target, upload_id, checksum)
+        self.upload = OpenUpload(self._target, upload_id, checksum, may_have_twin=self._may_be_lost)
         await self.upload.lock()
 
     async def _negotiate(self) -> tuple[str | None, Response]:
@@ -218,9 +240,20 @@ class _Creation:
         if checksum is not None:
             headers["x-amz-checksum-algorithm"] = checksum
             headers["x-amz-checksum-type"] = "FULL_OBJECT"
-        return await self._target.client.call(
-            "POST", *self._target.bucket_key, query={"uploads": ""}, headers=headers
+        client = self._target.client
+        send = partial(
+            client.send, "POST", *self._target.bucket_key, query={"uploads": ""}, headers=headers
         )
+
+        async def attempt() -> Response:
+            try:
+                return await send()
+            except TransientError as error:
+                # A response of S3 says that nothing was created.
+                self._may_be_lost = self._may_be_lost or error.response is None
+                raise
+
+        return await retrying(attempt, self._target.retry)
 
 
 def is_upload_gone(error: TransferError) -> bool:

@@ -27,6 +27,7 @@ from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.etags import etag_md5
 from hftransfer.stores.s3.headers import customer_key_headers
 from hftransfer.stores.s3.task_mark import MARK_PART, MARK_SIZE, mark_of
+from hftransfer.stores.s3.upload_intent import UploadIntents
 from hftransfer.stores.s3.upload_lock import UploadLock, has_lock_file
 from hftransfer.stores.s3.xml import records, text_of
 
@@ -61,6 +62,8 @@ class OrphanedUpload:
     """By part number, from 1, without the mark of a task."""
     idle: float | None = None
     """Seconds since the last part arrived, by the store's clock; None if unknown."""
+    age: float | None = None
+    """Seconds since it was created, by the store's clock; None if unknown."""
     mark: Part | None = None
     """The part with the mark of a task, if there is one."""
     is_usable: bool = True
@@ -110,7 +113,14 @@ async def find_orphans(client: S3Client, bucket: str, key: str, sizes: Sequence[
             for row in records(response.body, "Upload")
             if row.get("Key") == key and row.get("UploadId")
         ]
-        found = [await _list_parts(client, bucket, key, row["UploadId"]) for row in uploads]
+        date = response.headers.get("Date", "")
+        found = [
+            replace(
+                await _list_parts(client, bucket, key, row["UploadId"]),
+                age=_seconds_between(row.get("Initiated", ""), date),
+            )
+            for row in uploads
+        ]
     except TransientError:
         raise
     except TransferError:
@@ -128,11 +138,13 @@ def _take(
     task: str | None,
 ) -> Orphans:
     """Lock the own ones of `candidates`, or else one that fits and is abandoned."""
+    intents = UploadIntents(bucket, key)
     own = [
         taken
         for orphan in candidates
-        if (taken := _take_own(bucket, key, orphan, task)) is not None
+        if (taken := _take_own(bucket, key, orphan, task, intents)) is not None
     ]
+    intents.remove()
     resumable = next((orphan for orphan in own if fits(orphan, sizes)), None)
     others = [orphan for orphan in own if orphan is not resumable]
     if resumable is None:
@@ -147,12 +159,14 @@ def _take(
 
 
 def _take_own(
-    bucket: str, key: str, orphan: OrphanedUpload, task: str | None
+    bucket: str, key: str, orphan: OrphanedUpload, task: str | None, intents: UploadIntents
 ) -> OrphanedUpload | None:
     """Lock an upload that a dead process of this machine, or the same task, has begun."""
     lock = UploadLock.adopt(bucket, key, orphan.upload_id)
-    if lock is None and not has_lock_file(bucket, key, orphan.upload_id) and _is_of(task, orphan):
-        lock = UploadLock.create(bucket, key, orphan.upload_id)
+    if lock is None and not has_lock_file(bucket, key, orphan.upload_id):
+        is_intended = not orphan.parts and orphan.mark is None and intents.cover(orphan.age)
+        if is_intended or _is_of(task, orphan):
+            lock = UploadLock.create(bucket, key, orphan.upload_id)
     return None if lock is None else replace(orphan, lock=lock)
 
 
@@ -193,7 +207,7 @@ async def _list_parts(client: S3Client, bucket: str, key: str, upload_id: str) -
     idle = _seconds_between(last_modified, response.headers.get("Date", ""))
     last = parts.get(MARK_PART)
     mark = parts.pop(MARK_PART) if last is not None and last.size == MARK_SIZE else None
-    return OrphanedUpload(upload_id, checksum, parts, idle, mark, is_usable)
+    return OrphanedUpload(upload_id, checksum, parts, idle=idle, mark=mark, is_usable=is_usable)
 
 
 def _listed_part(row: Mapping[str, str]) -> tuple[int, Part]:

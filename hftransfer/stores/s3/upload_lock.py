@@ -17,6 +17,7 @@ from pathlib import Path
 from hftransfer._core.digests import chunk_digest
 from hftransfer._io.file_lock import LockedFile, open_locked
 from hftransfer._io.state_folder import state_folder
+from hftransfer.stores.s3.upload_intent import SUFFIX as INTENT_SUFFIX
 
 __all__ = ("UploadLock", "has_any_lock_file", "has_lock_file")
 
@@ -87,7 +88,8 @@ def has_lock_file(bucket: str, key: str, upload_id: str) -> bool:
 
 def has_any_lock_file() -> bool:
     """Return True if a process of this machine has begun an upload that is not ended."""
-    return any(state_folder("uploads").glob(f"*{_SUFFIX}"))
+    folder = state_folder("uploads")
+    return any(folder.glob(f"*{_SUFFIX}")) or any(folder.glob(f"*{INTENT_SUFFIX}*"))
 
 
 def _path_of(bucket: str, key: str, upload_id: str) -> Path:
@@ -101,3 +103,7 @@ def _delete_old_files(folder: Path) -> None:
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
                 UploadLock._lock(path, os.O_RDWR).delete()
+    for path in folder.glob(f"*{INTENT_SUFFIX}*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()

@@ -125,6 +125,22 @@ FEATURES = (
         ),
     ),
     Feature(
+        "a code package without compiled files and tests of the engine",
+        "Metaflow adds all files of an installed distribution, also those that no task uses.",
+        (
+            Patch(
+                "metaflow.packaging_sys.v1:MetaflowCodeContentV1._module_files",
+                "(self, name, paths)",
+                "code_package:without_unused_modules",
+            ),
+            Patch(
+                "metaflow.packaging_sys.v1:MetaflowCodeContentV1._metaflow_extension_files",
+                "(self)",
+                "code_package:without_compiled_files",
+            ),
+        ),
+    ),
+    Feature(
         "checkpoints and models in the flow's own datastore",
         "metaflow-checkpoint uses the configured datastore and ignores --datastore and "
         "--datastore-root.",

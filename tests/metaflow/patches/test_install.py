@@ -45,6 +45,7 @@ ENTRIES = [
 # Assignments to attributes of objects other than `self`. Each of these objects belongs to
 # this extension, or was made by the function that changes it.
 OWN_OBJECTS = {
+    ("card/hub_card.py", "component.component_id"),
     ("card/storage.py", "storage.datastore_root"),  # a copy
     ("engine/tar.py", "archive.copybufsize"),
     ("hub/checkpoint_store.py", "datastore.artifact_store"),  # a copy
@@ -52,6 +53,9 @@ OWN_OBJECTS = {
     ("hub/lease.py", "lease.held"),
     ("hub/lease.py", "lease.record"),
     ("hub/lease.py", "lease.waited"),
+    ("hub/messages.py", "self._access.origin"),
+    ("hub/step_errors.py", "found.args"),
+    ("patches/artifacts.py", "progress.what"),
     ("patches/credentials.py", "config.__qualname__"),
 }
 

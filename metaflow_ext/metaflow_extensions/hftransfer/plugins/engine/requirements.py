@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 from importlib.util import find_spec
+from typing import Any
+
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
 
 _ALWAYS = ("aiohappyeyeballs", "aiohttp", "anyio", "huggingface_hub", "xxhash")
 _FOR_S3 = ("aiobotocore",)
@@ -47,3 +50,18 @@ def require_engine(*, s3: bool) -> None:
     """
     if missing := missing_packages(s3=s3):
         raise MissingPackagesError(f"missing packages: {missing}")
+
+
+def announce_missing_packages(flow_datastore: Any) -> None:
+    """Log once per run which packages are missing where the flow is started.
+
+    Its local tasks find the same, and log nothing then.
+
+    Parameters
+    ----------
+    flow_datastore : FlowDataStore
+        What Metaflow gives to ``step_init``.
+    """
+    kind = getattr(flow_datastore, "TYPE", None)
+    if kind in ("local", "s3", "spin") and (missing := missing_packages(s3=kind == "s3")):
+        log_once(MissingPackagesError(f"missing packages: {missing}").log_line)

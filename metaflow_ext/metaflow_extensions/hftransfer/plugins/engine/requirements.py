@@ -35,20 +35,24 @@ def missing_packages(*, s3: bool) -> str:
     return ", ".join(name for name in names if find_spec(name) is None)
 
 
-def require_engine(*, s3: bool) -> None:
+def require_engine(*, s3: bool, flow_on_s3: bool = False) -> None:
     """Check that the packages that the engine needs are installed.
 
     Parameters
     ----------
     s3 : bool
         True for those that S3 needs as well.
+    flow_on_s3 : bool, default False
+        True if other transfers of the flow use S3: the error then names what these lack, too,
+        so that one line of the log has all.
 
     Raises
     ------
     MissingPackagesError
         If any is missing.
     """
-    if missing := missing_packages(s3=s3):
+    if missing_packages(s3=s3):
+        missing = missing_packages(s3=s3 or flow_on_s3)
         raise MissingPackagesError(f"missing packages: {missing}")
 
 

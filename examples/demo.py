@@ -51,8 +51,7 @@ CONFIG = {
 }
 LINE = re.compile(r"^\S+ \S+ \[\d+/(?P<step>\w+)/\d+ \(pid \d+\)\] (?P<text>.*)$")
 TIMED = re.compile(
-    r"^\[@huggingface_hub\] (?P<how>Loaded|Downloaded|Found) \S+ (?:from|in) "
-    r"(?:the )?(?P<where>huggingface|datastore).* in (?P<seconds>[\d.]+) seconds"
+    r"^\[@huggingface_hub\] (?P<how>Loaded|Downloaded|Found) .*? in (?P<seconds>[\d.]+) s: "
 )
 TIMED_MODEL = re.compile(r"^\[@model\] (?P<how>Loaded) artifact .* in (?P<seconds>[\d.]+) seconds")
 PLACE = re.compile(rf"^(?:{REPO} is |Its files: )")
@@ -85,7 +84,7 @@ class FlowOutput:
         step, text = match["step"], match["text"]
         timed = TIMED.match(text) or TIMED_MODEL.match(text)
         if timed is not None:
-            where = timed.groupdict().get("where") or "datastore"
+            where = "huggingface" if timed["how"] == "Downloaded" else "datastore"
             self.loads.append(Load(self.flow, step, where, float(timed["seconds"])))
         return f"  {step:10} {text}" if timed is not None or PLACE.match(text) else None
 

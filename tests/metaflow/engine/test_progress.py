@@ -31,7 +31,7 @@ def test_the_interval_between_lines_grows() -> None:
         "org/model: 10.0 MiB of 1000.0 MiB (1%), 0 of 1 files, 1.0 MiB/s, 16:30 min left"
     )
     assert len(lines) == 6 + 6 + 3
-    assert len(progress.samples) <= 242
+    assert sum(rate.bytes_per_second > 0 for rate in progress.rates()) >= 100
     assert not [line for line in lines if "\n" in line or "\r" in line]
 
 
@@ -57,3 +57,17 @@ def test_an_outage_is_logged_as_often_as_progress() -> None:
     assert len(waits) == 2
     assert waits[0].startswith("acme/tiny: no answer from http://host:1 for 2 s, trying again in 3")
     assert "acme/tiny: http://host:1 answers again after 1500 s" in lines
+
+
+def test_the_time_left_is_that_of_the_last_seconds() -> None:
+    """A transfer that has become slow does not promise an early end; reused bytes are no rate."""
+    now = [0.0]
+    progress = TransferProgress("org/model", print, clock=lambda: now[0])
+    progress(TransferStarted(1, 1000 * MIB))
+    progress(BytesMoved("a", 500 * MIB, reused=True))
+    for second in range(1, 101):
+        now[0] = float(second)
+        progress(BytesMoved("a", (4 if second < 50 else 1) * MIB))
+
+    assert progress.seconds_left == pytest.approx((500 - 4 * 49 - 51) / 1.0, rel=0.1)
+    assert "500" not in progress.figures()

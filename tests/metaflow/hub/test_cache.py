@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 from hftransfer import IntegrityError, TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.hub.access import SIBLING
 from support.files import tree
 from support.hub import listings
 from support.metaflow_stores import Datastore, checkpoint_store, repo_cache
@@ -486,11 +488,65 @@ def test_links_are_made_if_the_setting_says_so(
 def test_log_lines_are_few_and_complete(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
 ) -> None:
-    """A short transfer adds no progress line, and no line has a carriage return."""
+    """Two lines for a load: what begins and from where; what came, how long, how verified."""
     repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "a"))
+    cold, folder = lines.copy(), tmp_path / "a"
+    lines.clear()
+    repo_cache(datastore, lines.append, task="Flow/2/start/1").load(request_for(hub), str(folder))
 
-    assert len(lines) == 5
-    assert not [line for line in lines if "\r" in line or "\n" in line]
+    assert cold[0] == f"Downloading {REPO} from the Hugging Face Hub to {folder} and the datastore"
+    assert lines[0] == f"Loading {REPO} from the datastore to {folder}"
+    for verb, last in (("Downloaded", cold[1]), ("Loaded", lines[1])):
+        assert re.match(rf"{verb} {REPO} at commit [0-9a-f]{{8}} in [0-9.]+ s: 5 files, ", last)
+        assert " verified; key: mf.huggingface_hub/checkpoints/artifacts/Flow/start/" in last
+    assert len(cold) == len(lines) == 2
+    assert not [line for line in cold + lines if "\r" in line or "\n" in line]
+
+
+def test_a_request_that_moves_nothing_has_one_line(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """Nothing was saved or loaded, and the line does not say so."""
+    repo_cache(datastore, print).reference(request_for(hub))
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+    cache.reference(request_for(hub))
+
+    (line,) = lines
+    assert re.match(rf"Found {REPO} in the datastore in [0-9.]+ s: 19.1 MiB; key: mf", line)
+    assert cache.accesses[0].cache_hit
+
+
+def test_a_siblings_copy_is_a_hit_and_named_so(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+) -> None:
+    """The second task of a foreach reads the first one's copy: log, result and card say it."""
+    first = repo_cache(datastore, print, task="Flow/1/start/1", identifier="one")
+    _, first_hit = first.load(request_for(hub), str(tmp_path / "a"))
+    hub.clear_requests()
+    second = repo_cache(datastore, lines.append, task="Flow/1/start/2", identifier="two")
+    _, second_hit = second.load(request_for(hub), str(tmp_path / "b"))
+
+    assert (first_hit, second_hit) == (False, True)
+    assert hub.requests == []
+    assert lines[0].startswith(f"Loading {REPO} from another task's copy in the datastore to ")
+    assert lines[1].startswith(f"Loaded {REPO} at commit ")
+    (access,) = second.accesses
+    assert (access.state, access.origin, access.cache_hit) == ("done", SIBLING, True)
+
+
+def test_an_access_says_how_it_failed(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """The card shows the request and its error."""
+    cache = repo_cache(datastore, lines.append)
+    request = parse_arguments({"repo_id": "no/such", "endpoint": hub.endpoint})
+
+    with pytest.raises(TransferError):
+        cache.reference(request)
+
+    (access,) = cache.accesses
+    assert access.state == "failed"
+    assert "no/such" in access.error
 
 
 def delete(datastore: Datastore, key: str) -> None:

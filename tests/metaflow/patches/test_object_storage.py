@@ -368,10 +368,11 @@ def test_a_long_transfer_logs_its_progress(
     store = datastore.storage()
     for form in ("objects", "tarball"):
         for save_or_load, place in (("save", folder), ("load", tmp_path / form)):
-            getattr(store, f"_{save_or_load}_{form}")("one-" + form, str(place))
+            getattr(store, f"_{save_or_load}_{form}")(f"0af3.0.{form}.0", str(place))
             lines = capsys.readouterr().err.splitlines()
 
-            assert lines[-1].startswith(f"[hftransfer] one-{form}: 8.6 MiB of 8.6 MiB (100%), ")
+            sizes = "8.6 MiB of 8.6 MiB (100%), "
+            assert lines[-1].startswith(f"[hftransfer] checkpoint {form}: {sizes}")
 
 
 @pytest.mark.parametrize("form", ["objects", "tarball"])
@@ -542,3 +543,19 @@ def test_parameters_are_neither_changed_nor_on_a_command_line(
     assert started == []
     assert json.dumps(datastore.parameters) == before
     json.dumps(store._backend._s3_client_params)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("mf.models/models/artifacts/my_net_" + "0af3" * 8, "model my_net"),
+        ("my_net_" + "0af3" * 8, "model my_net"),
+        ("mf.checkpoints/checkpoints/artifacts/F/s/c/t/ab12.0.best.v2.7", "checkpoint best.v2"),
+        ("unknown", "checkpoint unknown"),
+    ],
+)
+def test_progress_names_the_artifact(key: str, name: str) -> None:
+    """The label of a model and the name of a checkpoint, without their digests."""
+    from metaflow_extensions.hftransfer.plugins.patches.artifacts import artifact_name
+
+    assert artifact_name(key) == name

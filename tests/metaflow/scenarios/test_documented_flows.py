@@ -89,23 +89,19 @@ def test_warm_runs_send_no_request_to_the_hub(runs: Runs) -> None:
     assert runs.warm_requests == 0
 
 
-def test_log_has_the_documented_lines(runs: Runs) -> None:
-    """The lines of metaflow-checkpoint, which users know, are printed, without carriage returns."""
+def test_log_has_two_lines_for_each_load(runs: Runs) -> None:
+    """What begins and from where, then what came; without carriage returns."""
     key = "mf.huggingface_hub/checkpoints/artifacts/StaticLoadFlow/start/"
     cold, warm = runs.cold[0].output, runs.warm[0].output
-    for line in (
-        "[@huggingface_hub] Model bert-base-uncased not found in datastore, downloading from",
-        "[@huggingface_hub] Downloading bert-base-uncased from huggingface to path ./model_",
-        "[@huggingface_hub] Caching bert-base-uncased in the datastore\n",
-        f"[@huggingface_hub] Cached bert-base-uncased in the datastore with the key {key}",
-    ):
-        assert line in cold
-        assert line not in warm
-    into = "[@huggingface_hub] Loading model from datastore to ./model_directory. Model being load"
+    begin, end = "[@huggingface_hub] Downloading bert-base-uncased", "Downloaded bert-base-uncased"
+    assert f"{begin} from the Hugging Face Hub to ./model_directory and the datastore\n" in cold
+    assert f"[@huggingface_hub] {end} at commit " in cold
+    assert f"key: {key}" in cold
+    assert "Downloading" not in warm
+    into = "[@huggingface_hub] Loading bert-base-uncased from the datastore to ./model_directory\n"
     assert into in warm
-    assert "[@huggingface_hub] Downloaded bert-base-uncased from huggingface in" in (
-        runs.cold[1].output
-    )
+    assert "every chunk verified; key: " in warm
+    assert f"[@huggingface_hub] {end} at commit " in runs.cold[1].output
     assert "[@model] Loaded artifact `reference[type:checkpoint]` in" in runs.warm[1].output
     assert "\r" not in cold + warm
 

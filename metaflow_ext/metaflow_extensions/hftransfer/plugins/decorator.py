@@ -6,6 +6,8 @@ Imported on every ``import metaflow``, so it imports nothing but Metaflow at fir
 from __future__ import annotations
 
 import json
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +17,44 @@ from metaflow_extensions.hftransfer.plugins.engine.cache_key import CACHE_SCOPES
 from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
+    ignored_arguments,
     parse_load,
     without_credentials,
 )
+from metaflow_extensions.hftransfer.plugins.engine.requirements import announce_missing_packages
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
+from metaflow_extensions.hftransfer.plugins.patches.install import obstacle
+from metaflow_extensions.hftransfer.plugins.patches.table import DECORATOR
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
     from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
 
 _CHECKPOINT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
+_INCUMBENT = f"{_CHECKPOINT}.hf_hub.decorator"
 _INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
+
+
+@cache
+def _obstacle() -> str:
+    """Return why this decorator cannot use metaflow-checkpoint, or an empty text."""
+    try:
+        if find_spec(_CHECKPOINT) is None:
+            return ""  # `step_init` says so
+    except ModuleNotFoundError:
+        return ""
+    return obstacle(DECORATOR)
+
+
+def _incumbent() -> type[StepDecorator] | None:
+    """Return the class of metaflow-checkpoint's own decorator, or None if there is none."""
+    try:
+        found: type[StepDecorator] = import_module(_INCUMBENT).HuggingfaceHubDecorator
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it cannot be used
+        return None
+    return found
 
 
 class HuggingfaceHubDecorator(StepDecorator):
@@ -89,9 +119,24 @@ class HuggingfaceHubDecorator(StepDecorator):
     }
 
     _logger: Any = None
+    _given_load: list[Any] | None = None
     _flow_datastore: Any = None
     _hub: HuggingfaceHub | None = None
+    _register: Callable[[], None]
+    """Registers the loaded entries in the task's metadata."""
     _card: HubCard | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Return metaflow-checkpoint's own decorator if that package is not as expected.
+
+        Found out here and not on import: flows without this decorator do not need the answer.
+        """
+        reason = _obstacle()
+        incumbent = _incumbent() if reason else None
+        if incumbent is None:
+            return super().__new__(cls)
+        log_once(f"Disabled: {DECORATOR.name}; metaflow-checkpoint's own is used. Reason: {reason}")
+        return incumbent(*args, **kwargs)
 
     def step_init(
         self,
@@ -112,12 +157,25 @@ class HuggingfaceHubDecorator(StepDecorator):
                 f"not {cache_scope!r}."
             )
         self._require_packages(step_name)
+        announce_missing_packages(flow_datastore)
         remember_datastore(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
-        if self.attributes["load"] and self.statically_defined:
-            # Metaflow stores the attributes of decorators with every run. Those given by --with
-            # reach the task on its command line, so they must stay as they are.
-            self.attributes["load"] = without_credentials(self.attributes["load"])
+        if line := ignored_arguments(self._requests):
+            log_once(line)
+        if self.attributes["load"]:
+            # Metaflow stores the attributes of decorators with every run (`_graph_info`).
+            self._given_load = self.attributes["load"]
+            self.attributes["load"] = without_credentials(self._given_load)
+
+    def make_decorator_spec(self) -> Any:
+        """Return what `--with` gave, credentials included: it is the task's command line."""
+        shown = self.attributes["load"]
+        if self._given_load is not None:
+            self.attributes["load"] = self._given_load
+        try:
+            return super().make_decorator_spec()
+        finally:
+            self.attributes["load"] = shown
 
     def task_pre_step(
         self,
@@ -155,7 +213,7 @@ class HuggingfaceHubDecorator(StepDecorator):
             temp_dir_root=self.attributes["temp_dir_root"],
             log=self._log,
         )
-        self._card = HubCard(self._flow_datastore, current.pathspec, retry_count, scope)
+        self._card = HubCard(self._flow_datastore, current.pathspec, retry_count, scope, metadata)
         transfers = RepoTransfers(
             store,
             self._log,
@@ -171,8 +229,9 @@ class HuggingfaceHubDecorator(StepDecorator):
         self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
         current._update_env({"huggingface_hub": self._hub})
         self._card.start()
-        self._hub._load_declared(self._requests)
-        self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
+        self._register = partial(
+            self._register_loaded, metadata, run_id, step_name, task_id, retry_count
+        )
 
     def task_decorate(
         self,
@@ -183,9 +242,13 @@ class HuggingfaceHubDecorator(StepDecorator):
         max_user_code_retries: int,
         ubf_context: Any,
     ) -> Any:
-        # Here `current.card` has the cards of the user's own @card decorators.
-        if self._card is not None:
-            self._card.attach_to_current()
+        # Here `task_pre_step` of all decorators has run: the alarm of @timeout is set, wherever
+        # it is written, and `current.card` has the cards of the user's own @card decorators.
+        assert self._hub is not None
+        assert self._card is not None
+        self._card.attach_to_current()
+        self._hub._load_declared(self._requests)
+        self._register()
         return step_func
 
     def task_exception(
@@ -227,6 +290,11 @@ class HuggingfaceHubDecorator(StepDecorator):
         if found is None:
             raise HuggingfaceHubError(
                 f"Step {step_name} needs the package metaflow-checkpoint. {_INSTALL}"
+            )
+        if reason := _obstacle():
+            raise HuggingfaceHubError(
+                f"Step {step_name} needs another release of metaflow-checkpoint: {reason}. "
+                f"{_INSTALL}"
             )
 
     def _register_loaded(

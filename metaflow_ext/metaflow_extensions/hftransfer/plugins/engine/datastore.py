@@ -60,7 +60,7 @@ class DatastoreAccess:
         is_s3 = self.is_s3 and not local_only
         if not (is_s3 or self.is_local or local_only):
             raise UnsupportedByEngine(f"unsupported datastore: {self._backend.TYPE}")
-        require_engine(s3=is_s3)
+        require_engine(s3=is_s3, flow_on_s3=self.is_s3)
         # Imported here, because it needs the packages that have just been checked.
         from metaflow_extensions.hftransfer.plugins.engine.jobs import TransferJobs
 

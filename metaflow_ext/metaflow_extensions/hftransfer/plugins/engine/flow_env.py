@@ -23,6 +23,11 @@ def remember_datastore(flow_datastore: Any) -> None:
         What Metaflow gives to ``step_init``.
     """
     kind, root = flow_datastore.TYPE, flow_datastore.datastore_root
+    if kind == "spin":
+        # The datastore of `spin` has the artifacts of one try. Repositories, checkpoints and
+        # models are those of the configured datastore, which the run that is tried used.
+        os.environ.pop(_VARIABLE, None)
+        return
     if kind == "local":
         root = os.path.abspath(root)  # the step's own processes may run in another directory
     os.environ[_VARIABLE] = json.dumps([kind, root])

@@ -8,7 +8,7 @@ task starts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -83,12 +83,20 @@ class RepoRequest:
     """Arguments for the access to the Hub, such as ``token``."""
     path: str | None = None
     """The folder for the files; None for a temporary one."""
+    ignored: tuple[str, ...] = field(default=(), compare=False)
+    """The arguments that were given and have no effect here."""
 
     @property
     def source(self) -> str:
         """The repository as a location of the engine (``hf://…``)."""
         revision = "" if self.revision is None else "@" + quote(self.revision, safe="")
         return f"hf://{REPO_TYPES[self.repo_type]}{self.repo_id}{revision}"
+
+    @property
+    def label(self) -> str:
+        """The repository for users: ``org/name``, ``dataset org/name@v2``."""
+        kind = "" if self.repo_type == "model" else f"{self.repo_type} "
+        return f"{kind}{self.repo_id}{'' if self.revision is None else '@' + self.revision}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -216,6 +224,19 @@ def parse_arguments(arguments: Mapping[str, Any], path: str | None = None) -> Re
         local_files_only=bool(arguments.get("local_files_only")),
         hub={name: arguments[name] for name in _HUB_ARGUMENTS & set(arguments)},
         path=path,
+        ignored=tuple(sorted(n for n in _IGNORED & set(arguments) if arguments[n] is not None)),
+    )
+
+
+def ignored_arguments(requests: Iterable[RepoRequest]) -> str:
+    """Return one line that names the arguments of `requests` without effect; empty if none."""
+    names = sorted({name for request in requests for name in request.ignored})
+    if not names:
+        return ""
+    have = "has" if len(names) == 1 else "have"
+    return (
+        f"@huggingface_hub: {', '.join(names)} {have} no effect. Files go to the datastore and to "
+        "the path of the load, and the number of connections adapts to the throughput."
     )
 
 

@@ -1,4 +1,4 @@
-"""The progress of a transfer: lines for the log, and throughput samples for the card.
+"""The progress of a transfer: lines for the log, and its throughput for the card.
 
 `TransferProgress` is an observer of the engine, called for every chunk, so it does little
 more than count. A line is logged every few seconds, and less often the longer it takes.
@@ -19,12 +19,10 @@ from hftransfer._core.events import (
     Waiting,
 )
 from hftransfer._core.units import format_size
+from metaflow_extensions.hftransfer.plugins.engine.throughput import Rate, ThroughputWindows
 
 # The interval between lines doubles after this many lines.
 _LINES_PER_INTERVAL = 6
-# Samples that are kept for the chart; beyond that every second one is dropped.
-_MAX_SAMPLES = 240
-_SAMPLE_INTERVAL = 0.25  # seconds, at first
 # Seconds without an answer of a server from which that is logged.
 _MIN_OUTAGE = 1.0
 
@@ -33,7 +31,7 @@ class TransferProgress:
     """Counts one transfer.
 
     The thread of the engine's event loop writes it, the card's thread reads it. Fields are
-    replaced or appended to, never changed in place, so there is no lock.
+    replaced, never changed in place, so there is no lock.
 
     Parameters
     ----------
@@ -45,6 +43,8 @@ class TransferProgress:
         Seconds between lines, at first.
     clock : callable, default `time.monotonic`
         Returns seconds.
+    wall_clock : callable, default `time.time`
+        Returns seconds since the epoch.
     """
 
     def __init__(
@@ -54,37 +54,51 @@ class TransferProgress:
         *,
         interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.what = what
         self.total = 0
-        """Bytes of all files."""
+        """Bytes of all files; 0 until they are listed."""
         self.files = 0
         self.moved = 0
-        """Bytes transferred so far."""
+        """Bytes of `total` that are in place."""
         self.files_done = 0
         self.finished = False
-        self.samples: list[tuple[float, int]] = [(0.0, 0)]
-        """Seconds since the start, and bytes transferred until then."""
+        self.started_at = wall_clock()
+        """Seconds since the epoch."""
+        self._windows = ThroughputWindows()
         self._log = log
         self._clock = clock
         self._started = clock()
+        self._ended = 0.0
         self._interval = interval
         self._next_line = self._started + interval
         self._next_outage_line = 0.0
         self._lines = 0
-        self._sample_interval = _SAMPLE_INTERVAL
 
     @property
     def seconds(self) -> float:
         """The duration so far, or of the whole transfer if it is finished."""
-        return self.samples[-1][0] if self.finished else self._clock() - self._started
+        return (self._ended if self.finished else self._clock()) - self._started
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second: of the last seconds, or of the whole transfer if it is finished."""
+        return self._windows.recent(self.seconds, self.seconds if self.finished else 10.0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The expected time until the end; None if nothing is known yet."""
+        rate, left = self.rate, self.total - self.moved
+        return left / rate if rate > 0 and left >= 0 else None
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, TransferStarted | ListingProgress):
             self.files, self.total = event.files, event.bytes
         elif isinstance(event, BytesMoved):
             self.moved += event.bytes
-            self._sample()
+            if not event.reused:  # these were transferred before
+                self._windows.add(self._clock() - self._started, event.bytes)
         elif isinstance(event, FileFinished):
             self.files_done += 1
         elif isinstance(event, Waiting):
@@ -104,38 +118,26 @@ class TransferProgress:
 
     def finish(self) -> None:
         """Record that the transfer is over."""
-        self.samples.append((self._clock() - self._started, self.moved))
+        self._ended = self._clock()
         self.finished = True
 
     def line(self) -> str:
         """Return one line with sizes, share, files, throughput and the time left."""
-        seconds = max(self._clock() - self._started, 1e-9)
-        rate = max(self.moved, 0) / seconds
         share = f" ({100 * self.moved // self.total}%)" if self.total else ""
-        left = ""
-        if rate > 0 and self.total > self.moved:
-            left = f", {format_duration((self.total - self.moved) / rate)} left"
+        return f"{self.what}: {format_size(self.moved)} of {self.figures(share)}"
+
+    def figures(self, share: str = "") -> str:
+        """Return the size of all files, `share`, the files, the throughput and the time left."""
+        left = self.seconds_left
+        until = f", {format_duration(left)} left" if left and self.total > self.moved else ""
         return (
-            f"{self.what}: {format_size(self.moved)} of {format_size(self.total)}{share}, "
-            f"{self.files_done} of {self.files} files, {format_size(rate)}/s{left}"
+            f"{format_size(self.total)}{share}, {self.files_done} of {self.files} files, "
+            f"{format_size(self.rate)}/s{until}"
         )
 
-    def rates(self) -> list[tuple[float, float]]:
-        """Return the throughput over time: seconds since the start, and bytes per second."""
-        found = []
-        for (before, done), (after, more) in zip(self.samples, self.samples[1:], strict=False):
-            if after > before:
-                found.append((after, max(more - done, 0) / (after - before)))
-        return found
-
-    def _sample(self) -> None:
-        now = self._clock() - self._started
-        if now - self.samples[-1][0] < self._sample_interval:
-            return
-        self.samples.append((now, self.moved))
-        if len(self.samples) > _MAX_SAMPLES:
-            self.samples = self.samples[::2]
-            self._sample_interval *= 2
+    def rates(self) -> list[Rate]:
+        """Return the throughput over time."""
+        return self._windows.rates(self.seconds)
 
     def _log_if_due(self) -> None:
         now = self._clock()

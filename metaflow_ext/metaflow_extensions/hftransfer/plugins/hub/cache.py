@@ -17,7 +17,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metaflow_extensions.hftransfer.plugins.engine.cache_key import (
@@ -29,12 +30,17 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
     RepoRequest,
 )
+from metaflow_extensions.hftransfer.plugins.hub.access import (
+    DATASTORE,
+    HUB,
+    Access,
+    TransferSummary,
+)
 from metaflow_extensions.hftransfer.plugins.hub.download_lock import DownloadLock, download_lock
 from metaflow_extensions.hftransfer.plugins.hub.messages import Messages
 from metaflow_extensions.hftransfer.plugins.hub.transfer import (
     DamagedError,
     RepoTransfers,
-    TransferSummary,
 )
 
 if TYPE_CHECKING:
@@ -42,21 +48,6 @@ if TYPE_CHECKING:
         CheckpointStore,
         NewEntry,
     )
-
-
-@dataclass(frozen=True)
-class Access:
-    """How one request was satisfied."""
-
-    request: RepoRequest
-    mechanism: str
-    """``decorator load``, ``snapshot_download`` or ``context manager``."""
-    reference: dict[str, Any]
-    """metaflow-checkpoint's reference to the entry."""
-    cache_hit: bool
-    """True if the datastore had the entry."""
-    summary: TransferSummary | None
-    """None if no byte was transferred."""
 
 
 class _Found(NamedTuple):
@@ -108,7 +99,7 @@ class RepoCache:
         self._listing = threading.Lock()
         """Held while entries are listed: metaflow-checkpoint's code is not thread-safe."""
         self.accesses: list[Access] = []
-        """The requests so far, in the order in which they were satisfied."""
+        """The requests so far, in the order in which they began."""
 
     def name(self, request: RepoRequest) -> str:
         """Return the name of the entry for `request`."""
@@ -141,16 +132,23 @@ class RepoCache:
     def _get(
         self, request: RepoRequest, path: str | None, mechanism: str
     ) -> tuple[dict[str, Any], bool]:
-        messages = Messages(self._log, request.repo_id, path)
-        found = self._from_datastore(request, path, messages)
-        if found is None:
-            with self._download_lock(request) as lock:
-                if lock.waited:  # the task that held it may have stored the files
-                    found = self._from_datastore(request, path, messages)
-                if found is None:
-                    found = self._from_hub(request, path, messages, lock)
-        messages.done(found.reference["key"], cache_hit=found.cache_hit, summary=found.summary)
-        self.accesses.append(Access(request, mechanism, *found))
+        access = Access(request, mechanism, path)
+        self.accesses.append(access)
+        messages = Messages(self._log, access)
+        try:
+            found = self._from_datastore(request, path, messages)
+            if found is None:
+                with self._download_lock(request) as lock:
+                    if lock.waited:  # the task that held it may have stored the files
+                        found = self._from_datastore(request, path, messages)
+                    if found is None:
+                        found = self._from_hub(request, path, messages, lock)
+        except BaseException as error:
+            access.fail(error)
+            raise
+        summary = found.summary and replace(found.summary, seconds=messages.seconds)
+        messages.done(found.reference, summary)
+        access.finish(found.reference, found.cache_hit, summary)
         return found.reference, found.cache_hit
 
     def _from_datastore(
@@ -162,7 +160,7 @@ class RepoCache:
             return None
         if path is None:
             return _Found(reference, cache_hit=True, summary=None)
-        messages.loading(reference["key"])
+        messages.begins(DATASTORE, stores=False)
         summary = self._load_or_repair(request, reference, path)
         return None if summary is None else _Found(reference, cache_hit=True, summary=summary)
 
@@ -208,13 +206,12 @@ class RepoCache:
         """Download the files into a new entry and, if given, into the folder `path`."""
         with _rollback_on_sigterm(), self._new_entry(request) as entry:
             sibling = lock.sibling_entry()
-            messages.downloading(entry.location)
-            summary = self._transfers.download(request, entry, path, sibling)
-            messages.downloaded()
+            summary = self._transfers.download(
+                request, entry, path, sibling, begins=partial(messages.begins, stores=True)
+            )
             reference = self._publish(entry, request, summary, with_arguments=path is not None)
             lock.record(reference)
-        messages.stored(reference["key"])
-        return _Found(reference, cache_hit=False, summary=summary)
+        return _Found(reference, cache_hit=summary.origin != HUB, summary=summary)
 
     def _publish(
         self,

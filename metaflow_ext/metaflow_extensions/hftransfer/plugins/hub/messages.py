@@ -1,14 +1,16 @@
-"""The lines that a load or a snapshot_download writes to the log of its task.
+"""The lines that a request writes to the log of its task.
 
-Most of them are those of metaflow-checkpoint, which users know and search for.
+One says what begins and from where, another one what came, how long it took and how it was
+verified. A request that transfers nothing has one line.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-from metaflow_extensions.hftransfer.plugins.hub.transfer import TransferSummary
+from metaflow_extensions.hftransfer.plugins.hub.access import HUB, Access, TransferSummary
 
 
 class Messages:
@@ -18,65 +20,49 @@ class Messages:
     ----------
     log : callable
         Takes one line.
-    repo_id : str
-    path : str, optional
-        The folder of the files; None if they go to the datastore only.
+    access : Access
+        The request.
     """
 
-    def __init__(self, log: Callable[[str], None], repo_id: str, path: str | None) -> None:
+    def __init__(self, log: Callable[[str], None], access: Access) -> None:
         self._log = log
-        self._repo_id = repo_id
-        self._path = path
+        self._access = access
+        self._what = access.request.label
         self._started = time.monotonic()
-        self._downloaded = self._started
 
-    def loading(self, key: str) -> None:
-        """The entry `key` is about to be loaded from the datastore."""
-        self._log(f"Loading model from datastore to {self._path}. Model being loaded: {key}")
+    def begins(self, origin: str, *, stores: bool) -> None:
+        """The transfer from `origin` is about to begin.
 
-    def downloading(self, location: str) -> None:
-        """The repository is about to be downloaded into the entry at `location`."""
-        repo_id = self._repo_id
-        if self._path is None:
-            self._log(f"Downloading {repo_id} from huggingface to path {location}")
+        Parameters
+        ----------
+        origin : str
+            One of those of `access`.
+        stores : bool
+            True if the files also get an entry in the datastore.
+        """
+        verb = "Downloading" if origin == HUB else "Loading"
+        path = self._access.path
+        targets = [*([path] if path else []), *(["the datastore"] if stores else [])]
+        self._access.origin = origin
+        self._started = time.monotonic()
+        self._log(f"{verb} {self._what} from {origin} to {' and '.join(targets)}")
+
+    @property
+    def seconds(self) -> float:
+        """The time since the transfer began."""
+        return time.monotonic() - self._started
+
+    def done(self, reference: dict[str, Any], summary: TransferSummary | None) -> None:
+        """The request is satisfied, by the entry `reference`."""
+        from hftransfer._core.units import format_size
+
+        key = reference["key"]
+        if summary is None:
+            size = format_size(int(reference.get("size") or 0))
+            self._log(
+                f"Found {self._what} in the datastore in {self.seconds:.2f} s: {size}; key: {key}"
+            )
             return
-        self._log(f"Model {repo_id} not found in datastore, downloading from HuggingFace Hub")
-        self._log(f"Downloading {repo_id} from huggingface to path {self._path}")
-        self._log(f"Caching {repo_id} in the datastore")
-
-    def downloaded(self) -> None:
-        """All files were downloaded, and the entry is about to be published."""
-        if self._path is None:
-            self._log(
-                f"Downloaded {self._repo_id} from huggingface in {_since(self._started)} seconds. "
-                "Saving checkpoint to datastore."
-            )
-        self._downloaded = time.monotonic()
-
-    def stored(self, key: str) -> None:
-        """The entry `key` was published."""
-        if self._path is None:
-            self._log(
-                f"huggingface checkpoint for {self._repo_id} saved to datastore in "
-                f"{_since(self._downloaded)} seconds"
-            )
-        else:
-            self._log(f"Cached {self._repo_id} in the datastore with the key {key}")
-
-    def done(self, key: str, *, cache_hit: bool, summary: TransferSummary | None) -> None:
-        """The request is satisfied, by the entry `key`."""
-        seconds = _since(self._started)
-        if self._path is not None:
-            origin = "the datastore" if cache_hit else "huggingface"
-            self._log(
-                f"Loaded {self._repo_id} from {origin} to {self._path} in {seconds} seconds "
-                f"({summary})"
-            )
-        elif cache_hit:
-            self._log(
-                f"Found {self._repo_id} in the datastore in {seconds} seconds with the key {key}"
-            )
-
-
-def _since(started: float) -> str:
-    return f"{time.monotonic() - started:.2f}"
+        verb = "Downloaded" if summary.origin == HUB else "Loaded"
+        commit = f" at commit {summary.commit[:8]}" if summary.commit else ""
+        self._log(f"{verb} {self._what}{commit} in {summary.seconds:.2f} s: {summary}; key: {key}")

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
+    RepoRequest,
+    ignored_arguments,
+    parse_arguments,
+)
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
+from metaflow_extensions.hftransfer.plugins.hub.step_errors import raising_step_errors
 from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskDir
 
 if TYPE_CHECKING:
@@ -78,6 +84,13 @@ class LoadedRepos(Mapping[str, str]):
         self._paths[name], self._info[name] = path, info
 
 
+def _parsed(arguments: Mapping[str, Any], path: str | None = None) -> RepoRequest:
+    request = parse_arguments(arguments, path)
+    if line := ignored_arguments([request]):
+        log_once(line)
+    return request
+
+
 def _with_revision(request: RepoRequest) -> str:
     return f"{request.repo_id}@{request.revision or 'main'}"
 
@@ -133,9 +146,12 @@ class HuggingfaceHub:
         HuggingfaceHubError
             If an argument is unknown or has an impossible value.
         hftransfer.errors.TransferError
-            If the Hub or the datastore cannot be used.
+            If the Hub or the datastore cannot be used. It is also a MetaflowException and, if
+            the Hub refused a request, huggingface_hub's class, such as RepositoryNotFoundError.
         """
-        reference, _ = self._cache.reference(parse_arguments(kwargs))
+        request = _parsed(kwargs)
+        with raising_step_errors():
+            reference, _ = self._cache.reference(request)
         return reference
 
     @contextmanager
@@ -170,15 +186,18 @@ class HuggingfaceHub:
         HuggingfaceHubError
             If an argument is unknown or has an impossible value.
         hftransfer.errors.TransferError
-            If the Hub or the datastore cannot be used.
+            If the Hub or the datastore cannot be used. It is also a MetaflowException and, if
+            the Hub refused a request, huggingface_hub's class, such as RepositoryNotFoundError.
         """
-        request = parse_arguments({**kwargs, "repo_id": repo_id, "repo_type": repo_type}, path)
+        request = _parsed({**kwargs, "repo_id": repo_id, "repo_type": repo_type}, path)
         if path is not None:
-            self._cache.load(request, path, "context manager")
+            with raising_step_errors():
+                self._cache.load(request, path, "context manager")
             yield path
             return
         with self._temporary_dir(request) as folder:
-            self._cache.load(request, folder, "context manager")
+            with raising_step_errors():
+                self._cache.load(request, folder, "context manager")
             yield folder
 
     def _load_declared(self, requests: Iterable[RepoRequest]) -> None:
@@ -189,7 +208,8 @@ class HuggingfaceHub:
             if path is None:
                 self._dirs.append(self._temporary_dir(request))
                 path = self._dirs[-1].name
-            reference, cache_hit = self._cache.load(request, path)
+            with raising_step_errors():
+                reference, cache_hit = self._cache.load(request, path)
             self._loaded._add(request, path, reference, cache_hit)
         self._is_complete = True
 

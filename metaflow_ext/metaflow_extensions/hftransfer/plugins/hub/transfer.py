@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metaflow_extensions.hftransfer.plugins.engine.manifests import (
@@ -20,6 +19,8 @@ from metaflow_extensions.hftransfer.plugins.engine.manifests import (
 )
 from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
+from metaflow_extensions.hftransfer.plugins.hub.access import HUB, SIBLING, TransferSummary
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
@@ -31,56 +32,6 @@ if TYPE_CHECKING:
 
 class DamagedError(Exception):
     """A stored copy is incomplete or wrong; the message says how."""
-
-
-@dataclass(frozen=True)
-class TransferSummary:
-    """What one load or download transferred."""
-
-    files: int
-    bytes: int
-    """Of all files."""
-    fetched: int
-    """Bytes that were read from the Hub or the datastore; the others were already there."""
-    seconds: float
-    commit: str | None
-    verified: str
-    """How the bytes were verified, for users."""
-    manifest: dict[str, Any]
-    """The JSON document that describes the files; empty if they are not known."""
-
-    @classmethod
-    def of(
-        cls, manifest: dict[str, Any], fetched: int | None, seconds: float, verified: str
-    ) -> TransferSummary:
-        """Return the summary of a transfer of all files of `manifest`.
-
-        Parameters
-        ----------
-        manifest : dict
-            In one of the two forms of `manifests`.
-        fetched : int, optional
-            Default: the bytes of all files.
-        seconds : float
-        verified : str
-        """
-        sizes = [file["size"] for file in manifest["files"].values()]
-        return cls(
-            files=len(sizes),
-            bytes=sum(sizes),
-            fetched=sum(sizes) if fetched is None else fetched,
-            seconds=seconds,
-            commit=manifest.get("commit"),
-            verified=verified,
-            manifest=manifest,
-        )
-
-    def __str__(self) -> str:
-        from hftransfer._core.units import format_size
-
-        reused = self.bytes - self.fetched
-        there = f", {format_size(reused)} of it already there" if reused > 0 else ""
-        return f"{self.files} files, {format_size(self.bytes)}{there}, {self.verified}"
 
 
 class RepoTransfers:
@@ -115,7 +66,6 @@ class RepoTransfers:
         self._watch = watch
         self._links = links
         self._interval = interval
-        self._logged: set[str] = set()
 
     def load(self, request: RepoRequest, reference: dict[str, Any], path: str) -> TransferSummary:
         """Load the stored entry `reference` to the folder `path`.
@@ -129,9 +79,9 @@ class RepoTransfers:
             return self._load_archive(reference, path)
         document = self._read_manifest(reference["key"])
         try:
-            return self._load_with_engine(request.repo_id, reference, path, document)
+            return self._load_with_engine(request.label, reference, path, document)
         except UnsupportedByEngine as reason:
-            self._log_fallback(reason)
+            log_once(reason.log_line)
             return self._load_with_metaflow(reference, path, document)
 
     def download(
@@ -140,6 +90,7 @@ class RepoTransfers:
         entry: NewEntry,
         path: str | None,
         sibling: dict[str, Any] | None = None,
+        begins: Callable[[str], None] = lambda origin: None,
     ) -> TransferSummary:
         """Download a repository into the new `entry` and, if given, into the folder `path`.
 
@@ -150,17 +101,22 @@ class RepoTransfers:
         path : str, optional
         sibling : dict, optional
             Reference of an entry with the same files, which is read in place of the Hub.
+        begins : callable, optional
+            Called with the origin of the files before they are transferred.
         """
         try:
             self._access.jobs(local_only=entry.staged)
         except UnsupportedByEngine as reason:
-            self._log_fallback(reason)
+            log_once(reason.log_line)
+            begins(HUB)
             return self._download_with_requests(request, entry, path)
         if sibling is not None:
             try:
+                begins(SIBLING)
                 return self._copy_sibling(request, entry, path, sibling)
             except DamagedError as error:
                 self._log(f"Cannot use another task's copy of {request.repo_id}: {error}")
+        begins(HUB)
         return self._download_with_engine(request, entry, path)
 
     def repair(self, request: RepoRequest, reference: dict[str, Any], error: Exception) -> bool:
@@ -168,7 +124,7 @@ class RepoTransfers:
         from metaflow_extensions.hftransfer.plugins.hub.repair import repair
 
         try:
-            with self._progress(request.repo_id) as progress:
+            with self._progress(request.label) as progress:
                 return repair(
                     self._access,
                     reference["key"],
@@ -192,7 +148,8 @@ class RepoTransfers:
             with self._progress(what) as progress, _as_damage():
                 jobs = self._access.jobs(progress)
                 fetched = None
-                if not self._clone(source, target, document):
+                cloned = self._clone(source, target, document)
+                if not cloned:
                     report = jobs.load(
                         source, target, document=document, size=reference.get("size")
                     )
@@ -200,7 +157,8 @@ class RepoTransfers:
                     document = document or report.manifest.to_dict()
         except LocationError as error:
             raise UnsupportedByEngine(str(error)) from error
-        return TransferSummary.of(document, fetched, time.monotonic() - started, verified)
+        seconds = time.monotonic() - started
+        return TransferSummary.of(document, fetched, seconds, verified, cloned=cloned)
 
     def _load_with_metaflow(
         self, reference: dict[str, Any], path: str, document: Any
@@ -231,7 +189,7 @@ class RepoTransfers:
         # On a local datastore the repository is written once, and the folder gets clones.
         is_local = self._access.is_local and not entry.staged
         folders = [entry.location] if is_local else [*_absolute(path), entry.location]
-        with self._progress(request.repo_id) as progress:
+        with self._progress(request.label) as progress:
             jobs = self._access.jobs(progress, local_only=entry.staged)
             report = jobs.download(request, folders)
         document = report.manifest.to_dict()
@@ -239,7 +197,9 @@ class RepoTransfers:
             target = os.path.abspath(path)
             if not self._clone(entry.location, target, document):
                 self._access.jobs().load(entry.location, target, document=document)
-        return TransferSummary.of(document, report.bytes, report.seconds, "every file verified")
+        return TransferSummary.of(
+            document, report.bytes, report.seconds, "every file verified", origin=HUB
+        )
 
     def _download_with_requests(
         self, request: RepoRequest, entry: NewEntry, path: str | None
@@ -247,7 +207,7 @@ class RepoTransfers:
         from metaflow_extensions.hftransfer.plugins.hub.requests_fallback import download
 
         document, seconds = download(request, [entry.location, *_absolute(path)])
-        return TransferSummary.of(document, None, seconds, "every file verified")
+        return TransferSummary.of(document, None, seconds, "every file verified", origin=HUB)
 
     def _copy_sibling(
         self, request: RepoRequest, entry: NewEntry, path: str | None, sibling: dict[str, Any]
@@ -262,14 +222,16 @@ class RepoTransfers:
         document = self._read_manifest(sibling["key"])
         if not is_manifest(document):
             raise DamagedError("it has no manifest")
-        with self._progress(request.repo_id) as progress, _as_damage():
+        with self._progress(request.label) as progress, _as_damage():
             report = self._access.jobs(progress).load(
                 self._access.location(sibling["key"]),
                 entry.location,
                 document=document,
                 also=_absolute(path),
             )
-        return TransferSummary.of(document, report.bytes, report.seconds, "every chunk verified")
+        return TransferSummary.of(
+            document, report.bytes, report.seconds, "every chunk verified", origin=SIBLING
+        )
 
     def _clone(self, source: str, target: str, document: Any) -> bool:
         """Clone or link the files of a local datastore; False if they must be copied."""
@@ -293,11 +255,6 @@ class RepoTransfers:
             yield progress
         finally:
             progress.finish()
-
-    def _log_fallback(self, reason: UnsupportedByEngine) -> None:
-        if reason.log_line not in self._logged:
-            self._logged.add(reason.log_line)
-            self._log(reason.log_line)
 
 
 @contextmanager

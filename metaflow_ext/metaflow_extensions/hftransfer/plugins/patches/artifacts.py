@@ -8,18 +8,21 @@ before anything was changed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.datastore import DatastoreAccess
 from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_path, recorded_files
-from metaflow_extensions.hftransfer.plugins.engine.orphans import remove_orphans
+from metaflow_extensions.hftransfer.plugins.engine.orphans import parse_key_name, remove_orphans
 from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgress
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line, log_removed
 from metaflow_extensions.hftransfer.plugins.engine.unfinished_saves import recorded
 from metaflow_extensions.hftransfer.plugins.hub.repair import repair
+
+_MODEL = re.compile(r"(.*)_[0-9a-f]{32}")
 
 Saved = tuple[str, str, int]
 """URL, key relative to the root, and bytes."""
@@ -60,12 +63,14 @@ def load_objects(store: Any, key: str, local_directory: str) -> str:
     from hftransfer import IntegrityError, NotFoundError
 
     access = DatastoreAccess(store._backend)
-    jobs = access.jobs(_progress(key))
+    progress = _progress(key)
+    jobs = access.jobs(progress)
     path = store.resolve_key_relative_path(key)
     source, target = access.location(path), os.path.abspath(local_directory)
 
     def load() -> None:
         document = _read_manifest(access, path)
+        progress.what = _repository_of(document) or progress.what
         with _unsupported_by_engine():
             jobs.load(source, target, document=document)
 
@@ -146,6 +151,26 @@ def _read_manifest(access: DatastoreAccess, path: str) -> Any:
     return None if document_path is None else access.read_document(document_path)
 
 
+def artifact_name(key: str) -> str:
+    """Return what users call the artifact `key`, for the log: its label, or its name.
+
+    The last part of a model's key is ``<label>_<32 hex digits>``, that of a checkpoint's is
+    ``<hash>.<attempt>.<name>.<version>``.
+    """
+    last = key.rstrip("/").rpartition("/")[2]
+    model = _MODEL.fullmatch(last)
+    if model is not None:
+        return f"model {model[1]}"
+    parsed = parse_key_name(last)
+    return f"checkpoint {last if parsed is None else parsed.name}"
+
+
+def _repository_of(document: Any) -> str | None:
+    """Return the Hub's repository of a stored manifest; None if it is of something else."""
+    source = str(document.get("source") or "") if isinstance(document, dict) else ""
+    return source.removeprefix("hf://") if source.startswith("hf://") else None
+
+
 def _write_manifest(access: DatastoreAccess, path: str, report: Any) -> None:
     from metaflow import current
 
@@ -159,7 +184,9 @@ def _write_manifest(access: DatastoreAccess, path: str, report: Any) -> None:
 def _progress(key: str) -> TransferProgress:
     from metaflow.metaflow_config import HFTRANSFER_PROGRESS_INTERVAL
 
-    return TransferProgress(key, log_line, interval=float(HFTRANSFER_PROGRESS_INTERVAL))
+    return TransferProgress(
+        artifact_name(key), log_line, interval=float(HFTRANSFER_PROGRESS_INTERVAL)
+    )
 
 
 def _key_not_found(path: str) -> Exception:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+
+from metaflow_extensions.hftransfer.plugins.engine.requirements import announce_missing_packages
 
 
 def package_engine(step_init: Callable[..., Any]) -> Callable[..., Any]:
@@ -13,12 +16,16 @@ def package_engine(step_init: Callable[..., Any]) -> Callable[..., Any]:
     Metaflow packages for remote tasks the modules that are loaded when the flow starts.
     """
 
+    signature = inspect.signature(step_init)
+
     @wraps(step_init)
     def method(self: Any, *arguments: Any, **keywords: Any) -> Any:
         try:
             import hftransfer  # noqa: F401 - light: it loads its own imports on first use
         except ImportError:
             pass  # metaflow-checkpoint's own code does the work then
+        given = signature.bind(self, *arguments, **keywords).arguments
+        announce_missing_packages(given.get("flow_datastore"))
         return step_init(self, *arguments, **keywords)
 
     return method

@@ -1,6 +1,8 @@
 """``@checkpoint`` in a task that cannot read the metadata of its own run.
 
-With METAFLOW_DEFAULT_METADATA=local the metadata is on the machine that started the run.
+With METAFLOW_DEFAULT_METADATA=local the metadata is on the machine that started the run. With
+``--namespace`` the run may be in another namespace than the one in which the task looks, and
+the global namespace has no name.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from metaflow.exception import MetaflowNotFound
+from metaflow.exception import MetaflowNamespaceMismatch, MetaflowNotFound
 
 from metaflow_extensions.hftransfer.plugins.hub.run_scope import scope_of
 
@@ -19,10 +21,13 @@ def resolve_scope(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @wraps(original)
     def method(self: Any) -> Any:
+        from metaflow import current, get_namespace
+
         try:
-            return original(self)
-        except MetaflowNotFound:
-            from metaflow import current
+            if get_namespace() is not None:
+                return original(self)
+            raise MetaflowNotFound("the global namespace has no name")
+        except (MetaflowNamespaceMismatch, MetaflowNotFound):
 
             def log(line: str) -> None:
                 self._logger(f"[@checkpoint] {line}", timestamp=False, bad=True)
@@ -39,7 +44,7 @@ def trace_lineage(original: Callable[..., Any]) -> Callable[..., Any]:
     def function(*arguments: Any, **keywords: Any) -> Any:
         try:
             return original(*arguments, **keywords)
-        except MetaflowNotFound:
+        except (MetaflowNamespaceMismatch, MetaflowNotFound):
             return []
 
     return function

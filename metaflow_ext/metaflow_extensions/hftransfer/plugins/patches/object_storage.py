@@ -11,10 +11,7 @@ from functools import wraps
 from typing import Any
 
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
-from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line
-
-_logged: set[str] = set()
-"""The lines that this process has logged."""
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
 
 
 def save_objects(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,14 +55,7 @@ def _with_engine(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         try:
             return getattr(artifacts, name)(self, key, local)
         except UnsupportedByEngine as reason:
-            _log_fallback(reason)
+            log_once(reason.log_line)
         return original(self, key, local)
 
     return method
-
-
-def _log_fallback(reason: UnsupportedByEngine) -> None:
-    """Log once per process and reason that Metaflow's slower code is used."""
-    if reason.log_line not in _logged:
-        _logged.add(reason.log_line)
-        log_line(reason.log_line)

@@ -16,7 +16,6 @@ No I/O except in `boot_id`, which reads once, and `VersionGuard.now`.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,7 +82,7 @@ def boot_id() -> str:
 
 def machine_id() -> str:
     """Return `boot_id`, or the name of the host where there is none."""
-    return boot_id() or platform.node()
+    return boot_id() or os.uname().nodename
 
 
 def settle_delay(versions: Iterable[FileVersion], now_ns: int) -> float:

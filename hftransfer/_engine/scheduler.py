@@ -72,7 +72,7 @@ from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
 from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import Entry, Source
+from hftransfer.stores.base import Entry, FileBackedSource, Source
 
 __all__ = ("DEFAULT_POLICY", "DownloadScheduler", "piece_count", "select_split")
 
@@ -279,6 +279,9 @@ class DownloadScheduler:
         read = HedgedRead(buffer, self._clock(), request=request, group=group, split=split)
         self._reads.append(read)
         try:
+            if isinstance(request.source, FileBackedSource):
+                await self._fill_with_retries(read)  # never asked for again
+                return
             while True:
                 with anyio.CancelScope() as read.scope:
                     await self._fill_with_retries(read)

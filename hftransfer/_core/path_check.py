@@ -18,7 +18,7 @@ class PathCheck:
 
     While they are sorted by code points (that is by UTF-8 bytes, as S3 lists), the memory is that
     of the longest chain of prefixes, and both kinds of conflict are found. From the first path
-    that is out of order on, a hash per path is kept to find those that are listed twice (`PathSet`).
+    that is out of order on, a `PathSet` finds those that are listed twice.
     """
 
     def __init__(self) -> None:

@@ -6,8 +6,9 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from anyio import to_thread
@@ -17,7 +18,7 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.manifest_json import manifest_text, read_manifest
 from hftransfer._engine.transfer import Context, transfer
-from hftransfer._io.os_errors import map_write_errors
+from hftransfer._io.temporary_file import temporary_path, write_new_file
 from hftransfer.errors import IntegrityError, NotFoundError, UnsupportedError
 from hftransfer.locations import (
     HubLocation,
@@ -41,6 +42,7 @@ _MAX_SIZE = 512 << 20
 # Bytes of a sidecar's text in memory, that of some 40,000 small files. A longer one is written to a
 # temporary file before it is sent, and received into one before it is parsed.
 _MAX_IN_MEMORY = 8 << 20
+_TEMPORARY = "manifest.json"
 
 
 async def write_sidecar(
@@ -69,31 +71,20 @@ async def _as_source(manifest: Manifest) -> AsyncIterator[MemoryStore | LocalSou
     Raises:
         DestinationError: if the text does not fit into the folder of temporary files.
     """
-    beginning = io.StringIO()
-    pieces = manifest_text(manifest)
+    beginning = io.BytesIO()
+    pieces = (piece.encode() for piece in manifest_text(manifest))
     for piece in pieces:
         beginning.write(piece)
         if beginning.tell() > _MAX_IN_MEMORY:
             break
     else:
-        yield MemoryStore({SIDECAR: beginning.getvalue().encode()})
+        yield MemoryStore({SIDECAR: beginning.getvalue()})
         return
 
-    def write(path: Path) -> None:
-        with map_write_errors(path), open(path, "w", encoding="ascii") as file:
-            file.write(beginning.getvalue())
-            file.writelines(pieces)
-
-    async with _temporary_file() as path:
-        await to_thread.run_sync(write, path)
+    with temporary_path(_TEMPORARY) as path:
+        write = partial(write_new_file, path, chain([beginning.getbuffer()], pieces))
+        await to_thread.run_sync(write)
         yield LocalSource(path)
-
-
-@asynccontextmanager
-async def _temporary_file() -> AsyncIterator[Path]:
-    """Give the path of a file that can be created, and that is deleted afterwards."""
-    with TemporaryDirectory(prefix="hftransfer-manifest-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder, "manifest.json")
 
 
 async def read_sidecar(
@@ -187,7 +178,7 @@ async def _read(source: Source, entry: Entry, context: Context) -> Manifest:
         with open(path, "rb") as file:
             return _parse(file, what)
 
-    async with _temporary_file() as path:
+    with temporary_path(_TEMPORARY) as path:
         sink = LocalSink(path, single=True)
         await transfer(source, [sink], [entry], replace(context, observer=None))
         return await to_thread.run_sync(parse, path)
@@ -195,6 +186,7 @@ async def _read(source: Source, entry: Entry, context: Context) -> Manifest:
 
 def _parse(file: BinaryIO, what: str) -> Manifest:
     try:
-        return read_manifest(io.TextIOWrapper(file, encoding="utf-8"))
+        with io.TextIOWrapper(file, encoding="utf-8") as text:
+            return read_manifest(text)
     except IntegrityError as error:
         raise IntegrityError(f"{what} is not a manifest: {error}") from error

@@ -142,7 +142,8 @@ class AsyncClient:
                 matches ``/``). Default None: copy all.
             ignore_patterns: do not copy paths that match one of these. Default None.
             manifest: from an earlier transfer; the source must have exactly its files, and
-                every chunk must have the recorded digest. Default None.
+                every chunk must have the recorded digest. The whole source is listed before the
+                first byte moves: 1 KB of memory per file. Default None.
             sidecar: write the manifest of the copied files, with the XXH3 of every chunk, to
                 each destination: to ``.hftransfer`` in a folder or under a prefix, to
                 ``NAME.hftransfer`` beside a single file. `verify` finds it there.
@@ -232,6 +233,8 @@ class AsyncClient:
 
     async def list(self, location: AnyLocation) -> Sequence[Entry]:
         """Return all files at `location` with their sizes and the digests that the listing has.
+
+        They take 0.5 to 1 KB of memory each; `pages` lists any number of files in little memory.
 
         Args:
             location: as `source` in `copy`.

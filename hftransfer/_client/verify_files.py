@@ -17,6 +17,7 @@ from hftransfer._client.selection import Selection, started
 from hftransfer._client.sidecar import SIDECAR, read_sidecar
 from hftransfer._core.events import FileNotVerified, Observer, emit
 from hftransfer._core.manifest import Manifest
+from hftransfer._core.path_set import PathSet
 from hftransfer._engine.transfer import Complete, Context, transfer
 from hftransfer.errors import (
     IntegrityError,
@@ -50,7 +51,7 @@ async def verify_files(
     origin = await stores.source(location)
     listed = await started(listing_pages(origin))
     if manifest is None and against is None:
-        manifest = await read_sidecar(stores, location, origin)
+        manifest = await read_sidecar(stores, location, origin, context)
         described = "the .hftransfer manifest"
     else:
         described = "the given manifest"
@@ -160,19 +161,20 @@ async def _by_manifest(
     pages: AsyncGenerator[ListingPage, None], manifest: Manifest, found: _Findings
 ) -> AsyncGenerator[ListingPage, None]:
     """Yield the listed files with the chunk digests of `manifest`."""
-    missing = set(manifest.files)
+    listed = PathSet()
     async for page in pages:
         entries = []
         for entry in page.entries:
             recorded = manifest.files.get(entry.path)
-            missing.discard(entry.path)
+            listed.add(entry.path)
             if recorded is None:
                 found.add_unchecked(entry.path)
             elif found.has_size(entry, recorded.size):
                 entries.append(replace(entry, manifest=recorded, digest=recorded.digest))
         if page.is_last:
-            for path in sorted(missing):
-                found.add_missing(path)
+            for path in manifest.files:
+                if path not in listed:
+                    found.add_missing(path)
         yield ListingPage(entries, page.is_last)
 
 

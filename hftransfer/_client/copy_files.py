@@ -14,13 +14,14 @@ from anyio import to_thread
 from hftransfer._client.bad_names import NameFilter, OnBadName
 from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Selection, started, with_manifest
-from hftransfer._client.sidecar import write_sidecar
+from hftransfer._client.sidecar import without_sidecar, write_sidecar
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer.errors import LocationError, OptionsError
 from hftransfer.locations import HubLocation, LocalLocation, Location, S3Location
 from hftransfer.report import Report
 from hftransfer.stores.base import listing_pages
+from hftransfer.stores.null import NullSink
 
 __all__ = ("check_destinations", "copy_files")
 
@@ -53,6 +54,8 @@ async def copy_files(
     """Implement `AsyncClient.copy` for parsed locations; the arguments are those of `copy`."""
     origin = await stores.source(source)
     pages = await started(listing_pages(origin))
+    if sidecar and not origin.single:
+        pages = without_sidecar(pages)  # the destinations get one of their own
     selected = selection.pages(pages)
     files: Files = selected
     if manifest is not None:
@@ -75,6 +78,7 @@ async def copy_files(
         ),
         # A manifest, to check or to write, has digests of the bytes: they must pass through here.
         server_side=manifest is None and not sidecar,
+        recorder=NullSink() if sidecar else None,
     )
     if sidecar:
         for destination, single in zip(destinations, names_file, strict=True):

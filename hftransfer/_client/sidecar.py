@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from hftransfer._client.registry import LocationSource, StoreRegistry
@@ -17,10 +19,10 @@ from hftransfer.locations import (
     MemoryLocation,
     S3Location,
 )
-from hftransfer.stores.base import Entry, Source
+from hftransfer.stores.base import Entry, ListingPage, Source
 from hftransfer.stores.memory import MemoryStore
 
-__all__ = ("SIDECAR", "read_sidecar", "write_sidecar")
+__all__ = ("SIDECAR", "read_sidecar", "without_sidecar", "write_sidecar")
 
 SIDECAR = ".hftransfer"
 """Name of the sidecar in a folder; suffix of its name beside a single file."""
@@ -46,6 +48,16 @@ async def write_sidecar(
     store = MemoryStore({SIDECAR: text})
     sink = await stores.sink(_beside(destination) if single else destination, single)
     await transfer(store, [sink], await store.list(), replace(context, observer=None))
+
+
+async def without_sidecar(
+    pages: AsyncGenerator[ListingPage, None],
+) -> AsyncGenerator[ListingPage, None]:
+    """Yield the pages of a folder without its sidecar, which describes the other files."""
+    async with aclosing(pages):
+        async for page in pages:
+            entries = [entry for entry in page.entries if entry.path != SIDECAR]
+            yield page._replace(entries=entries)
 
 
 async def read_sidecar(

@@ -6,12 +6,14 @@ be opened. The engine requests the others while it moves files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from anyio import to_thread
 
 from hftransfer._client.bad_names import NameFilter, OnBadName
+from hftransfer._client.overlap import outside_of, refuse_same_files, roots_in_source
 from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Selection, started, with_manifest
 from hftransfer._client.sidecar import without_sidecar, write_sidecar
@@ -52,8 +54,13 @@ async def copy_files(
     on_bad_name: OnBadName,
 ) -> Report:
     """Implement `AsyncClient.copy` for parsed locations; the arguments are those of `copy`."""
+    await to_thread.run_sync(refuse_same_files, source, destinations)
     origin = await stores.source(source)
     pages = await started(listing_pages(origin))
+    if not origin.single and (
+        inner := await to_thread.run_sync(roots_in_source, source, destinations)
+    ):
+        pages = outside_of(inner, pages)
     if sidecar and not origin.single:
         pages = without_sidecar(pages)  # the destinations get one of their own
     selected = selection.pages(pages)
@@ -91,5 +98,5 @@ async def _names_file(location: Location) -> bool:
     if isinstance(location, S3Location):
         return location.key != "" and not location.key.endswith("/")
     if isinstance(location, LocalLocation):
-        return not location.as_folder and not await to_thread.run_sync(location.path.is_dir)
+        return not location.as_folder and not await to_thread.run_sync(os.path.isdir, location.path)
     return False

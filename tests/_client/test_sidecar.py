@@ -43,9 +43,7 @@ async def test_a_second_copy_keeps_the_manifest_whole(bucket: Bucket, tmp_path: 
 
 @MINIO
 @pytest.mark.asyncio
-async def test_a_second_copy_of_one_file_keeps_its_manifest(
-    bucket: Bucket, tmp_path: Path
-) -> None:
+async def test_a_second_copy_of_one_file_keeps_its_manifest(bucket: Bucket, tmp_path: Path) -> None:
     source = make_tree(tmp_path / "in") / "a.bin"
     target = f"{bucket.url}/one.bin"
     async with AsyncClient(options(bucket)) as client:

@@ -33,8 +33,8 @@ from hftransfer.stores.s3.signing import Credentials
 
 __all__ = ("CredentialResolver", "botocore_error")
 
-# botocore has such a handler, aiobotocore has none. Without one, Python prints the tracebacks that it
-# logs before it raises the exceptions that become our errors.
+# botocore has such a handler, aiobotocore has none. Without one, Python prints the tracebacks that
+# it logs before it raises the exceptions that become our errors.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
 
 # Limits of one request to a credential service, which botocore sends `_ATTEMPTS` times at most. Its

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -27,12 +27,12 @@ from hftransfer.locations import (
     MemoryLocation,
     S3Location,
 )
-from hftransfer.stores.base import Entry, Source
+from hftransfer.stores.base import Entry, ListingPage, Source
 from hftransfer.stores.local.sink import LocalSink
 from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.memory import MemoryStore
 
-__all__ = ("SIDECAR", "read_sidecar", "write_sidecar")
+__all__ = ("SIDECAR", "read_sidecar", "without_sidecar", "write_sidecar")
 
 SIDECAR = ".hftransfer"
 """Name of the sidecar in a folder; suffix of its name beside a single file."""
@@ -85,6 +85,16 @@ async def _as_source(manifest: Manifest) -> AsyncIterator[MemoryStore | LocalSou
         write = partial(write_new_file, path, chain([beginning.getbuffer()], pieces))
         await to_thread.run_sync(write)
         yield LocalSource(path)
+
+
+async def without_sidecar(
+    pages: AsyncGenerator[ListingPage, None],
+) -> AsyncGenerator[ListingPage, None]:
+    """Yield the pages of a folder without its sidecar, which describes the other files."""
+    async with aclosing(pages):
+        async for page in pages:
+            entries = [entry for entry in page.entries if entry.path != SIDECAR]
+            yield page._replace(entries=entries)
 
 
 async def read_sidecar(

@@ -88,13 +88,14 @@ def test_a_local_copy_onto_itself_is_refused(tmp_path: Path) -> None:
     (root / "link").symlink_to("a.bin")
     (tmp_path / "same").symlink_to("in")
     with Client(OPTIONS) as client:
-        for source, destination in [
+        cases: list[tuple[Path, str | Path]] = [
             (root, root),
             (root, tmp_path / "same"),
             (root / "link", root / "link"),
             (root / "link", f"{root}/"),
             (root / "a.bin", tmp_path / "same"),
-        ]:
+        ]
+        for source, destination in cases:
             with pytest.raises(LocationError, match="are the same"):
                 client.copy(source, destination)
         assert (root / "link").is_symlink()

@@ -281,7 +281,7 @@ class DownloadScheduler:
         self._reads.append(read)
         try:
             if isinstance(request.source, FileBackedSource):
-                await self._fill_with_retries(read)  # never asked for again
+                await self._fill_with_retries(read, attempts)  # never asked for again
                 return
             while True:
                 with anyio.CancelScope() as read.scope:

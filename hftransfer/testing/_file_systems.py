@@ -7,6 +7,7 @@ import errno
 import fcntl
 import io
 import os
+import pathlib
 import threading
 import time
 from collections import Counter
@@ -92,6 +93,13 @@ class SlowFileSystem:
             mock.patch.object(builtins, "open", slow_open),
             mock.patch.object(io, "open", slow_open),
             mock.patch.object(fcntl, "flock", self._slowed("flock", fcntl.flock, always=True)),
+        ]
+        # Before Python 3.11 pathlib keeps functions of its own.
+        accessor = getattr(pathlib, "_normal_accessor", None)
+        self._patches += [
+            mock.patch.object(accessor, name, self._slowed(name, getattr(accessor, name)))
+            for name in (*_METADATA_CALLS, "open")
+            if hasattr(accessor, name)
         ]
         for patch in self._patches:
             patch.start()

@@ -8,7 +8,7 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,6 +24,12 @@ from metaflow_extensions.hftransfer.plugins.patches.table import Feature, Patch,
 pytestmark = pytest.mark.metaflow
 
 PLUGINS = Path(install.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that a process logs once are logged in each test."""
+    monkeypatch.delenv("_HFTRANSFER_LOGGED", raising=False)
 
 
 def entries_of(feature: Feature) -> tuple[Patch | Requirement, ...]:
@@ -56,14 +62,15 @@ class Replicas:
     Patches are installed into the copies, so this process keeps its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: Sequence[Feature] = table.FEATURES) -> None:
+        self._features = features
         self._modules: dict[str, Any] = {}
 
     def __call__(self, name: str) -> Any:
         """Return the copy of the module `name`: the `import_module` of `install_features`."""
         if name not in self._modules:
             copy = SimpleNamespace(**vars(importlib.import_module(name)))
-            for target in _targets(name):
+            for target in _targets(self._features, name):
                 self._copy(copy, target.split("."))
             self._modules[name] = copy
         return self._modules[name]
@@ -99,8 +106,8 @@ def _members(owner: type) -> dict[str, Any]:
     return {k: v for k, v in vars(owner).items() if k not in ("__dict__", "__weakref__")}
 
 
-def _targets(module: str) -> list[str]:
-    entries = [entry for feature in table.FEATURES for entry in entries_of(feature)]
+def _targets(features: Sequence[Feature], module: str) -> list[str]:
+    entries = [entry for feature in features for entry in entries_of(feature)]
     split = [entry.target.partition(":") for entry in entries]
     return [path for name, _, path in split if name == module]
 
@@ -232,6 +239,30 @@ def test_a_failure_after_the_replacement_undoes_it(capsys: pytest.CaptureFixture
     assert "no_such_function" in reasons["broken"]
     assert getattr(owner, name) is before
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("entry", table.DECORATOR.requires, ids=lambda entry: entry.target)
+@pytest.mark.parametrize("damage", [rename, change_signature])
+def test_what_the_decorator_needs_is_checked(
+    entry: Requirement, damage: Callable[[Any, str], None]
+) -> None:
+    """Each name and each signature; the text names the one that is not as expected."""
+    if damage is change_signature and entry.signature is None:
+        pytest.skip("the table expects no signature of it")
+    replicas = Replicas((table.DECORATOR,))
+    assert install.obstacle(table.DECORATOR, replicas) == ""
+    owner, name = replicas.find(entry.target)
+    damage(owner, name)
+
+    assert entry.target.partition(":")[2] in install.obstacle(table.DECORATOR, replicas)
+
+
+def test_the_decorator_needs_a_known_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of another release may have other meanings."""
+    monkeypatch.setattr(table, "KNOWN_RELEASES", ("0.1.",))
+
+    assert "is not supported" in install.obstacle(table.DECORATOR)
+    assert install.obstacle(table.S3_DATASTORE, any_release=True) == ""
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ Imported on every ``import metaflow``, so it imports nothing but Metaflow at fir
 from __future__ import annotations
 
 import json
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +20,37 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     parse_load,
     without_credentials,
 )
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
+from metaflow_extensions.hftransfer.plugins.patches.install import obstacle
+from metaflow_extensions.hftransfer.plugins.patches.table import DECORATOR
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.card.hub_card import HubCard
     from metaflow_extensions.hftransfer.plugins.hub.step_api import HuggingfaceHub
 
 _CHECKPOINT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
+_INCUMBENT = f"{_CHECKPOINT}.hf_hub.decorator"
 _INSTALL = 'Install it where the step runs, with: pip install "hftransfer[metaflow]"'
+
+
+@cache
+def _obstacle() -> str:
+    """Return why this decorator cannot use metaflow-checkpoint, or an empty text."""
+    try:
+        if find_spec(_CHECKPOINT) is None:
+            return ""  # `step_init` says so
+    except ModuleNotFoundError:
+        return ""
+    return obstacle(DECORATOR)
+
+
+def _incumbent() -> type[StepDecorator] | None:
+    """Return the class of metaflow-checkpoint's own decorator, or None if there is none."""
+    try:
+        found: type[StepDecorator] = import_module(_INCUMBENT).HuggingfaceHubDecorator
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it cannot be used
+        return None
+    return found
 
 
 class HuggingfaceHubDecorator(StepDecorator):
@@ -92,6 +118,18 @@ class HuggingfaceHubDecorator(StepDecorator):
     _flow_datastore: Any = None
     _hub: HuggingfaceHub | None = None
     _card: HubCard | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Return metaflow-checkpoint's own decorator if that package is not as expected.
+
+        Found out here and not on import: flows without this decorator do not need the answer.
+        """
+        reason = _obstacle()
+        incumbent = _incumbent() if reason else None
+        if incumbent is None:
+            return super().__new__(cls)
+        log_once(f"Disabled: {DECORATOR.name}; metaflow-checkpoint's own is used. Reason: {reason}")
+        return incumbent(*args, **kwargs)
 
     def step_init(
         self,
@@ -227,6 +265,11 @@ class HuggingfaceHubDecorator(StepDecorator):
         if found is None:
             raise HuggingfaceHubError(
                 f"Step {step_name} needs the package metaflow-checkpoint. {_INSTALL}"
+            )
+        if reason := _obstacle():
+            raise HuggingfaceHubError(
+                f"Step {step_name} needs another release of metaflow-checkpoint: {reason}. "
+                f"{_INSTALL}"
             )
 
     def _register_loaded(

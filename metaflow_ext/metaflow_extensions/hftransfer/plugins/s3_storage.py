@@ -14,6 +14,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 from metaflow.datastore.datastore_storage import CloseAfterUse
@@ -21,10 +22,14 @@ from metaflow.plugins.datatools.s3.s3 import S3
 
 try:
     from metaflow_extensions.obcheckpoint.plugins.datastores.s3_compat import S3CompatibleStorage
-except ImportError:  # without metaflow-checkpoint no decorator uses this datastore
+except Exception:  # noqa: BLE001 - `import metaflow` must work with any release, and with none
+    # Without metaflow-checkpoint no decorator uses this datastore.
     from metaflow.plugins.datastores.s3_storage import S3Storage as S3CompatibleStorage
 
 from metaflow_extensions.hftransfer.plugins.engine.s3_clients import shared_client
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
+from metaflow_extensions.hftransfer.plugins.patches.install import obstacle
+from metaflow_extensions.hftransfer.plugins.patches.table import S3_DATASTORE
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +52,13 @@ class HftransferS3Storage(S3CompatibleStorage):
     """
 
     TYPE = "s3-compatible"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Return metaflow-checkpoint's datastore if Metaflow's S3 client is not as expected."""
+        if not (reason := _obstacle()):
+            return super().__new__(cls)
+        log_once(f"Disabled: {S3_DATASTORE.name}. Reason: {reason}")
+        return S3CompatibleStorage(*args, **kwargs)
 
     @property
     def _s3_client_params(self) -> dict[str, Any] | None:
@@ -289,6 +301,11 @@ class HftransferS3Storage(S3CompatibleStorage):
             )
 
         _in_threads(delete, keys)
+
+
+@cache
+def _obstacle() -> str:
+    return obstacle(S3_DATASTORE, any_release=True)
 
 
 def _status(error: Any) -> int:

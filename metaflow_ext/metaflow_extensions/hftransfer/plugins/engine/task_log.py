@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from collections.abc import Callable
+
+_LOGGED = "_HFTRANSFER_LOGGED"  # an environment variable
 
 
 def log_line(message: str) -> None:
     """Write one line to stderr, which Metaflow adds to the log of the task."""
     print(f"[hftransfer] {message}", file=sys.stderr)  # noqa: T201
+
+
+def log_once(message: str) -> None:
+    """Write one line, unless this process or one of those that started it has written it.
+
+    A run starts a process for each task, and all of them find the same.
+    """
+    mark = hashlib.sha256(message.encode()).hexdigest()[:12]
+    logged = os.environ.get(_LOGGED, "").split()
+    if mark not in logged:
+        os.environ[_LOGGED] = " ".join([*logged, mark])
+        log_line(message)
 
 
 def log_removed(remove: Callable[[], list[str]]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line
+from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
 from metaflow_extensions.hftransfer.plugins.patches import table
 from metaflow_extensions.hftransfer.plugins.patches.signatures import signature_of
 from metaflow_extensions.hftransfer.plugins.patches.table import Feature, Patch, Requirement
@@ -46,9 +46,8 @@ def install_patches() -> dict[str, str]:
         return {feature.name: "metaflow-checkpoint is not installed" for feature in table.FEATURES}
     release = _checkpoint_release()
     if not release.startswith(table.KNOWN_RELEASES):
-        known = ", ".join(f"{prefix}*" for prefix in table.KNOWN_RELEASES)
-        reason = f"release {release} is not supported; supported are {known}"
-        log_line(f"Disabled: all patches of metaflow-checkpoint. Reason: {reason}")
+        reason = _unsupported(release)
+        log_once(f"Disabled: all patches of metaflow-checkpoint. Reason: {reason}")
         return {feature.name: reason for feature in table.FEATURES}
     return install_features(table.FEATURES)
 
@@ -77,9 +76,39 @@ def install_features(
         except Exception as error:  # noqa: BLE001 - `import metaflow` must work in any case
             is_mismatch = isinstance(error, MismatchError)
             reason = str(error) if is_mismatch else f"{type(error).__name__}: {error}"
-            log_line(f"Disabled: {feature.name}. Reason: {reason}")
+            log_once(f"Disabled: {feature.name}. Reason: {reason}")
             reasons[feature.name] = reason
     return reasons
+
+
+def obstacle(
+    feature: Feature, import_module: Import = importlib.import_module, *, any_release: bool = False
+) -> str:
+    """Return why what `feature` requires is not as expected, or an empty text.
+
+    Parameters
+    ----------
+    feature : Feature
+        Without patches.
+    import_module : callable
+        As for `install_features`.
+    any_release : bool, default False
+        True if the feature does not depend on the release of metaflow-checkpoint.
+    """
+    release = _checkpoint_release()
+    if not any_release and not release.startswith(table.KNOWN_RELEASES):
+        return _unsupported(release)
+    try:
+        for requirement in feature.requires:
+            _find(requirement, import_module)
+    except MismatchError as error:
+        return str(error)
+    return ""
+
+
+def _unsupported(release: str) -> str:
+    known = ", ".join(f"{prefix}*" for prefix in table.KNOWN_RELEASES)
+    return f"release {release} of metaflow-checkpoint is not supported; supported are {known}"
 
 
 def _install(feature: Feature, import_module: Import) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 KNOWN_RELEASES = ("0.2.",)
-"""Prefixes of the releases of metaflow-checkpoint whose behaviour these patches know."""
+"""Prefixes of the releases of metaflow-checkpoint whose behaviour this extension knows."""
 
 _CHECKPOINT = "metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities"
 _CHECKPOINT_DECORATOR = f"{_CHECKPOINT}.checkpoints.decorator:CheckpointDecorator"
@@ -281,3 +281,69 @@ FEATURES = (
         after="credentials:adopt_hidden_configuration",
     ),
 )
+
+DECORATOR = Feature(
+    "hftransfer's @huggingface_hub",
+    "The decorator stores its entries through metaflow-checkpoint, as that stores checkpoints. "
+    "Where it cannot, metaflow-checkpoint's own decorator takes its place.",
+    (),
+    requires=(
+        Requirement(f"{_CHECKPOINT}.checkpoints.constants:CHECKPOINT_TAG_PREFIX"),
+        Requirement(f"{_CHECKPOINT}.checkpoints.constants:CHECKPOINT_TASK_IDENTIFIER_ENV_VAR_NAME"),
+        Requirement(f"{_CHECKPOINT}.checkpoints.constants:CHECKPOINT_UID_ENV_VAR_NAME"),
+        Requirement(f"{_CHECKPOINT}.checkpoints.constructors:load_checkpoint"),
+        Requirement(
+            f"{_CHECKPOINT}.checkpoints.constructors:_instantiate_checkpoint_for_writes",
+            "(checkpoint_object, flow, task_identifier, scope, gang_scheduled_task)",
+        ),
+        Requirement(f"{_CHECKPOINT}.checkpoints.core:Checkpointer.current_version"),
+        Requirement(f"{_CHECKPOINT}.checkpoints.core:Checkpointer._update_version", "(self)"),
+        Requirement(
+            f"{_CHECKPOINT}.checkpoints.core:Checkpointer._list_checkpoints",
+            "(self, name, attempt, within_task)",
+        ),
+        Requirement(f"{_CHECKPOINT}.checkpoints.core:CheckpointDatastore._NAME_ENTROPY"),
+        Requirement(
+            f"{_CHECKPOINT}.checkpoints.core:CheckpointDatastore.create_key_name", "(self, *args)"
+        ),
+        Requirement(
+            f"{_CHECKPOINT}.checkpoints.core:CheckpointDatastore.save",
+            "(self, local_path, attempt, version_id, name, metadata, set_latest, storage_format)",
+        ),
+        Requirement(f"{_CHECKPOINT}.checkpoints.core:ScopeResolver.from_tags", "(tags)"),
+        Requirement(f"{_CHECKPOINT}.checkpoints.core:ScopeResolver.from_namespace", "()"),
+        Requirement(f"{_CHECKPOINT}.checkpoints.final_api:Checkpoint"),
+        Requirement(f"{_OBJECT_STORAGE}._save_objects", "(self, key, local_path)"),
+        Requirement(f"{_OBJECT_STORAGE}.resolve_key_relative_path", "(self, key)"),
+        Requirement(f"{_OBJECT_STORAGE}.resolve_key_full_url", "(self, key)"),
+        Requirement(f"{_OBJECT_STORAGE}.delete_prefix", "(self, key_prefix)"),
+        Requirement(
+            f"{_CHECKPOINT}.datastore.decorator:set_datastore_context",
+            "(flow, metadata, run_id, step_name, task_id, retry_count)",
+        ),
+        Requirement(
+            f"{_CHECKPOINT}.hf_hub.decorator:init_hf_checkpoint",
+            "(checkpoint, cache_scope, flow_name)",
+        ),
+        Requirement(
+            f"{_CHECKPOINT}.utils.flowspec_utils:resolve_task_identifier",
+            "(run, gang_scheduled_task, gang_schedule_task_idf_index)",
+        ),
+    ),
+)
+"""What `decorator` and the modules below it use without replacing it."""
+
+S3_DATASTORE = Feature(
+    "hftransfer's datastore s3-compatible",
+    "It lists and deletes through Metaflow's S3 client. Where it cannot, metaflow-checkpoint's "
+    "own datastore takes its place.",
+    (),
+    requires=(
+        Requirement("metaflow.plugins.datatools.s3.s3:S3.info", "(self, key, return_missing)"),
+        Requirement(
+            "metaflow.plugins.datatools.s3.s3:S3._one_boto_op",
+            "(self, op, url, create_tmp_file)",
+        ),
+    ),
+)
+"""What `s3_storage` uses without replacing it."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +25,11 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 from hftransfer import IntegrityError, TransferError
 from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.hub.download_lock import DownloadLock
+from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight
 from support.files import tree
 from support.hub import listings
-from support.metaflow_stores import Datastore, checkpoint_store, repo_cache
+from support.metaflow_stores import Datastore, checkpoint_store, python_path, repo_cache
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -39,6 +43,7 @@ FILES: dict[str, bytes | RandomFile] = {
 }
 ARTIFACTS = "mf.huggingface_hub/checkpoints/artifacts"
 SINGLE = f"{ARTIFACTS}/Flow/start/scope/single"
+UNFINISHED = "mf.huggingface_hub/checkpoints/unfinished"
 
 
 @pytest.fixture(scope="module")
@@ -334,27 +339,85 @@ def test_a_retry_resumes_a_failed_attempt(
     assert set(datastore.keys(SINGLE)) == {f"{reference['key']}/{path}" for path in FILES}
 
 
-def test_a_retry_adopts_the_entry_of_a_killed_attempt(
-    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+@pytest.mark.parametrize("who", ["its retry", "a later run", "a sibling"])
+def test_the_entry_of_a_killed_task_is_adopted(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], who: str
 ) -> None:
-    """The retry writes below the same key, and deletes what it does not overwrite."""
-    store = checkpoint_store(datastore, lines.append)
-    cache = repo_cache(datastore, lines.append, attempt=1)
-    name = cache.name(request_for(hub))
-    killed = f"{SINGLE}/{store._datastore._NAME_ENTROPY}.0.{name}.0"
+    """The next download of the same files writes below its key, and deletes what it does not need.
+
+    The next attempt, without @retry the next run, or in another task of the foreach.
+    """
+    killed = kill_after_begin(datastore, hub)
     for path in ("config.json", "of/another/commit.bin"):
         datastore.write(f"{killed}/{path}", b"half of it")
+    task = {
+        "its retry": {"attempt": 1},
+        "a later run": {"task": "Flow/2/start/7"},
+        "a sibling": {"task": "Flow/2/start/8", "identifier": "other"},
+    }[who]
 
-    reference, _ = cache.load(request_for(hub), str(tmp_path / "a"))
+    reference, _ = repo_cache(datastore, lines.append, **task).load(
+        request_for(hub), str(tmp_path / "a")
+    )
 
     assert reference["key"] == killed
-    assert set(datastore.keys(SINGLE)) == {f"{killed}/{path}" for path in FILES}
-    assert [
-        line for line in lines if "Resuming the unfinished entry of attempt 0 of this task" in line
-    ]
-    again, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "b"))
+    assert datastore.keys(ARTIFACTS) == sorted(f"{killed}/{path}" for path in FILES)
+    assert datastore.keys(UNFINISHED) == []
+    assert [line for line in lines if "Resuming the unfinished entry" in line]
+    identifier = task.get("identifier", "single")
+    again, hit = repo_cache(datastore, lines.append, identifier=identifier).load(
+        request_for(hub), str(tmp_path / "b")
+    )
     assert hit
     assert again == reference
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow"])
+def test_what_a_killed_task_began_is_removed(
+    datastore: Datastore, hub: HubServer, lines: list[str], scope: str
+) -> None:
+    """In every scope, also if nobody requests the same files again."""
+    killed = kill_after_begin(datastore, hub, scope=scope)
+    datastore.write(f"{killed}/config.json", b"half of it")
+
+    reference, _ = repo_cache(
+        datastore, lines.append, task="Flow/2/start/7", scope=scope
+    ).reference(request_for(hub, revision="v2", allow_patterns="*.json"))
+
+    assert datastore.keys(ARTIFACTS) == [f"{reference['key']}/config.json"]
+    assert datastore.keys(UNFINISHED) == []
+    assert [line for line in lines if f"of a task that has died: {killed}" in line]
+
+
+def test_what_a_living_task_writes_stays(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """Another request does not touch the unfinished entry of a process that runs."""
+    store = checkpoint_store(datastore, print)
+    lock = DownloadLock(Flight(), "1" * 32, request_for(hub))
+    with store.new_entry("name", lock) as entry:
+        datastore.write(f"{entry.key}/config.json", b"half of it")
+
+        repo_cache(datastore, lines.append, task="Flow/2/start/7").reference(
+            request_for(hub, allow_patterns="*.json")
+        )
+
+        assert datastore.read(f"{entry.key}/config.json") == b"half of it"
+
+
+def test_a_task_that_lost_its_entry_neither_publishes_nor_removes_it(
+    datastore: Datastore, hub: HubServer
+) -> None:
+    """Another one took it over, because this one seemed to be dead."""
+    store = checkpoint_store(datastore, print)
+    lock = DownloadLock(Flight(), "1" * 32, request_for(hub))
+    with pytest.raises(TransferError, match="taken over"), store.new_entry("name", lock) as entry:
+        datastore.write(f"{entry.key}/config.json", b"of the other task")
+        store._unfinished.claim(lock.name, entry.key, "Flow/2/start/7", may_retry=False)
+        store.publish(entry, {"files": {"config.json": {"size": 17}}}, {})
+
+    assert datastore.read(f"{entry.key}/config.json") == b"of the other task"
 
 
 def test_a_published_entry_of_an_earlier_attempt_is_not_adopted(
@@ -500,6 +563,42 @@ def delete(datastore: Datastore, key: str) -> None:
         datastore.backend.delete(key)
 
 
+BEGIN = """
+import json, os, signal, sys
+import metaflow
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
+from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
+from support.metaflow_stores import Datastore, repo_cache
+
+def die(self, request, entry, path):
+    print(entry.key, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+RepoTransfers.download = die
+given = json.loads(sys.argv[1])
+cache = repo_cache(Datastore(*given["datastore"]), print, **given["task"])
+cache.reference(parse_arguments(given["request"]))
+"""
+
+
+def kill_after_begin(datastore: Datastore, hub: HubServer, **task: Any) -> str:
+    """Kill a task that has begun an entry; return the key of that."""
+    given = {
+        "datastore": [datastore.kind, datastore.root, datastore.parameters],
+        "request": {"repo_id": REPO, "endpoint": hub.endpoint},
+        "task": task,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN, json.dumps(given)],
+        env={**os.environ, "PYTHONPATH": python_path(), "TMPDIR": tempfile.gettempdir()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 def store_upstream_entry(
     datastore: Datastore, files: dict[str, bytes], size: int | None = None
 ) -> dict[str, Any]:
@@ -508,7 +607,7 @@ def store_upstream_entry(
     request = RepoRequest(REPO)
     name = repo_cache(datastore, print).name(request)
     metadata = {"repo_id": REPO, "registry": "huggingface", "repo_type": "model"}
-    with store.new_entry(name) as entry:
+    with store.new_entry(name, DownloadLock(Flight(), "0" * 32, request)) as entry:
         for path, data in files.items():
             datastore.write(f"{entry.key}/{path}", data)
         total = sum(map(len, files.values())) if size is None else size

@@ -202,9 +202,8 @@ class HuggingfaceHubDecorator(StepDecorator):
             interval=float(HFTRANSFER_PROGRESS_INTERVAL),
         )
         may_retry = retry_count < max_user_code_retries
-        step = f"{flow.name}/{run_id}/{step_name}"
-        task = f"{step}/{task_id}"
-        cache = RepoCache(store, transfers, scope, step, self._log, owner=task, may_retry=may_retry)
+        task = f"{flow.name}/{run_id}/{step_name}/{task_id}"
+        cache = RepoCache(store, transfers, scope, self._log, owner=task, may_retry=may_retry)
         self._card.follow(cache.accesses)
         self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
         current._update_env({"huggingface_hub": self._hub})

@@ -15,6 +15,7 @@ from metaflow.decorators import StepDecorator
 
 from metaflow_extensions.hftransfer.plugins.engine.cache_key import CACHE_SCOPES
 from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.engine.load_names import check_loads
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
     parse_load,
@@ -152,6 +153,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         self._require_packages(step_name)
         remember_datastore(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
+        check_loads(self._requests, step_name)
         if self.attributes["load"] and self.statically_defined:
             # Metaflow stores the attributes of decorators with every run. Those given by --with
             # reach the task on its command line, so they must stay as they are.
@@ -205,10 +207,10 @@ class HuggingfaceHubDecorator(StepDecorator):
         task = f"{flow.name}/{run_id}/{step_name}/{task_id}"
         cache = RepoCache(store, transfers, scope, self._log, owner=task, may_retry=may_retry)
         self._card.follow(cache.accesses)
-        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
+        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"], self._requests)
         current._update_env({"huggingface_hub": self._hub})
         self._card.start()
-        self._hub._load_declared(self._requests)
+        self._hub._load_declared()
         self._register_loaded(metadata, run_id, step_name, task_id, retry_count)
 
     def task_decorate(

@@ -28,7 +28,7 @@ from metaflow_extensions.hftransfer.plugins.engine.orphans import parse_key_name
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 from metaflow_extensions.hftransfer.plugins.hub.run_scope import resolve_scope
 from metaflow_extensions.hftransfer.plugins.hub.single_flight import lock_folder
-from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskDir
+from metaflow_extensions.hftransfer.plugins.hub.task_dirs import PREFIX, TaskDir
 from metaflow_extensions.hftransfer.plugins.hub.unfinished_entries import Claim, UnfinishedEntries
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
     checkpoint_storage,
@@ -344,7 +344,7 @@ class CheckpointStore:
 
     def _staging_folder(self, name: str) -> TaskDir:
         owner = f"{self._datastore.pathspec}/staging/{self.attempt}"
-        return TaskDir(f"metaflow_hf_{name}_", owner, self._temp_dir_root)
+        return TaskDir(f"{PREFIX}{name}_", owner, self._temp_dir_root)
 
     def _remove(self, entry: NewEntry) -> None:
         try:

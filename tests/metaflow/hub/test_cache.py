@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +23,14 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
-from hftransfer import IntegrityError, TransferError
-from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
+from hftransfer import DiskFullError, IntegrityError, TransferError
+from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Stall, Status
+from metaflow_extensions.hftransfer.plugins.engine.jobs import TransferJobs
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
+from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import ReuseSink
 from metaflow_extensions.hftransfer.plugins.hub.download_lock import DownloadLock
 from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight
+from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 from support.files import tree
 from support.hub import listings
 from support.metaflow_stores import Datastore, checkpoint_store, python_path, repo_cache
@@ -455,25 +459,179 @@ def test_existing_files_are_not_transferred(
 
 
 @pytest.mark.parametrize("scope", ["checkpoint", "flow"])
-def test_tasks_of_one_machine_download_once(
+def test_tasks_of_one_machine_download_and_store_once(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
 ) -> None:
-    """Three concurrent tasks of a foreach: one reads the Hub, the others its entry."""
+    """Three concurrent tasks of a foreach: one reads the Hub, the others refer to its entry."""
 
-    def task(number: int) -> None:
-        repo_cache(
+    def task(number: int) -> tuple[dict[str, Any], bool]:
+        found: tuple[dict[str, Any], bool] = repo_cache(
             datastore,
             lines.append,
             task=f"Flow/1/start/{number}",
             identifier=f"index{number}" if scope == "checkpoint" else "shared",
             scope=scope,
         ).load(request_for(hub), str(tmp_path / str(number)))
+        return found
 
     with ThreadPoolExecutor(3) as tasks:
-        list(tasks.map(task, range(3)))
+        found = list(tasks.map(task, range(3)))
 
     assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "2")
     assert listings(hub) == 1
+    assert len({reference["key"] for reference, _ in found}) == 1
+    assert sorted(hit for _, hit in found) == [False, True, True]
+    assert len(datastore.keys(ARTIFACTS)) == len(FILES)
+    hub.clear_requests()
+    again, hit = repo_cache(
+        datastore,
+        lines.append,
+        task="Flow/2/start/9",
+        identifier="index2" if scope == "checkpoint" else "shared",
+        scope=scope,
+    ).load(request_for(hub), str(tmp_path / "again"))
+    assert hit
+    assert again["key"] == found[0][0]["key"]
+    assert hub.requests == []
+
+
+def test_tasks_that_waited_load_at_the_same_time(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock is held while a task loads: two of three meet in the middle of their loads."""
+    meeting = threading.Barrier(2)
+    load = RepoTransfers.load
+
+    def meet(self: Any, request: Any, reference: Any, path: str) -> Any:
+        if Path(path).name != "first":
+            meeting.wait(60)
+        return load(self, request, reference, path)
+
+    monkeypatch.setattr(RepoTransfers, "load", meet)
+    waiting = threading.Semaphore(0)
+
+    def log(line: str) -> None:
+        if "waiting" in line:
+            waiting.release()
+
+    stalled = hub.add_fault(Fault(host="cdn", action=Stall(0), times=None))
+
+    def task(name: str) -> bool:
+        cache = repo_cache(datastore, log, task=f"Flow/1/start/{name}", identifier=name)
+        return bool(cache.load(request_for(hub), str(tmp_path / name))[1])
+
+    with ThreadPoolExecutor(3) as tasks:
+        first = tasks.submit(task, "first")
+        assert stalled.wait(60)
+        others = [tasks.submit(task, name) for name in ("second", "third")]
+        for _ in others:
+            assert waiting.acquire(timeout=60)
+        hub.clear_faults()
+        hub.release()
+        assert not first.result()
+        assert all(other.result() for other in others)
+
+
+def test_locks_lie_with_a_local_datastore_and_are_removed(
+    datastore: Datastore, hub: HubServer, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that tasks with other temporary folders wait too; no lock file stays anywhere."""
+    locks: list[str] = []
+    download = RepoTransfers.download
+
+    def watch(self: Any, request: Any, entry: Any, path: Any) -> Any:
+        for parent in (datastore.root, tempfile.gettempdir()):
+            found = Path(parent).rglob("*.lock") if os.path.isdir(parent) else ()
+            locks.extend(str(file) for file in found)
+        return download(self, request, entry, path)
+
+    monkeypatch.setattr(RepoTransfers, "download", watch)
+    repo_cache(datastore, lines.append).reference(request_for(hub))
+
+    where = datastore.root if datastore.kind == "local" else tempfile.gettempdir()
+    assert [Path(lock).is_relative_to(where) for lock in locks] == [True]
+    assert not Path(locks[0]).exists()
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow"])
+def test_a_stored_repository_serves_a_part_of_it(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
+) -> None:
+    """A load with patterns selects from the entry; a reference to a part is a smaller entry."""
+
+    def cache(number: int) -> Any:
+        return repo_cache(datastore, lines.append, scope=scope, task=f"Flow/{number}/start/1")
+
+    whole, _ = cache(1).reference(request_for(hub))
+    hub.clear_requests()
+    part = request_for(hub, allow_patterns=["*.json", "deep/"], ignore_patterns="*.bin")
+    for name in ("old.bin", "keep.txt"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_text("mine")
+
+    reference, hit = cache(2).load(part, str(tmp_path / "a"))
+    smaller, hit_again = cache(3).reference(part)
+
+    assert hub.requests == []
+    assert hit
+    assert hit_again
+    assert reference["key"] == whole["key"] != smaller["key"]
+    assert set(tree(tmp_path / "a")) == {"config.json", "deep/vocab.txt", "old.bin", "keep.txt"}
+    assert datastore.keys(smaller["key"]) == [
+        f"{smaller['key']}/config.json",
+        f"{smaller['key']}/deep/vocab.txt",
+    ]
+    assert cache(4).reference(part)[0]["key"] == smaller["key"]
+    other = request_for(hub, allow_patterns="*.json", revision="v2")
+    assert not cache(5).load(other, str(tmp_path / "v2"))[1]
+
+
+def test_a_damaged_repository_does_not_serve_a_part_of_it(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """The reference to a part is downloaded then."""
+    whole, _ = repo_cache(datastore, lines.append).reference(request_for(hub))
+    datastore.write(f"{whole['key']}/config.json", b'{"revision": "xxxx"}')
+    hub.clear_requests()
+
+    part, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").reference(
+        request_for(hub, allow_patterns="*.json")
+    )
+
+    assert not hit
+    assert listings(hub) == 1
+    assert datastore.read(f"{part['key']}/config.json") == b'{"revision": "main"}'
+
+
+def test_a_full_temporary_disk_does_not_discard_a_stored_entry(
+    datastore: Datastore,
+    hub: HubServer,
+    tmp_path: Path,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The load fails; what the datastore has by then serves the next task."""
+
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise DiskFullError("no space left to write the file")
+
+    request = request_for(hub, allow_patterns="*.json")
+    if datastore.kind == "local":
+        monkeypatch.setattr(TransferJobs, "load", fail)
+        monkeypatch.setattr(TransferJobs, "clone", lambda *arguments, **keywords: False)
+    else:
+        monkeypatch.setattr(ReuseSink, "finish", fail)  # when all files are at both places
+    with pytest.raises(DiskFullError):
+        repo_cache(datastore, lines.append).load(request, str(tmp_path / "a"))
+    monkeypatch.undo()
+    hub.clear_requests()
+
+    _, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").load(
+        request, str(tmp_path / "b")
+    )
+
+    assert hit
+    assert hub.requests == []
 
 
 def test_one_task_may_load_from_several_threads(

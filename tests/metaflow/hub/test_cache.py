@@ -354,11 +354,12 @@ def test_the_entry_of_a_killed_task_is_adopted(
     killed = kill_after_begin(datastore, hub)
     for path in ("config.json", "of/another/commit.bin"):
         datastore.write(f"{killed}/{path}", b"half of it")
-    task = {
+    tasks: dict[str, dict[str, Any]] = {
         "its retry": {"attempt": 1},
         "a later run": {"task": "Flow/2/start/7"},
         "a sibling": {"task": "Flow/2/start/8", "identifier": "other"},
-    }[who]
+    }
+    task = tasks[who]
 
     reference, _ = repo_cache(datastore, lines.append, **task).load(
         request_for(hub), str(tmp_path / "a")

@@ -11,11 +11,10 @@ Everything here blocks for some microseconds (``/proc``).
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import socket
 from dataclasses import dataclass
-
-from hftransfer._core.digests import chunk_digest
 
 __all__ = ("ProcessIdentity", "is_token_of_dead_process", "own_token", "parent_token")
 
@@ -117,7 +116,7 @@ def _of_process(pid: int) -> ProcessIdentity:
 
 @functools.lru_cache(maxsize=1)
 def _machine() -> str:
-    return chunk_digest(memoryview(f"{_host()} {_boot_id()}".encode()))[:8]
+    return hashlib.sha256(f"{_host()} {_boot_id()}".encode()).hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=1)

@@ -28,7 +28,6 @@ from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, 
 from metaflow_extensions.hftransfer.plugins.engine.jobs import TransferJobs
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
 from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import ReuseSink
-from metaflow_extensions.hftransfer.plugins.hub.download_lock import DownloadLock
 from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight
 from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 from support.files import tree
@@ -400,8 +399,8 @@ def test_what_a_living_task_writes_stays(
 ) -> None:
     """Another request does not touch the unfinished entry of a process that runs."""
     store = checkpoint_store(datastore, print)
-    lock = DownloadLock(Flight(), "1" * 32, request_for(hub))
-    with store.new_entry("name", lock) as entry:
+    flight = Flight("1" * 32)
+    with store.new_entry("name", flight) as entry:
         datastore.write(f"{entry.key}/config.json", b"half of it")
 
         repo_cache(datastore, lines.append, task="Flow/2/start/7").reference(
@@ -416,10 +415,10 @@ def test_a_task_that_lost_its_entry_neither_publishes_nor_removes_it(
 ) -> None:
     """Another one took it over, because this one seemed to be dead."""
     store = checkpoint_store(datastore, print)
-    lock = DownloadLock(Flight(), "1" * 32, request_for(hub))
-    with pytest.raises(TransferError, match="taken over"), store.new_entry("name", lock) as entry:
+    flight = Flight("1" * 32)
+    with pytest.raises(TransferError, match="taken over"), store.new_entry("name", flight) as entry:
         datastore.write(f"{entry.key}/config.json", b"of the other task")
-        store._unfinished.claim(lock.name, entry.key, "Flow/2/start/7", may_retry=False)
+        store._unfinished.claim(flight.name, entry.key, "Flow/2/start/7", may_retry=False)
         store.publish(entry, {"files": {"config.json": {"size": 17}}}, {})
 
     assert datastore.read(f"{entry.key}/config.json") == b"of the other task"
@@ -766,7 +765,7 @@ def store_upstream_entry(
     request = RepoRequest(REPO)
     name = repo_cache(datastore, print).name(request)
     metadata = {"repo_id": REPO, "registry": "huggingface", "repo_type": "model"}
-    with store.new_entry(name, DownloadLock(Flight(), "0" * 32, request)) as entry:
+    with store.new_entry(name, Flight("0" * 32)) as entry:
         for path, data in files.items():
             datastore.write(f"{entry.key}/{path}", data)
         total = sum(map(len, files.values())) if size is None else size

@@ -38,9 +38,9 @@ def test_the_entry_of_another_task_has_the_same_files(
     recorded: RepoRequest, request_: RepoRequest, is_found: bool
 ) -> None:
     """A forced download never uses the entry of another task."""
-    flight = Flight(record={"reference": reference(recorded)})
+    flight = Flight("name", record={"reference": reference(recorded)})
 
-    found = DownloadLock(flight, "name", request_).stored
+    found = DownloadLock(flight, request_).stored
 
     assert found == (reference(recorded) if is_found else None)
 
@@ -48,8 +48,8 @@ def test_the_entry_of_another_task_has_the_same_files(
 @pytest.mark.parametrize(("request_", "is_recorded"), [(REQUEST, True), (FORCED, False)])
 def test_only_an_ordinary_download_is_recorded(request_: RepoRequest, is_recorded: bool) -> None:
     """No other task may use a forced download in place of its own."""
-    flight = Flight(waited=True)
-    lock = DownloadLock(flight, "name", request_)
+    flight = Flight("name", waited=True)
+    lock = DownloadLock(flight, request_)
 
     lock.keep(reference(request_))
 

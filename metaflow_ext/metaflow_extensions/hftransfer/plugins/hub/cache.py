@@ -256,7 +256,9 @@ class RepoCache:
         whole = self._find_whole(request, unusable)
         with (
             _rollback_on_sigterm(),
-            self._store.new_entry(self.name(request), lock, may_retry=self._may_retry) as entry,
+            self._store.new_entry(
+                self.name(request), lock.flight, may_retry=self._may_retry
+            ) as entry,
         ):
             summary = None if whole is None else self._copy(request, entry, whole)
             cache_hit = summary is not None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hftransfer._io.move_tree import move_tree
 from hftransfer.errors import TransferError
@@ -27,7 +27,7 @@ from metaflow_extensions.hftransfer.plugins.engine.manifests import manifest_pat
 from metaflow_extensions.hftransfer.plugins.engine.orphans import parse_key_name
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 from metaflow_extensions.hftransfer.plugins.hub.run_scope import resolve_scope
-from metaflow_extensions.hftransfer.plugins.hub.single_flight import lock_folder
+from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight, lock_folder
 from metaflow_extensions.hftransfer.plugins.hub.task_dirs import PREFIX, TaskDir
 from metaflow_extensions.hftransfer.plugins.hub.unfinished_entries import Claim, UnfinishedEntries
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import (
@@ -50,9 +50,6 @@ from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.hf_hub.
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.utils.flowspec_utils import (  # noqa: E501
     resolve_task_identifier,
 )
-
-if TYPE_CHECKING:
-    from metaflow_extensions.hftransfer.plugins.hub.download_lock import DownloadLock
 
 Log = Callable[[str], None]
 
@@ -180,20 +177,20 @@ class CheckpointStore:
 
     @contextmanager
     def new_entry(
-        self, name: str, lock: DownloadLock, *, may_retry: bool = False
+        self, name: str, flight: Flight, *, may_retry: bool = False
     ) -> Iterator[NewEntry]:
         """Reserve a key; what the block wrote there is removed unless it is published.
 
         Parameters
         ----------
         name : str
-        lock : DownloadLock
+        flight : Flight
             That the task holds.
         may_retry : bool, default False
             True if the task has another attempt, which resumes what an `Exception` leaves.
             After SIGTERM or an interrupt it is removed.
         """
-        entry, staging = self._reserve(name, lock, may_retry=may_retry)
+        entry, staging = self._reserve(name, flight, may_retry=may_retry)
         try:
             yield entry
         except BaseException as error:
@@ -206,14 +203,14 @@ class CheckpointStore:
                 staging.close()
 
     def _reserve(
-        self, name: str, lock: DownloadLock, *, may_retry: bool
+        self, name: str, flight: Flight, *, may_retry: bool
     ) -> tuple[NewEntry, TaskDir | None]:
         with self._lock:
             attempt, version_id = self.attempt, self._checkpointer.current_version
             self._checkpointer._update_version()
         store, task = self._datastore, self._datastore.pathspec
         is_recorded = self._exclusive and self._is_writable
-        found = self._unfinished.find(lock.name, lock.flight, task) if is_recorded else None
+        found = self._unfinished.find(flight, task) if is_recorded else None
         if found is not None:
             of_found = parse_key_name(found.rpartition("/")[2])
             if of_found is None or of_found.name != name:
@@ -235,7 +232,7 @@ class CheckpointStore:
             adopted=found is not None,
         )
         if is_recorded:
-            entry.claim = self._unfinished.claim(lock.name, key, task, may_retry=may_retry)
+            entry.claim = self._unfinished.claim(flight.name, key, task, may_retry=may_retry)
         return entry, staging
 
     def publish(

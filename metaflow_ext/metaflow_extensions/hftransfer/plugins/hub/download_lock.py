@@ -24,14 +24,11 @@ class DownloadLock:
     Parameters
     ----------
     flight : Flight
-    name : str
-        Its name.
     request : RepoRequest
     """
 
-    def __init__(self, flight: Flight, name: str, request: RepoRequest) -> None:
+    def __init__(self, flight: Flight, request: RepoRequest) -> None:
         self.flight = flight
-        self.name = name
         self._request = request
 
     @property
@@ -94,7 +91,7 @@ def download_lock(
         # No other task can use a forced download in place of its own.
         on_this_machine_only=request.force_download,
     ) as flight:
-        yield DownloadLock(flight, name, request)
+        yield DownloadLock(flight, request)
 
 
 def _stored(record: dict[str, Any], request: RepoRequest) -> dict[str, Any] | None:

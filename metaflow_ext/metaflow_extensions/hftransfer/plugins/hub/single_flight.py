@@ -27,6 +27,8 @@ Usable = Callable[[Record], bool]
 class Flight:
     """The right to do the work, or the record of a task that has done it."""
 
+    name: str
+    """From `flight_name`."""
     waited: bool = False
     """True if another task held it first."""
     is_exclusive: bool = False
@@ -91,7 +93,7 @@ def single_flight(
         on_wait=lambda: waiting("Another task on this machine"),
         folder=lock_folder(access, root),
     ) as lock:
-        flight = Flight(lock.waited, is_exclusive=lock.held and access.is_local)
+        flight = Flight(name, lock.waited, is_exclusive=lock.held and access.is_local)
         if on_this_machine_only:
             yield flight
             return

@@ -93,13 +93,11 @@ class UnfinishedEntries:
         """Remove a record: the entry is published, or removed."""
         self._access.delete([claim.path])
 
-    def find(self, name: str, flight: Flight, task: str) -> str | None:
+    def find(self, flight: Flight, task: str) -> str | None:
         """Return the key of an entry that this task continues; remove those of dead tasks.
 
         Parameters
         ----------
-        name : str
-            Name of `flight`.
         flight : Flight
             That this task holds: an earlier holder no longer writes.
         task : str
@@ -116,7 +114,7 @@ class UnfinishedEntries:
             if self._access.exists(metadata_path(key)):
                 self._access.delete([path])  # killed between the two
                 continue
-            is_of_flight = item.partition(".")[0] == name
+            is_of_flight = item.partition(".")[0] == flight.name
             if is_of_flight and found is None and _may_continue(record, flight, task):
                 found = key
             elif _is_abandoned(record) and not (

@@ -8,8 +8,12 @@ a client first needs them.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("hftransfer does not support Windows: use it in WSL 2, or on Linux or macOS")
 
 if TYPE_CHECKING:
     from hftransfer._client.client import AsyncClient

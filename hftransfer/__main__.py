@@ -1,6 +1,7 @@
 """Entry point of the command ``hftransfer`` and of ``python -m hftransfer``."""
 
 import gc
+import os
 
 __all__ = ("run",)
 
@@ -12,10 +13,19 @@ _GC_THRESHOLDS = (20_000, 20, 100)
 
 def run() -> int:
     """Run the command line with the arguments of the process and return its exit code."""
-    gc.set_threshold(*_GC_THRESHOLDS)
-    from hftransfer.cli import main
+    try:
+        from hftransfer._io.signals import exit_on_interrupt, ignore_interrupts
 
-    return main()
+        exit_on_interrupt()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        from hftransfer.cli import main
+
+        code = main()
+        ignore_interrupts()
+    except KeyboardInterrupt:  # before `exit_on_interrupt`
+        os.write(2, b"hftransfer: interrupted\n")
+        return 130
+    return code
 
 
 if __name__ == "__main__":

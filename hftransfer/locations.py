@@ -24,6 +24,7 @@ __all__ = (
     "MemoryLocation",
     "S3Location",
     "parse_location",
+    "path_problem",
     "safe_path",
 )
 
@@ -214,3 +215,21 @@ def safe_path(path: str) -> str:
     if not _SAFE_PATH.fullmatch(path):
         raise LocationError(f"{path!r} is not a relative path that stays inside its folder")
     return path
+
+
+def path_problem(path: str) -> str | None:
+    """Return why `safe_path` rejects `path`, as the end of a sentence about it, or None."""
+    if _SAFE_PATH.fullmatch(path):
+        return None
+    if "\0" in path:
+        return "has a NUL"
+    if "\\" in path:
+        return "has a backslash"
+    if path.startswith("/"):
+        return "is an absolute path"
+    segments = path.split("/")
+    if ".." in segments or "." in segments:
+        return "has a segment '.' or '..'"
+    if path.endswith("/"):
+        return "ends in a slash"
+    return "has an empty segment" if "" in segments else "begins with a drive letter"

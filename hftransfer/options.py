@@ -12,11 +12,11 @@ import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hftransfer._core.memory import memory_limit
 from hftransfer._core.units import MIB, parse_size
-from hftransfer.errors import OptionsError
+from hftransfer.errors import OptionsError, RedactedUrl, redact
 
 __all__ = ("HubOptions", "RetryPolicy", "S3Options", "Timeouts", "TransferOptions")
 
@@ -39,16 +39,26 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often and for how long a failed request is retried.
+    """For how long, and how often, a failed operation is retried.
 
-    The delay before retry n is random between 0 and ``min(wait_max, wait_initial * 2**(n-1))``
-    seconds (exponential backoff with full jitter). A delay that the server asks for
-    (``Retry-After``) replaces it. Retries end when either `attempts` or `deadline` is reached. An
-    attempt that transfers more bytes than all earlier ones resets both limits.
+    An operation is the read or write of one chunk, one page of a listing, or another request.
+    `deadline` limits what an outage causes: a connection that fails or is silent, a host whose
+    name cannot be resolved, a status 429 or 5xx. It counts from the operation's first failure.
+    Progress (bytes that arrive) begins a new count, and so does the end of an outage, so a
+    transfer survives any number of outages that are shorter.
+
+    The delay after n failures in a row is random between 50 and 100 % of
+    ``min(wait_max, wait_initial * 2**(n-1))`` seconds. While a server is down, all operations of a
+    client share this delay: one of them tries again, the others wait for the result. A longer
+    delay that the server asks for (``Retry-After``) replaces it; one that goes beyond the
+    deadline ends the retries at once.
     """
 
-    attempts: int = 8
-    """Attempts for one request, the first one included; at least 1. Default 8."""
+    attempts: int | None = None
+    """Most attempts for one operation, the first one included; at least 1. Default None: no limit
+    but `deadline` for what an outage causes; 8 for other failures, such as a response with the
+    wrong bytes, or a host that does not exist and never responded before. Bytes that arrive begin
+    a new count."""
     deadline: float = 600.0
     """Seconds after the first failure during which retries may start. Default 600."""
     wait_initial: float = 0.1
@@ -57,7 +67,7 @@ class RetryPolicy:
     """Longest delay before any retry, seconds, unless the server asks for more. Default 15."""
 
     def __post_init__(self) -> None:
-        _require(self.attempts >= 1, "retry.attempts must be at least 1")
+        _require(self.attempts is None or self.attempts >= 1, "retry.attempts must be at least 1")
         _require(self.deadline >= 0, "retry.deadline must not be negative")
         _require(
             0 <= self.wait_initial <= self.wait_max,
@@ -87,7 +97,8 @@ class HubOptions:
     """The Hugging Face Hub: its address, credentials and request headers."""
 
     endpoint: str | None = None
-    """Base URL, http or https. Default: that of huggingface_hub (``HF_ENDPOINT``)."""
+    """Base URL, http or https. A user and password in it are sent as Basic authentication in place
+    of the token, as huggingface_hub does. Default: that of huggingface_hub (``HF_ENDPOINT``)."""
     token: str | bool | None = field(default=None, repr=False)
     """Access token, as in huggingface_hub: a string is the token, True requires the stored token,
     False sends none, None sends the stored token if there is one. Default None."""
@@ -101,8 +112,13 @@ class HubOptions:
     """Additional fields of the User-Agent header. Default: none."""
 
     def __post_init__(self) -> None:
-        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
-            raise OptionsError(f"hub.endpoint must be an http(s) URL, not {self.endpoint!r}")
+        if self.endpoint is None:
+            return
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise OptionsError(
+                f"hub.endpoint must be an http(s) URL, not {redact(self.endpoint)!r}"
+            )
+        object.__setattr__(self, "endpoint", RedactedUrl(self.endpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +130,8 @@ class S3Options:
     """
 
     endpoint_url: str | None = None
-    """URL of the store. Default: botocore's, which is AWS."""
+    """URL of the store. A user and password in it are the access key and its secret, if no others
+    are given. Default: botocore's, which is AWS."""
     region_name: str | None = None
     """Region of the bucket. Default: botocore's."""
     profile: str | None = None
@@ -148,6 +165,8 @@ class S3Options:
     Default True."""
 
     def __post_init__(self) -> None:
+        if self.endpoint_url is not None:
+            object.__setattr__(self, "endpoint_url", RedactedUrl(self.endpoint_url))
         _require(
             self.addressing_style in ("auto", "path", "virtual"),
             f"s3.addressing_style must be auto, path or virtual, not {self.addressing_style!r}",
@@ -211,6 +230,11 @@ class TransferOptions:
     ``off`` or ``auto``. ``auto`` does so for a transfer larger than half of the available page
     cache, and while direct writes are measured to be faster or the CPU is saturated. Default
     auto."""
+    task: str | None = None
+    """Name of the task that the client works for: equal when the task is restarted, and no other
+    task's, such as the id of a batch job. A restart on another machine then continues the
+    interrupted uploads of the task at once; without a name, when they have been idle for an hour.
+    Only one process of a task may run at a time, or one begins its upload again. Default: none."""
     hub: HubOptions = field(default_factory=HubOptions)
     """The Hugging Face Hub."""
     s3: S3Options = field(default_factory=S3Options)
@@ -254,7 +278,9 @@ class TransferOptions:
         ``HFTRANSFER_BANDWIDTH``: such a size per second.
         ``HFTRANSFER_CONNECTIONS``, ``HFTRANSFER_LOOPS``: a whole number.
         ``HFTRANSFER_ATTEMPTS``: a whole number, for `RetryPolicy.attempts`.
+        ``HFTRANSFER_RETRY_DEADLINE``: seconds, for `RetryPolicy.deadline`.
         ``HFTRANSFER_VERIFY``, ``HFTRANSFER_FSYNC``: ``true`` or ``false``, ``1`` or ``0``.
+        ``HFTRANSFER_TASK``: any text.
         ``HFTRANSFER_DIRECT_IO``: ``auto``, ``on`` or ``off``.
 
         Args:
@@ -276,8 +302,14 @@ class TransferOptions:
                 values[name] = _parse_bool(f"HFTRANSFER_{name.upper()}", text)
         if text := env.get("HFTRANSFER_DIRECT_IO"):
             values["direct_io"] = text.strip().lower()
+        if text := env.get("HFTRANSFER_TASK"):
+            values["task"] = text
+        retry: dict[str, Any] = {}
         if text := env.get("HFTRANSFER_ATTEMPTS"):
-            values["retry"] = RetryPolicy(attempts=_parse_int("HFTRANSFER_ATTEMPTS", text))
+            retry["attempts"] = _parse_int("HFTRANSFER_ATTEMPTS", text)
+        if text := env.get("HFTRANSFER_RETRY_DEADLINE"):
+            retry["deadline"] = _parse_seconds("HFTRANSFER_RETRY_DEADLINE", text)
+        values["retry"] = RetryPolicy(**retry)
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -286,6 +318,13 @@ def _parse_int(name: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise OptionsError(f"{name} must be a whole number, not {text!r}") from None
+
+
+def _parse_seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionsError(f"{name} must be a number of seconds, not {text!r}") from None
 
 
 def _parse_bool(name: str, text: str) -> bool:

@@ -10,22 +10,26 @@ up, and is raised again.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from hftransfer._client import client
+from hftransfer._client.bad_names import OnBadName
 from hftransfer._client.client import AnyLocation, AsyncClient
 from hftransfer._client.selection import Patterns
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._io.signals import terminable
+from hftransfer._io.portal import PortalThread
+from hftransfer._io.signals import deferred_interrupts, raising_interrupts, terminable
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
 from hftransfer.stores.base import Entry
@@ -107,6 +111,8 @@ class Client:
     They block the calling thread; an exception that a signal handler raises there, such as
     KeyboardInterrupt, cancels the call.
 
+    A client belongs to the process that opened it: in a fork of it, calls raise RuntimeError.
+
     Args:
         options: chunk size, connections, credentials, …. Default: `TransferOptions.from_env()`.
         observer: called with every progress event, in the client's event loop thread. It must
@@ -119,13 +125,33 @@ class Client:
         self._client = AsyncClient(options, observer=observer)
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal | None = None
+        self._closing = threading.Lock()
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        """The threads that have used the client."""
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal("asyncio"))
-            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+        with deferred_interrupts(), contextlib.ExitStack() as stack:
+            stack.enter_context(raising_interrupts())
+            portal = stack.enter_context(PortalThread())
+            stack.enter_context(portal.wrap_async_context_manager(self._client))
             self._stack = stack.pop_all()
+            self._portal = portal
+        self._threads.add(threading.current_thread())
+        _open_clients.add(self)
         return self
+
+    def close(self) -> None:
+        """Cancel what is running, in whichever thread, and close all connections. Idempotent.
+
+        A call that waits in another thread raises `TransferError` once its transfer has cleaned up.
+        """
+        if self._client.is_of_other_process:
+            self._portal = None  # the thread and the connections are those of the parent
+            self._stack = contextlib.ExitStack()
+            return
+        with deferred_interrupts(), self._closing:
+            self._portal = None
+            self._stack.close()
 
     def __exit__(
         self,
@@ -133,8 +159,7 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._portal = None
-        self._stack.__exit__(kind, error, traceback)
+        self.close()
 
     def copy(
         self,
@@ -145,6 +170,7 @@ class Client:
         ignore_patterns: Patterns = None,
         manifest: Manifest | None = None,
         sidecar: bool = False,
+        on_bad_name: OnBadName = "fail",
     ) -> Report:
         """See `AsyncClient.copy`."""
         return self._call(
@@ -156,6 +182,7 @@ class Client:
                 ignore_patterns=ignore_patterns,
                 manifest=manifest,
                 sidecar=sidecar,
+                on_bad_name=on_bad_name,
             )
         )
 
@@ -171,6 +198,16 @@ class Client:
     def list(self, location: AnyLocation) -> Sequence[Entry]:
         """See `AsyncClient.list`."""
         return self._call(partial(self._client.list, location))
+
+    def pages(self, location: AnyLocation) -> Iterator[Sequence[Entry]]:
+        """See `AsyncClient.pages`."""
+        pages = self._client.pages(location)
+        try:
+            while (page := self._call(partial(anext, pages, None))) is not None:
+                yield page
+        finally:
+            if self._portal is not None:
+                self._call(pages.aclose)
 
     def verify(
         self,
@@ -194,9 +231,59 @@ class Client:
         )
 
     def _call(self, operation: Callable[[], Awaitable[T]]) -> T:
-        if self._portal is None:
+        self._client.check_process()
+        portal = self._portal
+        if portal is None:
             raise RuntimeError("the client is not open: use it in a `with` statement")
-        return _Call(operation).run(self._portal)
+        self._threads.add(threading.current_thread())
+        return _Call(operation).run(portal)
+
+
+@contextlib.contextmanager
+def _own_portal() -> Iterator[BlockingPortal]:
+    """Run an event loop in a new thread; no interrupt leaves the thread behind."""
+    stack = contextlib.ExitStack()
+    try:
+        with deferred_interrupts():
+            stack.enter_context(raising_interrupts())
+            portal = stack.enter_context(PortalThread())
+        yield portal
+    finally:
+        with deferred_interrupts():
+            stack.close()
+
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _close_clients() -> None:
+    """Close the clients that the program has left open, when the interpreter exits.
+
+    Otherwise anyio's worker threads would keep it alive. A client that another thread of the
+    program has used is closed after that thread has ended; the interpreter waits for it, too.
+    """
+    for each in list(_open_clients):
+        others = [
+            thread
+            for thread in each._threads
+            if thread.is_alive() and not thread.daemon and thread is not threading.current_thread()
+        ]
+        if others:
+            closing = partial(_close_after, each, others)
+            threading.Thread(target=closing, name="hftransfer-close", daemon=True).start()
+        else:
+            each.close()
+
+
+def _close_after(open_client: Client, threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
+    open_client.close()
+
+
+# `atexit` is too late: it follows the wait for threads. `concurrent.futures` uses this function.
+_register_at_exit = getattr(threading, "_register_atexit", atexit.register)
+_register_at_exit(_close_clients)
 
 
 def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
@@ -204,8 +291,8 @@ def run_sync(operation: Callable[P, Awaitable[T]]) -> Callable[P, T]:
 
     @wraps(operation)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with start_blocking_portal("asyncio") as portal:
-            call: Callable[[], Awaitable[T]] = partial(operation, *args, **kwargs)
+        call: Callable[[], Awaitable[T]] = partial(operation, *args, **kwargs)
+        with _own_portal() as portal:
             return _Call(call).run(portal)
 
     return run

@@ -7,28 +7,45 @@ servers are started per test.
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
+
+# Before anything of the package is imported; see the module.
+if os.environ.get("HFTRANSFER_AS_MACOS") == "1":
+    _as_macos = Path(__file__).parent / "support" / "as_macos"
+    runpy.run_path(str(_as_macos / "sitecustomize.py"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(_as_macos), os.environ.get("PYTHONPATH")))
+    )
 
 from hftransfer.testing.s3 import (
     S3Server,
     ServerNotFoundError,
     ensure_minio,
+    start_gofakes3,
     start_minio,
     start_moto,
     start_rclone,
+    start_s3rver,
     start_seaweedfs,
+    start_versitygw,
 )
 from support.s3 import Bucket, remove_bucket, run_server, s3_client
 
 if TYPE_CHECKING:
     from hftransfer.testing import HubServer
     from support.http import Site
+
+# A busy machine may take any time for one example; the timeout of the test remains.
+hypothesis.settings.register_profile("any-speed", deadline=None)
+hypothesis.settings.load_profile("any-speed")
 
 # huggingface_hub reads the environment once, on import. So the developer's settings are removed
 # before anything can import it.
@@ -38,10 +55,22 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HOME"] = os.devnull  # unusable; `clean_environ` gives each test its own
 
-_S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server"}
+# Tests of what `support/as_macos` takes away.
+_TESTS_OF_LINUX = (
+    "_io/test_direct_io.py",
+    "_io/test_file_range.py::test_a_file_that_became_shorter_is_an_error[get_nowait]",
+    "_io/test_file_range.py::test_a_read_error_names_the_file",
+    "_io/test_thread_batch.py::test_fast_calls_run_in_the_event_loop",
+)
+_OPTIONAL_SERVERS = ("versitygw", "gofakes3", "s3rver")
+_S3_FIXTURES = {"minio", "seaweedfs", "rclone", "moto", "s3_server", *_OPTIONAL_SERVERS}
 # `clean_environ` removes variables with these prefixes, with the exceptions below.
 _CLEANED = ("AWS_", "HF_", "HUGGING_FACE_", "HFTRANSFER_", "METAFLOW_")
-_KEPT = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET", "HFTRANSFER_MINIO")
+_KEPT = (
+    *("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET"),
+    *("HFTRANSFER_MINIO", "HFTRANSFER_AS_MACOS"),
+    *(f"HFTRANSFER_{name.upper()}" for name in _OPTIONAL_SERVERS),
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -112,6 +141,10 @@ def _fixtures_of(item: pytest.Item) -> set[str]:
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that use an S3 server; group the tests that share an expensive fixture."""
+    if os.environ.get("HFTRANSFER_AS_MACOS") == "1":
+        for item in items:
+            if any(name in item.nodeid for name in _TESTS_OF_LINUX):
+                item.add_marker(pytest.mark.skip(reason="a mechanism of Linux"))
     has_xdist = config.pluginmanager.hasplugin("xdist")
     for item in items:
         if _S3_FIXTURES & _fixtures_of(item):
@@ -183,6 +216,27 @@ def rclone() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """moto's S3 server, if it is installed (see `minio`). Session-scoped."""
     with run_server(start_moto) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw() -> Iterator[S3Server]:
+    """The Versity gateway; skips the test, in CI too, if it is not installed. Session-scoped."""
+    with run_server(start_versitygw, optional=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gofakes3() -> Iterator[S3Server]:
+    """gofakes3 (see `versitygw`). Session-scoped."""
+    with run_server(start_gofakes3, optional=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver() -> Iterator[S3Server]:
+    """s3rver (see `versitygw`). Session-scoped."""
+    with run_server(start_s3rver, optional=True) as server:
         yield server
 
 

@@ -24,6 +24,7 @@ from hftransfer.errors import (
     TransientError,
     first_error,
     redact,
+    scrub,
     single_error,
 )
 
@@ -130,6 +131,79 @@ def test_redact_keeps_a_url_without_secrets() -> None:
 def test_redact_hides_a_password_that_contains_an_at_sign() -> None:
     """The host begins after the last ``@`` of the authority."""
     assert redact("https://me:p@ss@host/x") == "https://host/x"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("user:pw@proxy:3128", "proxy:3128"),
+        ("//user:pw@host/x", "host/x"),
+        ("http://[::1", "(malformed URL)"),
+        ("proxy:3128", "proxy:3128"),
+    ],
+)
+def test_redact_hides_a_user_without_a_scheme(url: str, shown: str) -> None:
+    """As in a proxy's variable."""
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'https://key:S3CRET@host/x' is unknown",
+        "s3://key:S3CRET@bucket/x",
+        "socks5://S3CRET@host",
+        "see https://b.s3.amazonaws.com/k?X-Amz-Signature=S3CRET&X-Amz-Expires=60: no",
+        "see https://h/k?a=b#S3CRET",
+        "<Code>X</Code>X-Amz-Signature=S3CRET",
+        "X-Amz-Credential=S3CRET%2F20260101, x-amz-security-token=S3CRET",
+        "Expires=1&Signature=S3CRET&Key-Pair-Id=S3CRET&Policy=S3CRET",
+        "https://a.blob.core.windows.net/c?sv=1&sig=S3CRET",
+        "Authorization: Bearer S3CRET",
+        "{'Authorization': 'AWS4-HMAC-SHA256 Credential=S3CRET, Signature=S3CRET'}",
+        "proxy-authorization: Basic S3CRET",
+        "the token hf_S3CRETabcdef is not valid",
+        "Bearer S3CRETabcdef",
+    ],
+)
+def test_the_message_of_an_error_quotes_no_credential(text: str) -> None:
+    """Whoever put it there: the user, a server or a library."""
+    error = TransferError(text)
+
+    assert "S3CRET" not in str(error)
+    assert "S3CRET" not in repr(error)
+    assert scrub(str(error)) == str(error)
+    error.message = f"again: {text}"
+    assert "S3CRET" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://gpt2@main/config.json: no such file",
+        "GET https://host:8080/a/b?…: the server answered 404",
+        "https://host/x: bytes 0-3 were requested",
+        "the policy is 'fail'; a=b",
+        "caf\u00e9 \u2026\nsecond line",
+    ],
+)
+def test_a_message_without_credentials_is_unchanged(text: str) -> None:
+    """Also locations with a revision, and URLs that are redacted already."""
+    assert str(TransferError(text)) == text
+
+
+def test_a_server_does_not_control_the_terminal() -> None:
+    """Control characters and halves of surrogate pairs are escaped."""
+    assert str(TransferError("a\x1b[2Jb\ud800\r")) == r"a\x1b[2Jb\ud800\r"
+
+
+def test_a_pickled_response_has_no_signature() -> None:
+    """Errors are pickled into files, as by Metaflow."""
+    error = TransferError("m", response=Response("GET", "https://h/x?sig=S3CRET", 403, {}))
+
+    assert b"S3CRET" not in pickle.dumps(error)
+    assert error.response is not None
+    assert error.response.url.endswith("S3CRET")
 
 
 def test_response_repr_shows_no_query_headers_or_body() -> None:

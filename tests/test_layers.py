@@ -33,7 +33,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 # The layers inside `hftransfer.stores`.
-_STORES: tuple[tuple[str, ...], ...] = (("base",), ("hub", "local", "memory", "null", "s3"))
+_STORES: tuple[tuple[str, ...], ...] = (("base", "names"), ("hub", "local", "memory", "null", "s3"))
 
 # Third-party packages, each with the only modules that may import it.
 _SOLE_IMPORTERS: dict[str, tuple[str, ...]] = {
@@ -79,9 +79,9 @@ def test_imports_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", _STORE_MODULES)
 def test_stores_import_only_the_protocols(module: str) -> None:
-    """`stores.base` imports no store, and no store imports another store."""
+    """What the stores share imports no store, and no store imports another store."""
     store = module.split(".")[1]
-    others = {name.split(".")[1] for name in _STORE_MODULES} - {store, "base"}
+    others = {name.split(".")[1] for name in _STORE_MODULES} - {store, *_STORES[0]}
 
     assert _GRAPH.upward(_STORES, module, inside="stores") == []
     assert [
@@ -187,7 +187,7 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("destination", "unused"),
-    [("out", "stores.s3."), ("s3://bucket/out", "_client.server_side_copy")],
+    [("out", "stores.s3."), ("s3://bucket/out", "stores.s3.copy")],
 )
 def test_a_copy_loads_only_the_stores_that_it_touches(
     tmp_path: Path, destination: str, unused: str

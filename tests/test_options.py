@@ -169,3 +169,13 @@ def test_the_default_budget_is_at_most_192_mib_or_one_chunk(chunk_size: int) -> 
 def test_an_explicit_budget_is_used_unchanged() -> None:
     """It may be larger than the default of this machine."""
     assert TransferOptions(memory_budget=GIB).resolved_memory_budget == GIB
+
+
+def test_the_deadline_of_retries_is_read_from_the_environment() -> None:
+    """In seconds, beside the number of attempts; anything else is an error that names it."""
+    options = TransferOptions.from_env({"HFTRANSFER_RETRY_DEADLINE": "2.5"})
+
+    assert options.retry == RetryPolicy(deadline=2.5)
+    assert options.retry.attempts is None
+    with pytest.raises(OptionsError, match="HFTRANSFER_RETRY_DEADLINE must be a number"):
+        TransferOptions.from_env({"HFTRANSFER_RETRY_DEADLINE": "soon"})

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import anyio
+
+from hftransfer._client.bad_names import OnBadName, check_on_bad_name
 from hftransfer._client.copy_files import check_destinations, copy_files
 from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Patterns, Selection
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine.transfer import Context, transfer
+from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
+from hftransfer.errors import TransferError
 from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report, Verification
-from hftransfer.stores.base import Entry, Sink, Source
+from hftransfer.stores.base import Entry, ListingPage, Sink, Source, listing_pages
 from hftransfer.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -30,14 +36,23 @@ if TYPE_CHECKING:
 
 __all__ = ("AnyLocation", "AsyncClient", "copy")
 
+T = TypeVar("T")
+
+# Seconds that cancelled operations have to clean up when the client closes. The engine needs up
+# to 1.5 s.
+_CLOSE_TIMEOUT = 2.0
+_CLOSE_INTERVAL = 0.01
+
 AnyLocation: TypeAlias = str | os.PathLike[str]
 
 
 class AsyncClient:
     """Moves files between the Hub, S3 and local disk. Use as an async context manager on asyncio.
 
-    A client belongs to the event loop that entered it. Several transfers may run at once; they
-    share connections, the memory budget and the bandwidth cap.
+    A client belongs to the event loop that entered it, and in a fork of the process its methods
+    raise RuntimeError. Several transfers may run at once; they share connections, the memory
+    budget and the bandwidth cap. Those that still run when the client is closed are cancelled:
+    they clean up and raise `TransferError`.
 
     Args:
         options: chunk size, connections, credentials, …. Default: `TransferOptions.from_env()`.
@@ -51,10 +66,14 @@ class AsyncClient:
         self.options = TransferOptions.from_env() if options is None else options
         self._observer = observer
         self._context: Context | None = None
+        self._pid = os.getpid()
+        self._running: set[anyio.CancelScope] = set()
+        """Operations that have not ended."""
         self._rate_limiter = RateLimiter(self.options.bandwidth)
-        self._stores = StoreRegistry(self.options, self._rate_limiter)
+        self._stores = StoreRegistry(self.options, self._rate_limiter, Origins(observer))
 
     async def __aenter__(self) -> Self:
+        self._pid = os.getpid()
         context = Context.make(self.options, self._observer, rate_limiter=self._rate_limiter)
         self._stores.buffers = context.buffer_pool
         await self._stores.__aenter__()
@@ -67,8 +86,16 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._context = None  # from now on nothing is started
+        if self.is_of_other_process:
+            return  # the event loop and the connections are those of the parent
+        for scope in list(self._running):
+            scope.cancel()
+        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            while self._running:  # noqa: ASYNC110 - rarely: most clients are idle when they close
+                await anyio.sleep(_CLOSE_INTERVAL)
         await self._stores.__aexit__(kind, error, traceback)
-        self._context = self._stores.buffers = None
+        self._stores.buffers = None
 
     @property
     def bandwidth(self) -> float | None:
@@ -94,6 +121,7 @@ class AsyncClient:
         ignore_patterns: Patterns = None,
         manifest: Manifest | None = None,
         sidecar: bool = False,
+        on_bad_name: OnBadName = "fail",
     ) -> Report:
         """Copy a file, or all files of a folder, prefix or repository.
 
@@ -119,25 +147,32 @@ class AsyncClient:
                 each destination: to ``.hftransfer`` in a folder or under a prefix, to
                 ``NAME.hftransfer`` beside a single file. `verify` finds it there.
                 Default False.
+            on_bad_name: what to do with names that a destination cannot write, such as the keys
+                ``a//b``, ``../x`` or ``a/`` for a local folder: ``fail`` raises a
+                `LocationError` that names them, before any byte is moved; ``skip`` copies the
+                other files and counts them in `Report.skipped_names`. Default ``fail``.
 
         Returns:
             What was copied, in how many seconds, and the manifest.
 
         Raises:
-            OptionsError: if `destination` is an empty list.
-            LocationError: if a location cannot be parsed, or cannot be a destination.
+            OptionsError: if `destination` is an empty list, or `on_bad_name` is neither value.
+            LocationError: if a location cannot be parsed, or cannot be a destination; or if a
+                name cannot be written there.
+            UnsupportedError: if a device, a FIFO, a socket or a broken link is to be copied.
             NotFoundError: if the source, or the bucket of a destination, does not exist.
             AccessError: if credentials are missing or not sufficient.
             DestinationError: if a destination cannot be written.
             IntegrityError: if bytes do not match their digest, also after reading them again.
-            TransientError: if the network or the server failed more often than the
-                retry policy allows.
+            TransientError: if the network or the server failed for longer than the retry
+                policy allows (`RetryPolicy`).
         """
         several = isinstance(destination, list | tuple)
         given: Sequence[AnyLocation] = destination if several else [destination]  # type: ignore[list-item,assignment]
         destinations = [parse_location(each) for each in given]
         check_destinations(destinations)
-        return await copy_files(
+        check_on_bad_name(on_bad_name)
+        files = copy_files(
             self._stores,
             parse_location(source),
             destinations,
@@ -145,7 +180,9 @@ class AsyncClient:
             self._require_open(),
             manifest=manifest,
             sidecar=sidecar,
+            on_bad_name=on_bad_name,
         )
+        return await self._run(files)
 
     async def verify(
         self,
@@ -172,8 +209,9 @@ class AsyncClient:
             ignore_patterns: do not verify paths that match one of these; see `copy`.
 
         Returns:
-            The number of correct files, and the paths of wrong, missing and unchecked ones. A
-            difference is a result, not an error.
+            The number of correct files, and the paths of wrong, missing and unchecked ones: the
+            first 10,000 of each. The observer gets all of them (`FileNotVerified`). A difference
+            is a result, not an error.
 
         Raises:
             LocationError, NotFoundError, AccessError, TransientError: as `copy`.
@@ -182,7 +220,7 @@ class AsyncClient:
         """
         from hftransfer._client.verify_files import verify_files
 
-        return await verify_files(
+        files = verify_files(
             self._stores,
             parse_location(location),
             Selection(allow_patterns, ignore_patterns),
@@ -190,6 +228,7 @@ class AsyncClient:
             manifest=manifest,
             against=None if against is None else parse_location(against),
         )
+        return await self._run(files)
 
     async def list(self, location: AnyLocation) -> Sequence[Entry]:
         """Return all files at `location` with their sizes and the digests that the listing has.
@@ -202,27 +241,43 @@ class AsyncClient:
         """
         self._require_open()
         origin = await self._stores.source(parse_location(location))
-        return await origin.list()
+        return await self._run(origin.list())
+
+    async def pages(self, location: AnyLocation) -> AsyncGenerator[Sequence[Entry], None]:
+        """Yield what `list` returns, some thousand files at a time at most.
+
+        The next page is requested when the caller asks for it.
+        """
+        self._require_open()
+        origin = await self._stores.source(parse_location(location))
+        async with aclosing(listing_pages(origin)) as pages:
+            while (page := await self._run(_next_page(pages))) is not None:
+                yield page.entries
 
     async def transfer(
         self,
         source: Source,
         sinks: Sequence[Sink],
         *,
-        entries: Sequence[Entry] | None = None,
+        entries: Files | None = None,
+        keep_manifest: bool = True,
     ) -> Report:
         """Move files between stores that the caller implements; see `hftransfer.stores.base`.
 
         Args:
             source: where to read.
             sinks: where to write; the source is read once for all of them.
-            entries: the files to move, as `source` lists them. Default: all of its files.
+            entries: the files to move, as `source` lists them, or an async generator of its
+                pages. Default: all of its files.
+            keep_manifest: False to return a manifest without files, which costs less.
 
         Raises:
             TransferError: as `copy`, and what the stores raise.
         """
-        chosen = await source.list() if entries is None else entries
-        return await transfer(source, sinks, chosen, self._require_open())
+        context = self._require_open()
+        files = listing_pages(source) if entries is None else entries
+        moved = transfer(source, sinks, files, context, keep_manifest=keep_manifest)
+        return await self._run(moved)
 
     def memory(self, name: str) -> MemoryStore:
         """Return the store of ``memory://name``, which is created empty at its first use."""
@@ -246,7 +301,31 @@ class AsyncClient:
         """The memory under this client's budget, for stores of the caller's own."""
         return self._require_open().buffer_pool
 
+    async def _run(self, operation: Coroutine[Any, Any, T]) -> T:
+        """Run an operation that ends when the client is closed."""
+        with anyio.CancelScope() as scope:
+            self._running.add(scope)
+            try:
+                return await operation
+            finally:
+                self._running.discard(scope)
+        raise TransferError("the client was closed before the operation had ended")
+
+    @property
+    def is_of_other_process(self) -> bool:
+        """True in a fork of the process that opened the client."""
+        return self._pid != os.getpid()
+
+    def check_process(self) -> None:
+        """Raise RuntimeError if the client was opened before the process was forked."""
+        if self.is_of_other_process:
+            raise RuntimeError(
+                f"the client was opened by process {self._pid}, and this is its fork "
+                f"{os.getpid()}: threads and connections are not copied; open a new client here"
+            )
+
     def _require_open(self) -> Context:
+        self.check_process()
         if self._context is None:
             raise RuntimeError("the client is not open: use it in an `async with` statement")
         return self._context
@@ -261,6 +340,7 @@ async def copy(
     ignore_patterns: Patterns = None,
     manifest: Manifest | None = None,
     sidecar: bool = False,
+    on_bad_name: OnBadName = "fail",
 ) -> Report:
     """Copy with a new client that is closed afterwards; see `AsyncClient.copy`.
 
@@ -277,4 +357,9 @@ async def copy(
             ignore_patterns=ignore_patterns,
             manifest=manifest,
             sidecar=sidecar,
+            on_bad_name=on_bad_name,
         )
+
+
+async def _next_page(pages: AsyncGenerator[ListingPage, None]) -> ListingPage | None:
+    return await anext(pages, None)

@@ -1,20 +1,26 @@
-"""The steps of `AsyncClient.copy`: list, select, open the sinks, move, record the manifest."""
+"""The steps of `AsyncClient.copy`: list, select, open the sinks, move, record the manifest.
+
+The first page of the listing shows whether the source is a file or a folder, so that the sinks can
+be opened. The engine requests the others while it moves files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from anyio import to_thread
 
-from hftransfer._client.registry import LocationSource, StoreRegistry
-from hftransfer._client.selection import Selection, with_manifest
+from hftransfer._client.bad_names import NameFilter, OnBadName
+from hftransfer._client.registry import StoreRegistry
+from hftransfer._client.selection import Selection, started, with_manifest
 from hftransfer._client.sidecar import write_sidecar
 from hftransfer._core.manifest import Manifest
-from hftransfer._engine.transfer import Context, transfer
+from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer.errors import LocationError, OptionsError
 from hftransfer.locations import HubLocation, LocalLocation, Location, S3Location
 from hftransfer.report import Report
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import listing_pages
 
 __all__ = ("check_destinations", "copy_files")
 
@@ -42,43 +48,38 @@ async def copy_files(
     *,
     manifest: Manifest | None,
     sidecar: bool,
+    on_bad_name: OnBadName,
 ) -> Report:
     """Implement `AsyncClient.copy` for parsed locations; the arguments are those of `copy`."""
     origin = await stores.source(source)
-    entries = selection.entries(await origin.list())
+    pages = await started(listing_pages(origin))
+    selected = selection.pages(pages)
+    files: Files = selected
     if manifest is not None:
-        entries = with_manifest(entries, manifest, origin.location)
-    entries = await _with_details(stores, origin, entries, destinations, context)
+        # It names all files, so a difference is found before any byte is moved.
+        entries = [entry async for page in selected for entry in page.entries]
+        files = with_manifest(entries, manifest, origin.location)
     # For each destination: is it the name of the one file, or the folder it goes into?
     names_file = [origin.single and await _names_file(each) for each in destinations]
     sinks = [await stores.sink(*each) for each in zip(destinations, names_file, strict=True)]
-    within_s3 = all(isinstance(each, S3Location) for each in (source, *destinations))
-    # A manifest, to check or to write, has digests of the bytes: they must pass through here.
-    if within_s3 and manifest is None and not sidecar:
-        from hftransfer._client.server_side_copy import copy_within_s3
-
-        if (report := await copy_within_s3(origin, sinks, entries, context)) is not None:
-            return report
-    report = await transfer(origin, sinks, entries, context)
+    names = NameFilter(sinks, on_bad_name)
+    report = await transfer(
+        origin,
+        sinks,
+        names.pages(files) if isinstance(files, AsyncGenerator) else names.select(files),
+        context,
+        complete=stores.completion(
+            origin,
+            digests="large" if context.options.verify else "none",
+            properties=any(isinstance(each, S3Location) for each in destinations),
+        ),
+        # A manifest, to check or to write, has digests of the bytes: they must pass through here.
+        server_side=manifest is None and not sidecar,
+    )
     if sidecar:
         for destination, single in zip(destinations, names_file, strict=True):
             await write_sidecar(stores, destination, single, report.manifest, context)
-    return report
-
-
-async def _with_details(
-    stores: StoreRegistry,
-    origin: LocationSource,
-    entries: Sequence[Entry],
-    destinations: Sequence[Location],
-    context: Context,
-) -> Sequence[Entry]:
-    """Return `entries` with what S3 returns only object by object, if this copy uses it."""
-    if context.options.verify:
-        entries = await stores.with_digests(origin, entries)
-    if any(isinstance(destination, S3Location) for destination in destinations):
-        entries = await stores.with_properties(origin, entries)
-    return entries
+    return replace(report, skipped_names=names.skipped)
 
 
 async def _names_file(location: Location) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
 import anyio.to_thread
 
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.locations import (
     HubLocation,
@@ -55,11 +56,15 @@ class StoreRegistry:
     Args:
         options: the client's.
         rate_limiter: the client's bandwidth cap.
+        origins: which servers are down, for all stores together.
     """
 
-    def __init__(self, options: TransferOptions, rate_limiter: RateLimiter) -> None:
+    def __init__(
+        self, options: TransferOptions, rate_limiter: RateLimiter, origins: Origins
+    ) -> None:
         self._options = options
         self._rate_limiter = rate_limiter
+        self._origins = origins
         self.buffers: BufferPool | None = None
         """The client's data memory, while the client is open."""
         self._stack = AsyncExitStack()
@@ -105,9 +110,12 @@ class StoreRegistry:
             single: True if `location` is the name of a single file rather than a folder.
         """
         if isinstance(location, S3Location):
+            from hftransfer._io.version_records import VersionRecords
             from hftransfer.stores.s3.store import S3Sink
 
-            return S3Sink(await self.s3_client(), location, single=single)
+            client = await self.s3_client()
+            records = VersionRecords(client.describe(location.bucket))
+            return S3Sink(client, location, single=single, records=records)
         if isinstance(location, MemoryLocation):
             return self.memory(location.name)
         assert isinstance(location, LocalLocation)
@@ -136,6 +144,7 @@ class StoreRegistry:
                     self._options.timeouts,
                     rate_limiter=self._rate_limiter,
                     loops=self._options.loops,
+                    origins=self._origins,
                 )
                 self._stack.push_async_callback(self._http.aclose)
         return HubSource(
@@ -157,41 +166,48 @@ class StoreRegistry:
                     self._options,
                     rate_limiter=self._rate_limiter,
                     buffers=self.buffers,
+                    origins=self._origins,
                 )
                 self._s3 = await self._stack.enter_async_context(client)
             return self._s3
 
-    async def with_digests(
-        self, origin: Source, entries: Sequence[Entry], *, all_sizes: bool = False
-    ) -> Sequence[Entry]:
-        """Return `entries` with the checksums that S3 does not list: one request per object.
+    def completion(
+        self,
+        origin: Source,
+        *,
+        digests: Literal["none", "large", "all"] = "none",
+        properties: bool = False,
+    ) -> Callable[[Entry], Awaitable[Entry]] | None:
+        """Return a function that adds to an entry what S3 does not list, by one request.
 
         Args:
-            origin: the source of the entries. Entries of stores other than S3 are returned
-                unchanged: their listings have all digests that the store knows.
-            entries: as listed.
-            all_sizes: also ask for small objects. For a copy that costs more than it is
-                worth; for a verification there may be no other digests.
+            origin: the source of the entries.
+            digests: which objects get their digest: those of several chunks, since a response to
+                a range does not carry it while a smaller object brings it along; or all, also if
+                the client compares no responses.
+            properties: add the content type and the metadata of objects.
+
+        Returns:
+            None if nothing is to be added. The listings of other stores have all there is.
         """
-        if self._s3 is None:
-            return entries  # no S3 location was used: do not load the modules for S3
+        if self._s3 is None or (digests == "none" and not properties):
+            return None  # without an S3 location the modules for S3 are not loaded
 
         from hftransfer.stores.s3.store import S3Source
 
         if not isinstance(origin, S3Source):
-            return entries
-        return await origin.with_digests(entries, all_sizes=all_sizes)
+            return None
+        smallest = 0 if digests == "all" else self._options.chunk_size + 1
 
-    async def with_properties(self, origin: Source, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return `entries` with the content type and metadata of S3 objects, which S3 does not
-        list: one request per object. Entries of other stores are returned unchanged.
-        """
-        if self._s3 is None:
-            return entries
+        async def complete(entry: Entry) -> Entry:
+            digest = digests != "none" and entry.size >= smallest
+            if not digest and not properties:
+                return entry
+            return await origin.with_details(
+                entry, digest=digest, always=digests == "all", properties=properties
+            )
 
-        from hftransfer.stores.s3.store import S3Source
-
-        return await origin.with_properties(entries) if isinstance(origin, S3Source) else entries
+        return complete
 
 
 @dataclass(frozen=True)
@@ -210,6 +226,8 @@ def _hub_access(options: TransferOptions) -> _HubAccess:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
+    from hftransfer._http.basic_auth import split_userinfo
+
     hub = options.hub
     agent = hub.user_agent
     headers = build_hf_headers(
@@ -218,4 +236,8 @@ def _hub_access(options: TransferOptions) -> _HubAccess:
         library_version=hub.library_version,
         user_agent=dict(agent) if isinstance(agent, Mapping) else agent,
     )
-    return _HubAccess(hub.endpoint or constants.ENDPOINT, {**headers, **hub.headers})
+    endpoint, basic = split_userinfo(str(hub.endpoint or constants.ENDPOINT))
+    if basic is not None:
+        # As huggingface_hub's HTTP libraries do: a user in the URL replaces the token.
+        headers["authorization"] = basic
+    return _HubAccess(endpoint, {**headers, **hub.headers})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from hftransfer._core.manifest import Manifest
 from hftransfer.errors import IntegrityError
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import Entry, ListingPage
 
-__all__ = ("Patterns", "Selection", "select_entries", "with_manifest")
+__all__ = ("Patterns", "Selection", "path_filter", "select_entries", "started", "with_manifest")
 
 Patterns: TypeAlias = str | Sequence[str] | None
 """One glob pattern, several of them, or None for no filter."""
@@ -27,6 +28,14 @@ class Selection:
     def entries(self, listed: Sequence[Entry]) -> Sequence[Entry]:
         """Return the entries of `listed` that the patterns select."""
         return select_entries(listed, self.allow, self.ignore)
+
+    async def pages(
+        self, listed: AsyncGenerator[ListingPage, None]
+    ) -> AsyncGenerator[ListingPage, None]:
+        """Yield the pages of `listed` with only the entries that the patterns select."""
+        async with aclosing(listed):
+            async for page in listed:
+                yield ListingPage(self.entries(page.entries), page.is_last)
 
     def manifest(self, recorded: Manifest) -> Manifest:
         """Return `recorded` with only the files that the patterns select."""
@@ -50,13 +59,21 @@ def select_entries(
         ignore_patterns: drop paths that match one of these, even if they are allowed.
             Default None: drop none.
     """
+    if allow_patterns is None and ignore_patterns is None:
+        return entries
+    selects = path_filter(allow_patterns, ignore_patterns)
+    return [entry for entry in entries if selects(entry.path)]
+
+
+def path_filter(allow_patterns: Patterns, ignore_patterns: Patterns) -> Callable[[str], bool]:
+    """Return the function by which `select_entries` selects paths."""
     allowed, ignored = _normalized(allow_patterns), _normalized(ignore_patterns)
-    return [
-        entry
-        for entry in entries
-        if (allowed is None or _matches(entry.path, allowed))
-        and not (ignored is not None and _matches(entry.path, ignored))
-    ]
+
+    def selects(path: str) -> bool:
+        is_allowed = allowed is None or _matches(path, allowed)
+        return is_allowed and not (ignored is not None and _matches(path, ignored))
+
+    return selects
 
 
 def _normalized(patterns: Patterns) -> list[str] | None:
@@ -93,3 +110,18 @@ def with_manifest(entries: Sequence[Entry], manifest: Manifest, location: str) -
             f"{unknown[0]!r}"
         )
     return [replace(entry, manifest=manifest.files[entry.path]) for entry in entries]
+
+
+async def started(
+    pages: AsyncGenerator[ListingPage, None],
+) -> AsyncGenerator[ListingPage, None]:
+    """Wait for the first of `pages`; return all of them."""
+    first = await anext(pages)
+
+    async def chained() -> AsyncGenerator[ListingPage, None]:
+        async with aclosing(pages):
+            yield first
+            async for page in pages:
+                yield page
+
+    return chained()

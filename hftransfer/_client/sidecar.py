@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 
 from hftransfer._client.registry import LocationSource, StoreRegistry
@@ -50,30 +49,55 @@ async def write_sidecar(
 
 
 async def read_sidecar(
-    stores: StoreRegistry, location: Location, origin: LocationSource, listed: Sequence[Entry]
+    stores: StoreRegistry, location: Location, origin: LocationSource
 ) -> Manifest | None:
     """Return the manifest stored in the folder `location` or beside the file; None if none is.
+
+    It is asked for by its name, since it can be anywhere in a listing.
 
     Args:
         stores: of the client.
         location: what the manifest describes.
-        origin: the source of `location`, after its `list`.
-        listed: what `origin` listed, the sidecar of a folder included.
+        origin: the source of `location`, of which a page has been listed.
 
     Raises:
         IntegrityError: if the sidecar is not a valid manifest.
     """
-    for entry in listed:
-        if entry.path == SIDECAR:
-            return await _read(origin, entry)
-    if not origin.single or isinstance(location, HubLocation | MemoryLocation):
-        return None
-    beside = await stores.source(_beside(location))
+    if isinstance(location, HubLocation):
+        return None if origin.single else await _read_from_hub(stores, location, origin)
+    if isinstance(location, MemoryLocation):
+        beside: LocationSource = origin
+    else:
+        named = _beside(location) if origin.single else _inside(location)
+        beside = await stores.source(named)
     try:
-        (entry,) = await beside.list()
-    except (NotFoundError, ValueError):  # ValueError: a folder or prefix of that name
+        listed = await beside.list()
+    except NotFoundError:
         return None
-    return await _read(beside, entry)
+    if not (beside.single or beside is origin):
+        return None  # a folder or prefix of that name
+    found = [entry for entry in listed if beside.single or entry.path == SIDECAR]
+    return await _read(beside, found[0]) if found else None
+
+
+async def _read_from_hub(
+    stores: StoreRegistry, location: HubLocation, origin: LocationSource
+) -> Manifest | None:
+    source = await stores.hub_source(replace(location, revision=origin.commit))
+    path = f"{location.path}/{SIDECAR}" if location.path else SIDECAR
+    try:
+        entry = await source.find(path)
+    except NotFoundError:
+        return None
+    return await _read(source, entry)
+
+
+def _inside(location: S3Location | LocalLocation) -> Location:
+    """Return the location of the sidecar in the folder at `location`."""
+    if isinstance(location, LocalLocation):
+        return replace(location, path=location.path / SIDECAR, as_folder=False)
+    folder = location.key if not location.key or location.key.endswith("/") else f"{location.key}/"
+    return replace(location, key=folder + SIDECAR)
 
 
 def _beside(location: Location) -> Location:

@@ -7,6 +7,8 @@ slow request can be given to another connection.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 __all__ = ("ByteRangeBuffer",)
 
 
@@ -31,7 +33,16 @@ class ByteRangeBuffer:
         memory: for the bytes; its length is the number of bytes that are requested.
     """
 
-    __slots__ = ("filled", "limit", "memory", "response_started_at", "start")
+    __slots__ = (
+        "filled",
+        "limit",
+        "memory",
+        "needs_new_connection",
+        "resets",
+        "response_started_at",
+        "split",
+        "start",
+    )
 
     def __init__(self, start: int, memory: memoryview) -> None:
         self.start = start
@@ -42,6 +53,14 @@ class ByteRangeBuffer:
         """Bytes that have arrived. Those beyond `limit` belong to the range that was split off."""
         self.response_started_at: float | None = None
         """When the first response began, in seconds of `time.monotonic`; None before."""
+        self.needs_new_connection = False
+        """True if the request is a repetition of one that was slow. It goes over a connection of
+        its own, and to another address of the host if there is one. Set by the owner."""
+        self.resets = 0
+        """How often the bytes that had arrived were discarded."""
+        self.split: ByteRangeBuffer | None = None
+        """The range that begins where this one ends, if it was split off. Only the thread of the
+        client's event loop uses it."""
 
     @property
     def position(self) -> int:
@@ -67,6 +86,18 @@ class ByteRangeBuffer:
         """Count bytes that were written to `remaining`. For the receiving thread."""
         self.filled += count
 
+    @property
+    def arrived(self) -> int:
+        """Bytes of this range that have arrived, without those beyond its limit."""
+        return min(self.filled, self.limit)
+
+    def ranges(self) -> Iterator[ByteRangeBuffer]:
+        """Return this range and all that were split off it, in file order."""
+        part: ByteRangeBuffer | None = self
+        while part is not None:
+            yield part
+            part = part.split
+
     def append(self, data: bytes | memoryview) -> None:
         """Copy `data`, no longer than `remaining`, to its beginning. For the receiving thread."""
         end = self.filled + len(data)
@@ -75,6 +106,7 @@ class ByteRangeBuffer:
 
     def reset(self) -> None:
         """Discard what has arrived. For the owner or `Source.fill`, before a request is sent."""
+        self.resets += 1
         self.filled = 0
 
     def split_off(self, minimum: int, parts: int = 2) -> ByteRangeBuffer | None:
@@ -91,5 +123,6 @@ class ByteRangeBuffer:
             return None
         middle = self.limit - part * (parts - 1)
         other = ByteRangeBuffer(self.start + middle, self.memory[middle : self.limit])
+        other.split, self.split = self.split, other
         self.limit = middle
         return other

@@ -22,7 +22,7 @@ __all__ = (
 _ETAG_OF_PARTS = re.compile(r'"?[0-9a-f]{32}-(?P<count>\d{1,5})"?')
 # Default part sizes of uploaders, in MiB, the most frequent first.
 _USUAL_PARTS = (8, 5, 16, 64, 10, 15, 50, 32, 100, 25, 20, 128, 256, 512, 1024)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

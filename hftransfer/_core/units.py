@@ -5,14 +5,29 @@ Sizes are written in binary units (1 KiB = 1024 bytes). Both kinds of units can 
 
 from __future__ import annotations
 
+import re
+
 from hftransfer.errors import OptionsError
 
-__all__ = ("MIB", "format_size", "parse_size")
+__all__ = ("MIB", "format_size", "parse_count", "parse_size")
 
 MIB = 1 << 20
 
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
 _UNITS |= {"k": 1 << 10, "m": MIB, "g": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+# Below 2^63. `int` also reads signs, spaces, underscores and digits of other scripts.
+_COUNT = re.compile(r"[0-9]{1,18}")
+
+
+def parse_count(text: str) -> int | None:
+    """Return a number of bytes or seconds that a server sent, or None if `text` is none.
+
+    Args:
+        text: 1 to 18 ASCII digits.
+    """
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def format_size(size: float) -> str:

@@ -176,6 +176,8 @@ class ConcurrencyController:
         """When `limit` was set; None before the first `update`."""
         self._pause_until = 0.0
         """When the limit may be raised again."""
+        self._is_throttled = False
+        """True from `slow_down` until bytes arrive."""
         self._measured_since: float | None = None
         """When the current measurement began; None before the first one."""
         self._moved_before = 0
@@ -209,13 +211,18 @@ class ConcurrencyController:
             return self.limit
         rate = (moved - self._moved_before) / elapsed
         self._start_measurement(now, moved)
+        if rate == 0.0 and (self._best > 0.0 or self._is_throttled):
+            return self.limit  # an outage: it says nothing about the number of connections
         self._decide(now, rate, is_early=is_early)
         return self.limit
 
     def slow_down(self, now: float) -> int:
         """Halve the limit, since the server asked for less; return the new one."""
-        if self._best == 0.0 and now < self._pause_until:
-            return self.limit  # every connection is throttled at once: count the first
+        if self._is_throttled or (self._best == 0.0 and now < self._pause_until):
+            # Every connection is throttled at once, or again before any byte arrived: count
+            # the first. An outage with status 429 would otherwise leave one connection.
+            return self.limit
+        self._is_throttled = True
         self.phase = Phase.STEADY
         self._trial = None
         self._best = 0.0
@@ -224,6 +231,8 @@ class ConcurrencyController:
         return self.limit
 
     def _start_measurement(self, now: float, moved: int) -> None:
+        if moved > self._moved_before:
+            self._is_throttled = False
         self._measured_since = now
         self._moved_before = moved
 

@@ -9,33 +9,36 @@ number are never held together.
 =  =====================  ===================================  ===================================
 1  workers of `transfer`  files: 32 small ones; large ones,    a worker, until the file is
                           2 per core, at least 4               published; per transfer
-2  `large_chunks`         chunks in memory: 7/8 of what the    `ChunkPipeline.acquire`, for files
+2  `in_flight`            bytes: at least 16 MiB, adapted to    `RangeStrategy`, unless all sinks
+                          the throughput                       store pieces; `SendfileStrategy`
+3  `large_chunks`         chunks in memory: 7/8 of what the    `ChunkPipeline.acquire`, for files
                           memory budget holds                  of several chunks
-2  `sendfile_limiter`     chunks without a buffer: 2 per       `SendfileStrategy`, until the chunk
+3  `sendfile_limiter`     chunks without a buffer: 2 per       `SendfileStrategy`, until the chunk
                           connection, and 1 per core           is stored
-3  `hash_windows`         windows of 1 MiB: 1 per core         `SendfileStrategy`, for hashing
-4  `buffer_pool`          bytes: the memory budget             `ChunkPipeline.acquire`, until the
+4  `hash_windows`         windows of 1 MiB: 1 per core         `SendfileStrategy`, for hashing
+5  `buffer_pool`          bytes: the memory budget             `ChunkPipeline.acquire`, until the
                                                                chunk is stored; `SendfileStrategy`
                                                                for a window; sinks, to compare
                                                                existing files
-5  `scheduler`            requests in flight: the option       `DownloadScheduler.fill`, for each
+6  `scheduler`            requests in flight: the option       `DownloadScheduler.fill`, for each
    ``.connections``       `connections`, or 16 to 64,          piece of a chunk; `StreamStrategy`
                           adapted to the throughput            for a whole file
-6  `hash_threads`         worker threads: 1 per core           `ChunkPipeline.hash`,
-                                                               `SendfileStrategy`
-6  `file_hash_threads`    worker threads: no limit but that    `OrderedHasher`, for files of one
+7  `hash_threads`         worker threads: 1 per core           `ChunkPipeline.hash`,
+                                                               `SendfileStrategy`, `Checkpointer`
+7  `file_hash_threads`    worker threads: no limit but that    `OrderedHasher`, for files of one
                           of 1 (a file needs one)              chunk
-6  queue of               chunks: 3 per file                   `OrderedHasher.update`, after its
+7  queue of               chunks: 3 per file                   `OrderedHasher.update`, after its
    `OrderedHasher`                                             wait for the chunk's turn
-6  those of a sink        local files: 4 writer threads per    `FileSink.write`, `read_into`
+7  those of a sink        local files: 4 writer threads per    `FileSink.write`, `read_into`
                           file; S3: uploads in flight
 =  =====================  ===================================  ===================================
 
 Three further waits fit into this order:
 
 - In `OrderedHasher` a chunk waits, with its buffer, for the earlier chunks of its file. These
-  got their buffers first, so they wait only for limits from 5 on.
-- A chunk that has a connection takes further ones only if they are idle (`try_acquire`).
+  got their buffers first, so they wait only for limits from 6 on.
+- A chunk that has a connection takes further ones, and memory for a second request, only if they
+  are free (`try_acquire`).
 - The `RateLimiter` delays the next read or write of a connection. It is waited for and not held.
 """
 
@@ -51,13 +54,15 @@ import anyio
 
 from hftransfer._core.events import Observer
 from hftransfer._core.manifest import Manifest
+from hftransfer._engine.checkpoint import Checkpointer
+from hftransfer._engine.in_flight import InFlightWindow
 from hftransfer._engine.scheduler import DownloadScheduler
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.options import TransferOptions
 from hftransfer.report import Report
-from hftransfer.stores.base import Sink
+from hftransfer.stores.base import ExclusiveSink, Sink
 
 __all__ = ("Context", "TransferStats")
 
@@ -87,6 +92,8 @@ class Context:
     buffer_pool: BufferPool
     """All data memory."""
     scheduler: DownloadScheduler
+    in_flight: InFlightWindow
+    """Chunks that a sink stores only as a whole, from their first byte until they are stored."""
     large_chunks: ResizableLimiter
     """Chunks in memory that belong to files of several chunks. Less than the budget holds, so
     that small files find memory while the first bytes of a large file are late."""
@@ -100,6 +107,8 @@ class Context:
     """Worker threads that compute the digests of files of one chunk; unlimited. With one thread
     per core each would wait for the event loop between two files, and on a busy machine 1,000
     files of 500 kB took twice as long. Files of several chunks have a thread of their own."""
+    checkpointer: Checkpointer
+    """Stores what has arrived of chunks in flight."""
     observer: Observer | None = None
 
     @classmethod
@@ -123,9 +132,11 @@ class Context:
         cores = max(2, os.cpu_count() or 1)
         connections = options.connections or _START_CONNECTIONS
         small_file_slots = max(1, chunk_slots // _SMALL_FILE_SHARE)
+        buffer_pool = BufferPool(budget)
+        hash_threads = anyio.CapacityLimiter(cores)
         return cls(
             options=options,
-            buffer_pool=BufferPool(budget),
+            buffer_pool=buffer_pool,
             scheduler=DownloadScheduler(
                 options.connections,
                 start=_START_CONNECTIONS,
@@ -133,12 +144,15 @@ class Context:
                 chunk_slots=chunk_slots,
                 retry=options.retry,
                 rate_limiter=rate_limiter,
+                buffer_pool=buffer_pool,
             ),
+            in_flight=InFlightWindow(),
             large_chunks=ResizableLimiter(max(1, chunk_slots - small_file_slots)),
             sendfile_limiter=ResizableLimiter(_SENDFILE_PER_CONNECTION * connections + cores),
             hash_windows=anyio.CapacityLimiter(cores),
-            hash_threads=anyio.CapacityLimiter(cores),
+            hash_threads=hash_threads,
             file_hash_threads=anyio.CapacityLimiter(math.inf),
+            checkpointer=Checkpointer(hash_threads),
             observer=observer,
         )
 
@@ -153,7 +167,21 @@ class TransferStats:
     reused: int = 0
     retries: int = 0
     verified: int = 0
+    unverified: int = 0
+    server_side: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+
+    def record_checks(self, checks: Sequence[bool]) -> None:
+        """Count a published file.
+
+        Args:
+            checks: for each network that its bytes crossed, whether they were compared with a
+                digest; and True if they were compared although they crossed none.
+        """
+        if not all(checks):
+            self.unverified += 1
+        elif checks:
+            self.verified += 1
 
     def timed(self, stage: str) -> _StageTimer:
         """Return a context manager that adds the time of its block to `stage`."""
@@ -168,9 +196,12 @@ class TransferStats:
             skipped=self.skipped,
             bytes=self.bytes,
             reused_bytes=self.reused,
+            server_side_bytes=self.server_side,
             seconds=seconds,
             retries=self.retries,
             verified=self.verified,
+            unverified=self.unverified,
+            non_atomic=sum(sink.non_atomic for sink in sinks if isinstance(sink, ExclusiveSink)),
             stages=self.stages,
             manifest=manifest,
         )

@@ -27,9 +27,10 @@ Failures are handled at four levels, and only *retry* waits between two attempts
   listing, the completion of an upload), so no retry is nested in another.
 - *retry*: after a `TransientError` the engine repeats the read or the write of a chunk
   (`retrying`). A read continues behind the bytes that have arrived. `RetryPolicy` limits the
-  number of attempts and the seconds since the first failure; progress resets both.
-- *reissue*: the scheduler cancels a request that stalls while others are fast, and sends it again
-  for the missing bytes. It is no failure and does not count as an attempt.
+  seconds since the first failure; progress begins a new count. While a server is down, all
+  operations wait for the result of one (`hftransfer._io.origins`).
+- *hedge*: the scheduler asks again for the missing bytes of a request that is far slower than its
+  peers, over another connection (`hedging`). It is no failure and does not count as an attempt.
 - *restart*: bytes can be damaged in transit, so a chunk that does not match its manifest is read a
   second time (`CHUNK_ATTEMPTS`), and a file that does not match its digest is moved a second time
   (`transfer`), as is one whose upload is gone. A source that rejects ranges is read from its start
@@ -75,10 +76,16 @@ class FileTransfer:
             await self._move_chunks()
         finally:
             state.close()
-        is_checked = state.check_file_digest()
-        if is_checked or state.entry.manifest is not None:
-            state.stats.verified += 1
+        state.check_file_digest()
         return state.manifest()
+
+    @property
+    def is_checked_on_arrival(self) -> bool | None:
+        """True if the bytes were compared with a digest of the source or with a manifest.
+
+        None if they were not, but have crossed no network. Valid after `run`.
+        """
+        return self._state.is_checked_on_arrival
 
     async def _move_chunks(self) -> None:
         sendfile = SendfileStrategy.find(self._state)

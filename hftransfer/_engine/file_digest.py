@@ -6,7 +6,8 @@ There are two kinds:
   chunk that arrives early until all chunks before it are queued for hashing.
 - The CRC of a file is combined from the CRCs of its chunks (`CombinedCrc`). Each of them is
   computed together with the chunk's XXH3, while the chunk is in the core's cache, and no
-  chunk waits for another one.
+  chunk waits for another one. So is the MD5 of parts' MD5s, if each chunk consists of whole parts
+  (`CombinedMd5`).
 
 `new_file_digest` returns the one that an expected digest needs.
 """
@@ -14,6 +15,7 @@ There are two kinds:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,17 +26,31 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._core.checksums import checksum, combine_crcs
-from hftransfer._core.digests import INLINE_HASH_LIMIT, Digest, Hasher, new_hasher
+from hftransfer._core.digests import (
+    INLINE_HASH_LIMIT,
+    Digest,
+    Hasher,
+    new_hasher,
+    part_size_of,
+)
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer.errors import IntegrityError
 
-__all__ = ("CombinedCrc", "FileDigest", "OrderedHasher", "new_file_digest")
+__all__ = (
+    "CombinedCrc",
+    "CombinedDigest",
+    "CombinedMd5",
+    "FileDigest",
+    "OrderedHasher",
+    "new_file_digest",
+)
 
 # Chunks of one file in the queue of its hashing thread, the one being hashed included. With
 # one, the thread is idle between two chunks until the event loop runs again; the second
 # keeps it busy, the third covers an event loop that is late. More would only delay a
 # cancellation, which waits until the queue is empty.
 _QUEUE_LIMIT = 3
+_MD5_SIZE = 16  # bytes
 
 
 class OrderedHasher:
@@ -227,7 +243,50 @@ class CombinedCrc:
         _compare(path, self._expected, combine_crcs(self._name, parts).hex())
 
 
-FileDigest: TypeAlias = OrderedHasher | CombinedCrc
+class CombinedMd5:
+    """The MD5 of parts' MD5s (see `parts_digest`), if each chunk consists of whole parts.
+
+    MD5 is slow, and so every core computes it for another chunk.
+
+    Args:
+        expected: what the digest should be.
+        part_size: bytes of every part but the last.
+    """
+
+    def __init__(self, expected: Digest, part_size: int) -> None:
+        self._expected = expected
+        self._part_size = part_size
+        self._values: dict[int, bytes] = {}
+
+    def compute(self, data: memoryview) -> bytes:
+        """Return the MD5s of a chunk's parts in order. Touches no state, as in `CombinedCrc`."""
+        starts = range(0, len(data), self._part_size)
+        return b"".join(_md5(data[start : start + self._part_size]) for start in starts)
+
+    def record(self, index: int, value: bytes) -> None:
+        """Record the MD5s of chunk `index`, in place of earlier ones."""
+        self._values[index] = value
+
+    def close(self) -> None:
+        """There is no thread to end."""
+
+    def check(self, path: str) -> None:
+        """Compare the MD5 of all parts' MD5s with the expected one.
+
+        Raises:
+            IntegrityError: if they differ, or a chunk is missing.
+        """
+        joined = b"".join(value for _, value in sorted(self._values.items()))
+        _compare(path, self._expected, f"{_md5(joined).hex()}-{len(joined) // _MD5_SIZE}")
+
+
+def _md5(data: memoryview | bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+CombinedDigest: TypeAlias = CombinedCrc | CombinedMd5
+"""Digests that are combined from values of the chunks, in any order."""
+FileDigest: TypeAlias = OrderedHasher | CombinedDigest
 
 
 def new_file_digest(
@@ -240,9 +299,12 @@ def new_file_digest(
         sizes: bytes of each chunk.
         threads: see `OrderedHasher`.
     """
-    if expected.is_strong:
-        return OrderedHasher(expected, sizes, threads)
-    return CombinedCrc(expected, sizes)
+    if not expected.is_strong:
+        return CombinedCrc(expected, sizes)
+    part_size = part_size_of(expected.algorithm)
+    if part_size is not None and not any(size % part_size for size in sizes[:-1]):
+        return CombinedMd5(expected, part_size)
+    return OrderedHasher(expected, sizes, threads)
 
 
 def _compare(path: str, expected: Digest, found: str) -> None:

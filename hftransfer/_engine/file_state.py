@@ -12,10 +12,10 @@ from hftransfer._core.events import BytesMoved, Retrying, emit
 from hftransfer._core.manifest import FileManifest
 from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._engine.context import Context, TransferStats
-from hftransfer._engine.file_digest import FileDigest, new_file_digest
+from hftransfer._engine.file_digest import FileDigest, OrderedHasher, new_file_digest
 from hftransfer._io.retry import retrying
 from hftransfer.errors import IntegrityError, TransientError, UnsupportedError
-from hftransfer.stores.base import Entry, FileSink, Source
+from hftransfer.stores.base import Entry, FileSink, KeepingSink, RemoteSource, Source
 
 __all__ = ("CHUNK_ATTEMPTS", "FileState", "Operation")
 
@@ -64,6 +64,8 @@ class FileState:
         """XXH3-128 of each chunk that is verified and stored in every sink."""
         self.file_digest: FileDigest | None = None
         """Checks the digest of the whole file; None if there is none to check."""
+        self._is_received_checked = False
+        """True if the file's only chunk had the digest that came with its bytes."""
         self._chunk_size = chunk_size
         self._moved = 0
         """Bytes announced by `BytesMoved` events."""
@@ -77,6 +79,12 @@ class FileState:
         recorded = self.entry.manifest
         return recorded is None or recorded.chunks[chunk.index] == digest
 
+    def is_sent(self, chunk: Chunk) -> bool:
+        """Return True if a sink lacks `chunk`, as far as it is known before the bytes are."""
+        return not all(
+            isinstance(sink, KeepingSink) and chunk.index in sink.kept_chunks for sink in self.sinks
+        )
+
     def chunk_mismatch(self, chunk: Chunk, digest: str) -> IntegrityError:
         """Return the error for a chunk whose XXH3 is not the recorded one."""
         recorded = self.entry.manifest
@@ -86,24 +94,62 @@ class FileState:
             f"{self.source.location}: expected {expected}, got {digest}"
         )
 
-    def check_file_digest(self) -> bool:
-        """Compare the file's digest with the source's; return False if there is none.
+    @property
+    def is_checked_on_arrival(self) -> bool | None:
+        """As `FileTransfer.is_checked_on_arrival`."""
+        is_checked = (
+            self.file_digest is not None
+            or self.entry.manifest is not None
+            or self._is_received_checked
+        )
+        if is_checked:
+            return True
+        return False if self.chunks and isinstance(self.source, RemoteSource) else None
+
+    async def check_received_digest(self, data: memoryview) -> None:
+        """Compare the file's only chunk with the digest that came with its bytes, if one did.
+
+        Raises:
+            IntegrityError: if they differ.
+            TransferError: as `RemoteSource.received_digest`.
+        """
+        source = self.source
+        is_known = self.file_digest is not None or self.entry.manifest is not None
+        if is_known or len(self.chunks) != 1 or not self.context.options.verify:
+            return
+        if not isinstance(source, RemoteSource):
+            return
+        expected = await source.received_digest(self.entry)
+        if expected is None or not is_supported(expected.algorithm):
+            return
+        digest = OrderedHasher(expected, [len(data)], self.context.file_hash_threads)
+        await digest.update(0, data)
+        digest.check(self.entry.path)
+        self._is_received_checked = True
+
+    def check_file_digest(self) -> None:
+        """Compare the file's digest with the source's, if that states one.
 
         Raises:
             IntegrityError: if they differ.
         """
-        if self.file_digest is None:
-            return False
-        self.file_digest.check(self.entry.path)
-        return True
+        if self.file_digest is not None:
+            self.file_digest.check(self.entry.path)
 
-    def record(self, chunk: Chunk, digest: str, *, reused: bool = False) -> None:
-        """Record that a chunk is verified and stored in every sink."""
+    def record(self, chunk: Chunk, digest: str, *, reused: int = 0) -> None:
+        """Record that a chunk is verified and stored in every sink.
+
+        Args:
+            chunk: which one.
+            digest: its XXH3-128.
+            reused: bytes of it that an interrupted transfer had stored.
+        """
         self.chunk_digests[chunk.index] = digest
         self._moved += chunk.size
-        if reused:
-            self.stats.reused += chunk.size
-        emit(self.context.observer, BytesMoved(self.entry.path, chunk.size, reused=reused))
+        self.stats.reused += reused
+        for count, is_reused in ((reused, True), (chunk.size - reused, False)):
+            if count:
+                emit(self.context.observer, BytesMoved(self.entry.path, count, reused=is_reused))
 
     def rollback_progress(self) -> None:
         """Subtract the progress that was announced, since the whole file is moved again."""
@@ -131,7 +177,12 @@ class FileState:
 
     async def _write(self, write: Operation) -> None:
         with self.stats.timed("store"):
-            await retrying(write, self.context.options.retry, on_retry=self.on_retry)
+            await retrying(
+                write,
+                self.context.options.retry,
+                subject=self.entry.path,
+                on_retry=self.on_retry,
+            )
 
     def on_retry(self, error: TransientError, delay: float) -> None:
         """Count a retry, and announce it."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import anyio
 
-from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.pieces import Piece, select_disjoint
 from hftransfer._core.plan import Chunk
+from hftransfer._engine.checkpoint import ChunkProgress, piece_sinks
 from hftransfer._engine.chunk import ChunkPipeline
 from hftransfer._engine.file_state import CHUNK_ATTEMPTS, FileState
 from hftransfer._io.buffers import Buffer
-from hftransfer.errors import single_error
+from hftransfer.errors import IntegrityError, single_error
+from hftransfer.stores.base import FileSink, PieceSink
 
 __all__ = ("RangeStrategy",)
 
@@ -28,6 +32,7 @@ class RangeStrategy:
     def __init__(self, state: FileState) -> None:
         self._state = state
         self._pipeline = ChunkPipeline(state)
+        self._piece_sinks = piece_sinks(state.sinks)
 
     async def run(self) -> None:
         """Move all chunks.
@@ -56,14 +61,16 @@ class RangeStrategy:
         await self._run_chunk(chunk, buffer)
 
     async def _run_chunk(self, chunk: Chunk, buffer: Buffer) -> None:
+        is_stored = False
         try:
             digest = await self._reuse(chunk, buffer.view)
-            reused = digest is not None
-            if digest is None:
-                digest = await self._fetch(chunk, buffer.view)
-            await self._pipeline.store(chunk, buffer.view, digest, reused=reused)
+            if digest is not None:
+                await self._pipeline.store(chunk, buffer.view, digest, reused=True)
+            else:
+                await self._move(chunk, buffer.view)
+            is_stored = self._state.is_sent(chunk)
         finally:
-            self._pipeline.release(buffer)
+            self._pipeline.release(buffer, stored=is_stored)
 
     async def _reuse(self, chunk: Chunk, data: memoryview) -> str | None:
         """Fill `data` from a sink that kept this chunk; return its XXH3 if it is intact."""
@@ -77,23 +84,88 @@ class RangeStrategy:
                 return digest
         return None
 
-    async def _fetch(self, chunk: Chunk, data: memoryview) -> str:
-        """Fill `data` from the source; return its XXH3, which is the recorded one.
+    async def _move(self, chunk: Chunk, data: memoryview) -> None:
+        """Fill `data` from the source, and from what a sink kept of this chunk; store it.
 
         Raises:
-            IntegrityError: if it is another one each time.
+            IntegrityError: if the chunk's XXH3 is not the recorded one each time, or the digest
+                that came with the bytes is another one each time.
         """
         state = self._state
+        restored = await self._restore(chunk, data)
         digest = ""
-        for _ in range(CHUNK_ATTEMPTS):
-            buffer = ByteRangeBuffer(chunk.start, data)
-            with state.stats.timed("fetch"):
-                await state.context.scheduler.fill(
-                    state.source, state.entry, buffer, state.on_retry
+        # What was restored may be what is wrong: a read of the whole chunk is not counted then.
+        for remaining in reversed(range(CHUNK_ATTEMPTS + bool(restored))):
+            progress = ChunkProgress(chunk, data, self._piece_sinks, restored)
+            await self._fetch(progress)
+            stored = progress.stored()
+            pieces = sorted({piece for found in stored.values() for piece in found})
+            digest, intact = await self._pipeline.hash_with_pieces(chunk, data, pieces)
+            if state.matches_manifest(chunk, digest) and await self._is_as_received(
+                data, raises=not remaining
+            ):
+                await self._pipeline.store(
+                    chunk,
+                    data,
+                    digest,
+                    stored={
+                        sink: [piece for piece in found if piece in intact]
+                        for sink, found in stored.items()
+                    },
+                    restored=progress.restored_size,
                 )
-            state.stats.bytes += chunk.size
-            digest = await self._pipeline.hash(chunk, data)
-            if state.matches_manifest(chunk, digest):
-                return digest
+                return
             state.stats.retries += 1
+            restored = {}
         raise state.chunk_mismatch(chunk, digest)
+
+    async def _is_as_received(self, data: memoryview, *, raises: bool) -> bool:
+        """Return False, or raise, if the digest that came with the bytes is not theirs."""
+        try:
+            await self._state.check_received_digest(data)
+        except IntegrityError:
+            if raises:
+                raise
+            return False
+        return True
+
+    async def _fetch(self, progress: ChunkProgress) -> None:
+        """Fill the gaps of a chunk from the source."""
+        state = self._state
+        scheduler, checkpointer = state.context.scheduler, state.context.checkpointer
+        checkpointer.add(progress)
+        try:
+            with state.stats.timed("fetch"):
+                if len(progress.gaps) == 1:
+                    await scheduler.fill(
+                        state.source, state.entry, progress.gaps[0], state.on_retry
+                    )
+                else:
+                    async with anyio.create_task_group() as tasks:
+                        for gap in progress.gaps:
+                            tasks.start_soon(
+                                scheduler.fill, state.source, state.entry, gap, state.on_retry
+                            )
+        finally:
+            await checkpointer.remove(progress)
+        state.stats.bytes += progress.chunk.size - progress.restored_size
+
+    async def _restore(self, chunk: Chunk, data: memoryview) -> Mapping[PieceSink, Sequence[Piece]]:
+        """Read what a sink kept of a chunk that was in flight; return its intact pieces."""
+        for sink in self._state.sinks:
+            if not isinstance(sink, PieceSink) or chunk.index not in sink.resumable_pieces:
+                continue
+            pieces = select_disjoint(sink.resumable_pieces[chunk.index], chunk.start, chunk.stop)
+            intact = [piece for piece in pieces if await self._is_intact(sink, chunk, piece, data)]
+            if intact:
+                return {sink: intact}
+        return {}
+
+    async def _is_intact(
+        self, sink: FileSink, chunk: Chunk, piece: Piece, data: memoryview
+    ) -> bool:
+        """Fill a part of `data` with a piece; return True if it has the recorded digest."""
+        part = data[piece.start - chunk.start : piece.stop - chunk.start]
+        stretch = Chunk(chunk.index, piece.start, piece.stop)
+        await sink.read_into(stretch, part)
+        return await self._pipeline.digest(part) == piece.digest

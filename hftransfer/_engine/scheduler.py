@@ -3,12 +3,13 @@
 A chunk is read with one request. It is cut into pieces, with one request each, if more
 connections are allowed than memory holds chunks, and for the first chunks of a file. While the
 transfer drains (all chunks are requested), idle connections take half of what the slowest
-requests have yet to read, and a stalled request is reissued. Bytes that have arrived stay
-where they are and are not requested again.
+requests have yet to read. At any time, the missing bytes of a request that is far slower than its
+peers are asked for again: beside it if a connection is free, else in its place. Bytes that have
+arrived stay where they are and are not requested again.
 
 `DownloadScheduler.run` takes these decisions every `_INTERVAL` seconds; `piece_count`,
-`select_split` and `select_stalled` are the decisions themselves, as pure functions.
-`concurrency` decides how many requests run at once.
+`select_split` and `hedging.select_hedges` are the decisions themselves, as pure functions;
+`duplicates` sends the second requests. `concurrency` decides how many requests run at once.
 """
 
 # Objects that cross threads
@@ -23,7 +24,7 @@ where they are and are not requested again.
 #     limit                 the engine's loop (`split_off`);
 #     filled                the thread that runs the request: one request at a time;
 #     response_started_at   the same thread, once per request; the engine's loop resets it
-#                           while no request runs (`_reset_request`).
+#                           while no request runs (`RequestPace.begin`).
 #   Each write stores one number, and readers allow for an old value. A request that has an old
 #   `limit` writes beyond the new one; the piece that was split off writes the same bytes to the
 #   same place. If the engine has an old `filled`, it splits or measures as of a moment ago.
@@ -33,6 +34,8 @@ where they are and are not requested again.
 #   request runs any more: a cancelled request ends before its task does (`LoopThread.run`).
 #   The end of a request reaches the engine's loop by `call_soon_threadsafe`, whose lock orders
 #   the writes before the reads; each reader then starts through a queue, which does so, too.
+#   A read and its duplicate may write the same bytes to the same place (see `duplicates`); `read`
+#   returns after both have ended.
 #
 # The hash object of `OrderedHasher`. The hashing thread owns it while chunks are queued, the
 #   engine's loop before and after. Queue and `call_soon_threadsafe` hand it over.
@@ -53,7 +56,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -61,6 +63,10 @@ from anyio.abc import TaskGroup
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._engine.concurrency import ConcurrencyController
+from hftransfer._engine.duplicates import HedgedRead, ReadHedger, ReadRequest
+from hftransfer._engine.hedging import HedgePolicy
+from hftransfer._engine.pace import InFlightRead
+from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
@@ -68,7 +74,7 @@ from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry, Source
 
-__all__ = ("DownloadScheduler", "InFlightRead", "piece_count", "select_split", "select_stalled")
+__all__ = ("DEFAULT_POLICY", "DownloadScheduler", "piece_count", "select_split")
 
 # Bytes of the smallest piece of a chunk. A shorter request takes longer to be answered than to
 # be read: 1 MiB lasts 20 ms at the 50 MB/s that CDNs give one connection.
@@ -81,58 +87,11 @@ _FIRST_CHUNK_PIECES = 8
 # Seconds between two decisions. Short against the time of a chunk (8 MiB last 160 ms at
 # 50 MB/s), long against the microseconds that a decision takes.
 _INTERVAL = 0.05
-# The following values are estimates; they have not been tuned by measurements.
-#
-# Seconds until a new request delivers: about a round trip to a far host. Half of a request must
-# take longer than this for the request to be split.
+# Seconds until a new request delivers: about a round trip to a far host, an estimate. Half of a
+# request must take longer than this for the request to be split.
 _REQUEST_LATENCY = 0.1
-# A request is stalled if its rate is below this share of a recent request's rate …
-_STALLED_SHARE = 0.1
-# … after so many seconds, in which a slow response or a lost packet has been overcome. …
-_STALLED_AFTER = 2.0
-# … It is reissued at most so often. A further stall is not the fault of one connection, and
-# is left to the read timeout and its retry.
-_MAX_REISSUES = 2
-
-
-@dataclass(eq=False)
-class InFlightRead:
-    """A byte range that one connection is reading. Belongs to the engine's event loop."""
-
-    buffer: ByteRangeBuffer
-    split: Callable[[], bool]
-    """Moves half of the missing bytes to another connection; returns False if too few are."""
-    started: float
-    """When the current request began, in seconds of the scheduler's clock."""
-    filled_at_start: int = 0
-    """Bytes that had arrived before the current request."""
-    reissues: int = 0
-    """Requests that were cancelled because they stalled."""
-    scope: anyio.CancelScope | None = None
-    """Cancels the current request; None before the first one."""
-
-    @property
-    def moved(self) -> int:
-        """Bytes that the current request has read."""
-        return self.buffer.filled - self.filled_at_start
-
-    def rate(self, now: float) -> float:
-        """Return the bytes per second of the current request."""
-        elapsed = now - self.started
-        return self.moved / elapsed if elapsed > 0 else 0.0
-
-    def latency(self, now: float) -> float:
-        """Return the seconds that the current request waited, or has waited, for its response."""
-        response = self.buffer.response_started_at
-        if response is None and self.moved > 0:
-            return 0.0  # a source that sends no requests
-        return (now if response is None else max(response, self.started)) - self.started
-
-    def reissue(self) -> None:
-        """Cancel the current request; `DownloadScheduler.read` then sends another one."""
-        assert self.scope is not None
-        self.reissues += 1
-        self.scope.cancel()
+DEFAULT_POLICY = HedgePolicy()
+"""When a request is asked for again, unless a test says otherwise."""
 
 
 def select_split(reads: Sequence[InFlightRead], now: float) -> InFlightRead | None:
@@ -145,25 +104,14 @@ def select_split(reads: Sequence[InFlightRead], now: float) -> InFlightRead | No
     longest = 2 * _REQUEST_LATENCY
     for read in reads:
         age = now - read.started
-        if read.buffer.missing < 2 * _MIN_PIECE or age < _INTERVAL:
+        is_fixed = read.split is None or read.duplicate is not None
+        if is_fixed or read.buffer.missing < 2 * _MIN_PIECE or age < _INTERVAL:
             continue
         rate = read.rate(now)
         remaining = read.buffer.missing / rate if rate else float("inf")
         if remaining > longest:
             selected, longest = read, remaining
     return selected
-
-
-def select_stalled(
-    reads: Sequence[InFlightRead], now: float, typical_rate: float
-) -> InFlightRead | None:
-    """Return a read that is far slower than `typical_rate` bytes per second, or None."""
-    for read in reads:
-        may_reissue = now - read.started >= _STALLED_AFTER and read.reissues < _MAX_REISSUES
-        is_slow = read.rate(now) < typical_rate * _STALLED_SHARE
-        if may_reissue and is_slow and read.buffer.missing:
-            return read
-    return None
 
 
 def piece_count(index: int, *, connections: int, idle: int, chunk_slots: int) -> int:
@@ -179,15 +127,6 @@ def piece_count(index: int, *, connections: int, idle: int, chunk_slots: int) ->
     return min(max(per_chunk, _FIRST_CHUNK_PIECES >> index, 1), 1 + idle)
 
 
-@dataclass(frozen=True, eq=False)
-class _ReadRequest:
-    """Where the bytes of a chunk come from, for each of the pieces that it is cut into."""
-
-    source: Source
-    entry: Entry
-    on_retry: Callable[[TransientError, float], None]
-
-
 class DownloadScheduler:
     """All reads from the sources of one client.
 
@@ -198,6 +137,9 @@ class DownloadScheduler:
         chunk_slots: chunks that memory holds at once.
         retry: for every request.
         rate_limiter: the client's bandwidth cap.
+        buffer_pool: for the second request for a whole file; None if there is no memory for it.
+            Default None.
+        hedging: when a request is asked for again. Default: `DEFAULT_POLICY`.
         clock: seconds that only go forward; that of `ByteRangeBuffer.response_started_at`.
     """
 
@@ -210,6 +152,8 @@ class DownloadScheduler:
         chunk_slots: int,
         retry: RetryPolicy,
         rate_limiter: RateLimiter,
+        buffer_pool: BufferPool | None = None,
+        hedging: HedgePolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._controller = (
@@ -222,11 +166,17 @@ class DownloadScheduler:
         self._retry = retry
         self._rate_limiter = rate_limiter
         self._clock = clock
-        self._reads: list[InFlightRead] = []
+        self._reads: list[HedgedRead] = []
         self._moved = 0
         """Bytes of requests that have ended."""
-        self._typical_rate = 0.0
-        """Bytes per second of the request that was the last to end well."""
+        self.hedger = ReadHedger(
+            DEFAULT_POLICY if hedging is None else hedging,
+            connections=self.connections,
+            buffer_pool=buffer_pool,
+            rate_limiter=rate_limiter,
+            on_throttled=self.slow_down,
+            clock=clock,
+        )
 
     async def fill(
         self,
@@ -247,10 +197,10 @@ class DownloadScheduler:
         Raises:
             TransferError: the first failure of a piece; further ones are its notes.
         """
-        request = _ReadRequest(source, entry, on_retry)
+        request = ReadRequest(source, entry, on_retry)
         await self.connections.acquire()
         if buffer.missing < 2 * _MIN_PIECE:
-            await self._read_unsplit(request, buffer)
+            await self.read(request, buffer)  # without the task group, which costs small files
             return
         with single_error():
             async with anyio.create_task_group() as tasks:
@@ -280,18 +230,21 @@ class DownloadScheduler:
         Args:
             is_draining: returns True once no further chunk will be requested.
         """
-        while True:
-            await anyio.sleep(_INTERVAL)
-            now = self._clock()
-            self._adapt(now)
-            # Under a bandwidth cap every request is slow, and none should be replaced.
-            if self._rate_limiter.rate is None and is_draining():
-                self._rebalance(now)
+        async with anyio.create_task_group() as duplicates:
+            while True:
+                await anyio.sleep(_INTERVAL)
+                now = self._clock()
+                self._adapt(now)
+                # Under a bandwidth cap every request is slow, and splitting them gains nothing.
+                if self._rate_limiter.rate is None and is_draining():
+                    self._split_slow_reads(now)
+                self.hedger.run_once(self._reads, now, duplicates)
 
     def _adapt(self, now: float) -> None:
         if self._controller is None:
             return
-        latencies = [read.latency(now) for read in self._reads]
+        # Short ranges are left out: what they wait for is mostly their server's work per request.
+        latencies = [read.latency(now) for read in self._reads if read.split is not None]
         limit = self._controller.update(
             now,
             self._moved + sum(read.moved for read in self._reads),
@@ -301,14 +254,11 @@ class DownloadScheduler:
         if limit != self.connections.limit:
             self.connections.resize(limit)
 
-    def _rebalance(self, now: float) -> None:
+    def _split_slow_reads(self, now: float) -> None:
         while self.connections.available and (read := select_split(self._reads, now)) is not None:
+            assert read.split is not None
             if not read.split():
                 break
-        if self.connections.available and self._typical_rate:
-            stalled = select_stalled(self._reads, now, self._typical_rate)
-            if stalled is not None:
-                stalled.reissue()
 
     def slow_down(self) -> None:
         """Halve an adaptive number of connections, since the server asked for less."""
@@ -316,57 +266,57 @@ class DownloadScheduler:
             self.connections.resize(self._controller.slow_down(self._clock()))
 
     async def read(
-        self, request: _ReadRequest, buffer: ByteRangeBuffer, split: Callable[[], bool]
+        self,
+        request: ReadRequest,
+        buffer: ByteRangeBuffer,
+        split: Callable[[], bool] | None = None,
     ) -> None:
         """Fill `buffer`, over a connection that the caller acquired and this releases.
 
-        Until it is full, `_rebalance` may shorten it (by `split`) or reissue the request.
+        Until it is full, `run` may shorten it (by `split`) or ask for the missing bytes again.
         """
-        read = InFlightRead(buffer, split, started=self._clock())
+        group = id(request.source)
+        read = HedgedRead(buffer, self._clock(), request=request, group=group, split=split)
         self._reads.append(read)
         try:
             while True:
                 with anyio.CancelScope() as read.scope:
-                    await self._fill_with_retries(request, read.buffer)
-                    self._typical_rate = read.rate(self._clock())
+                    await self._fill_with_retries(read)
+                    self.hedger.record(read)
                     return
-                self._reset_request(read)  # after `reissue`; its bytes are kept
+                if not read.is_replaced:
+                    self.hedger.take_over(read)
+                    return
+                read.replace()
         finally:
+            await self.hedger.end_second(read)
             self._moved += max(0, read.moved)
             self._reads.remove(read)
             self.connections.release()
 
-    def _reset_request(self, read: InFlightRead) -> None:
-        self._moved += max(0, read.moved)
-        read.filled_at_start = read.buffer.filled
-        read.buffer.response_started_at = None  # no request is running that could set it
-        read.started = self._clock()
-
-    async def _read_unsplit(self, request: _ReadRequest, buffer: ByteRangeBuffer) -> None:
-        """Fill a range that is too short to be split, and release its connection.
-
-        It is not among the reads that are rebalanced, which saves small files the task group.
-        """
-        try:
-            await self._fill_with_retries(request, buffer)
-        finally:
-            self._moved += buffer.filled
-            self.connections.release()
-
-    async def _fill_with_retries(self, request: _ReadRequest, buffer: ByteRangeBuffer) -> None:
-        """Fill `buffer`, within the attempts and the time of the `RetryPolicy`.
+    async def _fill_with_retries(self, read: HedgedRead) -> None:
+        """Fill the buffer of `read`, within the limits of the `RetryPolicy`.
 
         This is the only layer that retries a read; `file` lists what is not a retry.
         """
+        request, buffer = read.request, read.buffer
+
+        async def attempt() -> None:
+            self._moved += max(0, read.moved)
+            read.begin(self._clock())
+            read.is_pausing = False
+            await request.source.fill(request.entry, buffer)
 
         def on_retry(error: TransientError, delay: float) -> None:
+            read.is_pausing = True
             if isinstance(error, ThrottledError):
                 self.slow_down()
             request.on_retry(error, delay)
 
         await retrying(
-            partial(request.source.fill, request.entry, buffer),
+            attempt,
             self._retry,
+            subject=request.entry.path,
             on_retry=on_retry,
             progress=lambda: buffer.filled,
         )
@@ -376,7 +326,7 @@ class _ChunkRead:
     """The reads of one chunk, which are tasks of one group: they fail and end together."""
 
     def __init__(
-        self, scheduler: DownloadScheduler, request: _ReadRequest, tasks: TaskGroup
+        self, scheduler: DownloadScheduler, request: ReadRequest, tasks: TaskGroup
     ) -> None:
         self._scheduler = scheduler
         self._request = request

@@ -62,12 +62,22 @@ class SendfileStrategy:
             with single_error():
                 async with anyio.create_task_group() as tasks:
                     for chunk in state.chunks:
-                        await state.context.sendfile_limiter.acquire()
+                        await self._acquire(chunk)
                         state.started += 1
                         part = whole.subrange(chunk.start, chunk.size)
                         tasks.start_soon(self._run_chunk, chunk, part)
 
+    async def _acquire(self, chunk: Chunk) -> None:
+        context = self._state.context
+        await context.in_flight.acquire(chunk.size)
+        try:
+            await context.sendfile_limiter.acquire()
+        except BaseException:
+            context.in_flight.release(chunk.size, stored=False)
+            raise
+
     async def _run_chunk(self, chunk: Chunk, part: FileRange) -> None:
+        is_stored = False
         try:
             digest, checksums = await self._hash(chunk, part)
             writes = [
@@ -76,8 +86,10 @@ class SendfileStrategy:
             ]
             await self._state.write_all(writes)
             self._state.record(chunk, digest)
+            is_stored = self._state.is_sent(chunk)
         finally:
             self._state.context.sendfile_limiter.release()
+            self._state.context.in_flight.release(chunk.size, stored=is_stored)
 
     async def _hash(self, chunk: Chunk, part: FileRange) -> tuple[str, Sequence[bytes]]:
         """Return a chunk's XXH3, which is the recorded one, and each sink's checksum.

@@ -27,7 +27,7 @@ class StreamStrategy:
         """Move all chunks; after a transient failure, read the body from its start again.
 
         Raises:
-            IntegrityError: if a chunk is not the recorded one.
+            IntegrityError: if a chunk is not the recorded one, or not what the source has.
             TransientError: the last one, if the retries were used up.
         """
         state = self._state
@@ -38,10 +38,11 @@ class StreamStrategy:
             await retrying(
                 partial(self._read, buffer.view),
                 state.context.options.retry,
+                subject=state.entry.path,
                 on_retry=state.on_retry,
             )
         finally:
-            self._pipeline.release(buffer)
+            self._pipeline.release(buffer, stored=False)
 
     async def _read(self, buffer: memoryview) -> None:
         state = self._state
@@ -56,5 +57,6 @@ class StreamStrategy:
                 digest = await self._pipeline.hash(chunk, data)
                 if not state.matches_manifest(chunk, digest):
                     raise state.chunk_mismatch(chunk, digest)
+                await state.check_received_digest(data)
                 with single_error():
                     await self._pipeline.store(chunk, data, digest)

@@ -30,6 +30,8 @@ from hftransfer.options import Timeouts
 
 __all__ = ("AiohttpClient",)
 
+# Read timeouts for the body of a response to a control request.
+_SLOW_BODY = 20
 # Bytes per write of a request's body.
 _PIECE = 64 * 1024
 
@@ -66,7 +68,9 @@ class AiohttpClient:
             if request.headers_only and response.status < 300:
                 response.close()
                 return _response(method, url, response, b"")
-            content = await _read_limited(response, request.body_limit)
+            # As in `Connection`: an error is cut soon, and any other response may take minutes.
+            seconds = self._timeouts.read * (1 if response.status >= 300 else _SLOW_BODY)
+            content = await _read_limited(response, request.body_limit, seconds)
             return _response(method, url, response, content)
 
     async def _fill(self, request: Request, target: BufferTarget) -> Response:

@@ -16,6 +16,7 @@ from hftransfer._http.errors import (
     cannot_connect,
     connection_failed,
     failure_reason,
+    invalid_header,
     not_http,
     proxy_refused,
     stalled,
@@ -74,6 +75,9 @@ class AiohttpSession:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield its response, whose head has been read.
 
+        A head has to arrive within the limits for a connection and for silence together, after a
+        body of a request without any: that is sent at the pace of the server.
+
         Args:
             method: HTTP method.
             url: sent as it is.
@@ -86,9 +90,12 @@ class AiohttpSession:
         """
         session = self._ready_session()
         timeout = self._timeout(limit_body_silence=limit_body_silence)
-        target = URL(url, encoded=True)
-        # aiohttp's `sock_read` limits head and body alike, so without it the head has its own.
-        head_limit = None if limit_body_silence else self._timeouts.connect + self._timeouts.read
+        try:
+            target = URL(url, encoded=True)
+        except ValueError:
+            raise RejectedError(f"{method} {redact(url)}: not a valid URL") from None
+        # aiohttp's `sock_read` limits the silence, and a head may arrive byte by byte.
+        head_limit = None if data else self._timeouts.connect + self._timeouts.read
         with translated_errors(method, url):
             with anyio.fail_after(head_limit):
                 request = session.request(
@@ -104,9 +111,11 @@ class AiohttpSession:
                 )
                 try:
                     response = await request
+                except UnicodeError:
+                    raise invalid_header(method, url) from None
                 except aiohttp.ClientConnectorCertificateError as error:
                     reason = error.certificate_error
-                    raise self._trusted.untrusted(authority_of(url), reason) from error
+                    raise self._trusted.untrusted(authority_of(url), reason) from reason
             async with response:
                 yield response
 
@@ -137,26 +146,38 @@ class AiohttpSession:
 
 @contextmanager
 def translated_errors(method: str, url: str) -> Iterator[None]:
-    """Translate aiohttp's errors into those of `hftransfer.errors`, the most specific first."""
+    """Translate aiohttp's errors into those of `hftransfer.errors`.
+
+    The text and the attributes of aiohttp's errors contain whole URLs and the headers of requests.
+    So they are neither the cause nor the context of ours, which a traceback would show.
+    """
     try:
         yield
+        return
     except TransferError:
         # Some of ours are OSErrors and TimeoutErrors, too. The block raises them as well, for
         # example when it cannot write what it has read.
         raise
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-        raise RejectedError(f"{method} {redact(url)}: not a valid URL") from error
-    except (asyncio.TimeoutError, TimeoutError) as error:
-        raise stalled(method, url, sending=isinstance(error, SendTimeout)) from error
-    except aiohttp.ClientHttpProxyError as error:
-        raise proxy_refused(authority_of(url), error.status) from error
-    except aiohttp.ClientConnectorError as error:
-        raise cannot_connect(authority_of(url), error.os_error) from error
-    except aiohttp.ClientResponseError as error:
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        translated = _translate(error, method, url)
+    raise translated
+
+
+def _translate(error: Exception, method: str, url: str) -> TransferError:
+    """Return our error for one of aiohttp or of the system; the most specific case decides."""
+    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+        return RejectedError(f"{method} {redact(url)}: not a valid URL")
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        return stalled(method, url, sending=isinstance(error, SendTimeout))
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return proxy_refused(authority_of(url), error.status)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return cannot_connect(authority_of(url), error.os_error)
+    if isinstance(error, aiohttp.ClientResponseError):
         # Not `str(error)`, which contains the whole URL.
-        raise not_http(method, url, error.message) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise connection_failed(method, url, _reason(error)) from error
+        return not_http(method, url, error.message)
+    assert isinstance(error, (aiohttp.ClientError, OSError))
+    return connection_failed(method, url, _reason(error))
 
 
 def _reason(error: aiohttp.ClientError | OSError) -> str:

@@ -4,8 +4,9 @@ An `HttpClient` has four methods: small requests, headers alone, ranges of a bod
 caller's memory, and whole bodies as a stream. It follows no redirects, because only the caller
 knows which credentials belong to which host. It does not retry: failures are retried by the engine
 (`_io.retry`). Only a connection that the server closed while it was idle is replaced, once, before
-the response (`ConnectionPool.send`). It raises errors of `hftransfer.errors` only. URLs are sent
-byte for byte as they are given, because quoting a signed URL again would invalidate it.
+the response (`ConnectionPool.send`). A small request whose answer is late is sent again beside the
+first (`hedging`). It raises errors of `hftransfer.errors` only. URLs are sent byte for byte as they
+are given, because quoting a signed URL again would invalidate it.
 
 Nearly every request is sent by a `ConnectionPool`. aiohttp, imported when it is first needed,
 carries what is not a body of known length to or from memory: streams, unusual URLs and proxies.
@@ -15,21 +16,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.plan import range_header
 from hftransfer._core.streams import ByteStream
+from hftransfer._http.errors import is_unknown_host, is_wrong_protocol
 from hftransfer._http.exchange import BufferTarget, Request
+from hftransfer._http.hedging import RequestHedger
 from hftransfer._http.loops import EventLoopPool
 from hftransfer._http.pool import ConnectionPool
 from hftransfer._http.proxy import ProxyEnvironment
-from hftransfer._http.status import is_redirect, status_error
+from hftransfer._http.status import is_outage_status, is_redirect, status_error
 from hftransfer._http.tls import ENVIRONMENT_BUNDLES, TrustedCertificates
 from hftransfer._io.file_range import Body, as_body_range
+from hftransfer._io.origins import Origin, Origins
 from hftransfer._io.rate_limit import RateLimiter
-from hftransfer.errors import Response
+from hftransfer.errors import Response, TransientError
 from hftransfer.options import Timeouts
 
 if TYPE_CHECKING:
@@ -39,7 +44,8 @@ __all__ = ("HttpClient",)
 
 # Bytes of a response's body to keep: of errors and redirects, and of control requests.
 _MAX_ERROR_BODY = 64 * 1024
-_MAX_CONTROL_BODY = 64 << 20
+# A page of a listing has at most a few MiB.
+_MAX_CONTROL_BODY = 16 << 20
 # Smaller bodies stay in the running loop: they are moved sooner than another thread wakes up.
 _MIN_SPREAD_BODY = 1 << 20
 # One core encrypts about 10 Gbit/s. Beyond four loops, contention for the GIL cancels the gain.
@@ -58,6 +64,8 @@ class HttpClient:
         rate_limiter: a bandwidth cap; None for none.
         loops: event loops for bodies of 1 MiB and more: the running one, and threads. None for
             one without TLS, and one per usable core, up to four, with TLS.
+        origins: record which servers fail, and refuse requests to those that are down. Default:
+            of this client alone.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``).
     """
@@ -70,7 +78,9 @@ class HttpClient:
         verify_setting: str = ENVIRONMENT_BUNDLES,
         rate_limiter: RateLimiter | None = None,
         loops: int | None = 1,
+        origins: Origins | None = None,
     ) -> None:
+        self._origins = origins or Origins()
         self._rate_limiter = rate_limiter or RateLimiter()
         self._timeouts = timeouts
         self._trusted = TrustedCertificates(verify, setting=verify_setting)
@@ -80,6 +90,7 @@ class HttpClient:
         self._spreads_plain = loops is not None
         """True if bodies are spread over the loops without TLS, too."""
         self._aiohttp: AiohttpClient | None = None
+        self._hedger = RequestHedger(lambda request: self._send(request, _body_size(request)))
 
     def _make_pool(self) -> ConnectionPool:
         return ConnectionPool(self._timeouts, self._trusted, self._rate_limiter, self._proxies)
@@ -111,6 +122,7 @@ class HttpClient:
         *,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
+        repeatable: bool = False,
     ) -> Response:
         """Send a request and return the response, whatever its status.
 
@@ -120,9 +132,11 @@ class HttpClient:
             headers: further request headers.
             body: in memory or in a file; sent from there, without a copy if it is large and the
                 connection is not encrypted.
+            repeatable: True if it may be sent again while its response is late, as GET and HEAD
+                without a body always may.
 
         Returns:
-            The response with its body, of which at most 64 MiB are kept.
+            The response with its body, of which at most 16 MiB are kept.
 
         Raises:
             NetworkError: if the connection fails.
@@ -132,7 +146,9 @@ class HttpClient:
         """
         content = None if body is None else as_body_range(body)
         request = Request(method, url, _request_headers(headers), content, _MAX_CONTROL_BODY)
-        return await self._send(request, 0 if content is None else len(content))
+        if repeatable or (method in ("GET", "HEAD") and content is None):
+            return await self._hedger.send(request)
+        return await self._send(request, _body_size(request))
 
     async def get_headers(self, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
         """GET `url` for its status and headers; only the body of an error or redirect is read.
@@ -143,7 +159,7 @@ class HttpClient:
         sent = _request_headers(headers)
         # Redirects and errors are short: reading their body keeps the connection usable.
         request = Request("GET", url, sent, None, _MAX_ERROR_BODY, headers_only=True)
-        return await self._send(request, 0)
+        return await self._hedger.send(request)
 
     async def fill(
         self,
@@ -183,7 +199,15 @@ class HttpClient:
         sent = _request_headers(headers)
         if ranged:
             sent["Range"] = range_header(target.start, target.stop)
-        request = Request("GET", url, sent, None, _MAX_ERROR_BODY, target)
+        request = Request(
+            "GET",
+            url,
+            sent,
+            None,
+            _MAX_ERROR_BODY,
+            target,
+            needs_new_connection=buffer.needs_new_connection,
+        )
         response = await self._send(request, buffer.missing)
         if response.status in (200, 206):
             return None
@@ -198,11 +222,23 @@ class HttpClient:
             request: to send.
             size: bytes of its body, or of the one that it receives.
         """
-        if not self._pool.supports(request.url):
-            return await self._ready_aiohttp().send(request)
-        if size >= _MIN_SPREAD_BODY and (self._spreads_plain or request.url[:6] == "https:"):
-            return await self._loops.send(request)
-        return await self._pool.send(request)
+        origin = self._origins.find(request.url)
+        if (refusal := origin.refusal()) is not None:
+            raise refusal
+        if origin.is_failing and request.target is not None:
+            request.target.report_acceptance(origin.record_success)
+        started = self._origins.clock()
+        try:
+            if not self._pool.supports(request.url):
+                response = await self._ready_aiohttp().send(request)
+            elif size >= _MIN_SPREAD_BODY and (self._spreads_plain or request.url[:6] == "https:"):
+                response = await self._loops.send(request)
+            else:
+                response = await self._pool.send(request)
+        except TransientError as error:
+            _record_error(origin, error, started, request.target)
+            raise
+        return _record_status(origin, response, started)
 
     @asynccontextmanager
     async def stream(
@@ -214,15 +250,61 @@ class HttpClient:
             TransferError: as `fill`.
         """
         sent = _request_headers(headers)
+        origin = self._origins.find(url)
+        if (refusal := origin.refusal()) is not None:
+            raise refusal
         opened = self._ready_aiohttp().stream(url, sent, size=size, limit=_MAX_ERROR_BODY)
-        async with opened as body:
+        started = self._origins.clock()
+        async with AsyncExitStack() as stack:
+            # Only opening is inside the `try`: an error of the caller's block must pass.
+            try:
+                body = await stack.enter_async_context(opened)
+            except TransientError as error:
+                if error.response is None:
+                    _record_error(origin, error, started, None)
+                else:
+                    _record_status(origin, error.response, started)
+                    error.origin = origin
+                raise
+            origin.record_success()
             yield body
+
+
+def _record_error(
+    origin: Origin, error: TransientError, started: float, target: BufferTarget | None
+) -> None:
+    """Record a request without a complete response, unless a part of its body arrived."""
+    error.origin = origin
+    if target is not None and target.buffer.position > target.start:
+        origin.record_success()
+        return
+    if is_wrong_protocol(error) or (is_unknown_host(error) and not origin.has_answered):
+        error.is_outage = False  # more likely a wrong URL than an outage
+    if error.is_outage:
+        origin.record_failure(error, started)
+
+
+def _record_status(origin: Origin, response: Response, started: float) -> Response:
+    """Record a response; return it, with its origin if its status is one of an outage."""
+    if not is_outage_status(response.status):
+        if origin.is_failing or not origin.has_answered:
+            origin.record_success()
+        return response
+    response = replace(response, origin=origin)
+    error = status_error(response)
+    assert isinstance(error, TransientError)
+    origin.record_failure(error, started, reason=f"it answered {response.status}")
+    return response
 
 
 def _request_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return `headers` and those of every request."""
     # A compressed body has no usable ranges.
     return {"Accept-Encoding": "identity", **(headers or {})}
+
+
+def _body_size(request: Request) -> int:
+    return 0 if request.body is None else len(request.body)
 
 
 def _loops_for_tls() -> int:

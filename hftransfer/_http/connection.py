@@ -25,7 +25,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import cast
 
-from hftransfer._http.errors import not_http, stalled
+from hftransfer._http.errors import not_http, stalled, too_slow
 from hftransfer._http.exchange import Exchange, StaleConnectionError, connection_ended
 from hftransfer._http.parser import MalformedResponseError, ReceiveBuffer
 from hftransfer._http.rcvlowat import LowWaterMark
@@ -42,6 +42,10 @@ __all__ = ("Connection", "ConnectionState")
 
 # Seconds after which an idle connection is closed, before most servers close it.
 _KEEP_ALIVE = 30.0
+# Read timeouts after which a response to a control request has to be complete, or arrive at the
+# lowest rate of `ResponseBody`. S3 sends a space now and then while it completes an upload, which
+# takes minutes.
+_SLOW_BODY = 20
 # Seconds for which bytes may wait in the socket below the low-water mark.
 _LOW_WATER_DELAY = 0.25
 
@@ -55,7 +59,7 @@ class ConnectionState(Enum):
     """A request is being sent or was sent; the head of the response is not complete."""
     RECEIVING_BODY = "receiving body"
     RECEIVING_ERROR_BODY = "receiving error body"
-    """The request has a target, and the response is an error or a redirect instead."""
+    """The response is an error or a redirect."""
     CLOSED = "closed"
     """Closed or about to be: no exchange follows."""
 
@@ -108,6 +112,12 @@ class Connection(asyncio.BufferedProtocol):
     def is_idle(self) -> bool:
         """True if the next request can be sent."""
         return self.state is ConnectionState.IDLE
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """The address and the port that it goes to."""
+        name = self._transport.get_extra_info("peername")
+        return ("", 0) if name is None else name[:2]
 
     # --- called by `ConnectionPool`
 
@@ -213,8 +223,6 @@ class Connection(asyncio.BufferedProtocol):
         return self._receive_buffer.space()
 
     def buffer_updated(self, nbytes: int) -> None:
-        now = self._loop.time()
-        seconds, self._progress_at = now - self._progress_at, now
         exchange, body = self._exchange, self._body
         if exchange is None:
             self.abort()  # no request asked for these bytes
@@ -225,13 +233,18 @@ class Connection(asyncio.BufferedProtocol):
                 self._receive_head(exchange, nbytes)
             elif body.is_in_place:
                 exchange.ended_in_place = True
+                now = self._loop.time()
+                seconds, self._progress_at = now - self._progress_at, now
                 progress = body.advance(nbytes)
                 self._advance(exchange, body, progress)
                 if progress is BodyProgress.INCOMPLETE:
                     self._adjust_low_water(nbytes, seconds, body.left)
             else:
                 data = self._receive_buffer.received(nbytes)
-                self._advance(exchange, body, body.feed(data))
+                progress = body.feed(data)
+                if body.has_content:
+                    self._record_progress()
+                self._advance(exchange, body, progress)
         except MalformedResponseError as error:
             self._fail(not_http(exchange.request.method, exchange.request.url, error))
         except TransferError as error:
@@ -240,7 +253,13 @@ class Connection(asyncio.BufferedProtocol):
     # --- receiving
 
     def _receive_head(self, exchange: Exchange, count: int) -> None:
-        taken = self._receive_buffer.take_head(count, exchange.request.method)
+        # Of a head, only the first byte and the last one are progress: a server that sends one
+        # byte per second would otherwise be waited for forever.
+        received = self._receive_buffer
+        is_first, interim = not received.has_partial_head, received.interim
+        taken = received.take_head(count, exchange.request.method)
+        if taken is not None or is_first or received.interim != interim:
+            self._record_progress()
         if taken is None:
             return
         head, data = taken
@@ -356,7 +375,10 @@ class Connection(asyncio.BufferedProtocol):
         return min(self._progress_at + _KEEP_ALIVE, now + self._timeouts.read)
 
     def _check_error_body(self, now: float) -> float | None:
-        """Cut the body of an error or redirect when it takes longer than the read timeout."""
+        """Cut the body of an error or redirect when it takes longer than the read timeout.
+
+        The status and the headers say what happened; the body may add to that.
+        """
         assert self._exchange is not None
         assert self._body is not None
         again_at = self._body.started_at + self._timeouts.read
@@ -375,6 +397,10 @@ class Connection(asyncio.BufferedProtocol):
             self._unsent, self._progress_at = unsent, now
         if self._read_pause.is_active or (self._sender is not None and self._sender.is_paused):
             return now + limit  # the rate limiter delays the bytes, not the server
+        if self._body is not None and self._body.is_too_slow(now, _SLOW_BODY * limit):
+            request = self._exchange.request
+            self._fail(too_slow(request.method, request.url))
+            return None
         silence = now - self._progress_at
         if self._low_water.is_raised:
             # Bytes below the mark may wait in the socket: read them before silence is judged.
@@ -383,6 +409,9 @@ class Connection(asyncio.BufferedProtocol):
             return now + min(_LOW_WATER_DELAY, limit)
         if silence >= limit:
             request = self._exchange.request
-            self._fail(stalled(request.method, request.url, sending=unsent > 0))
+            if self._receive_buffer.has_partial_head:
+                self._fail(too_slow(request.method, request.url))
+            else:
+                self._fail(stalled(request.method, request.url, sending=unsent > 0))
             return None
         return self._progress_at + limit

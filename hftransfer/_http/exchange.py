@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from hftransfer._core.byte_range import ByteRangeBuffer
@@ -17,9 +18,16 @@ from hftransfer._http.errors import connection_failed, failure_reason
 from hftransfer._http.status import check_content_range
 from hftransfer._io.file_range import BodyRange
 from hftransfer._io.rate_limit import PendingDelay
-from hftransfer.errors import NetworkError, Response
+from hftransfer.errors import NetworkError, Response, redact
 
-__all__ = ("BufferTarget", "Exchange", "Request", "StaleConnectionError", "connection_ended")
+__all__ = (
+    "AnswerProgress",
+    "BufferTarget",
+    "Exchange",
+    "Request",
+    "StaleConnectionError",
+    "connection_ended",
+)
 
 
 class StaleConnectionError(Exception):
@@ -38,7 +46,7 @@ class BufferTarget:
             the thread that receives it.
     """
 
-    __slots__ = ("_on_headers", "_size", "_url", "buffer", "start", "stop")
+    __slots__ = ("_on_accept", "_on_headers", "_size", "_url", "buffer", "start", "stop")
 
     def __init__(
         self,
@@ -55,6 +63,12 @@ class BufferTarget:
         self._url = url
         self._size = size
         self._on_headers = on_headers
+        self._on_accept: Callable[[], object] | None = None
+
+    def report_acceptance(self, on_accept: Callable[[], object]) -> None:
+        """Call `on_accept` in the running event loop once a response is accepted."""
+        loop = asyncio.get_running_loop()
+        self._on_accept = partial(loop.call_soon_threadsafe, on_accept)
 
     def accept(self, status: int, headers: Mapping[str, str]) -> bool:
         """Return True if the body of a response goes into the buffer.
@@ -67,9 +81,21 @@ class BufferTarget:
         check_content_range(status, headers, self._url, self.start, self.stop, self._size)
         if self.buffer.response_started_at is None:
             self.buffer.response_started_at = time.monotonic()
+        if self._on_accept is not None:
+            self._on_accept()
         if self._on_headers is not None:
             self._on_headers(headers)
         return True
+
+
+class AnswerProgress:
+    """How much of a collected answer has arrived. Used in one thread."""
+
+    __slots__ = ("received",)
+
+    def __init__(self) -> None:
+        self.received = 0
+        """Bytes of the body."""
 
 
 class Request(NamedTuple):
@@ -86,6 +112,15 @@ class Request(NamedTuple):
     target: BufferTarget | None = None
     headers_only: bool = False
     """True to skip the body of a response with a status below 300."""
+    needs_new_connection: bool = False
+    """True if it repeats one that is slow: it goes over a connection of its own, and to another
+    address of the host if there is one."""
+    progress: AnswerProgress | None = None
+    """Counts the bytes of the answer, if it is not for `target`; None if nobody asks."""
+
+    def __repr__(self) -> str:
+        # asyncio's debug mode logs the arguments of slow calls; URL and headers have secrets.
+        return f"<Request {self.method} {redact(self.url)}>"
 
 
 class Exchange:

@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from hftransfer._core.units import parse_count
+
 __all__ = (
     "ChunkedDecoder",
     "Headers",
@@ -17,11 +19,19 @@ __all__ = (
     "parse_head",
 )
 
-_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: [^\r\n]*)?(?=\r\n|\Z)")
+# NUL, VT and FF are no part of a value (RFC 9110 section 5.5).
+_VALUE = r"[^\0\r\n\v\f]*"
+_STATUS_LINE = re.compile(rf"HTTP/1\.([01]) ([1-9][0-9]{{2}})(?: {_VALUE})?(?=\r?\n|\Z)")
 # Matches all header lines at once, because a head is parsed for every small file.
-_LINES = re.compile(r"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*)*")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+_LINES = re.compile(rf"(?:\r?\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:{_VALUE})*")
+_FOLD = re.compile(r"\r?\n[ \t]+")
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_PREFIX = b"HTTP/1."
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
+# Bytes of a line of a chunked body, and of its trailer.
 _MAX_LINE = 16 * 1024
+# Interim responses before the final one; servers send one or two.
+_MAX_INTERIM = 16
 _WITHOUT_BODY = (204, 304)
 _RECEIVE_BUFFER = 64 * 1024
 
@@ -63,8 +73,60 @@ class ResponseHead(NamedTuple):
     """True if the connection can be used again after the body."""
 
 
+class _Fields(NamedTuple):
+    """Header or trailer fields, and those of them that frame the message."""
+
+    headers: Headers
+    length: int | None
+    chunked: bool
+    close: bool
+    """True if the connection ends after the message."""
+
+
+def _parse_fields(text: str) -> _Fields:
+    """Parse header or trailer lines, each with the line end before it.
+
+    A folded line is joined to the one before it by a space (obs-fold, RFC 9112 section 5.2), and
+    equal lengths count as one, also ``5, 5`` (section 6.3).
+
+    Raises:
+        MalformedResponseError: if they are malformed, or the length of the body is ambiguous.
+    """
+    if "\n " in text or "\n\t" in text:
+        if _FOLD.match(text):
+            raise MalformedResponseError("its first header is a continued line")
+        text = _FOLD.sub(" ", text)
+    if _LINES.fullmatch(text) is None:
+        raise MalformedResponseError("a line of the head is not a header")
+    headers = Headers()
+    lengths: set[str] = set()
+    codings: list[str] = []
+    close = False
+    for line in text.split("\n")[1:]:
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t\r")
+        headers.setdefault(name, value)
+        if name == "content-length":
+            lengths.update(each.strip(" \t") for each in value.split(","))
+        elif name == "transfer-encoding":
+            codings.append(value.lower())
+        elif name == "connection":
+            close = close or "close" in value.lower()
+    if codings and codings != ["chunked"]:
+        raise MalformedResponseError("an unknown transfer coding")
+    length = None
+    if lengths:
+        length = parse_count(lengths.pop())
+        if lengths or length is None:
+            raise MalformedResponseError("an invalid Content-Length")
+        headers["content-length"] = str(length)
+    return _Fields(headers, length, bool(codings), close)
+
+
 def parse_head(data: bytes, method: str) -> ResponseHead:
     """Parse the head of a response.
+
+    Lines may end with LF alone (RFC 9112 section 2.2).
 
     Args:
         data: from the status line up to the empty line, without the line end before that.
@@ -77,31 +139,16 @@ def parse_head(data: bytes, method: str) -> ResponseHead:
     matched = _STATUS_LINE.match(text)
     if matched is None:
         raise MalformedResponseError("no status line of HTTP/1.1")
-    if _LINES.fullmatch(text, matched.end()) is None:
-        raise MalformedResponseError("a line of the head is not a header")
-    headers = Headers()
-    lengths: set[str] = set()
-    for line in text[matched.end() + 2 :].split("\r\n") if matched.end() < len(text) else ():
-        name, _, value = line.partition(":")
-        name, value = name.lower(), value.strip(" \t")
-        headers.setdefault(name, value)
-        if name == "content-length":
-            lengths.add(value)
+    headers, length, chunked, close = _parse_fields(text[matched.end() :])
     status = int(matched[2])
-    keep_alive = matched[1] == "1" and "close" not in headers.get("connection", "").lower()
+    keep_alive = matched[1] == "1" and not close
     if method == "HEAD" or status in _WITHOUT_BODY or status < 200:
         return ResponseHead(status, headers, 0, chunked=False, keep_alive=keep_alive)
-    if (coding := headers.get("transfer-encoding")) is not None:
-        if coding.lower() != "chunked":
-            raise MalformedResponseError("an unknown transfer coding")
-        keep_alive = keep_alive and not lengths
+    if chunked:
+        keep_alive = keep_alive and length is None
         return ResponseHead(status, headers, None, chunked=True, keep_alive=keep_alive)
-    if not lengths:
-        return ResponseHead(status, headers, None, chunked=False, keep_alive=False)
-    length = lengths.pop()
-    if lengths or not (length.isascii() and length.isdigit()):
-        raise MalformedResponseError("an invalid Content-Length")
-    return ResponseHead(status, headers, int(length), chunked=False, keep_alive=keep_alive)
+    keep_alive = keep_alive and length is not None
+    return ResponseHead(status, headers, length, chunked=False, keep_alive=keep_alive)
 
 
 class ReceiveBuffer:
@@ -111,9 +158,17 @@ class ReceiveBuffer:
     """
 
     def __init__(self) -> None:
-        self._memory = memoryview(bytearray(_RECEIVE_BUFFER))
+        self._bytes = bytearray(_RECEIVE_BUFFER)
+        self._memory = memoryview(self._bytes)
         self._filled = 0
         """Bytes of an incomplete head."""
+        self.interim = 0
+        """Interim responses before the head that were skipped."""
+
+    @property
+    def has_partial_head(self) -> bool:
+        """True if some bytes of a head, or an interim response before it, have arrived."""
+        return bool(self._filled or self.interim)
 
     def space(self) -> memoryview:
         """Return the memory for the next bytes."""
@@ -136,26 +191,38 @@ class ReceiveBuffer:
             The head and the bytes received after it, or None.
 
         Raises:
-            MalformedResponseError: if the head is malformed or too long.
+            MalformedResponseError: if the head is malformed or too long, or if it follows too many
+                interim responses.
         """
+        searched = max(0, self._filled - 2)  # the empty line may have begun in earlier bytes
         self._filled += count
-        data = self._memory[: self._filled].tobytes()
-        while (end := data.find(b"\r\n\r\n")) >= 0:
-            head = parse_head(data[:end], method)
-            rest = len(data) - end - 4
+        while found := _BLANK_LINE.search(self._bytes, searched, self._filled):
+            data = self._memory[: found.start()].tobytes().removesuffix(b"\r")
+            head = parse_head(data, method)
+            rest = self._memory[found.end() : self._filled]
             if head.status >= 200:
-                self._filled = 0
-                return head, self._memory[len(data) - rest : len(data)]
-            data = data[end + 4 :]
-            self._memory[:rest] = data
-            self._filled = rest
+                self.clear()
+                return head, rest
+            self._skip_interim(head, rest)
+            searched = 0
+        if not _PREFIX.startswith(self._bytes[: min(self._filled, len(_PREFIX))]):
+            raise MalformedResponseError("no status line of HTTP/1.1")
         if self._filled >= _RECEIVE_BUFFER:
             raise MalformedResponseError("its head is too long")
         return None
 
+    def _skip_interim(self, head: ResponseHead, rest: memoryview) -> None:
+        self.interim += 1
+        if self.interim > _MAX_INTERIM:
+            raise MalformedResponseError(f"more than {_MAX_INTERIM} interim responses")
+        if head.status == 101:
+            raise MalformedResponseError("it switches to another protocol, unasked")
+        self._memory[: len(rest)] = rest
+        self._filled = len(rest)
+
     def clear(self) -> None:
         """Discard an incomplete head."""
-        self._filled = 0
+        self._filled = self.interim = 0
 
 
 class ChunkedDecoder:
@@ -206,25 +273,45 @@ class ChunkedDecoder:
         return True
 
     def _decode_line(self) -> bool:
-        """Decode a chunk's size or a trailer line; return False if its end is not there yet."""
+        """Decode a chunk's size or the trailer; return False if its end is not there yet."""
         raw = self._raw
-        end = raw.find(b"\r\n", 0, _MAX_LINE)
-        if end < 0:
-            if len(raw) >= _MAX_LINE:
-                raise MalformedResponseError("a line of a chunked body is too long")
-            return False
-        line = bytes(raw[:end])
-        del raw[: end + 2]
         if self._in_trailer:
-            self.ended = not line
-            return True
-        matched = _CHUNK_SIZE.fullmatch(line)
+            return self._decode_trailer()
+        end = raw.find(b"\n", 0, _MAX_LINE)
+        if end < 0:
+            return self._await_line()
+        if raw[end - 1 : end] != b"\r":
+            raise MalformedResponseError("a line of a chunked body does not end with CRLF")
+        matched = _CHUNK_SIZE.fullmatch(bytes(raw[: end - 1]))
         if matched is None:
             raise MalformedResponseError("a chunk without a valid size")
+        del raw[: end + 1]
         size = int(matched[1], 16)
         self._in_trailer = size == 0
         self._left = size + 2 if size else 0
         return True
+
+    def _decode_trailer(self) -> bool:
+        """Check the trailer, whose fields are not used; return False if its end is missing."""
+        raw = self._raw
+        first = raw[:2]
+        if first == b"\r\n" or first[:1] == b"\n":
+            del raw[: raw.index(b"\n") + 1]
+            self.ended = True
+            return True
+        found = _BLANK_LINE.search(raw, 0, _MAX_LINE)
+        if found is None:
+            return self._await_line()
+        text = raw[: found.start()].decode("utf-8", errors="surrogateescape").removesuffix("\r")
+        _parse_fields(f"\n{text}")
+        del raw[: found.end()]
+        self.ended = True
+        return True
+
+    def _await_line(self) -> bool:
+        if len(self._raw) >= _MAX_LINE:
+            raise MalformedResponseError("a line of a chunked body is too long")
+        return False
 
 
 def decode_content(content: bytearray, encoding: str, limit: int) -> bytearray:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
+from collections.abc import Sequence
 
 import anyio
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from hftransfer._http.connection import Connection
 from hftransfer._http.dns import AddressCache
@@ -100,7 +102,7 @@ class ConnectionPool:
         assert found is not None, "see `supports`"
         route, path = found
         head = request_head(request, route, path)
-        connection = self._take_idle(route.origin)
+        connection = None if request.needs_new_connection else self._take_idle(route.origin)
         if connection is not None:
             try:
                 return await self._exchange(connection, head, request)
@@ -163,6 +165,8 @@ class ConnectionPool:
         try:
             with anyio.fail_after(self._timeouts.connect):
                 addresses = await self._addresses.resolve(peer.host, peer.port)
+                if request.needs_new_connection:
+                    addresses = self._unused_first(addresses)
                 # Not `create_connection`: asyncio's Happy Eyeballs leaks sockets when it is
                 # cancelled, and uvloop has none.
                 sock = await start_connection(
@@ -194,6 +198,11 @@ class ConnectionPool:
             raise cannot_connect(f"{peer.host}:{peer.port}", failure_reason(error)) from error
         self._open.add(connection)
         return connection
+
+    def _unused_first(self, addresses: Sequence[AddrInfoType]) -> Sequence[AddrInfoType]:
+        """Return `addresses`, those with the fewest open connections first."""
+        uses = Counter(connection.peer for connection in self._open)
+        return sorted(addresses, key=lambda address: uses[address[4][:2]])
 
     def _discard(self, connection: Connection) -> None:
         """Forget a connection that has ended."""

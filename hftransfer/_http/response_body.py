@@ -18,6 +18,10 @@ from hftransfer.errors import NetworkError
 __all__ = ("BodyProgress", "ResponseBody")
 
 
+# Bytes per second below which a collected body may not last.
+_MIN_RATE = 1024
+
+
 class BodyProgress(Enum):
     """What the connection does next, after bytes of a body have arrived."""
 
@@ -42,12 +46,14 @@ class ResponseBody:
         self.head = head
         self.started_at = started_at
         self.is_error_response = False
-        """True if the request has a target and this is not its body, but an error or a redirect."""
+        """True if this is an error or a redirect, or not the body that the target needs."""
         self.is_in_place = False
         """True while the transport writes into the target's buffer itself.
 
         That needs a body as long as what is missing there.
         """
+        self.has_content = False
+        """True if the last call of `feed` brought content: the framing of chunks is none."""
         self.stored = 0
         """Bytes that went into the target's buffer."""
         self.counted = 0
@@ -67,6 +73,7 @@ class ResponseBody:
         self._is_encoded = head.headers.get("content-encoding", "identity").lower() != "identity"
         target = request.target
         if target is None:
+            self.is_error_response = head.status >= 300
             return
         if not target.accept(head.status, head.headers):
             self.is_error_response = True
@@ -87,6 +94,19 @@ class ResponseBody:
     def left(self) -> int:
         """Bytes that have not arrived; 0 if the length is not known."""
         return self._left or 0
+
+    def is_too_slow(self, now: float, limit: float) -> bool:
+        """Return True if a body that is collected arrives at less than 1 KiB/s.
+
+        Not so for bytes of a file: its connections may share a slow line.
+
+        Args:
+            now: by the clock of the event loop.
+            limit: seconds that are allowed at any rate.
+        """
+        seconds = now - self.started_at
+        collected = len(self._collected)
+        return self._buffer is None and seconds > limit and collected < seconds * _MIN_RATE
 
     def space(self) -> memoryview:
         """Return the memory for the transport to write into; empty if not in place."""
@@ -128,10 +148,13 @@ class ResponseBody:
             self._decoder.feed(data)
             data = self._decoder.take()
             ended, self.has_surplus = self._decoder.ended, self._decoder.has_surplus
+        self.has_content = bool(data) or ended
         if self._buffer is not None and not self._is_encoded:
             is_wanted = self._put(self._buffer, data)
         else:
             self._collected += data
+            if self._request.progress is not None:
+                self._request.progress.received += len(data)
             is_wanted = ended or len(self._collected) <= self._limit
         if not is_wanted:
             return BodyProgress.ABANDONED

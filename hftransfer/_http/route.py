@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from hftransfer._http.errors import invalid_header
 from hftransfer._http.exchange import Request
 from hftransfer._http.proxy import Proxy, ProxyEnvironment, parse_proxy
-from hftransfer.errors import RejectedError, redact
+from hftransfer.errors import Secret
 
 __all__ = ("Origin", "Route", "RouteTable", "request_head")
 
@@ -53,13 +54,16 @@ class RouteTable:
     def __init__(self, proxies: ProxyEnvironment) -> None:
         self._proxies = proxies
         self._routes: dict[tuple[str, str, str | None], Route | None] = {}
-        """By scheme, host and port; None for those that are reached by an unusual proxy."""
+        """By scheme, host and port; None for those that are reached by a proxy of https."""
 
     def find(self, url: str) -> tuple[Route, str] | None:
         """Return the route to the host of `url`, and the path of the URL.
 
         Returns None if the URL has to be quoted or contains a user, or if the proxy for it is
-        of a kind that `parse_proxy` does not support.
+        reached by TLS.
+
+        Raises:
+            OptionsError: if the environment names no valid proxy.
         """
         matched = _URL.fullmatch(url)
         if matched is None:
@@ -85,14 +89,15 @@ def _make_route(scheme: str, host: str, port: str | None, proxy: Proxy | None) -
         return Route(origin, "", headers)
     if proxy.authorization is not None:
         headers += f"Proxy-Authorization: {proxy.authorization}\r\n"
-    return Route(origin, f"{scheme}://{authority}", headers)
+    return Route(origin, f"{scheme}://{authority}", Secret(headers))
 
 
 def request_head(request: Request, route: Route, path: str) -> bytes:
     """Return the head of a request, the empty line at its end included.
 
     Raises:
-        RejectedError: if a header contains a line break or a null character.
+        RejectedError: if a header contains a line break, a null character or half of a surrogate
+            pair.
     """
     lines = [f"{request.method} {route.prefix}{path} HTTP/1.1\r\n{route.headers}"]
     lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
@@ -101,7 +106,9 @@ def request_head(request: Request, route: Route, path: str) -> bytes:
     head = "".join(lines)
     breaks = len(lines) + route.headers.count("\n")
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
-        raise RejectedError(
-            f"{request.method} {redact(request.url)}: a header must not contain line breaks"
-        )
-    return f"{head}\r\n".encode("utf-8", errors="surrogateescape")
+        raise invalid_header(request.method, request.url)
+    try:
+        return f"{head}\r\n".encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:
+        # The exception contains the head, with its credentials.
+        raise invalid_header(request.method, request.url) from None

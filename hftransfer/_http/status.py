@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from urllib.parse import quote, urljoin, urlsplit
 
 from hftransfer._core.plan import parse_content_range
+from hftransfer._core.units import parse_count
 from hftransfer.errors import (
     AccessError,
     NetworkError,
@@ -21,15 +23,59 @@ from hftransfer.errors import (
     redact,
 )
 
-__all__ = ("check_content_range", "is_redirect", "parse_http_date", "retry_after", "status_error")
+__all__ = (
+    "check_content_range",
+    "is_outage_status",
+    "is_redirect",
+    "parse_http_date",
+    "redirect_target",
+    "retry_after",
+    "status_error",
+)
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_RATE_LIMIT = re.compile(r'"[^"]*"\s*;\s*r=(?P<remaining>\d+)\s*;\s*t=(?P<reset>\d+)')
+_RATE_LIMIT = re.compile(
+    r'"[^"]*"\s*;\s*r=(?P<remaining>[0-9]{1,18})\s*;\s*t=(?P<reset>[0-9]{1,18})(?![0-9])'
+)
+# ASCII that may stand in a URL, the percent sign included.
+_URL_CHARACTERS = "!#$%&'()*+,-./:;=?@[]_~|^`{}\"\\"
 
 
 def is_redirect(response: Response) -> bool:
     """Return True if `response` is a redirect to another URL."""
     return response.status in _REDIRECTS and "Location" in response.headers
+
+
+def is_outage_status(status: int) -> bool:
+    """Return True if a status says that the server is overloaded or fails at present.
+
+    501 (not implemented), 505 (version not supported) and 507 (store full) will be repeated.
+    """
+    return status in (408, 429) or (status >= 500 and status not in (501, 505, 507))
+
+
+def redirect_target(url: str, response: Response) -> str:
+    """Return the URL to which `response` redirects the request for `url`.
+
+    It is the Location byte for byte, because it may be signed; only bytes that no URL has (spaces,
+    control characters, others than ASCII) are percent-encoded.
+
+    Raises:
+        RejectedError: if it is not a URL of http or https.
+    """
+    location = response.headers["Location"].strip()
+    try:
+        target = urljoin(url, quote(location, safe=_URL_CHARACTERS, errors="surrogateescape"))
+        parts = urlsplit(target)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the host or the port
+        is_url = False
+    if not is_url:
+        shown = redact(location)
+        raise RejectedError(
+            f"{response.method} {redact(url)}: redirected to {shown!r}, which is no http(s) URL"
+        )
+    return target
 
 
 def status_error(response: Response, what: str = "") -> TransferError:
@@ -53,7 +99,12 @@ def status_error(response: Response, what: str = "") -> TransferError:
     if status == 429:
         return ThrottledError(message, response=response, retry_after=retry_after(response.headers))
     if status == 408 or status >= 500:
-        return ServerError(message, response=response, retry_after=retry_after(response.headers))
+        return ServerError(
+            message,
+            response=response,
+            retry_after=retry_after(response.headers),
+            is_outage=is_outage_status(status),
+        )
     return RejectedError(message, response=response)
 
 
@@ -74,8 +125,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     remains in its window.
     """
     if value := headers.get("Retry-After", "").strip():
-        if value.isascii() and value.isdigit():
-            return float(value)
+        if (seconds := parse_count(value)) is not None:
+            return float(seconds)
         date = parse_http_date(value)
         return None if date is None else max(0.0, date - time.time())
     matched = _RATE_LIMIT.search(headers.get("RateLimit", ""))
@@ -117,7 +168,8 @@ def check_content_range(
             received = headers.get("Content-Range")
             raise NetworkError(
                 f"{redact(url)}: bytes {start}-{stop - 1} were requested, the response "
-                f"has {'no Content-Range' if received is None else repr(received)}"
+                f"has {'no Content-Range' if received is None else repr(received)}",
+                is_outage=False,
             )
         if content_range[2] not in (None, size):
             raise SourceChangedError(

@@ -1,4 +1,4 @@
-"""Layout of huggingface_hub's cache: blobs, snapshots, refs and cached tree listings.
+"""Layout of huggingface_hub's cache: blobs, snapshots, refs; `tree` has the cached listings.
 
 ::
 
@@ -24,17 +24,14 @@ Everything here blocks and belongs in worker threads.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hftransfer._core.digests import Digest
 from hftransfer._io.atomic_write import (
     copy_atomically,
     create_if_missing,
@@ -52,15 +49,11 @@ __all__ = (
     "content_etag",
     "create_cachedir_tag",
     "is_commit",
-    "read_tree",
-    "write_tree",
 )
 
 _logger = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_XET_HASH = re.compile(r"[0-9a-fA-F]{64}")
-_TREE_VERSION = 1
 # Marks a folder as a cache, which backup tools leave out: https://bford.info/cachedir/
 _CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -221,65 +214,3 @@ def create_cachedir_tag(folder: Path) -> None:
         return
     with suppress(OSError):
         create_if_missing(folder / "CACHEDIR.TAG", _CACHEDIR_TAG.encode())
-
-
-def read_tree(path: Path) -> list[Entry] | None:
-    """Return the files of the listing cached at `path`; None if it is absent, invalid or newer."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format_version"] != _TREE_VERSION:
-            return None
-        entries = [_entry_from_json(name, info) for name, info in data["files"].items()]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _logger.warning("ignoring the damaged listing %s: %s", path, error)
-        return None
-    return entries if _is_cacheable(entries) else None
-
-
-def write_tree(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the listing of a commit to `path`; a failure is only logged.
-
-    Without a cached listing the next call needs one more request.
-    """
-    entries = sorted(entries, key=lambda entry: entry.path)
-    if not _is_cacheable(entries):
-        return
-    data = {
-        "format_version": _TREE_VERSION,
-        "files": {entry.path: _entry_to_json(entry) for entry in entries},
-    }
-    try:
-        write_atomically(path, json.dumps(data, indent=1).encode())
-    except OSError as error:
-        _logger.warning("cannot cache the listing %s: %s", path, error)
-
-
-def _is_cacheable(entries: Iterable[Entry]) -> bool:
-    """Return False for a listing with masked Xet hashes (``***…``), which the Hub may return."""
-    hashes = (entry.properties.get("xet-hash") for entry in entries)
-    return all(value is None or _XET_HASH.fullmatch(value) for value in hashes)
-
-
-def _entry_from_json(path: str, info: dict[str, Any]) -> Entry:
-    properties = {"blob-id": str(info["blob_id"])}
-    sha256 = info.get("lfs_sha256")
-    if sha256 is not None:
-        properties["lfs-sha256"] = str(sha256)
-    if info.get("xet_hash") is not None:
-        properties["xet-hash"] = str(info["xet_hash"])
-    if sha256 is None:
-        digest, size = Digest("git-sha1", str(info["blob_id"])), info["size"]
-    else:
-        digest, size = Digest("sha256", str(sha256)), info["lfs_size"]
-    return Entry(path=safe_path(path), size=int(size), digest=digest, properties=properties)
-
-
-def _entry_to_json(entry: Entry) -> dict[str, Any]:
-    info: dict[str, Any] = {"size": entry.size, "blob_id": entry.properties.get("blob-id")}
-    if sha256 := entry.properties.get("lfs-sha256"):
-        info |= {"lfs_sha256": sha256, "lfs_size": entry.size}
-    if xet_hash := entry.properties.get("xet-hash"):
-        info["xet_hash"] = xet_hash
-    return info

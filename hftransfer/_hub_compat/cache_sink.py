@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from typing import Literal
 
 from anyio import to_thread
 
@@ -17,17 +17,19 @@ from hftransfer._core.memory import available_page_cache
 from hftransfer._core.plan import PartLimits
 from hftransfer._hub_compat.cache import CachedRepo, content_etag, create_cachedir_tag
 from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSink, write_in_thread
+from hftransfer._hub_compat.pending_links import PendingLinks
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.destination_folders import DestinationFolders
+from hftransfer._io.disk_space import FreeSpace, PlannedFile
 from hftransfer._io.existing_names import ExistingNames
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
-from hftransfer._io.partial_file import remove_stale_partials
+from hftransfer._io.stale_partials import StalePartials
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
+from hftransfer.stores.local.sink import LocalFileSink, is_small_file
 
 __all__ = ("HubCacheSink",)
 
@@ -45,6 +47,8 @@ class HubCacheSink:
         force: download files that are already present. Default False.
     """
 
+    is_file_tree: Literal[True] = True
+
     def __init__(
         self,
         repo: CachedRepo,
@@ -58,12 +62,17 @@ class HubCacheSink:
         self._options = options
         self._force = force
         self._write_policy: WritePolicy | None = None
-        self._pointers: dict[str, list[Path]] = {}
-        """Etag to the paths in the snapshot that get its content."""
-        self._transferred: set[str] = set()
-        """Paths of entries to transfer: the first one of each etag."""
+        self._free_space: FreeSpace | None = None
+        """Set by `prepare` once a file is missing, as is `_write_policy`."""
+        self._names = ExistingNames()
+        self._links = PendingLinks()
+        self._present: set[str] = set()
+        """Paths of prepared entries that need no transfer of their own, until they are begun."""
         self._absent_blobs: set[str] = set()
-        """Etags whose blob did not exist at `prepare`, or is to be replaced (`force`)."""
+        """Etags whose blob did not exist at `prepare`, or is to be replaced, until it is there."""
+        self._replaced: set[bytes] = set()
+        """With `force`, the etags whose blob this sink has written, as 16 bytes of each."""
+        self._stale = StalePartials()
         self._batch = ThreadBatch(allow_inline=not options.fsync)
         self._snapshot_folders = DestinationFolders(repo.snapshot(commit))
         self._blob_folders = DestinationFolders(repo.blobs)
@@ -86,27 +95,52 @@ class HubCacheSink:
         await to_thread.run_sync(self._prepare, entries)
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
-        needed, names = 0, ExistingNames()
+        is_complete = True
+        absent: list[tuple[str, int]] = []
         for entry in entries:
             pointer = self._repo.pointer(self._commit, entry.path)
             etag = content_etag(entry)
-            if not self._force and names.exists(pointer):
+            replaces = self._replaces(etag)
+            if not replaces and self._names.exists(pointer):
+                self._present.add(entry.path)
                 continue
-            if etag not in self._pointers:
-                self._transferred.add(entry.path)
-                if self._force or not names.exists(self._repo.blob(etag)):
-                    self._absent_blobs.add(etag)
-                    needed += entry.size
-            self._pointers.setdefault(etag, []).append(pointer)
-        if self._pointers:  # a complete snapshot may be in a read-only cache
-            blobs = self._repo.blobs
-            check_destination(blobs, needed)
-            self._write_policy = WritePolicy(
-                self._options.direct_io, needed, available_page_cache()
-            )
+            is_complete = False
+            if not self._links.add(etag, pointer):
+                self._present.add(entry.path)
+                continue
+            self._stale.find(self._repo.blobs, etag)
+            if replaces or not self._names.exists(self._repo.blob(etag)):
+                self._absent_blobs.add(etag)
+                absent.append((etag, entry.size))
+        if not is_complete:  # a complete snapshot may be in a read-only cache
+            self._prepare_writing(absent)
+
+    def _prepare_writing(self, absent: Sequence[tuple[str, int]]) -> None:
+        """Check that the cache can hold blobs, of which etag and size are given."""
+        blobs = self._repo.blobs
+        needed = sum(size for _, size in absent)
+        planned = partial(self._planned, absent)
+        if self._free_space is None or self._write_policy is None:
+            self._free_space = FreeSpace.of(blobs, self._stale)
+            self._write_policy = WritePolicy(self._options.direct_io, 0, available_page_cache())
+            self._free_space.require(needed, planned)
             with map_write_errors(blobs):
                 blobs.mkdir(parents=True, exist_ok=True)
             create_cachedir_tag(self._repo.root)
+        else:
+            self._free_space.require(needed, planned)
+        self._write_policy.grow(needed)
+
+    def _planned(self, absent: Sequence[tuple[str, int]]) -> list[PlannedFile]:
+        blobs = self._repo.blobs
+        return [
+            PlannedFile(self._repo.blob(etag), size, blobs, _partial_file_prefix(etag))
+            for etag, size in absent
+        ]
+
+    def _replaces(self, etag: str) -> bool:
+        """Return True if the blob is to be written even if it exists."""
+        return self._force and _compact(etag) not in self._replaced
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         """Open the blob of `entry`.
@@ -114,7 +148,8 @@ class HubCacheSink:
         Returns:
             None if the blob exists, or another path with the same content is transferred.
         """
-        if entry.path not in self._transferred:
+        if entry.path in self._present:
+            self._present.remove(entry.path)
             return None
         etag = content_etag(entry)
         lock = FileLock(self._repo.lock(etag))
@@ -126,7 +161,7 @@ class HubCacheSink:
             await lock.acquire()
             blob = self._repo.blob(etag)
             # Look again under the lock: another process may have written it since `prepare`.
-            if not self._force and await to_thread.run_sync(blob.exists):
+            if not self._replaces(etag) and await to_thread.run_sync(blob.exists):
                 await write_in_thread(blob, partial(self._link, etag, new_blob=False))
                 lock.release()
                 return None
@@ -137,7 +172,7 @@ class HubCacheSink:
                 create_folders=partial(
                     self._blob_folders.create, self._repo.blobs, look_again=True
                 ),
-                prefix=f"{etag}.{etag[:16]}",
+                prefix=_partial_file_prefix(etag),
                 fsync=self._options.fsync,
                 write_policy=self._write_policy,
             )
@@ -147,24 +182,41 @@ class HubCacheSink:
         return LockedFileSink(inner, lock, partial(self._link, etag, new_blob=True), blob)
 
     def _link(self, etag: str, *, new_blob: bool) -> None:
-        create_folder = self._snapshot_folders.create
-        pointers = self._pointers[etag]
-        self._repo.link(etag, pointers, new_blob=new_blob, create_folder=create_folder)
+        """Link all paths that wait for a blob; called under its lock, when it exists."""
+        if self._force:
+            self._replaced.add(_compact(etag))
+        self._absent_blobs.discard(etag)
+        self._repo.link(
+            etag,
+            self._links.take(etag),
+            new_blob=new_blob,
+            create_folder=self._snapshot_folders.create,
+        )
 
     def _publish_small(self, etag: str, lock: FileLock, data: memoryview) -> None:
         """Write a small blob and its links; called under its lock, from `LockedSmallFileSink`."""
         blob = self._repo.blob(etag)
         # Look again under the lock: another process may have written it since `prepare`, unless
         # this one is the first that ever took the lock.
-        new_blob = self._force or lock.is_first_holder or not blob.exists()
+        new_blob = self._replaces(etag) or lock.is_first_holder or not blob.exists()
         if new_blob:
-            prefix = f"{etag}.{etag[:16]}"
             write_atomically(
-                blob, data, folder=self._repo.blobs, prefix=prefix, fsync=self._options.fsync
+                blob,
+                data,
+                folder=self._repo.blobs,
+                prefix=_partial_file_prefix(etag),
+                fsync=self._options.fsync,
             )
         self._link(etag, new_blob=new_blob)
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove partial files that interrupted downloads of these files left in the cache."""
-        prefixes = set(self._pointers)
-        await to_thread.run_sync(remove_stale_partials, self._repo.blobs, prefixes)
+        await to_thread.run_sync(self._stale.remove)
+
+
+def _compact(etag: str) -> bytes:
+    return bytes.fromhex(etag)[:16]
+
+
+def _partial_file_prefix(etag: str) -> str:
+    return f"{etag}.{etag[:16]}"

@@ -13,13 +13,14 @@ One call goes through these steps, each of which may end it:
    disk after all, unless the response is conclusive, such as an unknown revision (`offline`).
 5. With ``dry_run`` the files are described (`dry_run`).
 6. What is missing is downloaded to the cache (`cache_sink`) or to a ``local_dir``
-   (`local_dir_sink`).
+   (`local_dir_sink`), while the further pages of the listing are requested.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ from hftransfer._hub_compat.request import (
 from hftransfer._hub_compat.session import DownloadSession
 from hftransfer.errors import TransferError
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import Entry, ListingPage
+from hftransfer.stores.names import LocalNameCheck, refuse_bad_names
 
 __all__ = ("hf_hub_download", "snapshot_download")
 
@@ -240,20 +242,38 @@ async def _download_snapshot(
         async with DownloadSession(request, progress, has_copy_on_disk) as session:
             try:
                 commit, listed = await session.list_files(cache_listing=not dry_run)
+                files = _selected(listed, selection, request.repo.repo_id)
+                if dry_run:
+                    entries = [entry async for page in files for entry in page.entries]
+                    return await to_thread.run_sync(_dry_run_infos, request, commit, entries)
+                await session.download(commit, files)
             except TransferError as error:
+                if error is not session.listing_error:
+                    raise
                 cause = to_huggingface_error(error)
                 if dry_run and isinstance(cause, ConnectionError | TimeoutError):
                     raise _dry_run_error(request) from cause
                 return await to_thread.run_sync(offline_snapshot, request, selection, cause)
-            entries = selection.entries(listed)
-            if listed and not entries:
-                _logger.warning("No files matched the given patterns.")
-            if dry_run:
-                return await to_thread.run_sync(_dry_run_infos, request, commit, entries)
-            await session.download(commit, entries)
     if request.local_dir is not None:
         return str(request.local_dir.root)  # symlinks resolved, as by huggingface_hub
     return str(request.repo.snapshot(commit))
+
+
+async def _selected(
+    listed: AsyncGenerator[ListingPage, None], selection: Selection, repo_id: str
+) -> AsyncGenerator[ListingPage, None]:
+    """Yield the selected files of each page; warn if none of a repository's files is selected."""
+    files = selected = 0
+    check = LocalNameCheck()
+    async with aclosing(listed):
+        async for page in listed:
+            entries = selection.entries(page.entries)
+            refuse_bad_names(repo_id, (entry.path for entry in entries), check)
+            files += len(page.entries)
+            selected += len(entries)
+            if page.is_last and files and not selected:
+                _logger.warning("No files matched the given patterns.")
+            yield ListingPage(entries, page.is_last)
 
 
 async def _download_file(

@@ -63,10 +63,12 @@ def _http_error(response: Response) -> Exception | None:
 def _native_response(response: Response) -> Any:
     """Return `response` as an object of the HTTP library of the installed huggingface_hub.
 
-    The query of the URL is removed: it may be a signature, and the URL is part of the message.
+    The URL is part of the message, so it has neither user nor query: they may be credentials, as
+    may be what a server repeats in its headers and body.
     """
     import huggingface_hub
 
+    response = response.without_credentials()
     url = response.url.partition("?")[0]
     headers = _without_body_transfer_headers(response.headers)
     if huggingface_hub.__version__.startswith("0."):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from anyio import to_thread
 
@@ -24,17 +25,18 @@ from hftransfer._hub_compat.locked_sink import LockedFileSink, LockedSmallFileSi
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.destination_folders import DestinationFolders
+from hftransfer._io.disk_space import FreeSpace, PlannedFile
 from hftransfer._io.existing_names import ExistingNames
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.file_range import HASH_WINDOW_SIZE
 from hftransfer._io.os_errors import map_write_errors
-from hftransfer._io.partial_file import remove_stale_partials
+from hftransfer._io.stale_partials import StalePartials
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import DestinationError
 from hftransfer.options import TransferOptions
 from hftransfer.stores.base import Entry, FileSink
-from hftransfer.stores.local.sink import LocalFileSink, check_destination, is_small_file
+from hftransfer.stores.local.sink import LocalFileSink, is_small_file
 
 __all__ = ("LocalDirSink",)
 
@@ -50,6 +52,8 @@ class LocalDirSink:
         buffers: the client's data memory, for comparing and copying files.
         force: download files that are already present. Default False.
     """
+
+    is_file_tree: Literal[True] = True
 
     def __init__(
         self,
@@ -68,10 +72,15 @@ class LocalDirSink:
         self._buffers = buffers
         self._force = force
         self._write_policy: WritePolicy | None = None
-        self._missing: dict[str, Path] = {}
-        """Paths whose metadata does not record the commit, to their files."""
-        self._absent_files: set[str] = set()
-        """Those of them that have no file to reuse, or are to be replaced (`force`)."""
+        self._free_space: FreeSpace | None = None
+        """Set by `prepare` once a file is missing, as is `_write_policy`."""
+        self._names = ExistingNames()
+        self._present: set[str] = set()
+        """Prepared paths whose metadata records the commit, until they are begun."""
+        self._absent: set[str] = set()
+        """Prepared paths that have no file to reuse, or are to be replaced (`force`), until they
+        are begun."""
+        self._stale = StalePartials()
         self._batch = ThreadBatch(allow_inline=not options.fsync)
         self._file_folders = DestinationFolders(local_dir.root)
         self._metadata_folders = DestinationFolders(local_dir.download_root)
@@ -95,26 +104,48 @@ class LocalDirSink:
         await to_thread.run_sync(self._prepare, entries)
 
     def _prepare(self, entries: Sequence[Entry]) -> None:
-        needed, names = 0, ExistingNames()
+        missing: list[Entry] = []
+        names = self._names
         for entry in entries:
             file = self._local_dir.file(entry.path)
             exists = names.exists(file)
             if exists and file.is_dir():
                 raise DestinationError(f"cannot write {file}: it is a folder")
             if exists and not self._force and self._is_current(entry):
+                self._present.add(entry.path)
                 continue
-            self._missing[entry.path] = file
+            missing.append(entry)
+            self._stale.find(self._local_dir.metadata(entry.path).parent, _path_prefix(entry.path))
             exists = exists and file.is_file()
-            needed += entry.size - (file.stat().st_size if exists else 0)
             if self._force or not (exists or self._is_cached(entry, names)):
-                self._absent_files.add(entry.path)
-        if self._missing:
-            check_destination(self._local_dir.root, max(0, needed))
-            self._write_policy = WritePolicy(
-                self._options.direct_io, needed, available_page_cache()
-            )
-            with map_write_errors(self._local_dir.root):
+                self._absent.add(entry.path)
+        if missing:
+            self._prepare_writing(missing)
+
+    def _prepare_writing(self, missing: Sequence[Entry]) -> None:
+        root = self._local_dir.root
+        needed = sum(entry.size for entry in missing)
+        planned = partial(self._planned, missing)
+        if self._free_space is None or self._write_policy is None:
+            self._free_space = FreeSpace.of(root, self._stale)
+            self._write_policy = WritePolicy(self._options.direct_io, 0, available_page_cache())
+            self._free_space.require(needed, planned)
+            with map_write_errors(root):
                 self._local_dir.create()
+        else:
+            self._free_space.require(needed, planned)
+        self._write_policy.grow(needed)
+
+    def _planned(self, missing: Sequence[Entry]) -> list[PlannedFile]:
+        return [
+            PlannedFile(
+                self._local_dir.file(entry.path),
+                entry.size,
+                self._local_dir.metadata(entry.path).parent,
+                _partial_file_prefix(entry),
+            )
+            for entry in missing
+        ]
 
     def _is_cached(self, entry: Entry, names: ExistingNames) -> bool:
         pointer = self._repo.pointer(self._commit, entry.path)
@@ -126,13 +157,16 @@ class LocalDirSink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         """Open the file of `entry`; None if it has the content or gets it from the cache."""
-        target = self._missing.get(entry.path)
-        if target is None:
+        if entry.path in self._present:
+            self._present.remove(entry.path)
             return None
+        is_absent = entry.path in self._absent
+        self._absent.discard(entry.path)
+        target = self._local_dir.file(entry.path)
         etag = content_etag(entry)
         record = partial(self._local_dir.write_metadata, entry.path, self._commit, etag)
         lock = FileLock(self._local_dir.lock(entry.path), self._metadata_folders.create)
-        if entry.path in self._absent_files and is_small_file(entry, chunk_size):
+        if is_absent and is_small_file(entry, chunk_size):
             publish = partial(self._publish_small, entry, target, record)
             return LockedSmallFileSink(publish, lock, self._batch, target)
         try:
@@ -204,15 +238,7 @@ class LocalDirSink:
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove partial files that interrupted downloads of these files left behind."""
-        await to_thread.run_sync(self._remove_stale_partials)
-
-    def _remove_stale_partials(self) -> None:
-        prefixes: dict[Path, set[str]] = {}
-        for path in self._missing:
-            folder = self._local_dir.metadata(path).parent
-            prefixes.setdefault(folder, set()).add(_path_prefix(path))
-        for folder, names in prefixes.items():
-            remove_stale_partials(folder, names)
+        await to_thread.run_sync(self._stale.remove)
 
 
 def _path_prefix(path: str) -> str:

@@ -7,7 +7,7 @@ download it twice costs less than to take the lock before every download.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +15,12 @@ from typing import TypeVar
 from anyio import to_thread
 
 from hftransfer._core.manifest import FileManifest
+from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk
 from hftransfer._io.file_lock import FileLock
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.thread_batch import ThreadBatch
+from hftransfer.stores.base import PieceWrite
 from hftransfer.stores.local.sink import LocalFileSink, SmallFileSink
 
 __all__ = ("LockedFileSink", "LockedSmallFileSink", "write_in_thread")
@@ -68,6 +70,18 @@ class LockedFileSink:
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         await self._inner.write(chunk, data, digest)
+
+    @property
+    def resumable_pieces(self) -> Mapping[int, Sequence[Piece]]:
+        return self._inner.resumable_pieces
+
+    async def write_pieces(self, writes: Sequence[PieceWrite]) -> None:
+        await self._inner.write_pieces(writes)
+
+    async def write_ranges(
+        self, chunk: Chunk, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        await self._inner.write_ranges(chunk, ranges, digest)
 
     async def commit(self, manifest: FileManifest) -> None:
         try:

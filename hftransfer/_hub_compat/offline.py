@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hftransfer._client.selection import Selection
-from hftransfer._hub_compat.cache import read_tree
+from hftransfer._client.selection import Selection, path_filter
 from hftransfer._hub_compat.dry_run import make_info
 from hftransfer._hub_compat.request import DownloadRequest
+from hftransfer._hub_compat.tree import CachedTree
 
 __all__ = (
     "check_not_forced",
@@ -126,11 +126,13 @@ def _missing_files(
 ) -> list[str] | None:
     """Return the selected files that are not in `folder`; None if no listing is cached."""
     commit = request.cached_commit
-    listed = None if commit is None else read_tree(request.tree_path(commit))
+    listed = None if commit is None else CachedTree.open(request.tree_path(commit))
     if listed is None:
         return None
-    selected = selection.entries(listed)
-    return [entry.path for entry in selected if not (folder / entry.path).exists()]
+    selects = path_filter(selection.allow, selection.ignore)
+    return [
+        entry.path for entry in listed if selects(entry.path) and not (folder / entry.path).exists()
+    ]
 
 
 def _file_of_known_commit(request: DownloadRequest, path: str) -> Path | None:

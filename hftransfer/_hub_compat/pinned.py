@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hftransfer._client.selection import Patterns, select_entries
-from hftransfer._hub_compat.cache import CachedRepo, is_commit, read_tree
+from hftransfer._client.selection import Patterns, path_filter
+from hftransfer._hub_compat.cache import CachedRepo, is_commit
+from hftransfer._hub_compat.tree import CachedTree
 
 if TYPE_CHECKING:
     from hftransfer._hub_compat.request import DownloadRequest
@@ -57,12 +58,17 @@ def pinned_snapshot(
     snapshot = repo.snapshot(revision)
     if not snapshot.is_dir():
         return None
-    listed = read_tree(repo.tree(revision))
+    listed = CachedTree.open(repo.tree(revision))
     if listed is None:
         return None
-    selected = select_entries(listed, allow_patterns, ignore_patterns)
-    is_complete = selected and all((snapshot / entry.path).exists() for entry in selected)
-    return str(snapshot) if is_complete else None
+    selects = path_filter(allow_patterns, ignore_patterns)
+    is_empty = True
+    for entry in listed:
+        if selects(entry.path):
+            is_empty = False
+            if not (snapshot / entry.path).exists():
+                return None
+    return None if is_empty else str(snapshot)
 
 
 def pinned_file(request: DownloadRequest, path: str) -> Path | None:

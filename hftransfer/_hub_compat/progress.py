@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hftransfer._core.events import BytesMoved, Event, FileFinished, FileStarted, TransferStarted
+from hftransfer._core.events import (
+    BytesMoved,
+    Event,
+    FileFinished,
+    FileStarted,
+    ListingProgress,
+    Recovered,
+    TransferStarted,
+    Waiting,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ("HubProgress",)
+
+_logger = logging.getLogger("hftransfer")
+
+# Seconds without an answer of a server from which that is logged.
+_MIN_OUTAGE = 1.0
 
 
 class HubProgress:
@@ -37,6 +52,8 @@ class HubProgress:
         self._counts_files = counts_files
         self._bytes: Any = None
         self._files: Any = None
+        self._is_waiting = False
+        """True while a server is down, once that was logged."""
 
     def _start(self, files: int) -> None:
         from huggingface_hub.utils import tqdm as hub_tqdm
@@ -67,6 +84,8 @@ class HubProgress:
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, TransferStarted):
             self._start(event.files)
+        elif isinstance(event, ListingProgress):
+            self._set_files(event.files)
         elif isinstance(event, FileStarted):
             self._add_to_total(event.size)
         elif isinstance(event, BytesMoved):
@@ -76,6 +95,23 @@ class HubProgress:
                 self._add_to_total(-event.size)
             if self._files is not None:
                 self._files.update(1)
+        elif isinstance(event, Waiting):
+            # As a warning, once per outage, because there may be no bar and no terminal.
+            if not self._is_waiting and (event.requested or event.elapsed >= _MIN_OUTAGE):
+                self._is_waiting = True
+                _logger.warning("%s", event)
+        elif isinstance(event, Recovered):
+            if self._is_waiting:
+                _logger.warning("%s", event)
+            self._is_waiting = False
+
+    def _set_files(self, files: int) -> None:
+        """Set the total of the bar of files, when more of a large repository is listed."""
+        if self._files is None:
+            return
+        self._files.total = files
+        if hasattr(self._files, "set_description"):
+            self._files.set_description(f"Fetching {files} files")
 
     def _add_to_total(self, size: int) -> None:
         self._bytes.total = (getattr(self._bytes, "total", 0) or 0) + size

@@ -134,6 +134,22 @@ class BufferPool:
             self._free(capacity, start)
             raise
 
+    def try_acquire(self, size: int) -> Buffer | None:
+        """Return a buffer of `size` bytes if the budget allows it now and nobody waits for it.
+
+        Raises:
+            OSError: if the kernel has no memory for the mapping.
+        """
+        capacity = max(1, -(-size // _GRANULE)) * _GRANULE
+        if self._waiting or not self._fits(capacity):
+            return None
+        start = self._allocate(capacity)
+        try:
+            return Buffer(self._view(start, capacity)[:size], capacity, start)
+        except BaseException:
+            self._free(capacity, start)
+            raise
+
     def release(self, buffer: Buffer) -> None:
         """Free `buffer`. Views of its memory must not be used any more."""
         buffer.view = memoryview(b"")

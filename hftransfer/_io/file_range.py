@@ -14,9 +14,10 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-from hftransfer._core.digests import new_hasher
+from hftransfer._core.digests import Hasher, new_hasher
+from hftransfer._io.file_version import FileVersion
 from hftransfer._io.os_errors import map_read_errors, source_changed
 from hftransfer.errors import TransferError
 
@@ -107,18 +108,6 @@ class MemoryRange:
         """Do nothing: only `FileRange` can detect a change."""
 
 
-class _Version(NamedTuple):
-    """Size and modification time of a file; they change when its content changes."""
-
-    size: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, fd: int) -> _Version:
-        status = os.fstat(fd)
-        return cls(status.st_size, status.st_mtime_ns)
-
-
 class FileRange:
     """Bytes of an open file, which must not change while the range is in use.
 
@@ -132,7 +121,7 @@ class FileRange:
 
     __slots__ = ("_fd", "_path", "_size", "_start", "_version")
 
-    def __init__(self, fd: int, start: int, size: int, path: str, version: _Version) -> None:
+    def __init__(self, fd: int, start: int, size: int, path: str, version: FileVersion) -> None:
         self._fd = fd
         self._start = start
         self._size = size
@@ -142,7 +131,7 @@ class FileRange:
     @classmethod
     def whole(cls, fd: int, path: str) -> FileRange:
         """Return the range of all bytes of an open file."""
-        version = _Version.of(fd)
+        version = FileVersion.of(os.fstat(fd))
         return cls(fd, 0, version.size, path, version)
 
     def __len__(self) -> int:
@@ -153,12 +142,12 @@ class FileRange:
         return FileRange(self._fd, self._start + start, size, self._path, self._version)
 
     def check_unchanged(self) -> None:
-        """Check that the file was not written since `whole`.
+        """Check that the file was not changed since `whole`: neither its content nor its status.
 
         Raises:
             SourceChangedError: if it was.
         """
-        if _Version.of(self._fd) != self._version:
+        if FileVersion.of(os.fstat(self._fd)) != self._version:
             raise source_changed(self._path)
 
     def send(self, to: socket.socket, start: int, size: int) -> int:
@@ -227,16 +216,20 @@ class FileRange:
             TransferError: if it cannot be read.
         """
         hashers = {name: new_hasher(name, self._size) for name in algorithms}
+        self.update(list(hashers.values()), window)
+        return [hashers[name].hexdigest() for name in algorithms]
+
+    def update(self, hashers: Sequence[Hasher], window: memoryview) -> None:
+        """Read all bytes once and give them to `hashers`; the arguments and errors of `digests`."""
         with map_read_errors(self._path):
             if hasattr(os, "posix_fadvise"):  # read ahead while the first bytes are hashed
                 os.posix_fadvise(self._fd, self._start, self._size, os.POSIX_FADV_WILLNEED)
             for start in range(0, self._size, len(window)):
                 piece = window[: min(len(window), self._size - start)]
                 self._fill(piece, start)
-                for hasher in hashers.values():
+                for hasher in hashers:
                     hasher.update(piece)
         self.check_unchanged()
-        return [hashers[name].hexdigest() for name in algorithms]
 
 
 BodyRange: TypeAlias = MemoryRange | FileRange

@@ -18,13 +18,15 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hftransfer._core.pieces import Piece
 from hftransfer._io.atomic_write import SUFFIX, sync_folder
 from hftransfer._io.direct_io import DirectWriter, SharedExclusiveLock
 from hftransfer._io.file_lock import LockedFile, LockHeldError, open_locked
 from hftransfer._io.file_range import read_fully
-from hftransfer._io.journal import Journal, format_header
+from hftransfer._io.journal import Journal, JournalRecords, format_header
 from hftransfer._io.os_errors import DISK_FULL_ERRNOS, map_write_errors
 from hftransfer._io.owner_lock import OwnerLock
 from hftransfer._io.process_identity import is_token_of_dead_process
@@ -34,13 +36,16 @@ from hftransfer.errors import DestinationError
 
 __all__ = (
     "PartialFile",
+    "allocated_size",
     "is_partial_file_name",
+    "partial_file_names",
     "remove_stale_partials",
 )
 
 _logger = logging.getLogger(__name__)
 
 _JOURNAL = ".journal"
+_BLOCK = 512  # bytes of the unit of `st_blocks`, whatever the file system's block size is
 # The name of a data file, a temporary file of `atomic_write` or a claim of `owner_lock`, which
 # may have `_JOURNAL` or the suffix of `owner_path`.
 _PARTIAL = re.compile(
@@ -113,9 +118,9 @@ class PartialFile:
             raise
 
     @property
-    def resumable_chunks(self) -> dict[int, str]:
-        """Chunks that an earlier process wrote: index to XXH3-128 in hex. Not verified."""
-        return self.journal.resumable_chunks
+    def resumable(self) -> JournalRecords:
+        """What an earlier process wrote. Not verified."""
+        return self.journal.records
 
     def write(self, index: int, start: int, data: memoryview, digest: str) -> None:
         """Write `data` at offset `start` and record it as chunk `index`.
@@ -130,9 +135,42 @@ class PartialFile:
             DiskFullError: if the disk is full.
             DestinationError: if the file cannot be written for another reason.
         """
+        self.write_ranges(index, [(start, data)], digest)
+
+    def write_ranges(
+        self, index: int, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        """Write what is missing of a chunk, and record the chunk.
+
+        Args:
+            index: of the chunk.
+            ranges: offsets in the file, and the bytes there. `write_pieces` wrote the others.
+            digest: XXH3-128 of the whole chunk, in hex.
+
+        Raises:
+            DiskFullError: if the disk is full.
+            DestinationError: if the file cannot be written for another reason.
+        """
         with map_write_errors(self.path):
-            self._write(start, data)
+            for start, data in ranges:
+                self._write(start, data)
             self.journal.append(index, digest)
+
+    def write_pieces(self, pieces: Sequence[tuple[int, Piece, int, memoryview]]) -> None:
+        """Write pieces of chunks whose rest is missing, and record them.
+
+        Args:
+            pieces: for each the index of the chunk, the piece, and offset and bytes of that part
+                of the piece that is not written yet.
+
+        Raises:
+            DiskFullError: if the disk is full.
+            DestinationError: if the file cannot be written for another reason.
+        """
+        with map_write_errors(self.path):
+            for _, _, start, data in pieces:
+                self._write(start, data)
+            self.journal.append_pieces([(index, piece) for index, piece, _, _ in pieces])
 
     def _write(self, start: int, data: memoryview) -> None:
         policy, direct = self._write_policy, self._direct
@@ -252,6 +290,53 @@ def _preallocate(fd: int, size: int) -> None:
         if (code := ctypes.get_errno()) in DISK_FULL_ERRNOS:
             raise OSError(code, os.strerror(code))
     os.ftruncate(fd, size)
+
+
+def partial_file_names(folder: Path) -> dict[str, list[str]]:
+    """Return the names of the partial files and journals in `folder`.
+
+    Its subfolders are not searched. A folder that cannot be read has none.
+
+    Returns:
+        Names by their prefix without the last dot and the 16 hex digits: by file, whatever its
+        content.
+    """
+    names: dict[str, list[str]] = {}
+    try:
+        with os.scandir(folder) as items:
+            found = [item.name for item in items if item.name.endswith(SUFFIX)]
+    except OSError:
+        return names
+    for name in found:
+        if (matched := _PARTIAL.fullmatch(name)) is not None:
+            names.setdefault(matched["prefix"].rpartition(".")[0], []).append(name)
+    return names
+
+
+def allocated_size(folder: Path, prefix: str, names: Iterable[str]) -> int:
+    """Return the disk space that a partial file of a dead process occupies already, in bytes.
+
+    A file system that does not report the blocks of a file counts as if it had none.
+
+    Args:
+        folder: of the partial files.
+        prefix: of the file that is looked for, as `PartialFile` takes it.
+        names: in `folder`. Of several files with the prefix the largest one counts.
+    """
+    largest = 0
+    for name in names:
+        matched = _PARTIAL.fullmatch(name)
+        if matched is None or matched["prefix"] != prefix or matched["kind"]:
+            continue
+        try:
+            file = open_locked(folder / name, os.O_RDWR)
+        except OSError:
+            continue  # in use: this process needs space for another one
+        try:
+            largest = max(largest, os.fstat(file.fd).st_blocks * _BLOCK)
+        finally:
+            file.close()
+    return largest
 
 
 def remove_stale_partials(folder: Path, prefixes: set[str]) -> None:

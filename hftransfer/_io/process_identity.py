@@ -16,6 +16,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+from hftransfer._io.state_folder import boot_id
+
 __all__ = ("ProcessIdentity", "is_token_of_dead_process", "own_token", "parent_token")
 
 # Inode number of the initial namespace of process numbers (Linux, include/linux/proc_ns.h).
@@ -132,9 +134,8 @@ def _host() -> str:
 @functools.lru_cache(maxsize=1)
 def _boot_id() -> int:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return int(file.read().strip().replace("-", ""), 16)
-    except (OSError, ValueError):
+        return int(boot_id().replace("-", ""), 16)
+    except ValueError:
         return 0
 
 

@@ -154,7 +154,7 @@ class WritePolicy:
 
     Args:
         mode: ``on``, ``off`` or ``auto``.
-        size: bytes of the whole transfer.
+        size: bytes of the transfer, as far as they are known; see `grow`.
         page_cache: bytes that the page cache can take.
         clock: monotonic time in seconds.
     """
@@ -169,15 +169,23 @@ class WritePolicy:
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()  # guards all that follows
-        if mode == "off":
-            self._phase = WritePhase.FIXED_CACHED
-        elif mode == "on" or size > page_cache // 2:
-            self._phase = WritePhase.FIXED_DIRECT
-        else:
+        self._page_cache = page_cache
+        self._size = 0
+        if mode == "auto":
             self._phase = WritePhase.MEASURE_CACHED
+        else:
+            self._phase = WritePhase.FIXED_DIRECT if mode == "on" else WritePhase.FIXED_CACHED
+        self.grow(size)
         self._costs = WriteCosts()
         self._writes = 0
         self._direct_in_flight = 0
+
+    def grow(self, size: int) -> None:
+        """Add `size` bytes to the transfer, when more of its files are known."""
+        with self._lock:
+            self._size += size
+            if self._phase not in _FIXED and self._size > self._page_cache // 2:
+                self._phase = WritePhase.FIXED_DIRECT
 
     @property
     def may_write_direct(self) -> bool:
@@ -189,6 +197,8 @@ class WritePolicy:
         if self._phase in _FIXED:  # without the lock: a fixed phase never changes
             return self._phase is WritePhase.FIXED_DIRECT
         with self._lock:
+            if self._phase in _FIXED:  # since `grow`, in another thread
+                return self._phase is WritePhase.FIXED_DIRECT
             self._writes += 1
             self._phase = next_phase(self._phase, self._costs, self._clock())
             direct = self._phase in _WRITES_DIRECT or (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hftransfer._io.signals import terminable
+from hftransfer._io.signals import INTERRUPTED, terminable
 from hftransfer.cli.commands import WRONG_CONTENT
 from hftransfer.cli.parser import make_parser
 from hftransfer.errors import (
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminable():
             exit_code: int = parsed.run(parsed)
     except KeyboardInterrupt:
-        print("hftransfer: interrupted; run the same command again to resume", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except SystemExit as error:  # SIGTERM, by way of `terminable`
         return error.code if isinstance(error.code, int) else 1

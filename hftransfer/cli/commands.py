@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hftransfer._core.units import format_size, parse_size
@@ -16,6 +17,7 @@ from hftransfer.options import HubOptions, S3Options, TransferOptions
 if TYPE_CHECKING:
     from hftransfer._core.manifest import Manifest
     from hftransfer.report import Report, Verification
+    from hftransfer.stores.base import Entry
 
 __all__ = ("WRONG_CONTENT", "cp", "download", "ls", "verify")
 
@@ -35,6 +37,7 @@ def cp(arguments: argparse.Namespace) -> int:
             allow_patterns=arguments.include,
             ignore_patterns=arguments.exclude,
             sidecar=arguments.sidecar,
+            on_bad_name=arguments.on_bad_name,
         )
     print(json.dumps(report.to_dict()) if arguments.json else _summary(report))
     return 0
@@ -44,23 +47,34 @@ def ls(arguments: argparse.Namespace) -> int:
     """Print size and path of each file, or a JSON list with the digests too."""
     from hftransfer.sync import Client
 
-    with Client(_options(arguments)) as client:
-        entries = client.list(arguments.location)
-    if arguments.json:
-        rows = [
-            {
-                "path": entry.path,
-                "size": entry.size,
-                "digest": str(entry.digest or ""),
-                "etag": entry.etag,
-            }
-            for entry in entries
-        ]
-        print(json.dumps(rows))
-    else:
-        for entry in entries:
-            print(f"{entry.size:>14}  {entry.path}")
+    progress = ProgressDisplay(sys.stderr, quiet=arguments.json)
+    with progress, Client(_options(arguments), observer=progress) as client:
+        pages = client.pages(arguments.location)
+        if arguments.json:
+            _print_json_list(_row(entry) for page in pages for entry in page)
+        else:
+            for page in pages:
+                for entry in page:
+                    print(f"{entry.size:>14}  {entry.path}")
     return 0
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    return {
+        "path": entry.path,
+        "size": entry.size,
+        "digest": str(entry.digest or ""),
+        "etag": entry.etag,
+    }
+
+
+def _print_json_list(rows: Iterable[dict[str, object]]) -> None:
+    """Print a JSON list row by row: that of a large bucket does not fit into memory."""
+    before = "["
+    for row in rows:
+        print(before, json.dumps(row), sep="", end="")
+        before = ", "
+    print("[]" if before == "[" else "]")
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -147,6 +161,9 @@ def _summary(report: Report) -> str:
     parts = [f"{_count(report.files, 'file', 'files')}, {format_size(moved)}"]
     if report.skipped:
         parts.append(f"{report.skipped} already present")
+    if report.skipped_names:
+        names = _count(report.skipped_names, "bad name", "bad names")
+        parts.append(f"{names} left out")
     if report.reused_bytes:
         parts.append(f"{format_size(report.reused_bytes)} resumed")
     if report.server_side_bytes:
@@ -155,6 +172,10 @@ def _summary(report: Report) -> str:
     parts.append(f"{report.seconds:.1f} s ({format_size(throughput)}/s)")
     if report.retries:
         parts.append(_count(report.retries, "retry", "retries"))
+    if report.unverified:
+        parts.append(f"{report.unverified} not verified (no digest to compare with)")
+    if report.non_atomic:
+        parts.append(f"{report.non_atomic} written after a look, not atomically")
     return ", ".join(parts)
 
 
@@ -167,9 +188,15 @@ def _print_verification(result: Verification) -> None:
         print(f"wrong    {path}: {difference}")
     for path in result.missing:
         print(f"missing  {path}")
+    shown = len(result.wrong) + len(result.missing)
+    if further := result.wrong_count + result.missing_count - shown:
+        print(f"and {further} more that are wrong or missing")
     parts = [f"{_count(result.files, 'file', 'files')} correct"]
-    parts += [f"{len(result.wrong)} wrong"] if result.wrong else []
-    parts += [f"{len(result.missing)} missing"] if result.missing else []
-    parts += [f"{len(result.unchecked)} unchecked"] if result.unchecked else []
+    for count, result_name in (
+        (result.wrong_count, "wrong"),
+        (result.missing_count, "missing"),
+        (result.unchecked_count, "unchecked"),
+    ):
+        parts += [f"{count} {result_name}"] if count else []
     parts += [f"{format_size(result.bytes)} read"]
     print(f"{', '.join(parts)}; compared with {result.against}")

@@ -54,6 +54,13 @@ def _add_cp(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="also write a manifest of the copy to each DST, as .hftransfer in a folder or "
         "NAME.hftransfer beside a file; verify uses it",
     )
+    cp.add_argument(
+        "--on-bad-name",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do with names that a DST cannot write, such as the key a//b for a local "
+        "folder: fail before anything is copied, or skip them (default: fail)",
+    )
     _add_patterns(cp, "copy")
     _add_common(cp)
     cp.set_defaults(run=commands.cp)

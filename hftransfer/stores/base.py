@@ -6,12 +6,16 @@ retries; a store only moves bytes. `hftransfer.stores.memory` is the shortest co
 
 Order of calls::
 
-    source.list()                       once
-    sink.prepare(entries)               once, before any byte is moved
+    source.list(), or .pages()          once
+    sink.prepare(entries)               per page of the listing, before any file of that page
       sink.begin(entry, chunk_size)     per file; files run concurrently
         file_sink.read_into / .write    per chunk; chunks run concurrently
         file_sink.commit                once, or .abort
     sink.finish(manifest)               once, if the transfer succeeded
+
+Memory of listings: a source that implements `PagedSource`, too, is listed page by page while its
+files are moved, so that a listing of any length takes little memory. A sink must keep nothing per
+file beyond its `FileSink`, or only a few bytes.
 
 Threads: every method is called in the client's event loop, which runs in one thread. A method
 must not block; blocking calls belong in worker threads. Every ``await`` may be cancelled.
@@ -26,35 +30,59 @@ reads or writes of chunks itself. Any other error ends the transfer of the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Container,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.content_digest import ContentDigest
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
+from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._core.streams import ByteStream
 from hftransfer._io.file_range import FileRange
+from hftransfer._io.file_version import FileVersion
 
 __all__ = (
+    "ComparingSink",
+    "ConfirmingSink",
     "Entry",
+    "ExclusiveSink",
     "FileBackedSource",
     "FileSink",
+    "FileTreeSink",
     "FillStream",
+    "KeepingSink",
+    "ListingPage",
+    "NameCheckingSink",
+    "PagedSource",
+    "PieceSink",
+    "PieceWrite",
+    "RemoteSource",
     "SendfileSink",
+    "ServerCopySink",
     "Sink",
     "Source",
+    "listing_pages",
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One file of a source."""
 
     path: str
-    """Relative to the source's root, with ``/`` between segments; checked by `safe_path`."""
+    """Relative to the source's root, with ``/`` between segments, as the source names it. It may
+    lead anywhere: what makes a name of it checks it (`NameCheckingSink`)."""
     size: int
     """Bytes."""
     digest: Digest | None = None
@@ -70,6 +98,12 @@ class Entry:
     is cheaper to read than a range across a boundary."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """What a sink may store beside the content (``content-type``, ``blob-id``, …)."""
+    file_version: FileVersion | None = None
+    """Set for a file of this machine, which can be read again to compare it with what a sink has
+    (`ComparingSink`). `etag` is its text, and means nothing elsewhere."""
+    unreadable: str = ""
+    """What this is, if it cannot be copied: ``a FIFO``, ``a socket``. It is listed, so that
+    patterns can exclude it and an error can name it; a transfer refuses it. Empty for a file."""
 
     @property
     def identity(self) -> str:
@@ -77,6 +111,14 @@ class Entry:
         if self.digest is not None and self.digest.is_strong:
             return str(self.digest)
         return "" if self.etag is None else f"etag:{self.etag}"
+
+
+class ListingPage(NamedTuple):
+    """A part of a listing."""
+
+    entries: Sequence[Entry]
+    is_last: bool
+    """True if no page follows."""
 
 
 class FillStream:
@@ -137,6 +179,53 @@ class Source(Protocol):
 
         Raises, on entry, the errors of `fill` except `RangeNotSupportedError`.
         """
+
+
+@runtime_checkable
+class RemoteSource(Protocol):
+    """A source whose bytes cross a network, on which they can be damaged.
+
+    Implemented in addition to `Source`.
+    """
+
+    async def received_digest(self, entry: Entry) -> Digest | None:
+        """Return the digest of the whole content that came with its bytes, or None.
+
+        Called once for a file of one chunk after `Source.fill`, if the entry has neither digest
+        nor manifest. A digest that can be told before should be that of the entry.
+
+        Args:
+            entry: as returned by `Source.list`.
+
+        Raises:
+            TransferError: if the store has to be asked, and that fails.
+        """
+
+
+@runtime_checkable
+class PagedSource(Protocol):
+    """A source that can list its files page by page. Implemented in addition to `Source`."""
+
+    def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield the files that `Source.list` returns, at most some thousand at a time.
+
+        The next page is requested when the consumer asks for it. What `Source.list` sets, such as
+        `commit`, is set before the first page. Raises the errors of `Source.list`.
+        """
+
+
+async def listing_pages(source: Source) -> AsyncGenerator[ListingPage, None]:
+    """Yield the files of `source` page by page, or in one page if it is no `PagedSource`."""
+    if isinstance(source, PagedSource):
+        pages = source.pages()
+        try:
+            async for page in pages:
+                yield page
+        finally:
+            if isinstance(pages, AsyncGenerator):
+                await pages.aclose()
+    else:
+        yield ListingPage(await source.list(), is_last=True)
 
 
 @runtime_checkable
@@ -205,6 +294,62 @@ class FileSink(Protocol):
         """
 
 
+class PieceWrite(NamedTuple):
+    """The end of a piece, whose beginning is stored already."""
+
+    chunk: Chunk
+    piece: Piece
+    """All of it: from its beginning to the end of `data`."""
+    start: int
+    """Offset in the file of `data`."""
+    data: memoryview
+    """Valid during the call."""
+
+
+@runtime_checkable
+class PieceSink(Protocol):
+    """A file sink that can store parts of a chunk before the rest has arrived.
+
+    Implemented in addition to `FileSink`, so that an interrupted transfer loses little on a slow
+    network. The engine calls `write_pieces` for a chunk at any time before `write_ranges`, which
+    takes the place of `FileSink.write` then.
+    """
+
+    @property
+    def resumable_pieces(self) -> Mapping[int, Sequence[Piece]]:
+        """Pieces kept from an interrupted transfer, by the index of their chunk.
+
+        They may overlap, and none is verified: the engine reads each with `FileSink.read_into`
+        (as a `Chunk` of its range) and hashes it.
+        """
+
+    async def write_pieces(self, writes: Sequence[PieceWrite]) -> None:
+        """Store pieces and record them, to be resumed."""
+
+    async def write_ranges(
+        self, chunk: Chunk, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        """Store what `write_pieces` has not stored of a chunk, and record the chunk.
+
+        Args:
+            chunk: the range of the file; all of its bytes are stored after this call.
+            ranges: offsets in the file, and the bytes there; valid during the call.
+            digest: XXH3-128 of the chunk, in hex.
+        """
+
+
+@runtime_checkable
+class KeepingSink(Protocol):
+    """A file sink that may have chunks already, which it compares with those that it is given.
+
+    Implemented in addition to `FileSink`, by sinks that cannot read the chunks back.
+    """
+
+    @property
+    def kept_chunks(self) -> Container[int]:
+        """Indices of chunks for which a write only compares."""
+
+
 @runtime_checkable
 class SendfileSink(Protocol):
     """A file sink that can also send chunks directly from an open file (sendfile(2)).
@@ -212,8 +357,8 @@ class SendfileSink(Protocol):
     Implemented in addition to `FileSink`. The file is read twice: once to hash it, once to send
     it. If another process writes to it in between, the bytes sent differ from the bytes hashed.
     Two checks detect that: the receiver verifies `sendfile_checksum`, which was computed
-    together with the hash, and `FileBackedSource.open_file` compares the file's size and
-    modification time at the end.
+    together with the hash, and `FileBackedSource.open_file` compares the file's version
+    (`FileVersion`) at the end.
     """
 
     @property
@@ -236,6 +381,57 @@ class SendfileSink(Protocol):
         """
 
 
+@runtime_checkable
+class ConfirmingSink(Protocol):
+    """A file sink that sends the bytes over a network, and is told by the receiver what arrived.
+
+    Implemented in addition to `FileSink`.
+    """
+
+    @property
+    def is_confirmed(self) -> bool:
+        """True if the receiver verified or returned a digest of all bytes. Read after `commit`."""
+
+
+@runtime_checkable
+class ExclusiveSink(Protocol):
+    """A sink that can be told not to replace what exists. Implemented in addition to `Sink`."""
+
+    @property
+    def non_atomic(self) -> int:
+        """Files whose absence was only looked up before they were written. Read at the end."""
+
+
+@runtime_checkable
+class FileTreeSink(Protocol):
+    """A sink that writes into folders of a file system. In addition to `Sink`.
+
+    The engine refuses a listing in which a file would have to be a folder, too: ``a`` and ``a/b``.
+    """
+
+    is_file_tree: Literal[True]
+
+
+@runtime_checkable
+class ServerCopySink(Protocol):
+    """A sink whose store can copy files of the same store itself. In addition to `Sink`."""
+
+    def copies_from(self, source: Source) -> bool:
+        """Return True if the store may be able to copy the files of `source`."""
+
+    async def copy_from(self, source: Source, entry: Entry) -> bool:
+        """Make the store copy `entry`, as `begin`, `FileSink.write` and `.commit` would write it.
+
+        Returns:
+            False if the sink already has exactly this content.
+
+        Raises:
+            UnsupportedError: if the store does not copy files of this size: the engine then reads
+                and writes the bytes.
+            SourceChangedError: if the content is not the one that was listed.
+        """
+
+
 class Sink(Protocol):
     """Writes files."""
 
@@ -248,7 +444,13 @@ class Sink(Protocol):
         """Smallest and largest chunk in bytes, and most chunks per file, that it accepts."""
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        """Check that all of `entries` can be written, before any byte is moved.
+        """Check that all of `entries` can be written, before any byte of them is moved.
+
+        Called once for every page of the listing, in order, while files of earlier pages are
+        moved; for a single page, which may be empty, at least once.
+
+        Args:
+            entries: the files of the page. Each is passed to `begin` later.
 
         Raises:
             DestinationError: if something is in the way, or the destination is not writable
@@ -273,4 +475,42 @@ class Sink(Protocol):
         Args:
             manifest: the files that were moved. Files that `begin` skipped, and failed files
                 that the caller tolerates, are not in it.
+        """
+
+
+@runtime_checkable
+class ComparingSink(Protocol):
+    """A sink that can say what it has under a name, so that equal files are not sent again.
+
+    Implemented in addition to `Sink`. The engine asks for each file of a `FileBackedSource`,
+    before `Sink.begin`, and reads the file to compare it: that costs less than to send it.
+    """
+
+    async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
+        """Return the digest of what is stored under the name of `entry`.
+
+        Args:
+            entry: what would be written; its `Entry.file_version` is set.
+            chunk_size: as of `Sink.begin`.
+
+        Returns:
+            None if nothing of this size is there, if its digest is not known, or if it is known
+            to be the same, so that `Sink.begin` will return None.
+        """
+
+    def confirm_stored(self, entry: Entry) -> None:
+        """Record that the file has the content of the last `stored_content` of `entry`."""
+
+
+@runtime_checkable
+class NameCheckingSink(Protocol):
+    """A sink that cannot write every `Entry.path`. Implemented in addition to `Sink`.
+
+    Whatever this reports, `Sink.prepare` refuses.
+    """
+
+    def name_check(self) -> Callable[[str], str | None]:
+        """Return a function for one listing: call it with each path, in the listing's order.
+
+        It returns what keeps the path from being written (``has an empty segment``), or None.
         """

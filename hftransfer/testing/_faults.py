@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from hftransfer.testing._responses import FileBody, Host, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,22 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class Drip:
+    """Send `after_bytes` of the body at once, and the rest at `bytes_per_second`.
+
+    The connection never falls silent, so that no timeout of a client ends it: at 2,000 bytes per
+    second, 8 MiB take more than an hour.
+    """
+
+    bytes_per_second: float
+    after_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bytes_per_second <= 0:
+            raise ValueError("bytes_per_second must be positive")
+
+
+@dataclass(frozen=True)
 class IgnoreRange:
     """Respond to a ranged request for a file with 200 and the whole file."""
 
@@ -91,6 +107,7 @@ Action: TypeAlias = (
     | CutBody
     | ResetConnection
     | Stall
+    | Drip
     | IgnoreRange
     | WrongRange
     | CorruptByte
@@ -105,12 +122,17 @@ class Fault:
 
     A request on which the action would have no effect does not match: `IgnoreRange` and
     `WrongRange` hit only ranged requests for files, `CorruptByte` only responses that contain the
-    byte, and `CutBody`, `ResetConnection` and `Stall` only bodies longer than `after_bytes`.
+    byte, and `CutBody`, `ResetConnection`, `Stall` and `Drip` only bodies longer than
+    `after_bytes`.
 
     Example::
 
         # The second ranged request to the CDN for the file ends after 1000 bytes.
         Fault(host="cdn", path="*/model.safetensors", ranged=True, after=1, action=CutBody(1000))
+        # The first request for the range with the last byte of a file of 1 GiB trickles.
+        Fault(path="*/model.safetensors", contains=(1 << 30) - 1, action=Drip(2000))
+        # Every request on the third connection trickles.
+        Fault(when=lambda request: request.connection == 3, times=None, action=Drip(2000))
 
     Args:
         action: what happens.
@@ -121,6 +143,10 @@ class Fault:
             requested file, so that `*/model.safetensors` hits a file on both hosts.
         ranged: `True` hits only requests with a Range header, `False` only those without;
             `None` hits both.
+        contains: hits only responses that contain the byte at this offset of the file; `None` for
+            any response.
+        when: hits only requests for which this returns `True`; called in the server's thread.
+            `None` for any request.
         after: number of matching requests that are served normally first.
         times: number of matching requests that are then hit; `None` for all.
     """
@@ -130,6 +156,8 @@ class Fault:
     method: str | None = None
     path: str | None = None
     ranged: bool | None = None
+    contains: int | None = None
+    when: Callable[[Request], bool] | None = None
     after: int = 0
     times: int | None = 1
 
@@ -141,6 +169,10 @@ class Fault:
             return False
         if self.path is not None and not self._matches_path(request, response):
             return False
+        if self.contains is not None and not _contains(response, self.contains):
+            return False
+        if self.when is not None and not self.when(request):
+            return False
         return _has_effect(self.action, request, response)
 
     def _matches_path(self, request: Request, response: Response) -> bool:
@@ -151,15 +183,20 @@ class Fault:
         return any(fnmatchcase(name, self.path) for name in names)
 
 
+def _contains(response: Response, offset: int) -> bool:
+    body = response.body
+    return isinstance(body, FileBody) and body.start <= offset < body.stop
+
+
 def _has_effect(action: Action, request: Request, response: Response) -> bool:
     body = response.body
     length = 0 if request.method == "HEAD" else len(body)
     if isinstance(action, Stall | ResetConnection):
         return action.after_bytes == 0 or length > action.after_bytes
-    if isinstance(action, CutBody):
+    if isinstance(action, CutBody | Drip):
         return length > action.after_bytes
     if isinstance(action, CorruptByte):
-        return length > 0 and isinstance(body, FileBody) and body.start <= action.offset < body.stop
+        return length > 0 and _contains(response, action.offset)
     if isinstance(action, IgnoreRange | WrongRange):
         return response.status == 206
     return True

@@ -19,6 +19,7 @@ from hftransfer.testing._faults import (
     Action,
     CorruptByte,
     CutBody,
+    Drip,
     FaultHandle,
     IgnoreRange,
     Redirect,
@@ -47,7 +48,7 @@ _READ_BYTES = 1 << 18
 _STEPS_PER_SECOND = 50
 # Unused time of a throttled body that may be made up for afterwards, seconds.
 _BURST_SECONDS = 0.1
-_BODY_FAULTS = (CorruptByte, CutBody, ResetConnection, Stall)
+_BODY_FAULTS = (CorruptByte, CutBody, Drip, ResetConnection, Stall)
 
 
 class ResponseSender:
@@ -115,6 +116,11 @@ class ResponseSender:
             _happened(handle)
             await self._send_inverted(stream, body, corrupted)
             await self._send_part(stream, body, corrupted + 1, length)
+        elif isinstance(action, Drip):
+            await self._send_part(stream, body, 0, action.after_bytes)
+            _happened(handle)
+            self._rate = lambda: action.bytes_per_second
+            await self._send_part(stream, body, action.after_bytes, length)
         elif isinstance(action, CutBody | ResetConnection | Stall):
             await self._send_part(stream, body, 0, action.after_bytes)
             if isinstance(action, Stall):
@@ -149,7 +155,10 @@ class ResponseSender:
     ) -> None:
         """Send the bytes `start` to `stop` of the body."""
         if isinstance(body, bytes):
-            await self._write(stream, body[start:stop])
+            while start < stop:
+                count = await self._throttle(stop - start)
+                await self._write(stream, body[start : start + count])
+                start += count
             return
         with body.open() as file:
             position, end = body.start + start, body.start + stop

@@ -19,7 +19,10 @@ Host = Literal["hub", "cdn"]
 
 @dataclass(frozen=True)
 class Request:
-    """One request as received; `path` and `query` are percent-encoded."""
+    """One request as received; `path` and `query` are percent-encoded.
+
+    `connection` is the number of its connection, counted from 1 over both hosts.
+    """
 
     host: Host
     method: str
@@ -27,6 +30,7 @@ class Request:
     query: str
     headers: Mapping[str, str]
     body: bytes = b""
+    connection: int = 0
 
     @property
     def range(self) -> str | None:

@@ -59,7 +59,8 @@ class S3Server:
     """
 
     name: str
-    """``"minio"``, ``"seaweedfs"``, ``"rclone"`` or ``"moto"``."""
+    """``"minio"``, ``"seaweedfs"``, ``"rclone"``, ``"moto"``, ``"versitygw"``, ``"gofakes3"`` or
+    ``"s3rver"``."""
     endpoint: str
     """``http://127.0.0.1:PORT``, without a trailing slash. Buckets are addressed by path."""
     root: Path

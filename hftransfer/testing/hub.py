@@ -341,8 +341,11 @@ class HubServer:
     async def _handle(self, host: Host, web_request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = web_request.raw_path.partition("?")
         body = await web_request.read() if web_request.method == "POST" else b""
-        request = Request(host, web_request.method, path, query, web_request.headers, body)
-        record = PendingRecord(request, self._connection_number(web_request))
+        connection = self._connection_number(web_request)
+        request = Request(
+            host, web_request.method, path, query, web_request.headers, body, connection
+        )
+        record = PendingRecord(request, connection)
         self._log.begin(record)
         try:
             response, handle = self._decide(request)

@@ -60,6 +60,10 @@ def _return_none(*_: object, **__: object) -> None:
     return None
 
 
+def _return_nothing(*_: object, **__: object) -> tuple[()]:
+    return ()
+
+
 def _return_false(*_: object, **__: object) -> bool:
     return False
 
@@ -93,7 +97,7 @@ ABLATIONS = (
         "stuck-replacement",
         "a connection that delivers almost nothing is not replaced",
         ("hub-throttled",),
-        patches=(Patch("hftransfer._engine.scheduler", "select_stalled", _return_none),),
+        patches=(Patch("hftransfer._engine.duplicates", "select_hedges", _return_nothing),),
     ),
     Ablation(
         "direct-io",
@@ -136,7 +140,7 @@ ABLATIONS = (
         "a slow part is not sent a second time",
         ("s3-put-large",),
         patches=(
-            Patch("hftransfer.stores.s3.hedging", "HedgeTimer.delay", property(_return_none)),
+            Patch("hftransfer.stores.s3.hedging", "HedgeTimer.late_after", property(_return_none)),
         ),
     ),
 )

@@ -9,7 +9,15 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.digests import Digest, chunk_digest, new_hasher, root_digest
+from hftransfer._core.digests import (
+    Digest,
+    chunk_digest,
+    is_supported,
+    new_hasher,
+    part_size_of,
+    parts_digest,
+    root_digest,
+)
 
 _hex = st.text("0123456789abcdef", min_size=1, max_size=64)
 
@@ -79,3 +87,32 @@ def test_the_root_digest_covers_the_chunk_digests_in_order(parts: list[bytes]) -
     root = root_digest(digest.hex() for digest in digests)
 
     assert root == xxhash.xxh3_128(b"".join(digests)).hexdigest()
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=50), min_size=1, max_size=5), part_size=st.integers(1, 40)
+)
+def test_the_digest_of_parts_is_that_of_a_multipart_object(
+    pieces: list[bytes], part_size: int
+) -> None:
+    """It is the MD5 of the parts' MD5s and their number, whatever pieces the bytes come in."""
+    whole = b"".join(pieces)
+    hasher = new_hasher(f"md5-parts-{part_size}", len(whole))
+    for piece in pieces:
+        hasher.update(memoryview(piece))
+    parts = [whole[start : start + part_size] for start in range(0, len(whole), part_size)]
+    joined = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts)).hexdigest()
+
+    assert hasher.hexdigest() == f"{joined}-{len(parts)}"
+
+
+def test_the_algorithm_of_parts_names_their_size() -> None:
+    """It is read back from the text of a manifest; a size of 0 or of other characters is none."""
+    digest = parts_digest("ab-2", 8)
+
+    assert Digest.parse(str(digest)) == digest
+    assert part_size_of(digest.algorithm) == 8
+    assert is_supported(digest.algorithm)
+    for algorithm in ("md5", "md5-parts-", "md5-parts-0", "md5-parts-x", "md5-parts-²"):
+        assert part_size_of(algorithm) is None
+    assert not is_supported("md5-parts-0")

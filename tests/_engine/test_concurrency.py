@@ -317,6 +317,34 @@ def test_throttling_of_every_connection_halves_once() -> None:
     assert controller.limit > 16
 
 
+def test_an_outage_of_silence_does_not_change_the_limit() -> None:
+    """120 s without a byte, all connections in use: no measurement, so no collapse."""
+    controller = ConcurrencyController(start=16, maximum=64)
+    now, moved = _run(controller, _network_with(50 * MB), seconds=5.0)
+    before = controller.limit
+
+    now, moved = _run(controller, lambda connections: 0.0, seconds=120.0, start=now, moved=moved)
+
+    assert controller.limit == before
+    _run(controller, _network_with(50 * MB), seconds=10.0, start=now, moved=moved)
+    assert controller.limit >= before
+
+
+def test_an_outage_with_429_halves_once_and_recovers() -> None:
+    """A refusal every 15 s for two minutes, without a byte in between, is one refusal."""
+    controller = ConcurrencyController(start=16, maximum=64)
+    now, moved = _run(controller, _network_with(50 * MB), seconds=5.0)
+    before = controller.limit
+
+    for _ in range(8):
+        controller.slow_down(now)
+        now, moved = _run(controller, lambda connections: 0.0, seconds=15.0, start=now, moved=moved)
+
+    assert controller.limit >= before // 4  # bytes of the time before the first refusal count
+    _run(controller, _network_with(50 * MB), seconds=60.0, start=now, moved=moved)
+    assert controller.limit >= before
+
+
 def test_later_throttling_halves_again() -> None:
     """Down to one connection."""
     controller = ConcurrencyController(start=8, maximum=64)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._core.digests import INLINE_HASH_LIMIT, Digest
-from hftransfer._engine.file_digest import CombinedCrc, OrderedHasher, new_file_digest
+from hftransfer._core.digests import INLINE_HASH_LIMIT, Digest, new_hasher, parts_digest
+from hftransfer._engine.file_digest import CombinedCrc, CombinedMd5, OrderedHasher, new_file_digest
 from hftransfer.errors import IntegrityError
 
 LONG = INLINE_HASH_LIMIT + 1  # bytes of a chunk that is hashed in a thread
@@ -270,3 +270,36 @@ def test_algorithm_decides_how_a_digest_is_computed(algorithm: str, kind: type) 
     digest = new_file_digest(Digest(algorithm, "00"), [1, 2], anyio.CapacityLimiter(1))
 
     assert isinstance(digest, kind)
+
+
+@given(
+    content=st.binary(min_size=1, max_size=64),
+    part_size=st.integers(1, 9),
+    parts_per_chunk=st.integers(1, 3),
+    data=st.data(),
+)
+def test_the_md5_of_parts_is_combined_from_chunks_in_any_order(
+    content: bytes, part_size: int, parts_per_chunk: int, data: st.DataObject
+) -> None:
+    """If chunks consist of whole parts; the result is that of hashing in file order."""
+    hasher = new_hasher(f"md5-parts-{part_size}", len(content))
+    hasher.update(memoryview(content))
+    expected = parts_digest(hasher.hexdigest(), part_size)
+    chunk_size = part_size * parts_per_chunk
+    chunks = [content[start : start + chunk_size] for start in range(0, len(content), chunk_size)]
+    digest = new_file_digest(expected, [len(each) for each in chunks], anyio.CapacityLimiter(1))
+    assert isinstance(digest, CombinedMd5)
+    for index in data.draw(st.permutations(range(len(chunks)))):
+        digest.record(index, digest.compute(memoryview(chunks[index])))
+
+    digest.check("file")
+    digest.record(0, digest.compute(memoryview(bytes([chunks[0][0] ^ 1]) + chunks[0][1:])))
+    with pytest.raises(IntegrityError, match="file: md5-parts-"):
+        digest.check("file")
+
+
+def test_parts_that_cross_chunks_are_hashed_in_file_order() -> None:
+    """An MD5 cannot be combined from pieces."""
+    expected = parts_digest("00-2", 4)
+
+    assert isinstance(new_file_digest(expected, [3, 3], anyio.CapacityLimiter(1)), OrderedHasher)

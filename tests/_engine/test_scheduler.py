@@ -15,13 +15,9 @@ from hypothesis import strategies as st
 from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.streams import ByteStream
 from hftransfer._engine import scheduler as scheduler_module
-from hftransfer._engine.scheduler import (
-    DownloadScheduler,
-    InFlightRead,
-    piece_count,
-    select_split,
-    select_stalled,
-)
+from hftransfer._engine.hedging import HedgePolicy
+from hftransfer._engine.pace import InFlightRead
+from hftransfer._engine.scheduler import DownloadScheduler, piece_count, select_split
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer.errors import NetworkError, ThrottledError, TransientError
 from hftransfer.options import RetryPolicy
@@ -129,6 +125,7 @@ def _scheduler(
         retry=RETRY,
         rate_limiter=rate_limiter or RateLimiter(),
         clock=clock or _Clock(),
+        hedging=HedgePolicy(window=float("inf")),  # not here: see test_duplicates
     )
 
 
@@ -386,31 +383,13 @@ async def test_slow_read_is_left_alone_under_a_bandwidth_cap() -> None:
     assert source.requests == [(0, SIZE)]
 
 
-@pytest.mark.anyio
-async def test_stalled_request_is_reissued_for_the_missing_bytes() -> None:
-    """It hangs for ever, and another request has shown what rate is possible."""
-
-    async def hang(buffer: ByteRangeBuffer) -> AsyncIterator[None]:
-        buffer.append(_content(0, 7 * MIB))  # the rest is too short to be split
-        await anyio.sleep_forever()
-        yield
-
-    scheduler = _scheduler()
-    assert await _fill(scheduler, _ScriptedSource()) == _content(0, SIZE)
-    source = _ScriptedSource(hang)
-
-    assert await _fill(scheduler, source, draining=True) == _content(0, SIZE)
-
-    assert source.requests == [(0, SIZE), (7 * MIB, SIZE)]
-
-
 # --- the decisions
 
 
 def _read(left: int, *, filled: int, started: float) -> InFlightRead:
     buffer = ByteRangeBuffer(0, memoryview(bytearray(filled + left)))
     buffer.advance(filled)
-    return InFlightRead(buffer, lambda: True, started=started)
+    return InFlightRead(buffer, started, split=lambda: True)
 
 
 def test_latency_lasts_from_the_request_to_its_response() -> None:
@@ -443,19 +422,6 @@ def test_read_that_ends_soon_is_not_split() -> None:
     assert select_split([short, soon, young], now=1.0) is None
 
 
-def test_stalled_read_is_far_slower_than_the_others_for_two_seconds() -> None:
-    """Below a tenth of their rate; a complete read is none, and one reissued twice neither."""
-    slow = _read(MIB, filled=4 * MIB, started=0.0)
-    stalled = _read(MIB, filled=100, started=0.0)
-    complete = _read(0, filled=100, started=0.0)
-
-    assert select_stalled([slow, complete, stalled], now=4.0, typical_rate=5.0 * MIB) is stalled
-    assert select_stalled([slow, complete], now=4.0, typical_rate=5.0 * MIB) is None
-    assert select_stalled([stalled], now=1.0, typical_rate=5.0 * MIB) is None
-    stalled.reissues = 2
-    assert select_stalled([stalled], now=4.0, typical_rate=5.0 * MIB) is None
-
-
 class _Range(ByteRangeBuffer):
     """A range of any length, without the memory for it."""
 
@@ -468,7 +434,7 @@ class _Range(ByteRangeBuffer):
 _READS = st.lists(
     st.builds(
         lambda filled, left, started: InFlightRead(
-            _Range(filled, left), lambda: True, started=started
+            _Range(filled, left), started, split=lambda: True
         ),
         filled=st.integers(0, 100 * MIB),
         left=st.integers(0, 100 * MIB),
@@ -498,19 +464,3 @@ def test_split_gains_time(reads: list[InFlightRead]) -> None:
     else:
         assert selected in divisible
         assert seconds_left(selected) == max(map(seconds_left, divisible))
-
-
-@given(reads=_READS, typical_rate=st.floats(0.0, 1e9))
-def test_reissue_needs_a_stall(reads: list[InFlightRead], typical_rate: float) -> None:
-    """The selected read is old, slow and incomplete, and none is if none is selected."""
-
-    def is_stalled(read: InFlightRead) -> bool:
-        is_old = 10.0 - read.started >= 2.0
-        return is_old and read.buffer.missing > 0 and read.rate(10.0) < typical_rate / 10
-
-    selected = select_stalled(reads, now=10.0, typical_rate=typical_rate)
-
-    if selected is None:
-        assert not any(map(is_stalled, reads))
-    else:
-        assert is_stalled(selected)

@@ -373,3 +373,88 @@ def test_the_last_bytes_leave_a_connection_that_reads() -> None:
         case.connection.abort()
 
     run(main())
+
+
+# --- servers that send by drops
+
+
+async def drip(case: Case, data: bytes, *, seconds: float) -> int:
+    """Let one byte arrive every `seconds` until the exchange ends; return how many arrived."""
+    for count in range(len(data)):
+        if case.exchange.response.done():
+            return count
+        case.receive(data[count : count + 1])
+        await advance(seconds)
+    return len(data)
+
+
+def test_a_head_that_arrives_byte_by_byte_is_a_stall() -> None:
+    """The head has to be complete a read timeout after its first byte."""
+
+    async def main() -> None:
+        case = Case(read=30.0)
+        count = await drip(case, b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60_000, seconds=1.0)
+        assert count <= 40
+        error = case.exchange.response.exception()
+        assert isinstance(error, StalledError)
+        assert "did not end it in time" in str(error)
+
+    run(main())
+
+
+def test_interim_responses_end() -> None:
+    """A server can delay its response by some of them, not forever."""
+
+    async def main() -> None:
+        case = Case(read=30.0)
+        interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+        for _ in range(3):
+            case.receive(interim)
+            await advance(20.0)
+        assert not case.exchange.response.done()
+        for _ in range(20):
+            if not case.exchange.response.done():
+                case.receive(interim)
+        assert "interim" in str(case.exchange.response.exception())
+
+    run(main())
+
+
+@pytest.mark.parametrize("part", ["X-Trailer: " + "x" * 900, "a;" + "e" * 900])
+def test_the_framing_of_chunks_is_no_progress(part: str) -> None:
+    """Trailers and extensions of chunks, byte by byte."""
+
+    async def main() -> None:
+        case = Case(read=30.0)
+        case.receive(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        case.receive(b"1\r\na\r\n" + (b"0\r\n" if part.startswith("X") else b""))
+        assert await drip(case, part.encode(), seconds=1.0) <= 40
+        assert isinstance(case.exchange.response.exception(), StalledError)
+
+    run(main())
+
+
+def test_a_control_response_that_arrives_byte_by_byte_ends() -> None:
+    """After twenty read timeouts; at 1 KiB/s it may go on, as may the space that S3 sends."""
+
+    async def main() -> None:
+        case = Case(read=2.0, has_target=False)
+        case.receive(HEAD)
+        count = await drip(case, bytes(SIZE - 1), seconds=1.0)
+        assert 35 <= count <= 50
+        assert "did not end it in time" in str(case.exchange.response.exception())
+
+    run(main())
+
+
+def test_the_body_of_an_error_is_cut_after_the_read_timeout() -> None:
+    """Also that of a control request; the error keeps what has arrived."""
+
+    async def main() -> None:
+        case = Case(read=5.0, has_target=False)
+        case.receive(HEAD.replace(b"200 OK", b"503 Busy"))
+        assert await drip(case, b"because" + bytes(900), seconds=1.0) <= 12
+        assert case.exchange.response.result().status == 503
+        assert case.exchange.response.result().body.startswith(b"becau")
+
+    run(main())

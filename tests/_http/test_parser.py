@@ -43,6 +43,14 @@ def test_headers_are_found_in_any_case_and_the_first_of_several_counts() -> None
         (b"HTTP/1.1 204 No Content", "GET", 0, False, True),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9", "GET", 0, False, True),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\ncontent-length: 5", "GET", 5, False, True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5", "GET", 5, False, True),
+        (b"HTTP/1.1 200 OK\nContent-Length: 5", "GET", 5, False, True),
+        (b"HTTP/1.1 200 OK\r\nA: 1\r\n\tfolded\r\nContent-Length: 5", "GET", 5, False, True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length:\r\n 5\r\nB: 2", "GET", 5, False, True),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: a\r\nConnection: close",
+            *("GET", 5, False, False),
+        ),
     ],
 )
 def test_where_a_body_ends(
@@ -62,11 +70,19 @@ def test_where_a_body_ends(
         b"HTTP/2 200",
         b"HTTP/1.1 20 OK",
         b"HTTP/1.1 200 OK\r\nno colon",
-        b"HTTP/1.1 200 OK\r\nA: 1\r\n folded",
         b"HTTP/1.1 200 OK\r\nspace : 1",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + "\u0665".encode(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2",
+        b"HTTP/1.1 204 No Content\r\nContent-Length: x",
+        b"HTTP/1.1 200 OK\r\n folded",
+        b"HTTP/1.1 200 OK\r\nA: \0",
+        b"HTTP/1.1 200 OK\r\nA: 1\rB: 2",
+        b"HTTP/1.1 099 Low",
     ],
 )
 def test_a_malformed_head_is_an_error(head: bytes) -> None:
@@ -92,7 +108,7 @@ def _chunked(pieces: list[bytes], trailer: bytes = b"") -> bytes:
 @given(
     st.lists(st.binary(max_size=50), max_size=6),
     st.lists(st.integers(1, 40), max_size=30),
-    st.sampled_from([b"", b"ETag: a\r\n"]),
+    st.sampled_from([b"", b"ETag: a\r\n", b"A: 1\nB: 2\r\n c\r\n"]),
 )
 def test_chunks_are_decoded_from_pieces_of_any_length(
     pieces: list[bytes], cuts: list[int], trailer: bytes
@@ -120,7 +136,15 @@ def test_bytes_after_the_last_chunk_are_detected() -> None:
     assert body.has_surplus
 
 
-@pytest.mark.parametrize("raw", [b"x\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"\r\n", b"a" * 20_000])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"x\r\n", b"-1\r\n", b"3\r\nabcd\r\n", b"\r\n", b"a" * 20_000),
+        *(b"1;" + b"x" * 20_000, b"f" * 5000 + b"\r\n", b"1\nx\r\n", b"1;\rx\r\n"),
+        *(b"0\r\nno field\r\n\r\n", b"0\r\nContent-Length: x\r\n\r\n"),
+        b"0\r\n" + b"A: 1\r\n" * 5000,
+    ],
+)
 def test_malformed_chunks_are_an_error(raw: bytes) -> None:
     """It is not known where such a body ends."""
     with pytest.raises(MalformedResponseError):
@@ -183,9 +207,27 @@ def test_a_head_is_taken_from_pieces_of_any_length(cuts: list[int]) -> None:
     assert len(buffer.space()) > len(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "no status line"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "another protocol"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 17, "more than 16 interim responses"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nbanner", "no status line"),
+    ],
+)
+def test_what_cannot_become_a_response_is_an_error_at_once(data: bytes, message: str) -> None:
+    """Instead of waiting until the server says no more."""
+    buffer = ReceiveBuffer()
+    with pytest.raises(MalformedResponseError, match=message):
+        buffer.take_head(write(buffer, data), "GET")
+
+
 def test_a_head_without_end_is_an_error() -> None:
     """A response cannot fill the memory of the client."""
     buffer = ReceiveBuffer()
     with pytest.raises(MalformedResponseError, match="too long"):
-        while count := write(buffer, b"x" * 5000):
+        line = b"HTTP/1.1 200 OK"
+        while count := write(buffer, line + b"x" * 5000):
             buffer.take_head(count, "GET")
+            line = b""

@@ -328,9 +328,16 @@ async def test_closing_leaves_no_socket(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "begun", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1"]
+    ("begun", "message"),
+    [
+        (b"", "sent nothing for too long"),
+        (b"HTTP/1.1 200", "did not end it in time"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1", "sent nothing for too long"),
+    ],
 )
-async def test_silence_is_a_stall_wherever_it_begins(site: Site, begun: bytes) -> None:
+async def test_silence_is_a_stall_wherever_it_begins(
+    site: Site, begun: bytes, message: str
+) -> None:
     """Before the head, in it, and in the body, on a connection that was used before."""
 
     async def reply(exchange: Exchange) -> None:
@@ -341,7 +348,7 @@ async def test_silence_is_a_stall_wherever_it_begins(site: Site, begun: bytes) -
 
     async with site.opened(reply, read=0.05) as (server, client):
         await client.request("GET", f"{server.base}/")
-        with pytest.raises(StalledError, match="sent nothing for too long"):
+        with pytest.raises(StalledError, match=message):
             await client.request("GET", f"{server.base}/")
 
 

@@ -50,9 +50,9 @@ def test_an_unusual_url_has_none(url: str) -> None:
     assert RouteTable(ProxyEnvironment()).find(url) is None
 
 
-def test_a_proxy_of_another_kind_has_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_https_has_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests by it are sent by aiohttp; those to other schemes are not affected."""
-    monkeypatch.setenv("https_proxy", "socks5://p:1080")
+    monkeypatch.setenv("https_proxy", "https://p:1080")
     routes = RouteTable(ProxyEnvironment())
 
     assert routes.find("https://h/f") is None

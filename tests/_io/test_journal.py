@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftransfer._io.journal import Journal, format_header, parse_journal
+from hftransfer._core.pieces import Piece
+from hftransfer._io.journal import Journal, JournalRecords, format_header, parse_journal
 
 HEADER = format_header("commit:abc", 100, 10)
 OTHERS = [
@@ -30,7 +31,7 @@ def _text(records: list[tuple[int, str]]) -> str:
 @given(records=_records)
 def test_records_are_read_back(records: list[tuple[int, str]]) -> None:
     """Index and digest of every record; of two records for one chunk the later one."""
-    assert parse_journal(_text(records), HEADER) == dict(records)
+    assert parse_journal(_text(records), HEADER).chunks == dict(records)
 
 
 @given(records=_records, data=st.data())
@@ -42,7 +43,7 @@ def test_a_truncated_journal_yields_no_wrong_record(
     cut = data.draw(st.integers(0, len(text)))
     whole = text[:cut].count("\n") - 1
 
-    assert parse_journal(text[:cut], HEADER) == dict(records[: max(0, whole)])
+    assert parse_journal(text[:cut], HEADER).chunks == dict(records[: max(0, whole)])
 
 
 @given(records=_records, noise=st.text(max_size=60))
@@ -50,13 +51,13 @@ def test_other_lines_are_ignored(records: list[tuple[int, str]], noise: str) -> 
     """They do not affect the records around them."""
     line = f"x{noise}".replace("\n", " ")
 
-    assert parse_journal(f"{_text(records)}{line}\n", HEADER) == dict(records)
+    assert parse_journal(f"{_text(records)}{line}\n", HEADER).chunks == dict(records)
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_header_means_other_content(other: str) -> None:
     """Identity, size and chunk size must be equal."""
-    assert parse_journal(_text([(0, "0" * 32)]), other) == {}
+    assert parse_journal(_text([(0, "0" * 32)]), other) == JournalRecords()
 
 
 @given(identity=st.text())
@@ -83,7 +84,7 @@ def test_appended_records_are_read_by_the_next_journal(tmp_path: Path) -> None:
 
     second = Journal(path, HEADER)
 
-    assert second.resumable_chunks == {3: _digest(1), 0: _digest(2)}
+    assert second.records.chunks == {3: _digest(1), 0: _digest(2)}
     assert [*emptiness, second.is_empty] == [True, False, False]
     first.close()
     second.close()
@@ -101,7 +102,7 @@ def test_appending_after_an_incomplete_record(tmp_path: Path, cut: int) -> None:
     again = Journal(path, HEADER)
 
     torn = {2: _digest(2)} if cut == 1 else {}  # only its newline was missing
-    assert again.resumable_chunks == {1: _digest(1), 7: _digest(7), **torn}
+    assert again.records.chunks == {1: _digest(1), 7: _digest(7), **torn}
     again.close()
 
 
@@ -113,7 +114,7 @@ def test_a_journal_of_other_content_is_discarded(tmp_path: Path) -> None:
     old.close()
 
     new = Journal(path, OTHERS[0])
-    assert new.resumable_chunks == {}
+    assert new.records.chunks == {}
     new.close()
 
     assert path.read_text() == f"{OTHERS[0]}\n"
@@ -125,7 +126,7 @@ def test_a_damaged_journal_is_empty(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(256)))
     journal = Journal(path, HEADER)
 
-    assert journal.resumable_chunks == {}
+    assert journal.records.chunks == {}
     journal.append(0, _digest(5))
     journal.close()
     assert path.read_text() == _text([(0, _digest(5))])
@@ -139,3 +140,44 @@ def test_close_and_remove_can_be_repeated(tmp_path: Path) -> None:
     journal.remove()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pieces_are_read_back_until_their_chunk_is_whole(tmp_path: Path) -> None:
+    """Of two pieces at one offset the later counts; a whole chunk replaces its pieces."""
+    path = tmp_path / "j"
+    journal = Journal(path, HEADER)
+    journal.append_pieces([(1, Piece(10, 2, _digest(1))), (2, Piece(20, 3, _digest(2)))])
+    journal.append_pieces([(1, Piece(10, 4, _digest(3))), (1, Piece(16, 2, _digest(4)))])
+    journal.append(2, _digest(5))
+    assert not journal.is_empty
+    journal.close()
+
+    records = Journal(path, HEADER).records
+
+    assert dict(records.chunks) == {2: _digest(5)}
+    assert dict(records.pieces) == {1: (Piece(10, 4, _digest(3)), Piece(16, 2, _digest(4)))}
+
+
+def test_a_piece_after_its_whole_chunk_replaces_it() -> None:
+    """The chunk had turned out wrong, and is being fetched again."""
+    text = f"{HEADER}\n3 {_digest(1)}\n3 30 5 {_digest(2)}\n"
+
+    records = parse_journal(text, HEADER)
+
+    assert dict(records.chunks) == {}
+    assert dict(records.pieces) == {3: (Piece(30, 5, _digest(2)),)}
+
+
+def test_a_journal_of_version_1_is_continued(tmp_path: Path) -> None:
+    """An update of this package in the middle of a download loses nothing."""
+    path = tmp_path / "j"
+    old = '{"chunk_size": 10, "hftransfer": 1, "identity": "commit:abc", "size": 100}'
+    path.write_text(f"{old}\n4 {_digest(4)}\n")
+
+    journal = Journal(path, HEADER)
+    journal.append_pieces([(5, Piece(50, 1, _digest(5)))])
+    journal.close()
+
+    records = Journal(path, HEADER).records
+    assert dict(records.chunks) == {4: _digest(4)}
+    assert dict(records.pieces) == {5: (Piece(50, 1, _digest(5)),)}

@@ -95,7 +95,7 @@ def test_two_processes_never_share_a_partial_file(tmp_path: Path) -> None:
 
         assert locked_name == f"{PREFIX}.0.incomplete"
         assert partial.path.name == f"{PREFIX}.1.incomplete"
-        assert partial.resumable_chunks == {}
+        assert partial.resumable.chunks == {}
         partial.remove()
         assert _names(tmp_path) == [locked_name, f"{PREFIX}.0.journal.incomplete"]
 
@@ -109,7 +109,7 @@ def test_the_file_of_a_killed_process_is_resumed(tmp_path: Path) -> None:
     partial = _open(tmp_path)
 
     assert partial.path.name == locked_name
-    assert partial.resumable_chunks == {1: chunk_digest(DATA[4:8])}
+    assert partial.resumable.chunks == {1: chunk_digest(DATA[4:8])}
     buffer = memoryview(bytearray(4))
     assert partial.read_into(4, buffer) == 4
     assert bytes(buffer) == b"BBBB"
@@ -129,7 +129,7 @@ def test_without_flock_a_file_belongs_to_a_process_until_it_is_killed(tmp_path: 
 
         resumed = _open(tmp_path)
         assert resumed.path.name == locked_name
-        assert list(resumed.resumable_chunks) == [1]
+        assert list(resumed.resumable.chunks) == [1]
         resumed.close()
         beside.close()
         remove_stale_partials(tmp_path, {"model.bin"})
@@ -206,7 +206,7 @@ def test_other_content_is_not_resumed(tmp_path: Path, identity: str, size: int) 
     again = _open(tmp_path, identity=identity, size=size)
 
     assert again.path == first.path
-    assert again.resumable_chunks == {}
+    assert again.resumable.chunks == {}
     again.close()
 
 
@@ -235,7 +235,7 @@ def test_publish_into_a_missing_folder_is_a_destination_error(tmp_path: Path) ->
 
     partial.close()
     again = _open(tmp_path)
-    assert sorted(again.resumable_chunks) == [0, 1, 2]
+    assert sorted(again.resumable.chunks) == [0, 1, 2]
     again.remove()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from hftransfer._core.events import BytesMoved, Retrying, TransferStarted
+from hftransfer._core.events import BytesMoved, Recovered, Retrying, TransferStarted, Waiting
 from hftransfer.cli.progress import ProgressDisplay
 from hftransfer.errors import ServerError
 from hftransfer.testing import Fault, HubServer, RandomFile, Status
@@ -74,3 +75,35 @@ def test_a_retry_is_one_line_in_a_log(hub: HubServer, tmp_path: Path) -> None:
     assert re.search(r"^model\.bin: .*503; retrying in \d+\.\d s$", finished.stderr, re.M)
     assert "Signature" not in finished.stderr
     assert finished.stdout.rstrip().endswith(", 1 retry")
+
+
+OUTAGE = Waiting("http://host:1", "it answered 503", delay=3.0, elapsed=8.0, requested=False)
+WISH = Waiting("http://host:1", "it answered 429", delay=12.0, elapsed=0.0, requested=True)
+
+
+def test_an_outage_is_shown_until_it_ends() -> None:
+    """What is waited for and how long; failures of single files add nothing meanwhile."""
+    log = io.StringIO()
+    with ProgressDisplay(log, quiet=False) as progress:
+        progress(TransferStarted(files=1, bytes=10 * MIB))
+        progress(replace(OUTAGE, elapsed=0.2))  # too short to be shown
+        progress(OUTAGE)
+        progress(Retrying("a.bin", ServerError("503"), 3.0))
+        progress(WISH)
+        progress(Recovered("http://host:1", 20.0))
+
+    assert log.getvalue().splitlines() == [
+        "no answer from http://host:1 for 8 s, trying again in 3 s (it answered 503)",
+        "http://host:1 asks to wait: 12 s (it answered 429)",
+        "http://host:1 answers again after 20 s",
+    ]
+
+
+def test_a_terminal_shows_an_outage_in_the_line_of_the_progress() -> None:
+    """The line is ended at exit, also if no byte was moved."""
+    terminal = Terminal()
+    with ProgressDisplay(terminal, quiet=False) as progress:
+        progress(TransferStarted(files=1, bytes=10 * MIB))
+        progress(WISH)
+
+    assert terminal.getvalue() == "\r\x1b[Khttp://host:1 asks to wait: 12 s (it answered 429)\n"

@@ -16,6 +16,7 @@ import pytest
 from hftransfer.testing import (
     CorruptByte,
     CutBody,
+    Drip,
     ExpireUrls,
     Fault,
     HubServer,
@@ -325,3 +326,36 @@ def test_huggingface_hub_survives_a_cut(repo: Repo, hub: HubServer) -> None:
     sent = [record.bytes_sent for record in hub.requests if record.host == "cdn"]
     assert len(sent) == 2
     assert sent[0] == 1000
+
+
+def test_drip(repo: Repo, hub: HubServer) -> None:
+    """The bytes before it arrive at once, those behind it one by one, and none is wrong."""
+    handle = hub.add_fault(Fault(host="cdn", action=Drip(100, after_bytes=1000)))
+    content = repo.blob(NAME).read_bytes()
+
+    with request(signed_url(hub)) as response:
+        assert response.read(1003) == content[:1003]
+        assert handle.count == 1
+    with request(signed_url(hub)) as response:
+        assert response.read() == content
+
+
+def test_fault_of_a_byte_and_of_a_connection(repo: Repo, hub: HubServer) -> None:
+    """`contains` hits the responses with that byte of the file, `when` what its function says."""
+    byte = hub.add_fault(Fault(host="cdn", contains=5000, action=Status(500), times=None))
+    second = hub.add_fault(Fault(when=lambda each: each.connection == 2, action=Status(418)))
+    url = signed_url(hub)
+
+    with request(url, Range="bytes=0-4999") as response:
+        assert response.status == 418  # on the second connection
+    with request(url, Range="bytes=0-4999") as response:
+        assert response.status == 206
+    with request(url, Range="bytes=5000-5000") as response:
+        assert response.status == 500
+    assert byte.count == second.count == 1
+
+
+def test_rate_of_a_drip_is_positive() -> None:
+    """`Stall` sends nothing."""
+    with pytest.raises(ValueError, match="positive"):
+        Drip(0)

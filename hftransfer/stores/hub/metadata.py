@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from hftransfer._core.digests import Digest
+from hftransfer._core.units import parse_count
 from hftransfer._http.status import is_redirect
 from hftransfer.errors import (
     AccessError,
@@ -24,7 +25,7 @@ from hftransfer.errors import (
     TransferError,
     redact,
 )
-from hftransfer.locations import HubLocation, safe_path
+from hftransfer.locations import HubLocation
 from hftransfer.stores.base import Entry
 
 __all__ = (
@@ -57,11 +58,8 @@ def entry_from_tree(item: Mapping[str, Any], root: str) -> Entry | None:
         item: of type ``file``, from the JSON of ``/api/models/…/tree/…``.
         root: folder or file of the repository; empty for all of it. Entry paths are relative
             to a folder; a file is listed under its name.
-
-    Raises:
-        LocationError: if the path leads out of the repository.
     """
-    path = safe_path(str(item["path"]))
+    path = str(item["path"])
     relative = path
     if root and path == root:
         relative = path.rpartition("/")[2]
@@ -96,12 +94,21 @@ def next_page(url: str, response: Response, endpoint: str) -> str | None:
         url: of this page.
         response: this page.
         endpoint: base URL of the Hub, without a slash at the end.
+
+    Raises:
+        RejectedError: if the link is not a URL.
     """
     link = _NEXT_LINK.search(response.headers.get("Link", ""))
     if link is None:
         return None
-    following: str = urljoin(url, link[1])
-    parts = urlsplit(following)
+    try:
+        following: str = urljoin(url, link[1])
+        parts = urlsplit(following)
+    except ValueError as error:
+        raise RejectedError(
+            f"{redact(url)}: the link to the next page of the listing is not a URL",
+            response=response,
+        ) from error
     if parts[:2] == urlsplit(endpoint)[:2]:
         return following
     return f"{endpoint}{parts.path}" + (f"?{parts.query}" if parts.query else "")
@@ -123,12 +130,13 @@ def entry_from_head(path: str, responses: Sequence[Response]) -> tuple[str, Entr
     size = _first(responses, "X-Linked-Size") or final_headers.get("Content-Length", "")
     commit = _first(responses, "X-Repo-Commit")
     digest = _digest(etag.removeprefix("W/").strip('"'))
-    if not _SHA1.fullmatch(commit) or digest is None or not size.isdecimal():
+    count = parse_count(size)
+    if not _SHA1.fullmatch(commit) or digest is None or count is None:
         raise RejectedError(
             f"{redact(last.url)}: the response does not name commit, etag and size of {path!r}: "
             "is there a proxy that removes headers?"
         )
-    return commit, Entry(path=path, size=int(size), digest=digest, etag=digest.value)
+    return commit, Entry(path=path, size=count, digest=digest, etag=digest.value)
 
 
 def _first(responses: Sequence[Response], header: str) -> str:

@@ -24,22 +24,21 @@ What happens after an error:
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
-from urllib.parse import quote, urljoin, urlsplit
+from typing import Literal, TypeVar
+from urllib.parse import quote, urlsplit
 
 import anyio
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.digests import Digest
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
-from hftransfer._http.status import is_redirect, status_error
+from hftransfer._http.status import is_redirect, redirect_target, status_error
 from hftransfer._io.retry import retrying
 from hftransfer.errors import (
     AccessError,
@@ -48,14 +47,14 @@ from hftransfer.errors import (
     RangeNotSupportedError,
     RejectedError,
     Response,
-    ServerError,
     SourceChangedError,
     TransferError,
     redact,
 )
 from hftransfer.locations import HubLocation
 from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import Entry
+from hftransfer.stores.base import Entry, ListingPage
+from hftransfer.stores.hub.api_json import COMMIT, commit_of, tree_items
 from hftransfer.stores.hub.metadata import (
     entry_from_head,
     entry_from_tree,
@@ -68,11 +67,15 @@ from hftransfer.stores.hub.url_guess import UrlGuesser
 
 __all__ = ("HubSource",)
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REDIRECTS = 20
 # CDNs have rejected valid ranges while they still served the whole body. After more
 # rejections in a row than this, ranges of the file are given up.
 _MAX_REJECTIONS = 2
+# Files of which the source remembers URLs: many times as many as are moved at a time. A file that
+# is forgotten while it is moved costs one more request.
+_MAX_REMEMBERED_FILES = 4096
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -126,8 +129,9 @@ class HubSource:
         self._headers = dict(headers)
         self._retry = retry
         self._content_urls: dict[str, _ContentUrl] = {}
+        """By path, of the files that were read last."""
         self._url_guesser = UrlGuesser()
-        self._guessed_paths: set[str] = set()
+        self._guessed_paths: dict[str, None] = {}
         """Repository paths that were requested at a guessed URL, each at most once: a file
         whose content turned out wrong is resolved when the engine reads it again."""
         self.commit: str | None = None
@@ -149,32 +153,47 @@ class HubSource:
         """
         if self.commit is None:
             revision = self._location.revision or "main"
-            if _COMMIT.fullmatch(revision):
+            if COMMIT.fullmatch(revision):
                 self.commit = revision
             else:
                 url = f"{self._api_url}/revision/{quote(revision, safe='')}"
                 response = await self._get_json(url)
-                self.commit = str(_json(response)["sha"])
+                self.commit = commit_of(response)
         return self.commit
 
     async def list(self) -> Sequence[Entry]:
+        return [entry async for page in self.pages() for entry in page.entries]
+
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield what `list` returns, a page of the Hub's listing at a time.
+
+        Of a folder or a file only pages that have files of it are yielded, so that `single` is
+        known with the first one.
+        """
         commit = await self.resolve()
         root = self._location.path
         url: str | None = f"{self._api_url}/tree/{commit}?recursive=true&expand=false"
-        entries = []
+        is_empty = True
+        pages: set[str] = set()
         while url is not None:
+            if url in pages:
+                raise RejectedError(f"{redact(url)}: the listing repeats this page without end")
+            pages.add(url)
             response = await self._get_json(url)
-            for item in _json(response):
+            url = next_page(url, response, self._endpoint)
+            entries = []
+            for item in tree_items(response):
                 if item.get("type") != "file":
                     continue
                 entry = entry_from_tree(item, root)
                 if entry is not None:
                     entries.append(entry)
                     self.single = self.single or repo_path(entry) == root
-            url = next_page(url, response, self._endpoint)
-        if not entries and root:
-            raise NotFoundError(f"{self.location}: no such file or folder at commit {commit}")
-        return entries
+            if url is None and is_empty and not entries and root:
+                raise NotFoundError(f"{self.location}: no such file or folder at commit {commit}")
+            if entries or url is None:
+                is_empty = False
+                yield ListingPage(entries, is_last=url is None)
 
     async def find(self, path: str) -> Entry:
         """Return the entry of one file and set `commit`, without a listing.
@@ -198,6 +217,9 @@ class HubSource:
 
     # Reading content.
 
+    async def received_digest(self, entry: Entry) -> Digest | None:
+        return None  # the listing has every digest that the Hub states
+
     async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
         if buffer.limit == entry.size and not buffer.filled:
             await self._fill_whole(entry, buffer)
@@ -206,7 +228,10 @@ class HubSource:
 
     async def _fill_range(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
         """Read a range from the file's content URL, which all chunks share."""
-        content_url = self._content_urls.setdefault(entry.path, _ContentUrl())
+        content_url = self._content_urls.get(entry.path)
+        if content_url is None:
+            content_url = _ContentUrl()
+            _set_bounded(self._content_urls, entry.path, content_url)
         url = await self._resolved(entry, content_url)
         try:
             redirect = await self._client.fill(
@@ -215,9 +240,8 @@ class HubSource:
         except (AccessError, NotFoundError) as error:
             raise self._after_rejection(entry, content_url, url, error) from error
         if redirect is not None:
-            unexpected = RejectedError(
-                f"{redact(redirect.url)}: redirected again", response=redirect
-            )
+            # Without the response, whose Location may be signed.
+            unexpected = RejectedError(f"{redact(redirect.url)}: redirected again")
             raise self._after_rejection(entry, content_url, url, unexpected)
         content_url.rejections = 0
 
@@ -273,7 +297,7 @@ class HubSource:
         url = self._url_guesser.guess(path, entry.digest.value)
         if url is None:
             return False
-        self._guessed_paths.add(path)
+        _set_bounded(self._guessed_paths, path, None)
         try:
             redirect = await self._fill_without_range(url, entry, buffer)
         except (AccessError, NotFoundError, RejectedError, SourceChangedError):
@@ -293,7 +317,7 @@ class HubSource:
                 raise self._explain(error) from error
             if redirect is None:
                 return url
-            url = _redirect_target(url, redirect)
+            url = redirect_target(url, redirect)
         raise _too_many_redirects(url)
 
     async def _fill_without_range(
@@ -319,7 +343,7 @@ class HubSource:
                 if not isinstance(body, Response):
                     yield body
                     return
-                url = _redirect_target(url, body)
+                url = redirect_target(url, body)
         raise _too_many_redirects(url)
 
     # Requests to the Hub.
@@ -333,7 +357,7 @@ class HubSource:
         for _ in range(_MAX_REDIRECTS):
             response = await self._client.request("GET", url, headers=self._headers_for(url))
             if is_redirect(response):
-                url = _redirect_target(url, response)
+                url = redirect_target(url, response)
             elif response.status != 200:
                 raise self._explain(status_error(response))
             else:
@@ -361,7 +385,7 @@ class HubSource:
                 if response.status != 200:
                     raise self._explain(status_error(response))
                 return responses, url
-            url = _redirect_target(url, response)
+            url = redirect_target(url, response)
             if not self._is_on_hub(url):
                 return responses, url
         raise _too_many_redirects(url)
@@ -388,18 +412,11 @@ class HubSource:
         return explain_hub_error(error, self._location, self._endpoint)
 
 
-def _json(response: Response) -> Any:
-    try:
-        return json.loads(response.body)
-    except ValueError as error:
-        # A captive portal or an error page in place of the API.
-        raise ServerError(
-            f"{redact(response.url)}: the response is not JSON", response=response
-        ) from error
-
-
-def _redirect_target(url: str, redirect: Response) -> str:
-    return urljoin(url, redirect.headers["Location"])
+def _set_bounded(values: dict[str, T], path: str, value: T) -> None:
+    """Set the value of a file, and forget that of the one that was set first if they are many."""
+    if len(values) >= _MAX_REMEMBERED_FILES:
+        del values[next(iter(values))]
+    values[path] = value
 
 
 def _too_many_redirects(url: str) -> RejectedError:

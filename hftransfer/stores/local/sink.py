@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -19,31 +20,31 @@ import anyio.to_thread
 from hftransfer._core.digests import chunk_digest
 from hftransfer._core.manifest import FileManifest, Manifest
 from hftransfer._core.memory import available_page_cache
+from hftransfer._core.pieces import Piece
 from hftransfer._core.plan import Chunk, PartLimits
 from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer._io.direct_io import DirectIO
+from hftransfer._io.disk_space import FreeSpace, PlannedFile
 from hftransfer._io.os_errors import map_write_errors
-from hftransfer._io.partial_file import (
-    PartialFile,
-    remove_stale_partials,
-)
+from hftransfer._io.partial_file import PartialFile
+from hftransfer._io.stale_partials import StalePartials
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
 from hftransfer.errors import (
     DestinationError,
-    DiskFullError,
     IntegrityError,
     UnsupportedError,
 )
 from hftransfer.locations import safe_path
-from hftransfer.stores.base import Entry, FileSink
+from hftransfer.stores.base import Entry, FileSink, PieceWrite
+from hftransfer.stores.local.listing import special_kind
+from hftransfer.stores.names import LocalNameCheck, refuse_bad_names
 
 __all__ = (
     "LocalFileSink",
     "LocalSink",
     "SmallFileSink",
-    "check_destination",
     "is_small_file",
     "partial_file_prefix",
 )
@@ -70,25 +71,15 @@ def _target_prefix(target: Path) -> str:
     return "." + os.fsencode(target.name)[:120].decode("utf-8", errors="ignore")
 
 
-def check_destination(folder: Path, size: int) -> None:
-    """Check that `folder`, or its nearest existing parent, can take `size` bytes of files.
-
-    Raises:
-        DestinationError: if a file is in the way or the folder is not writable.
-        DiskFullError: if the file system has less than `size` bytes free.
-    """
-    existing = folder
-    with map_write_errors(folder):
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        if not existing.is_dir():
-            raise DestinationError(f"cannot write to {folder}: {existing} is a file")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise DestinationError(f"cannot write to {folder}: {existing} is not writable")
-        status = os.statvfs(existing)
-    free = status.f_bavail * status.f_frsize
-    if free < size:
-        raise DiskFullError(f"no space in {existing}: {size} bytes are needed, {free} are free")
+def _refuse_special(target: Path) -> None:
+    """Raise DestinationError if `target` is a device, FIFO or socket: a file would replace it."""
+    with map_write_errors(target):
+        try:
+            kind = special_kind(target.stat().st_mode)
+        except FileNotFoundError:
+            return
+    if kind:
+        raise DestinationError(f"cannot write {target}: it is {kind}, which a file would replace")
 
 
 class LocalFileSink:
@@ -165,7 +156,11 @@ class LocalFileSink:
 
     @property
     def resumable_chunks(self) -> Mapping[int, str]:
-        return self._partial.resumable_chunks
+        return self._partial.resumable.chunks
+
+    @property
+    def resumable_pieces(self) -> Mapping[int, Sequence[Piece]]:
+        return self._partial.resumable.pieces
 
     async def read_into(self, chunk: Chunk, buffer: memoryview) -> None:
         read = partial(self._partial.read_into, chunk.start, buffer)
@@ -174,6 +169,17 @@ class LocalFileSink:
 
     async def write(self, chunk: Chunk, data: memoryview, digest: str) -> None:
         write = partial(self._partial.write, chunk.index, chunk.start, data, digest)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
+
+    async def write_pieces(self, writes: Sequence[PieceWrite]) -> None:
+        pieces = [(write.chunk.index, write.piece, write.start, write.data) for write in writes]
+        write = partial(self._partial.write_pieces, pieces)
+        await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
+
+    async def write_ranges(
+        self, chunk: Chunk, ranges: Sequence[tuple[int, memoryview]], digest: str
+    ) -> None:
+        write = partial(self._partial.write_ranges, chunk.index, ranges, digest)
         await anyio.to_thread.run_sync(write, limiter=self._thread_limiter)
 
     async def commit(self, manifest: FileManifest) -> None:
@@ -185,7 +191,7 @@ class LocalFileSink:
         await anyio.to_thread.run_sync(publish)
 
     async def abort(self, *, discard: bool) -> None:
-        # Without a chunk in the journal there is nothing to resume.
+        # Without a record in the journal there is nothing to resume.
         def abandon() -> None:
             if discard or self._partial.journal.is_empty:
                 self._partial.remove()
@@ -241,6 +247,7 @@ class LocalSink:
     """
 
     limits = PartLimits()
+    is_file_tree: Literal[True] = True
 
     def __init__(
         self,
@@ -255,6 +262,9 @@ class LocalSink:
         self._fsync = fsync
         self._direct_io = direct_io
         self._write_policy: WritePolicy | None = None
+        self._free_space: FreeSpace | None = None
+        """Set by `prepare` for the first page."""
+        self._stale = StalePartials()
         self._batch = ThreadBatch(allow_inline=not fsync)
         self._folders = DestinationFolders(path.parent if single else path)
 
@@ -265,11 +275,38 @@ class LocalSink:
     def _target(self, path: str) -> Path:
         return self._path if self._single else self._path / safe_path(path)
 
+    def name_check(self) -> Callable[[str], str | None]:
+        return (lambda path: None) if self._single else LocalNameCheck()
+
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        folder = self._path.parent if self._single else self._path
+        refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
+        await anyio.to_thread.run_sync(self._prepare, entries)
+
+    def _prepare(self, entries: Sequence[Entry]) -> None:
+        if self._free_space is None or self._write_policy is None:
+            folder = self._path.parent if self._single else self._path
+            self._free_space = FreeSpace.of(folder, self._stale)
+            self._write_policy = WritePolicy(self._direct_io, 0, available_page_cache())
+            if self._single:
+                _refuse_special(self._path)
         size = sum(entry.size for entry in entries)
-        await anyio.to_thread.run_sync(check_destination, folder, size)
-        self._write_policy = WritePolicy(self._direct_io, size, available_page_cache())
+        self._free_space.require(size, partial(self._planned, entries))
+        self._write_policy.grow(size)
+        for entry in entries:
+            target = self._target(entry.path)
+            self._stale.find(target.parent, _target_prefix(target))
+
+    def _planned(self, entries: Sequence[Entry]) -> list[PlannedFile]:
+        targets = [self._target(entry.path) for entry in entries]
+        return [
+            PlannedFile(
+                target,
+                entry.size,
+                target.parent,
+                partial_file_prefix(target, entry.identity, entry.size),
+            )
+            for target, entry in zip(targets, entries, strict=True)
+        ]
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)
@@ -292,13 +329,5 @@ class LocalSink:
 
     async def finish(self, manifest: Manifest) -> None:
         """Remove partial files of other contents of the files that were moved."""
-        prefixes: dict[Path, set[str]] = {}
-        for path in manifest.files:
-            target = self._target(path)
-            prefixes.setdefault(target.parent, set()).add(_target_prefix(target))
-
-        def clean() -> None:
-            for folder, names in prefixes.items():
-                remove_stale_partials(folder, names)
-
-        await anyio.to_thread.run_sync(clean)
+        await anyio.to_thread.run_sync(self._stale.remove)
+        self._free_space = self._write_policy = None

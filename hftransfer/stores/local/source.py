@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,25 +18,25 @@ from hftransfer._io.file_range import (
     read_fully,
     read_fully_nowait,
 )
+from hftransfer._io.file_version import FileVersion
 from hftransfer._io.os_errors import map_read_errors, source_changed
-from hftransfer._io.partial_file import is_partial_file_name
-from hftransfer.errors import AccessError, NotFoundError, TransferError
-from hftransfer.locations import safe_path
-from hftransfer.stores.base import Entry, FillStream
+from hftransfer.errors import TransferError, UnsupportedError
+from hftransfer.stores.base import Entry, FillStream, ListingPage
+from hftransfer.stores.local.listing import FileListing, open_for_reading
 
 __all__ = ("LocalSource",)
 
 # Copying this many bytes from the page cache takes less time than waking a worker thread.
 _INLINE_READ_BYTES = 256 * 1024
-# Where huggingface_hub keeps the metadata of a `local_dir` download, below that folder.
-_LOCAL_DIR_METADATA = (".cache", "huggingface")
+_PAGE_SIZE = 1000
 
 
 class LocalSource:
     """A file, or all files below a folder. Links to files are followed, links to folders are not.
 
     Partial files of interrupted transfers and huggingface_hub's ``.cache/huggingface`` metadata
-    are left out. The etag of an entry is the file's inode, size and modification time.
+    are left out. The etag of an entry names the file, its size and the time of its last change
+    (`FileVersion`), and every read compares it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,19 +52,18 @@ class LocalSource:
         return str(self._path)
 
     async def list(self) -> Sequence[Entry]:
-        return await anyio.to_thread.run_sync(self._list)
+        return [entry async for page in self.pages() for entry in page.entries]
 
-    def _list(self) -> Sequence[Entry]:
-        try:
-            self.single = self._path.is_file()
-            if self.single:
-                return [_entry(str(self._path), self._path.name)]
-            if not self._path.is_dir():
-                raise NotFoundError(f"{self._path}: no such file or folder")
-            root = str(self._path)
-            return [_entry(f"{root}/{name}", name) for name in _walk(root)]
-        except PermissionError as error:
-            raise AccessError(f"cannot read {error.filename}: {error.strerror}") from error
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield the file, or the files of the folder sorted by the UTF-8 bytes of their paths."""
+        listing = await anyio.to_thread.run_sync(FileListing, self._path)
+        self.single = listing.single
+        is_last = False
+        while not is_last:
+            # In one thread call per page: one call per file takes longer than to copy a small file.
+            page = await anyio.to_thread.run_sync(listing.next_page, _PAGE_SIZE)
+            is_last = len(page) < _PAGE_SIZE
+            yield ListingPage(page, is_last)
 
     async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
         remaining = buffer.remaining
@@ -86,12 +85,14 @@ class LocalSource:
         """
         path = self._path_of(entry)
         with map_read_errors(path):
-            fd = _open(path)
+            fd = open_for_reading(path)
             try:
                 read = read_fully if wait else read_fully_nowait
                 count = read(fd, buffer, start)
                 is_changed = _is_changed(fd, entry)
             except OSError as error:
+                if _is_changed(fd, entry):  # perhaps into a FIFO, or a folder
+                    raise source_changed(path) from error
                 if wait or error.errno not in UNSUPPORTED_ERRNOS:
                     raise
                 self._can_read_inline = False
@@ -100,15 +101,20 @@ class LocalSource:
                 os.close(fd)
         if count is None:
             return False
-        if count < len(buffer) or is_changed:
+        if is_changed:
             raise source_changed(path)
+        if count < len(buffer):
+            raise UnsupportedError(
+                f"{path} is a file of the system that has less content than its size of "
+                f"{entry.size} bytes; only regular files can be copied"
+            )
         return True
 
     @asynccontextmanager
     async def open_file(self, entry: Entry) -> AsyncIterator[FileRange]:
         path = self._path_of(entry)
         with map_read_errors(path):
-            fd = await anyio.to_thread.run_sync(_open, path)
+            fd = await anyio.to_thread.run_sync(open_for_reading, path)
         try:
             whole = FileRange.whole(fd, path)
             if _is_changed(fd, entry):
@@ -128,35 +134,5 @@ class LocalSource:
         yield FillStream(self, entry)
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
 def _is_changed(fd: int, entry: Entry) -> bool:
-    return _etag(os.fstat(fd)) != entry.etag
-
-
-def _etag(status: os.stat_result) -> str:
-    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-
-
-def _walk(root: str) -> Iterator[str]:
-    """Yield the paths of the files below `root`, relative to it, in a stable order."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, names, files in os.walk(root, onerror=fail):
-        names.sort()
-        inside = folder[len(root) :].strip("/")
-        if inside == _LOCAL_DIR_METADATA[0] and _LOCAL_DIR_METADATA[1] in names:
-            names.remove(_LOCAL_DIR_METADATA[1])
-        prefix = f"{inside}/" if inside else ""
-        for name in sorted(files):
-            if not is_partial_file_name(name):
-                yield prefix + name
-
-
-def _entry(path: str, name: str) -> Entry:
-    status = os.stat(path)
-    return Entry(path=safe_path(name), size=status.st_size, etag=_etag(status))
+    return FileVersion.of(os.fstat(fd)).etag != entry.etag

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
 
-from hftransfer.errors import AccessError, OptionsError, TransientError
+from hftransfer.errors import AccessError, OptionsError, TransientError, redact
 from hftransfer.options import S3Options
 from hftransfer.stores.s3.signing import Credentials, encoded_path
 
@@ -70,6 +70,8 @@ class _EnvironmentSettings:
     ca_bundle: str | None
     credentials: Credentials | None
     """None if requests are anonymous."""
+    request_checksums: str | None
+    response_checksums: str | None
 
 
 def _read_environment(
@@ -80,7 +82,8 @@ def _read_environment(
         return None
     if any(_exists(environ.get(name) or default) for name, default in _CONFIGURATION_FILES):
         return None
-    credentials = _explicit_credentials(options)
+    endpoint_url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    credentials = _explicit_credentials(options, endpoint_url)
     if credentials is None and not options.anonymous:
         key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
         if not key or not secret:
@@ -90,16 +93,25 @@ def _read_environment(
         credentials = Credentials(key, secret, token or None)
     return _EnvironmentSettings(
         region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
-        endpoint_url=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"),
+        endpoint_url=endpoint_url,
         ca_bundle=environ.get("AWS_CA_BUNDLE"),
         credentials=credentials,
+        request_checksums=environ.get("AWS_REQUEST_CHECKSUM_CALCULATION"),
+        response_checksums=environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION"),
     )
 
 
-def _explicit_credentials(options: S3Options) -> Credentials | None:
-    if options.access_key_id is None or options.secret_access_key is None:
+def _explicit_credentials(options: S3Options, endpoint_url: str | None) -> Credentials | None:
+    """Return the credentials of the options, or else those in the URL of the endpoint."""
+    if options.access_key_id is not None and options.secret_access_key is not None:
+        return Credentials(options.access_key_id, options.secret_access_key, options.session_token)
+    url = options.endpoint_url or endpoint_url
+    if url is None or options.anonymous or options.profile is not None or not _is_http_url(url):
         return None
-    return Credentials(options.access_key_id, options.secret_access_key, options.session_token)
+    parts = urlsplit(url)
+    if not parts.username or not parts.password:
+        return None
+    return Credentials(unquote(parts.username), unquote(parts.password))
 
 
 def _exists(path: str) -> bool:
@@ -135,7 +147,7 @@ class Account:
         """What the user sets to change `verify`, for messages."""
         if self.endpoint_url is not None and not _is_http_url(self.endpoint_url):
             raise OptionsError(
-                f"S3 options: the endpoint {self.endpoint_url!r} is not an http(s) URL; "
+                f"S3 options: the endpoint {redact(self.endpoint_url)!r} is not an http(s) URL; "
                 "write it as http://HOST:PORT or https://HOST"
             )
         if not _REGION.fullmatch(self.region):
@@ -143,6 +155,16 @@ class Account:
                 f"S3 options: {self.region!r} is not a region name; "
                 f"set region_name or AWS_REGION to one such as {_DEFAULT_REGION}"
             )
+        self.request_checksums = _checksum_setting(
+            "AWS_REQUEST_CHECKSUM_CALCULATION", settings.request_checksums
+        )
+        """``when_supported``: uploads carry a checksum if the store verifies it;
+        ``when_required``: none, and their MD5 is compared."""
+        self.response_checksums = _checksum_setting(
+            "AWS_RESPONSE_CHECKSUM_VALIDATION", settings.response_checksums
+        )
+        """``when_supported``: downloads are compared with what the store states;
+        ``when_required``: only `AsyncClient.verify` does so."""
         self._credentials: Credentials | None = None
         # Concurrent requests share one refresh.
         self._refresh_lock = anyio.Lock()
@@ -192,7 +214,8 @@ class Account:
         return self._resolver is not None and self._resolver.needs_refresh()
 
     async def _fetch_credentials(self) -> Credentials:
-        if (explicit := _explicit_credentials(self._options)) is not None:
+        explicit = _explicit_credentials(self._options, self.endpoint_url)
+        if explicit is not None:
             return explicit
         if self._resolver is None:
             settings = await anyio.to_thread.run_sync(_read_environment, self._options, os.environ)
@@ -270,6 +293,22 @@ def _parse_endpoint(url: str, region: str, service: str = "s3") -> BucketEndpoin
         region=region,
         service=service,
     )
+
+
+def _checksum_setting(name: str, value: str | None) -> str:
+    """Return a setting of the AWS SDKs in lower case; the default is ``when_supported``.
+
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html
+
+    Raises:
+        OptionsError: if it has another value than the two that exist.
+    """
+    setting = (value or "when_supported").lower()
+    if setting not in ("when_supported", "when_required"):
+        raise OptionsError(
+            f"S3 options: {name} is {value!r}; it must be when_supported or when_required"
+        )
+    return setting
 
 
 def _is_http_url(url: str) -> bool:

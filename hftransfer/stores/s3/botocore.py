@@ -130,6 +130,12 @@ class CredentialResolver:
                 "AWS_REGION"
             ) or self._session.get_config_variable("region")
             self.endpoint_url = _endpoint_url(self._session, scoped)
+            self.request_checksums: str | None = self._session.get_config_variable(
+                "request_checksum_calculation"
+            )
+            self.response_checksums: str | None = self._session.get_config_variable(
+                "response_checksum_validation"
+            )
             self.ca_bundle: str | None = self._session.get_config_variable("ca_bundle")
         except (botocore.BotoCoreError, ValueError) as error:
             raise botocore_error(error, "S3 options") from error

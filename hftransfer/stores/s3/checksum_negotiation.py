@@ -36,6 +36,11 @@ class ChecksumNegotiation:
         return self._candidates[0] if self._candidates else None
 
     @property
+    def confirmed(self) -> bool:
+        """True once a response has repeated the candidate."""
+        return self._confirmed
+
+    @property
     def settled(self) -> bool:
         """True once the candidate cannot change any more."""
         return self._confirmed or not self._candidates

@@ -1,15 +1,16 @@
 """The client of one S3 account: every request, signed and sent over `HttpClient`.
 
-`Account` finds the endpoint and the credentials, `Signer` signs, and this module sends. No SDK
-builds the requests: a HeadObject costs aiobotocore about 0.4 ms of CPU time before a byte is
-sent, while `Signer` needs about 5 µs; and an SDK would bring its own connections and retries.
+`Account` finds the endpoint and the credentials, `RequestSigner` signs, follows redirects and fixes
+rejected requests, and this module sends. No SDK builds the requests: a HeadObject costs aiobotocore
+about 0.4 ms of CPU time before a byte is sent, while `Signer` needs about 5 µs; and an SDK would
+bring its own connections and retries.
 
 A failed request is handled on three levels, which this package keeps apart:
 
 - *Recover*: the response says what is wrong with the request (another region, a wrong clock,
-  expired credentials). `S3Client` fixes the cause and sends the request once more, without
-  waiting. Checksum negotiation does the same for a checksum that the store rejects: once per
-  candidate, of which there are at most three.
+  expired credentials, an optional header that is not supported). `RequestSigner` fixes the cause,
+  and the request is sent once more, without waiting. Checksum negotiation does the same for a
+  checksum that the store rejects: once per candidate, of which there are at most three.
 - *Retry*: a `TransientError` may not occur the next time. `hftransfer._io.retry.retrying` sends
   again after a backoff. Each request has one such level: the engine retries `S3Source.fill`,
   `S3Source.stream` and `FileSink.write`; `S3Client.call` and this package's own uses of `retrying`
@@ -20,15 +21,14 @@ A failed request is handled on three levels, which this package keeps apart:
 They nest as restart > retry > recover. Below them `HttpClient` replaces, once, an idle connection
 that the server has closed. Between retry and recover a late part is sent twice (`hedging`), which
 shortens an attempt. What bounds the total is `RetryPolicy`: no attempt of an operation starts
-later than `deadline` seconds after its first failure, or after `attempts` attempts; progress of a
-download begins a new count. No other level waits between its attempts. A retry that gives up fails
+later than `deadline` seconds after its first failure; progress of a download, and the end of an
+outage, begin a new count. No other level waits between its attempts. A retry that gives up fails
 the transfer and is not restarted, so a store that stays down is reported after one deadline and
 the timeouts of one attempt.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -42,54 +42,27 @@ from hftransfer._core.byte_range import ByteRangeBuffer
 from hftransfer._core.checksums import COMBINABLE, upload_checksums
 from hftransfer._core.streams import ByteStream
 from hftransfer._http.client import HttpClient
-from hftransfer._http.status import parse_http_date
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_range import Body
 from hftransfer._io.limiter import ResizableLimiter
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
 from hftransfer._io.retry import retrying
-from hftransfer.errors import Response, TransferError
+from hftransfer.errors import Response, TransferError, redact
 from hftransfer.options import S3Options, TransferOptions
-from hftransfer.stores.s3.account import Account, BucketEndpoint
+from hftransfer.stores.s3.account import Account
 from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
+from hftransfer.stores.s3.conditions import BucketConditions
 from hftransfer.stores.s3.errors import response_error
 from hftransfer.stores.s3.hedging import HedgeTimer
-from hftransfer.stores.s3.signing import Credentials, Signer, canonical_query, encoded_path
-from hftransfer.stores.s3.xml import element
+from hftransfer.stores.s3.redirects import MAX_REDIRECTS
+from hftransfer.stores.s3.requests import Request, RequestSigner, SignedRequest
 
 __all__ = ("S3Client",)
 
 # An upload waits longer for the store than a download does, so more of them run at once.
 _UPLOADS_PER_CONNECTION = 2
 _DEFAULT_UPLOADS = 32
-_EXPIRED_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
-_CLOCK_CODES = ("RequestTimeTooSkewed", "RequestInTheFuture")
-
-
-class _Request(NamedTuple):
-    """One request before it is signed; nothing in it is encoded."""
-
-    method: str
-    bucket: str
-    key: str
-    """Empty for the bucket itself."""
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-
-    @property
-    def subject(self) -> tuple[str, str]:
-        """Bucket, and the key or prefix, that an error message names."""
-        return self.bucket, self.key or self.query.get("prefix", "")
-
-
-class _SignedRequest(NamedTuple):
-    """A request as it is sent, and what it was signed with."""
-
-    url: str
-    headers: Mapping[str, str]
-    region: str
-    credentials: Credentials | None
-    """None if the request is anonymous."""
 
 
 class _FillFailure(NamedTuple):
@@ -110,6 +83,7 @@ class S3Client:
         options: connections (per direction), timeouts and the retry policy.
         rate_limiter: the bandwidth limit that all stores of a client share; None for no limit.
         buffers: the data memory that all stores of a client share. Default: memory of its own.
+        origins: as of `HttpClient`.
     """
 
     def __init__(
@@ -119,6 +93,7 @@ class S3Client:
         *,
         rate_limiter: RateLimiter | None = None,
         buffers: BufferPool | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self.s3 = s3
         self.options = options
@@ -128,6 +103,8 @@ class S3Client:
             [name for name in upload_checksums() if name in COMBINABLE]
         )
         """Negotiates the checksum of parts, which must combine to that of the whole object."""
+        self.compares_responses = options.verify
+        """True if objects are compared with the checksum or the MD5 that the store states."""
         connections = options.connections
         uploads = _DEFAULT_UPLOADS if connections is None else _UPLOADS_PER_CONNECTION * connections
         self.hedge_timer = HedgeTimer(uploads)
@@ -135,14 +112,13 @@ class S3Client:
         """Limits the request bodies and part copies in flight. It is acquired last, just before a
         request, when the caller already holds the chunk's buffer."""
         self._rate_limiter = rate_limiter
+        self._origins = origins
         self.buffers = buffers or BufferPool(options.resolved_memory_budget)
         self._stack = AsyncExitStack()
         self._account: Account | None = None
         self._http: HttpClient | None = None
-        self._endpoints: dict[str, BucketEndpoint] = {}
-        self._signers: dict[tuple[str, str], Signer] = {}  # by region and service
-        # Seconds by which the store's clock is ahead of this machine's.
-        self._clock_offset = 0.0
+        self._signer: RequestSigner | None = None
+        self._conditions: dict[str, BucketConditions] = {}
 
     async def __aenter__(self) -> S3Client:
         """Resolve the account; no request is sent.
@@ -151,12 +127,19 @@ class S3Client:
             OptionsError: if the profile, region or endpoint cannot be used.
         """
         self._account = await anyio.to_thread.run_sync(Account, self.s3)
+        self._signer = RequestSigner(self._account, self.describe)
+        if self._account.request_checksums == "when_required":
+            self.put_checksums = ChecksumNegotiation(())
+            self.part_checksums = ChecksumNegotiation(())
+        if self._account.response_checksums == "when_required":
+            self.compares_responses = False
         self._http = HttpClient(
             self.options.timeouts,
             verify=self._account.verify,
             verify_setting=self._account.verify_setting,
             rate_limiter=self._rate_limiter,
             loops=self.options.loops,
+            origins=self._origins,
         )
         self._stack.push_async_callback(self._http.aclose)
         return self
@@ -179,12 +162,25 @@ class S3Client:
         assert self._http is not None, "S3Client is not open"
         return self._http
 
+    @property
+    def _requests(self) -> RequestSigner:
+        assert self._signer is not None, "S3Client is not open"
+        return self._signer
+
+    def conditions(self, bucket: str) -> BucketConditions:
+        """Return what is known of the conditional writes of `bucket`."""
+        found = self._conditions.get(bucket)
+        if found is None:
+            found = BucketConditions.make(documented=self.account.endpoint_url is None)
+            self._conditions[bucket] = found
+        return found
+
     def describe(self, bucket: str, key: str = "") -> str:
         """Return the name of an object or bucket and its endpoint, with which messages start."""
         endpoint = self.account.endpoint_url
         if endpoint is None:
             return f"s3://{bucket}/{key} in {self.account.region}"
-        return f"s3://{bucket}/{key} at {endpoint}"
+        return f"s3://{bucket}/{key} at {redact(endpoint)}"
 
     async def send(
         self,
@@ -195,6 +191,7 @@ class S3Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
+        repeatable: bool = False,
     ) -> Response:
         """Send a request, with recovery and without retries, and return the response.
 
@@ -205,25 +202,37 @@ class S3Client:
             query: parameters, not encoded.
             headers: further headers, which are signed.
             body: in memory or in a file; sent in place and not hashed.
+            repeatable: see `HttpClient.request`.
 
         Raises:
             TransferError: for any status but 2xx, see `hftransfer.stores.s3.errors`.
         """
-        request = _Request(method, bucket, key, query or {}, headers or {})
-        signed, response = await self._send_once(request, body)
-        if not _is_success(response) and await self._recover_from(response, request, signed):
-            _, response = await self._send_once(request, body)
+        request = Request(method, bucket, key, query or {}, headers or {})
+        signed, response = await self._send_once(request, body, repeatable)
+        if not _is_success(response) and await self._requests.recover_from(
+            response, request, signed
+        ):
+            _, response = await self._send_once(request, body, repeatable)
         if not _is_success(response):
             raise response_error(response, self.describe(*request.subject))
         return response
 
     async def _send_once(
-        self, request: _Request, body: Body | None
-    ) -> tuple[_SignedRequest, Response]:
-        signed = await self._sign(request)
-        response = await self.http.request(
-            request.method, signed.url, headers=signed.headers, body=body
-        )
+        self, request: Request, body: Body | None, repeatable: bool
+    ) -> tuple[SignedRequest, Response]:
+        signed = await self._requests.sign(request)
+        for _ in range(MAX_REDIRECTS):
+            response = await self.http.request(
+                request.method,
+                signed.url,
+                headers=signed.headers,
+                body=body,
+                repeatable=repeatable,
+            )
+            redirected = await self._requests.follow(request, signed, response)
+            if redirected is None:
+                break
+            signed = redirected
         return signed, response
 
     async def call(
@@ -272,37 +281,47 @@ class S3Client:
             TransferError: as `HttpClient.fill`; an error response as `send`.
         """
         whole = buffer.filled == 0 and buffer.start == 0 and buffer.limit == size
-        request = _Request("GET", bucket, key, {}, headers)
+        request = Request("GET", bucket, key, {}, headers)
         fill = partial(self._fill_once, request, buffer, size, not whole, on_headers)
         signed, failure = await fill()
-        if failure is not None and await self._recover_from(failure.response, request, signed):
+        if failure is not None and await self._requests.recover_from(
+            failure.response, request, signed
+        ):
             _, failure = await fill()
         if failure is not None:
             raise response_error(failure.response, self.describe(bucket, key)) from failure.cause
 
     async def _fill_once(
         self,
-        request: _Request,
+        request: Request,
         buffer: ByteRangeBuffer,
         size: int,
         ranged: bool,
         on_headers: Callable[[Mapping[str, str]], object] | None,
-    ) -> tuple[_SignedRequest, _FillFailure | None]:
-        signed = await self._sign(request)
-        try:
-            redirect = await self.http.fill(
-                signed.url,
-                buffer,
-                size=size,
-                headers=signed.headers,
-                ranged=ranged,
-                on_headers=on_headers,
-            )
-        except TransferError as error:
-            if error.response is None:
-                raise
-            return signed, _FillFailure(error.response, error)
-        return signed, None if redirect is None else _FillFailure(redirect, None)
+    ) -> tuple[SignedRequest, _FillFailure | None]:
+        signed = await self._requests.sign(request)
+        for _ in range(MAX_REDIRECTS):
+            try:
+                response = await self.http.fill(
+                    signed.url,
+                    buffer,
+                    size=size,
+                    headers=signed.headers,
+                    ranged=ranged,
+                    on_headers=on_headers,
+                )
+            except TransferError as error:
+                if error.response is None:
+                    raise
+                return signed, _FillFailure(error.response, error)
+            if response is None:
+                return signed, None
+            redirect = response
+            redirected = await self._requests.follow(request, signed, redirect)
+            if redirected is None:
+                break
+            signed = redirected
+        return signed, _FillFailure(redirect, None)
 
     @asynccontextmanager
     async def stream(
@@ -314,69 +333,28 @@ class S3Client:
             TransferError: as `fill`.
         """
         description = self.describe(bucket, key)
-        signed = await self._sign(_Request("GET", bucket, key, {}, headers))
-        async with AsyncExitStack() as stack:
-            # Only the opening is inside `try`: errors of the caller's block pass unchanged.
-            try:
-                body = await stack.enter_async_context(
-                    self.http.stream(signed.url, size=size, headers=signed.headers)
-                )
-            except TransferError as error:
-                if error.response is None:
-                    raise
-                raise response_error(error.response, description) from error
-            if isinstance(body, Response):
-                raise response_error(body, description)
-            yield body
-
-    async def _sign(self, request: _Request) -> _SignedRequest:
-        endpoint = self._endpoints.get(request.bucket)
-        if endpoint is None:
-            endpoint = self.account.bucket_endpoint(request.bucket)
-            self._endpoints[request.bucket] = endpoint
-        path = f"{endpoint.prefix}/{encoded_path(request.key)}"
-        query = canonical_query(request.query) if request.query else ""
-        url = f"{endpoint.origin}{path}?{query}" if query else f"{endpoint.origin}{path}"
-        if self.account.anonymous:
-            return _SignedRequest(url, request.headers, endpoint.region, None)
-        credentials = await self.account.credentials()
-        scope = (endpoint.region, endpoint.service)
-        signer = self._signers.get(scope)
-        if signer is None or signer.credentials is not credentials:
-            signer = self._signers[scope] = Signer(credentials, *scope)
-        now = time.time() + self._clock_offset
-        headers = signer.sign(request.method, endpoint.host, path, query, request.headers, now=now)
-        return _SignedRequest(url, headers, endpoint.region, credentials)
-
-    async def _recover_from(
-        self, response: Response, request: _Request, signed: _SignedRequest
-    ) -> bool:
-        """Fix what an error response complains about; return True if the request may succeed now.
-
-        Args:
-            response: to `signed`.
-            request: before it was signed.
-            signed: `request` as it was sent.
-        """
-        body = response.body.decode(errors="replace")
-        code = element(body, "Code")
-        region = response.headers.get("X-Amz-Bucket-Region") or element(body, "Region")
-        if region and region != signed.region:
-            self._endpoints[request.bucket] = self.account.bucket_endpoint(request.bucket, region)
-            return True
-        if code in _CLOCK_CODES:
-            return self._adopt_clock(response.headers.get("Date", ""))
-        if code in _EXPIRED_CODES and signed.credentials is not None:
-            return await self.account.replace_credentials(signed.credentials)
-        return False
-
-    def _adopt_clock(self, date: str) -> bool:
-        """Sign by the clock of a response's Date header from now on; False if it has none."""
-        server_time = parse_http_date(date)
-        if server_time is None:
-            return False
-        self._clock_offset = server_time - time.time()
-        return True
+        request = Request("GET", bucket, key, {}, headers)
+        signed = await self._requests.sign(request)
+        for _ in range(MAX_REDIRECTS):
+            async with AsyncExitStack() as stack:
+                # Only the opening is inside `try`: errors of the caller's block pass unchanged.
+                try:
+                    body = await stack.enter_async_context(
+                        self.http.stream(signed.url, size=size, headers=signed.headers)
+                    )
+                except TransferError as error:
+                    if error.response is None:
+                        raise
+                    raise response_error(error.response, description) from error
+                if not isinstance(body, Response):
+                    yield body
+                    return
+                redirect = body
+            redirected = await self._requests.follow(request, signed, redirect)
+            if redirected is None:
+                break
+            signed = redirected
+        raise response_error(redirect, description)
 
 
 def _is_success(response: Response) -> bool:

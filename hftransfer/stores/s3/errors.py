@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hftransfer._http.status import retry_after
+from hftransfer._http.status import is_outage_status, retry_after
 from hftransfer.errors import (
     AccessError,
     DestinationError,
@@ -145,7 +145,10 @@ def response_error(response: Response, context: str) -> TransferError:
     quoted = ": ".join(part for part in (code or str(status), message) if part)
     text = f"{context}: {advice.format(region=region or 'another region')} ({quoted})"
     if issubclass(kind, TransientError):
-        return kind(text, response=response, retry_after=retry_after(response.headers))
+        # 400 with these codes: the body of the request arrived too late, or damaged.
+        is_outage = is_outage_status(status) or kind is ThrottledError or code == "RequestTimeout"
+        wish = retry_after(response.headers)
+        return kind(text, response=response, retry_after=wish, is_outage=is_outage)
     return kind(text, response=response)
 
 

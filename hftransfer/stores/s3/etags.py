@@ -9,15 +9,22 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-__all__ = ("etag_md5", "multipart_etag")
+__all__ = ("etag_md5", "multipart_etag", "parts_count")
 
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_MD5_OF_PARTS = re.compile(r'"?[0-9a-f]{32}-([1-9]\d{0,4})"?')
 
 
 def etag_md5(etag: str) -> str | None:
     """Return the MD5 in hex that `etag` is, or None if it has another form."""
     matched = _MD5.fullmatch(etag)
     return None if matched is None else matched[1]
+
+
+def parts_count(etag: str) -> int | None:
+    """Return the number of parts that the ETag of a multipart object states, or None."""
+    matched = _MD5_OF_PARTS.fullmatch(etag)
+    return None if matched is None else int(matched[1])
 
 
 def multipart_etag(parts: Sequence[str]) -> str | None:

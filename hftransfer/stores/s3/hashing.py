@@ -7,7 +7,7 @@ import hashlib
 import anyio.to_thread
 
 from hftransfer._core.checksums import checksum
-from hftransfer._core.digests import chunk_digest
+from hftransfer._core.digests import INLINE_HASH_LIMIT, chunk_digest
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange
 
@@ -32,13 +32,15 @@ async def checksum_of(name: str, data: memoryview, digest: str = "") -> bytes:
 
 
 async def md5_of(body: memoryview | FileRange, buffers: BufferPool) -> str:
-    """Return the MD5 of `body` in hex, computed in a worker thread.
+    """Return the MD5 of `body` in hex; large data is hashed in a worker thread.
 
     Args:
         body: in memory, or in a file that is read through a window of buffer memory.
         buffers: provide the window.
     """
     if not isinstance(body, FileRange):
+        if len(body) <= INLINE_HASH_LIMIT:
+            return _md5(body)
         return await anyio.to_thread.run_sync(_md5, body)
     async with buffers.lease(min(HASH_WINDOW_SIZE, buffers.budget)) as window:
         (digest,) = await anyio.to_thread.run_sync(body.digests, ["md5"], window)

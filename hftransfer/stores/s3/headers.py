@@ -17,6 +17,7 @@ from hftransfer.stores.s3.etags import etag_md5
 __all__ = (
     "CHECKSUM_MODE",
     "IDENTITY_HEADER",
+    "are_etags_md5",
     "checksum_digest",
     "customer_key_headers",
     "identity_tag",
@@ -82,8 +83,13 @@ def object_headers(options: S3Options, entry: Entry) -> Mapping[str, str]:
 
 
 def identity_tag(entry: Entry) -> str:
-    """Return a digest that names the content of `entry`, or "" if the source has no identity."""
-    if not entry.identity:
+    """Return a digest that names the content of `entry`, or "" if the source has no identity.
+
+    The version of a local file is no identity: it means nothing on another machine, and the
+    file can be compared with the object itself (`stored_content`).
+    """
+    is_version = entry.file_version is not None and entry.digest is None
+    if is_version or not entry.identity:
         return ""
     return chunk_digest(memoryview(f"{entry.identity} {entry.size}".encode()))
 
@@ -116,13 +122,22 @@ def md5_digest(etag: str | None, headers: Mapping[str, str]) -> Digest | None:
 
     Args:
         etag: of the object.
-        headers: of a response to HEAD, which name the encryption.
+        headers: of a response about the object, which name the encryption.
     """
     md5 = etag_md5(etag or "")
+    return Digest("md5", md5) if md5 is not None and are_etags_md5(headers) else None
+
+
+def are_etags_md5(headers: Mapping[str, str]) -> bool:
+    """Return True if the encryption that a response names leaves ETags MD5s, of parts, too.
+
+    They are something else with a key of KMS or of the customer.
+
+    Args:
+        headers: of a response about the object.
+    """
     encryption = headers.get("x-amz-server-side-encryption", "AES256")
-    if md5 is None or encryption != "AES256" or f"{_CUSTOMER_KEY}-algorithm" in headers:
-        return None
-    return Digest("md5", md5)
+    return encryption == "AES256" and f"{_CUSTOMER_KEY}-algorithm" not in headers
 
 
 def _content_type(path: str) -> str:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 
 import anyio
 import anyio.to_thread
 
-from hftransfer.errors import IntegrityError, NotFoundError, Response, TransferError
+from hftransfer._core.checksums import encode_checksum, header_name
+from hftransfer._io.retry import retrying
+from hftransfer.errors import (
+    DestinationError,
+    IntegrityError,
+    NotFoundError,
+    RejectedError,
+    Response,
+    TransferError,
+    TransientError,
+    UnsupportedError,
+)
+from hftransfer.stores.s3.answers import check_document, foreign_answer
 from hftransfer.stores.s3.checksum_negotiation import ChecksumNegotiation
-from hftransfer.stores.s3.errors import error_code, response_error
-from hftransfer.stores.s3.headers import object_headers
+from hftransfer.stores.s3.errors import error_code
+from hftransfer.stores.s3.hashing import checksum_of
+from hftransfer.stores.s3.headers import customer_key_headers, object_headers
 from hftransfer.stores.s3.target import UploadTarget
+from hftransfer.stores.s3.task_mark import MARK_PART, mark_of
+from hftransfer.stores.s3.upload_intent import UploadIntent
 from hftransfer.stores.s3.upload_lock import UploadLock
 from hftransfer.stores.s3.xml import element
 
@@ -33,6 +50,8 @@ class OpenUpload:
         upload_id: given by the store.
         checksum: name of the checksum that the upload was created with; None for none.
         lock: tells other processes of this machine that the upload is in use; None for none.
+        resumed: True if another process has created the upload.
+        may_have_twin: True if the store may have created another upload, of unknown id, before.
     """
 
     def __init__(
@@ -41,22 +60,67 @@ class OpenUpload:
         upload_id: str,
         checksum: str | None,
         lock: UploadLock | None = None,
+        *,
+        resumed: bool = False,
+        may_have_twin: bool = False,
     ) -> None:
         self.target = target
+        self.may_have_twin = may_have_twin
         self.checksum = checksum
         self._upload_id = upload_id
         self._lock = lock
         self._is_open = True
+        self._resumed = resumed
 
     def query(self, **parameters: str) -> dict[str, str]:
         """Return the query of a request about this upload."""
         return {"uploadId": self._upload_id, **parameters}
+
+    def must_restart(self, error: TransferError) -> bool:
+        """Return True if a new upload may succeed where this one has failed.
+
+        That is so if it is gone, and also if the store rejects a request for an upload that
+        another process created: a store may list it without all that it demands to continue.
+        garage, for example, does not list the checksum that each part must have.
+
+        Args:
+            error: of a part or of the completion.
+        """
+        if is_upload_gone(error):
+            return True
+        rejections = (DestinationError, RejectedError, UnsupportedError)
+        return self._resumed and isinstance(error, rejections)
 
     async def lock(self) -> None:
         """Create the lock file."""
         self._lock = await anyio.to_thread.run_sync(
             UploadLock.create, *self.target.bucket_key, self._upload_id
         )
+
+    async def mark(self) -> None:
+        """Add the mark of `TransferOptions.task`, if there is one.
+
+        A store that rejects it does not stop the upload: it is then resumed on this machine only.
+        """
+        client = self.target.client
+        if client.options.task is None:
+            return
+        body = mark_of(client.options.task)
+        headers = dict(customer_key_headers(client.s3))
+        if self.checksum is not None:
+            value = await checksum_of(self.checksum, memoryview(body))
+            headers[header_name(self.checksum)] = encode_checksum(value)
+        query = self.query(partNumber=str(MARK_PART))
+        send = partial(
+            client.send,
+            "PUT",
+            *self.target.bucket_key,
+            query=query,
+            headers=headers,
+            body=memoryview(body),
+        )
+        with suppress(TransferError):
+            await retrying(send, self.target.retry)
 
     async def close(self) -> None:
         """Record that the store has completed or aborted the upload."""
@@ -95,13 +159,14 @@ class OpenUpload:
 
 
 async def create_upload(
-    target: UploadTarget, negotiation: ChecksumNegotiation | None
+    target: UploadTarget, negotiation: ChecksumNegotiation | None, *, may_mark: bool = False
 ) -> OpenUpload:
     """Create a multipart upload, and its lock file.
 
     Args:
         target: the object to be created.
         negotiation: chooses the checksum of the parts; None for parts without one.
+        may_mark: add the mark of the task. Default False.
 
     Raises:
         TransferError: if the store rejects the upload, or fails more often than the retry
@@ -110,6 +175,8 @@ async def create_upload(
     creation = _Creation(target, negotiation)
     try:
         await _with_grace(creation.run, _CREATE_GRACE)
+        if may_mark and creation.upload is not None:
+            await creation.upload.mark()
     except BaseException:
         if creation.upload is not None:
             with anyio.move_on_after(ABORT_GRACE, shield=True):
@@ -125,14 +192,34 @@ class _Creation:
     def __init__(self, target: UploadTarget, negotiation: ChecksumNegotiation | None) -> None:
         self._target = target
         self._negotiation = negotiation
+        self._may_be_lost = False
+        """True if an attempt had no response: the store may have created an upload."""
         self.upload: OpenUpload | None = None
 
     async def run(self) -> None:
+        intent = await anyio.to_thread.run_sync(UploadIntent, *self._target.bucket_key)
+        try:
+            await self._create()
+        except BaseException as error:
+            is_cancelled = not isinstance(error, Exception)
+            self._may_be_lost = self._may_be_lost or (is_cancelled and self.upload is None)
+            raise
+        finally:
+            # Not in a thread, which a cancelled task cannot wait for.
+            if self._may_be_lost:
+                intent.mark_lost()
+            else:
+                intent.remove()
+
+    async def _create(self) -> None:
         checksum, response = await self._negotiate()
+        context = self._target.description
+        # gofakes3 and rclone shorten the name of the document.
+        check_document(response, "InitiateMultipartUpload", context)
         upload_id = element(response.body.decode(errors="replace"), "UploadId")
         if not upload_id:
-            raise response_error(response, self._target.description)
-        self.upload = OpenUpload(self._target, upload_id, checksum)
+            raise foreign_answer(response, context, "an UploadId")
+        self.upload = OpenUpload(self._target, upload_id, checksum, may_have_twin=self._may_be_lost)
         await self.upload.lock()
 
     async def _negotiate(self) -> tuple[str | None, Response]:
@@ -153,9 +240,20 @@ class _Creation:
         if checksum is not None:
             headers["x-amz-checksum-algorithm"] = checksum
             headers["x-amz-checksum-type"] = "FULL_OBJECT"
-        return await self._target.client.call(
-            "POST", *self._target.bucket_key, query={"uploads": ""}, headers=headers
+        client = self._target.client
+        send = partial(
+            client.send, "POST", *self._target.bucket_key, query={"uploads": ""}, headers=headers
         )
+
+        async def attempt() -> Response:
+            try:
+                return await send()
+            except TransientError as error:
+                # A response of S3 says that nothing was created.
+                self._may_be_lost = self._may_be_lost or error.response is None
+                raise
+
+        return await retrying(attempt, self._target.retry)
 
 
 def is_upload_gone(error: TransferError) -> bool:

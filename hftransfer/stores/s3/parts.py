@@ -9,12 +9,13 @@ from functools import partial
 from hftransfer._core.checksums import combine_crcs, encode_checksum, header_name
 from hftransfer._core.plan import Chunk
 from hftransfer._io.file_range import FileRange
-from hftransfer.errors import IntegrityError, NotFoundError, Response
-from hftransfer.stores.s3.errors import response_error
+from hftransfer.errors import IntegrityError, Response, TransferError
+from hftransfer.stores.s3.answers import required_etag
+from hftransfer.stores.s3.confirmation import SentBody, content_md5_header
 from hftransfer.stores.s3.hashing import md5_of
 from hftransfer.stores.s3.headers import customer_key_headers
 from hftransfer.stores.s3.hedging import HedgedRequest
-from hftransfer.stores.s3.open_upload import OpenUpload, is_upload_gone, restart_error
+from hftransfer.stores.s3.open_upload import OpenUpload, restart_error
 from hftransfer.stores.s3.resume import Part
 
 __all__ = ("PartUploader", "UploadedParts")
@@ -26,6 +27,8 @@ class UploadedParts:
 
     verified: bool
     """True if the store has repeated, and so verified, the checksum of every part so far."""
+    confirmed: bool = True
+    """True if the checksum or the MD5 of every part so far shows that the store has its bytes."""
     etags: dict[int, str] = field(default_factory=dict)
     checksums: dict[int, bytes] = field(default_factory=dict)
 
@@ -94,8 +97,11 @@ class PartUploader:
         """Send one part and return its ETag."""
         client, algorithm = self._target.client, self._upload.checksum
         headers = dict(customer_key_headers(client.s3))
+        sent = SentBody(body, client.buffers, self._target.description)
         if checksum is not None and algorithm is not None:
             headers[header_name(algorithm)] = encode_checksum(checksum)
+        elif client.options.verify:
+            headers |= content_md5_header(await sent.md5())
         send = partial(
             client.send,
             "PUT",
@@ -107,21 +113,30 @@ class PartUploader:
         try:
             async with client.upload_limiter:
                 response = await HedgedRequest(send, client.hedge_timer).run()
-        except NotFoundError as error:
-            if is_upload_gone(error):
+        except TransferError as error:
+            if self._upload.must_restart(error):
                 raise restart_error(error) from error
             raise
-        etag = response.headers.get("ETag")
-        if not etag:
-            raise response_error(response, self._target.description)
-        if checksum is not None and algorithm is not None:
-            self._record_verification(response, algorithm, encode_checksum(checksum))
+        etag = required_etag(response, self._target.description)
+        encoded = "" if checksum is None else encode_checksum(checksum)
+        await self._check(response, encoded, sent)
         return etag
 
-    def _record_verification(self, response: Response, algorithm: str, checksum: str) -> None:
-        negotiation = self._target.client.part_checksums
-        if response.headers.get(header_name(algorithm)) == checksum:
-            negotiation.confirm(algorithm)
-        else:
-            self.uploaded.verified = False
-            negotiation.reject(algorithm)
+    async def _check(self, response: Response, checksum: str, sent: SentBody) -> None:
+        """Check that the store has the bytes of a part, and record how that is known.
+
+        Raises:
+            NetworkError: if it has other bytes; the part can be sent again.
+        """
+        client, algorithm = self._target.client, self._upload.checksum
+        is_repeated = (
+            algorithm is not None and response.headers.get(header_name(algorithm)) == checksum
+        )
+        if algorithm is not None and is_repeated:
+            client.part_checksums.confirm(algorithm)
+            return
+        self.uploaded.verified = False
+        if algorithm is not None:
+            client.part_checksums.reject(algorithm)
+        if not client.options.verify or not await sent.is_confirmed(response, algorithm, checksum):
+            self.uploaded.confirmed = False

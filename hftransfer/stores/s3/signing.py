@@ -24,7 +24,7 @@ _UNSIGNED = "UNSIGNED-PAYLOAD"
 class Credentials:
     """The keys that sign requests."""
 
-    access_key: str
+    access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
     """Session token of temporary credentials."""

@@ -7,38 +7,42 @@ whose parts are the chunks, and the object appears when the upload is completed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
 from hftransfer._core.byte_range import ByteRangeBuffer
-from hftransfer._core.checksums import header_name
-from hftransfer._core.digests import Digest
+from hftransfer._core.content_digest import ContentDigest
+from hftransfer._core.digests import Digest, parts_digest
 from hftransfer._core.manifest import Manifest
 from hftransfer._core.plan import stored_part_size
 from hftransfer._core.streams import ByteStream
+from hftransfer._io.version_records import VersionRecords
 from hftransfer.errors import (
     AccessError,
     DestinationError,
     LocationError,
-    NetworkError,
     NotFoundError,
     SourceChangedError,
     TransferError,
     TransientError,
-    single_error,
 )
-from hftransfer.locations import S3Location, safe_path
-from hftransfer.stores.base import Entry, FileSink
+from hftransfer.locations import S3Location
+from hftransfer.stores.base import Entry, FileSink, ListingPage, Source
+from hftransfer.stores.names import refuse_bad_names
 from hftransfer.stores.s3.client import S3Client
-from hftransfer.stores.s3.errors import error_code, lacks_permission
-from hftransfer.stores.s3.hashing import checksum_of
+from hftransfer.stores.s3.conditions import ExclusiveWrites
+from hftransfer.stores.s3.errors import error_code
+from hftransfer.stores.s3.etags import parts_count
+from hftransfer.stores.s3.existing import ExistingObjects
 from hftransfer.stores.s3.headers import (
     CHECKSUM_MODE,
     IDENTITY_HEADER,
+    are_etags_md5,
     checksum_digest,
     customer_key_headers,
     identity_tag,
@@ -46,17 +50,25 @@ from hftransfer.stores.s3.headers import (
     md5_digest,
     object_properties,
 )
-from hftransfer.stores.s3.listing import Listing, list_location, list_page
-from hftransfer.stores.s3.multipart import MultipartUpload
+from hftransfer.stores.s3.listing import pages_of_location
+from hftransfer.stores.s3.multipart import MultipartUpload, end_orphans
 from hftransfer.stores.s3.put import SingleUpload
+from hftransfer.stores.s3.stored_files import StoredFiles, demands_storage
 from hftransfer.stores.s3.target import PART_LIMITS, UploadTarget
+from hftransfer.stores.s3.xml import ListedObject
+
+if TYPE_CHECKING:
+    from hftransfer.stores.s3.copy import ServerCopy
 
 __all__ = ("S3Sink", "S3Source")
 
 _MAX_KEY_BYTES = 1024
-_PAGE_SIZE = 1000
-# HEAD requests in flight, if the options do not give the number of connections.
-_DEFAULT_HEADS = 16
+# Bytes from which an object of which the listing says nothing is asked for before it is sent: to
+# send less takes no longer than the request.
+_MIN_ASKED = 256 * 1024
+# Objects that the store copies at the same time, if the options do not give the number of
+# connections. Each is one request that waits for the store.
+_DEFAULT_COPIES = 32
 
 
 class S3Source:
@@ -79,6 +91,8 @@ class S3Source:
         self._root = ""
         self.single = False
         """True once `list` has found the location to be one object."""
+        self._received: dict[str, Mapping[str, str]] = {}
+        """By path, the headers that came with the first bytes of objects that are being read."""
 
     @property
     def location(self) -> str:
@@ -90,125 +104,134 @@ class S3Source:
         Raises:
             NotFoundError: if there is no such bucket, object or folder.
             AccessError: if it may not be listed.
-            LocationError: if a key cannot be the path of a file.
         """
-        listing = await list_location(self.client, self._location)
-        self._root, self.single = listing.root, listing.single
-        return sorted(self._entries(listing).values(), key=lambda entry: entry.path)
+        entries = [entry async for page in self.pages() for entry in page.entries]
+        return sorted(entries, key=lambda entry: entry.path)
 
-    def _entries(self, listing: Listing) -> dict[str, Entry]:
-        entries = {}
-        for listed in listing.objects:
-            path = listed.key.removeprefix(listing.root)
-            try:
-                safe_path(path)
-            except LocationError as error:
-                what = self.client.describe(self._location.bucket, listed.key)
-                raise LocationError(f"{what}: the key cannot be a file's path: {error}") from error
-            entries[path] = Entry(
-                path=path,
-                size=listed.size,
-                etag=listed.etag or None,
-                part_size=stored_part_size(listed.size, listed.etag),
-            )
-        return entries
+    async def pages(self) -> AsyncIterator[ListingPage]:
+        """Yield what `list` returns, in the order of the store: sorted by UTF-8 bytes on AWS."""
+        async for page in pages_of_location(self.client, self._location):
+            self._root, self.single = page.root, page.single
+            entries = [self._entry(listed) for listed in page.objects]
+            yield ListingPage(entries, page.is_last)
 
-    async def with_digests(
-        self, entries: Sequence[Entry], *, all_sizes: bool = False
-    ) -> Sequence[Entry]:
-        """Return `entries` with the checksums of whole objects, by one HEAD each.
+    def _entry(self, listed: ListedObject) -> Entry:
+        return Entry(
+            path=listed.key[len(self._root) :],
+            size=listed.size,
+            etag=listed.etag or None,
+            part_size=stored_part_size(listed.size, listed.etag),
+        )
 
-        By default only objects of more than one chunk are asked for: a response to a range does
-        not carry the checksum, while a smaller object brings it along when it is read.
+    async def with_details(
+        self, entry: Entry, *, digest: bool = False, always: bool = False, properties: bool = False
+    ) -> Entry:
+        """Return `entry` with what S3 does not list, by one or two HEADs.
 
         Args:
-            entries: as listed by this source.
-            all_sizes: ask for smaller objects, too, and use the MD5 if there is no checksum.
+            entry: as listed by this source.
+            digest: add the digest of the whole object: its checksum, or else the MD5 that the ETag
+                is. For an object of several parts the second HEAD asks for their size.
+            always: add the digest also if the client compares no responses.
+            properties: add the type and the metadata.
 
         Raises:
             TransientError: if the store fails more often than the retry policy allows.
+            TransferError: if `properties` are asked for and the HEAD fails.
         """
-        smallest = 0 if all_sizes else self.client.options.chunk_size + 1
-        large = [entry for entry in entries if entry.size >= smallest]
-        add_digest = partial(self._with_digest, use_md5=all_sizes)
-        updated = {entry.path: entry for entry in await self._for_each(large, add_digest)}
-        return [updated.get(entry.path, entry) for entry in entries]
-
-    async def _with_digest(self, entry: Entry, *, use_md5: bool) -> Entry:
+        digest = digest and (always or self.client.compares_responses)
+        if not digest and not properties:
+            return entry
         try:
             headers = await self._head(entry)
+            found = await self._digest_of(entry, headers) if digest else None
         except TransientError:
             raise
         except TransferError:
+            if properties:
+                raise
             return entry  # HEAD may be forbidden; if reading fails, too, its error is clearer
-        digest = _whole_digest(entry, headers)
-        if digest is None and use_md5:
-            digest = md5_digest(entry.etag, headers)
-        return replace(entry, digest=digest)
+        if found is not None:
+            entry = replace(entry, digest=found)
+        if properties:
+            stored = object_properties(headers)
+            entry = replace(entry, properties={**entry.properties, **stored})
+        return entry
 
-    async def with_properties(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Return `entries` with the type and metadata of their objects, by one HEAD each.
+    async def _digest_of(self, entry: Entry, headers: Mapping[str, str]) -> Digest | None:
+        """Return the digest of a whole object: its checksum, or else the MD5 that its ETag is.
+
+        Args:
+            entry: as listed.
+            headers: of a response about the object, which name checksum and encryption.
 
         Raises:
-            TransferError: if a HEAD fails.
+            TransferError: if the size of its parts cannot be requested.
         """
-        return await self._for_each(entries, self._with_object_properties)
+        digest = _whole_digest(entry, headers) or md5_digest(entry.etag, headers)
+        count = parts_count(entry.etag or "")
+        if digest is not None or count is None or not are_etags_md5(headers):
+            return digest
+        part_size = entry.size if count == 1 else await self._part_size(entry, count)
+        if not part_size:
+            return None
+        return parts_digest((entry.etag or "").strip('"'), part_size)
 
-    async def _with_object_properties(self, entry: Entry) -> Entry:
-        stored = object_properties(await self._head(entry))
-        return replace(entry, properties={**entry.properties, **stored})
+    async def _part_size(self, entry: Entry, count: int) -> int | None:
+        """Return the bytes of every part but the last, or None if the parts are not like that."""
+        response = await self.client.call(
+            "HEAD",
+            *self.object_of(entry),
+            query={"partNumber": "1"},
+            headers=self._read_headers(entry),
+        )
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdigit() else 0
+        # A store that ignores the parameter tells the size of the object.
+        return size if size and -(-entry.size // size) == count else None
+
+    async def received_digest(self, entry: Entry) -> Digest | None:
+        headers = self._received.pop(entry.path, None)
+        if headers is None or not self.client.compares_responses:
+            return None
+        digest = await self._digest_of(entry, headers)
+        if digest is None and headers.get("Content-Range"):
+            # The response to a range does not carry the checksum.
+            digest = _whole_digest(entry, await self._head(entry))
+        return digest
 
     async def _head(self, entry: Entry) -> Mapping[str, str]:
         headers = {**self._read_headers(entry), **CHECKSUM_MODE}
         response = await self.client.call("HEAD", *self.object_of(entry), headers=headers)
         return response.headers
 
-    async def _for_each(
-        self, entries: Sequence[Entry], operation: Callable[[Entry], Awaitable[Entry]]
-    ) -> Sequence[Entry]:
-        """Run `operation` on all entries concurrently; return the results in order."""
-        results = list(entries)
-        limiter = anyio.CapacityLimiter(self.client.options.connections or _DEFAULT_HEADS)
-
-        async def run(index: int) -> None:
-            async with limiter:
-                results[index] = await operation(entries[index])
-
-        with single_error():
-            async with anyio.create_task_group() as tasks:
-                for index in range(len(entries)):
-                    tasks.start_soon(run, index)
-        return results
-
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key of `entry`."""
         return self._location.bucket, self._root + entry.path
 
     async def fill(self, entry: Entry, buffer: ByteRangeBuffer) -> None:
-        """Fill `buffer` by one GET; a whole object is compared with its checksum.
-
-        Nothing is compared here if the entry has a digest or a manifest, with which the engine
-        compares the bytes.
+        """Fill `buffer` by one GET; keep the headers for `received_digest`.
 
         Raises:
             SourceChangedError: if the object was replaced or deleted since it was listed.
-            NetworkError: if the bytes do not match the object's checksum.
             TransferError: as `S3Client.fill`.
         """
         headers = dict(self._read_headers(entry))
-        whole = buffer.start == 0 and buffer.limit == entry.size and buffer.filled == 0
-        engine_compares = entry.digest is not None or entry.manifest is not None
-        compare = whole and self.client.options.verify and not engine_compares
-        if compare:
+        is_start = buffer.start == 0 and buffer.filled == 0
+        # The engine compares the bytes if the entry has a digest or a manifest. `with_digests` has
+        # asked for those of objects of several chunks.
+        is_known = entry.digest is not None or entry.manifest is not None
+        is_small = entry.size <= self.client.options.chunk_size
+        keep = is_start and is_small and not is_known and self.client.compares_responses
+        if keep and buffer.limit == entry.size:
             headers |= CHECKSUM_MODE
-        received: list[Mapping[str, str]] = []
         try:
             await self.client.fill(
                 *self.object_of(entry),
                 buffer,
                 size=entry.size,
                 headers=headers,
-                on_headers=received.append if compare else None,
+                on_headers=partial(self._received.__setitem__, entry.path) if keep else None,
             )
         except NotFoundError as error:
             if error_code(error) == "NoSuchBucket":
@@ -216,26 +239,6 @@ class S3Source:
             raise SourceChangedError(
                 f"{error.message}; it was deleted during its transfer", response=error.response
             ) from error
-        # The engine may have shortened the buffer, because another connection reads its end.
-        if received and buffer.filled >= entry.size:
-            await self._compare_checksum(entry, buffer, received[-1])
-
-    async def _compare_checksum(
-        self, entry: Entry, buffer: ByteRangeBuffer, headers: Mapping[str, str]
-    ) -> None:
-        """Compare a whole object with the checksum in the response's headers, if there is one."""
-        expected = _whole_digest(entry, headers)
-        if expected is None:
-            return
-        algorithm = expected.algorithm.upper()
-        found = await checksum_of(algorithm, buffer.memory[: buffer.filled])
-        if found.hex() != expected.value:
-            buffer.reset()
-            raise NetworkError(
-                f"{self.client.describe(*self.object_of(entry))}: the object was damaged in "
-                f"transit: {header_name(algorithm)} is {expected.value}, "
-                f"but the received bytes have {found.hex()}"
-            )
 
     @asynccontextmanager
     async def stream(self, entry: Entry) -> AsyncIterator[ByteStream]:
@@ -265,6 +268,7 @@ class S3Sink:
         client: open while this is in use.
         location: the prefix, with or without a trailing slash.
         single: True if `location.key` is the key of the one object to be created.
+        records: what this destination holds, from earlier runs. Default: nothing is recorded.
 
     Raises:
         LocationError: if `single` is set and `location` does not name an object.
@@ -272,7 +276,14 @@ class S3Sink:
 
     limits = PART_LIMITS
 
-    def __init__(self, client: S3Client, location: S3Location, *, single: bool = False) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        location: S3Location,
+        *,
+        single: bool = False,
+        records: VersionRecords | None = None,
+    ) -> None:
         key = location.key
         if single and (not key or key.endswith("/")):
             raise LocationError(f"{location} is not the key of an object")
@@ -280,8 +291,14 @@ class S3Sink:
         self._location = location
         self.single = single
         self._prefix = key if not key or key.endswith("/") else f"{key}/"
-        # Keys and sizes in bytes of objects at the destination, as `prepare` listed them.
-        self._existing: Mapping[str, int] = {}
+        self._existing: ExistingObjects | None = None
+        """What is at the destination; None before `prepare`."""
+        self._prepared_files = 0
+        self._local_files = StoredFiles(client, records)
+        self._exclusive_writes = ExclusiveWrites()
+        self._server_copy: ServerCopy | None = None
+        """Made for the first copy: other transfers do not load its module."""
+        self._copy_limiter = anyio.CapacityLimiter(client.options.connections or _DEFAULT_COPIES)
 
     @property
     def location(self) -> str:
@@ -291,54 +308,72 @@ class S3Sink:
         """Check keys, bucket and credentials. Only the first PUT shows if writing is permitted.
 
         Raises:
-            DestinationError: if a key cannot be used.
+            DestinationError: if there are several files for the key of one object.
+            LocationError: if a name cannot be a key.
             NotFoundError: if there is no such bucket.
             AccessError: if the credentials are missing or wrong.
         """
-        if self.single and len(entries) != 1:
+        self._prepared_files += len(entries)
+        if self.single and self._prepared_files != 1:
             raise DestinationError(
-                f"{self.location} is the key of one object, but there are {len(entries)} files"
+                f"{self.location} is the key of one object, but there are {self._prepared_files} "
+                "files"
             )
-        for entry in entries:
-            length = len(self.object_of(entry)[1].encode())
-            if length > _MAX_KEY_BYTES:
-                raise DestinationError(
-                    f"{self.location}: the key of {entry.path!r} has {length} bytes, "
-                    f"more than the {_MAX_KEY_BYTES} that S3 allows; shorten the path"
-                )
-        # A listing and not HeadBucket, whose error response has no body that gives a reason.
-        try:
-            self._existing = await self._list_existing(1 + len(entries) // _PAGE_SIZE)
-        except AccessError as error:
-            # Credentials that may write but not list are good practice.
-            if not lacks_permission(error):
-                raise
+        refuse_bad_names(self.location, (entry.path for entry in entries), self.name_check())
+        if self._existing is None:
+            await self._local_files.load()
+            prefix = self._location.key if self.single else self._prefix
+            existing = ExistingObjects(self._client, self._location.bucket, prefix)
+            # A listing and not HeadBucket, whose error response has no body that gives a reason.
+            await existing.start()
+            self._existing = existing
 
-    async def _list_existing(self, pages: int) -> Mapping[str, int]:
-        """Return keys and sizes of at most `pages` pages of objects at the destination."""
-        prefix = self._location.key if self.single else self._prefix
-        existing: dict[str, int] = {}
-        token = None
-        for _ in range(pages):
-            page = await list_page(self._client, self._location.bucket, prefix, token)
-            existing |= {listed.key: listed.size for listed in page.objects}
-            if (token := page.next_token) is None:
-                break
-        return existing
+    def name_check(self) -> Callable[[str], str | None]:
+        return self._name_problem
+
+    def _name_problem(self, path: str) -> str | None:
+        key = self._location.key if self.single else self._prefix + path
+        try:
+            length = len(key.encode())
+        except UnicodeEncodeError:
+            return "is not UTF-8"
+        if length > _MAX_KEY_BYTES:
+            return f"makes a key of {length} bytes, more than the {_MAX_KEY_BYTES} that S3 allows"
+        return None
+
+    async def _listed(self, bucket_key: tuple[str, str], entry: Entry) -> ListedObject | None:
+        """Return the object that is at the destination, or None if there is none."""
+        if self._existing is None:
+            return None
+        return await self._existing.find(bucket_key[1], ask=entry.size >= _MIN_ASKED)
+
+    async def stored_content(self, entry: Entry, chunk_size: int) -> ContentDigest | None:
+        bucket_key = self.object_of(entry)
+        listed = await self._listed(bucket_key, entry)
+        return await self._local_files.content(bucket_key, listed, entry, chunk_size)
+
+    def confirm_stored(self, entry: Entry) -> None:
+        self._local_files.confirm(self.object_of(entry), entry)
 
     async def _is_stored(self, bucket_key: tuple[str, str], entry: Entry) -> bool:
-        """Return True if the object has this very content, by the identity in its metadata."""
-        s3 = self._client.s3
+        """Return True if the object has this very content, by a record or by its metadata."""
+        listed = await self._listed(bucket_key, entry)
+        if listed is None:
+            return False
+        if self._local_files.is_recorded(bucket_key, listed, entry):
+            return True
         tag = identity_tag(entry)
-        # The object may be stored in another way than these options demand.
-        has_storage_options = s3.server_side_encryption or s3.storage_class or s3.customer_key
-        if not tag or has_storage_options or self._existing.get(bucket_key[1]) != entry.size:
+        if not tag or demands_storage(self._client.s3) or listed.size != entry.size:
             return False
         try:
             head = await self._client.call("HEAD", *bucket_key)
         except (AccessError, NotFoundError):
             return False
         return head.headers.get(IDENTITY_HEADER) == tag
+
+    @property
+    def non_atomic(self) -> int:
+        return self._exclusive_writes.non_atomic
 
     def object_of(self, entry: Entry) -> tuple[str, str]:
         """Return bucket and key under which `entry` is written."""
@@ -347,12 +382,43 @@ class S3Sink:
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         bucket_key = self.object_of(entry)
+        created = partial(self._local_files.add, bucket_key, entry)
+        target = UploadTarget(
+            self._client,
+            *bucket_key,
+            entry,
+            on_created=created,
+            exclusive_writes=self._exclusive_writes,
+        )
         if await self._is_stored(bucket_key, entry):
+            if entry.size > chunk_size:
+                await end_orphans(target)
             return None
-        target = UploadTarget(self._client, *bucket_key, entry)
         if entry.size <= chunk_size:
             return SingleUpload(target)
         return await MultipartUpload.open(target, chunk_size)
 
+    def copies_from(self, source: Source) -> bool:
+        return isinstance(source, S3Source)
+
+    async def copy_from(self, source: Source, entry: Entry) -> bool:
+        assert isinstance(source, S3Source)  # by `copies_from`
+        bucket_key = self.object_of(entry)
+        async with self._copy_limiter:
+            is_stored = await self._is_stored(bucket_key, entry)
+            if not is_stored:
+                if self._server_copy is None:
+                    from hftransfer.stores.s3.copy import ServerCopy
+
+                    self._server_copy = ServerCopy(
+                        self._client, exclusive_writes=self._exclusive_writes
+                    )
+                await self._server_copy.copy(source.object_of(entry), bucket_key, entry)
+            # Not before the copy: a store that refuses it gets the parts that are missing.
+            if entry.size > self._client.options.chunk_size:
+                await end_orphans(UploadTarget(self._client, *bucket_key, entry))
+        return not is_stored
+
     async def finish(self, manifest: Manifest) -> None:
-        pass  # no object refers to the others
+        await self._local_files.save()
+        self._existing, self._prepared_files = None, 0

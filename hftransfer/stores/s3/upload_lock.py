@@ -16,8 +16,10 @@ from pathlib import Path
 
 from hftransfer._core.digests import chunk_digest
 from hftransfer._io.file_lock import LockedFile, open_locked
+from hftransfer._io.state_folder import state_folder
+from hftransfer.stores.s3.upload_intent import SUFFIX as INTENT_SUFFIX
 
-__all__ = ("UploadLock", "has_lock_file")
+__all__ = ("UploadLock", "has_any_lock_file", "has_lock_file")
 
 _SUFFIX = ".upload"
 # Seconds after which the lock file of an upload that was never ended is deleted. By then stores
@@ -84,10 +86,15 @@ def has_lock_file(bucket: str, key: str, upload_id: str) -> bool:
     return _path_of(bucket, key, upload_id).exists()
 
 
+def has_any_lock_file() -> bool:
+    """Return True if a process of this machine has begun an upload that is not ended."""
+    folder = state_folder("uploads")
+    return any(folder.glob(f"*{_SUFFIX}")) or any(folder.glob(f"*{INTENT_SUFFIX}*"))
+
+
 def _path_of(bucket: str, key: str, upload_id: str) -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     name = chunk_digest(memoryview(f"{bucket}\0{key}\0{upload_id}".encode()))
-    return Path(base, "hftransfer", "uploads", f"{name}{_SUFFIX}")
+    return state_folder("uploads") / f"{name}{_SUFFIX}"
 
 
 def _delete_old_files(folder: Path) -> None:
@@ -96,3 +103,7 @@ def _delete_old_files(folder: Path) -> None:
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
                 UploadLock._lock(path, os.O_RDWR).delete()
+    for path in folder.glob(f"*{INTENT_SUFFIX}*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()

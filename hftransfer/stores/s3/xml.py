@@ -11,9 +11,29 @@ from dataclasses import dataclass
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
+from hftransfer._core.units import parse_count
 from hftransfer.errors import ServerError
 
-__all__ = ("ListedObject", "Page", "complete_body", "element", "parse_list", "records", "text_of")
+__all__ = (
+    "ListedObject",
+    "Page",
+    "complete_body",
+    "element",
+    "parse_list",
+    "records",
+    "root_name",
+    "text_of",
+)
+
+# White space, declarations and comments, then the name of the root element. S3 keeps a connection
+# alive by white space while it assembles an object.
+_ROOT = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*<(?:\w+:)?(?P<name>[A-Za-z]\w*)[\s/>]",
+    re.DOTALL,
+)
+
+# A page lists at most 1,000 objects of about ten elements.
+_MAX_TAGS = 200_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,15 @@ def element(body: str, name: str) -> str:
     return text.strip()
 
 
+def root_name(body: bytes) -> str | None:
+    """Return the name of a document's first element without its namespace, or None.
+
+    Only the start of the document is read, so that one that was cut off has a root, too.
+    """
+    matched = _ROOT.match(body[:4096])
+    return None if matched is None else matched["name"].decode()
+
+
 def parse_list(body: bytes) -> Page:
     """Return the page that a response to ListObjectsV2 describes.
 
@@ -63,10 +92,9 @@ def parse_list(body: bytes) -> Page:
     objects = []
     for fields in records(root, "Contents"):
         key = fields.get("Key", "")
-        try:
-            size = int(fields["Size"])
-        except (KeyError, ValueError) as error:
-            raise ServerError(f"the listing gives no valid size for {key!r}") from error
+        size = parse_count(fields.get("Size", ""))
+        if size is None:
+            raise ServerError(f"the listing gives no valid size for {key!r}", is_outage=False)
         objects.append(
             ListedObject(unquote_plus(key) if encoded else key, size, fields.get("ETag", ""))
         )
@@ -118,11 +146,16 @@ def _escaped(text: str) -> str:
 
 
 def _parse(body: bytes) -> ElementTree.Element:
+    # An element takes 50 times the memory of its tag.
+    if body.count(b"<") > _MAX_TAGS:
+        raise ServerError(f"the response is not an XML document of S3: over {_MAX_TAGS:,} tags")
     try:
         # expat limits the expansion of entities, so that a document cannot exhaust the memory.
         return ElementTree.fromstring(body)  # noqa: S314
-    except ElementTree.ParseError as error:
-        raise ServerError(f"the response is not an XML document of S3: {error}") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: its encoding
+        raise ServerError(
+            f"the response is not an XML document of S3: {error}", is_outage=False
+        ) from error
 
 
 def _local_name(tag: str) -> str:

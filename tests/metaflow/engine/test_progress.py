@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
-from hftransfer._core.events import BytesMoved, TransferStarted
+from hftransfer._core.events import BytesMoved, Recovered, TransferStarted, Waiting
 from metaflow_extensions.hftransfer.plugins.engine.progress import (
     TransferProgress,
     format_duration,
@@ -41,3 +41,19 @@ def test_the_interval_between_lines_grows() -> None:
 def test_durations_are_short(seconds: float, text: str) -> None:
     """Seconds, minutes or hours, with two digits of the next smaller unit."""
     assert format_duration(seconds) == text
+
+
+def test_an_outage_is_logged_as_often_as_progress() -> None:
+    """Once per interval while it lasts, and its end."""
+    lines: list[str] = []
+    now = [0.0]
+    progress = TransferProgress("acme/tiny", lines.append, interval=1000.0, clock=lambda: now[0])
+    for second in (2.0, 3.0, 1500.0):
+        now[0] = second
+        progress(Waiting("http://host:1", "it answered 503", 3.0, second, requested=False))
+    progress(Recovered("http://host:1", 1500.0))
+
+    waits = [line for line in lines if "trying again" in line]
+    assert len(waits) == 2
+    assert waits[0].startswith("acme/tiny: no answer from http://host:1 for 2 s, trying again in 3")
+    assert "acme/tiny: http://host:1 answers again after 1500 s" in lines

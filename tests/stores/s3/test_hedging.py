@@ -138,3 +138,34 @@ async def test_the_first_failure_is_raised(outcomes: list[Exception], timer: Hed
     """Once no copy is in flight, the first failure is the request's."""
     with pytest.raises(ServerError, match="first"):
         await HedgedRequest(Copies(outcomes).send, timer).run()
+
+
+@pytest.mark.parametrize(("seconds", "late_after"), [([], None), ([0.1], 2.0), ([0.1, 3.0], 12.0)])
+def test_part_is_late_before_ten_were_answered(
+    seconds: Sequence[float], late_after: float | None
+) -> None:
+    """After four times what the others took, and two seconds; none is before the first answer."""
+    timer = HedgeTimer(connections=4)
+    for value in seconds:
+        timer.record_response(value)
+
+    assert timer.late_after == late_after
+
+
+def test_part_is_late_where_parts_usually_take_long() -> None:
+    """The computed delay is above its limit; a part that takes four times as long trickles."""
+    timer = HedgeTimer(connections=4)
+    for _ in range(20):
+        timer.record_response(30.0)
+
+    assert timer.delay is None
+    assert timer.late_after == 120.0
+
+
+@pytest.mark.parametrize(("copies", "may_copy"), [(0, True), (1, True), (2, False)])
+def test_second_copies_are_an_eighth_of_the_parts(copies: int, may_copy: bool) -> None:
+    """A link that becomes slow makes every part late, and must not carry each twice."""
+    timer = HedgeTimer(connections=4)
+    timer.in_flight, timer.copies = 16, copies
+
+    assert timer.may_copy is may_copy

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from hftransfer._io.file_lock import open_locked
 from hftransfer.stores.s3.resume import OrphanedUpload, Part, fits
+from hftransfer.stores.s3.upload_lock import UploadLock
 
 MD5_ETAG = f'"{"0" * 32}"'
 
@@ -31,3 +37,11 @@ def test_uploads_whose_parts_are_chunks_of_the_file_fit(
 ) -> None:
     """Every part has the size of its chunk, and an MD5 that the chunk can be compared with."""
     assert fits(candidate, [8, 8, 3]) is expected
+
+
+def test_an_upload_without_parts_fits_once_it_is_known_to_be_own(tmp_path: Path) -> None:
+    """A dead process of this machine has left its lock file: nobody else works on it."""
+    lock = UploadLock(open_locked(tmp_path / "lock", os.O_RDWR | os.O_CREAT))
+
+    assert fits(replace(orphan(), lock=lock), [8, 8, 3])
+    assert not fits(replace(orphan(), lock=lock, is_usable=False), [8, 8, 3])

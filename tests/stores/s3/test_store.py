@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from hftransfer.errors import (
 from hftransfer.locations import S3Location
 from hftransfer.options import RetryPolicy, S3Options, TransferOptions
 from hftransfer.stores.base import Entry
+from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.s3.client import S3Client
 from hftransfer.stores.s3.store import S3Sink, S3Source
 from support.s3 import Bucket, get_object, numbered_bytes, put_object, s3_client
@@ -141,12 +144,28 @@ async def test_an_empty_location_is_not_found(bucket: Bucket) -> None:
             assert bucket.server.endpoint in str(caught.value)
 
 
-async def test_a_key_that_cannot_be_a_path_is_rejected(bucket: Bucket) -> None:
-    """The listing fails if a file of that name would leave its folder."""
-    put_object(bucket, "evil/C:slash", b"x")
+async def test_a_key_that_cannot_be_a_path_is_listed_and_read(bucket: Bucket) -> None:
+    """A key can be any text; what makes a local path of it checks it."""
+    put_object(bucket, "odd/C:slash", b"x")
+    put_object(bucket, "odd/D:/b", b"y")
     async with client_of(bucket) as client:
-        with pytest.raises(LocationError, match="cannot be a file's path"):
-            await S3Source(client, S3Location(bucket.name, "evil")).list()
+        source = S3Source(client, S3Location(bucket.name, "odd"))
+        entries = await source.list()
+
+        assert {entry.path: await read(source, entry) for entry in entries} == {
+            "C:slash": b"x",
+            "D:/b": b"y",
+        }
+
+
+async def test_a_name_that_is_not_utf8_is_rejected_before_bytes_move(bucket: Bucket) -> None:
+    """Local names are bytes, and keys are text."""
+    async with client_of(bucket) as client:
+        sink = S3Sink(client, S3Location(bucket.name, "p"))
+        with pytest.raises(
+            LocationError, match=r"1 name cannot be written: 'a\\udcff' is not UTF-8"
+        ):
+            await sink.prepare([Entry(path="a\udcff", size=1), Entry(path="b", size=1)])
 
 
 async def test_an_object_replaced_during_its_transfer_is_an_error(bucket: Bucket) -> None:
@@ -185,7 +204,8 @@ async def test_content_types(bucket: Bucket) -> None:
                 await write(file, Chunk(0, 0, 1), b"x")
             await file.commit(manifest_of(b"x" * entry.size))
         source = S3Source(client, S3Location(bucket.name, "a.json"))
-        (listed,) = await source.with_properties(await source.list())
+        (entry,) = await source.list()
+        listed = await source.with_details(entry, properties=True)
 
     backend = s3_client(bucket.server)
     types = [
@@ -203,6 +223,7 @@ async def test_a_single_file_may_be_given_a_key(bucket: Bucket) -> None:
         sink = S3Sink(client, S3Location(bucket.name, "models/renamed.bin"), single=True)
         await sink.prepare([Entry(path="w.bin", size=1)])
         await upload(sink, "w.bin", b"x")
+        await sink.finish(Manifest(source="memory://"))
         with pytest.raises(DestinationError, match="2 files"):
             await sink.prepare([Entry(path="a", size=1), Entry(path="b", size=1)])
         for key in ("", "models/"):
@@ -217,7 +238,7 @@ async def test_keys_longer_than_s3_allows_are_rejected_before_bytes_move(bucket:
     async with client_of(bucket) as client:
         sink = S3Sink(client, S3Location(bucket.name, "p"))
         await sink.prepare([Entry(path="x" * 1022, size=1)])
-        with pytest.raises(DestinationError, match="1025 bytes"):
+        with pytest.raises(LocationError, match="makes a key of 1025 bytes"):
             await sink.prepare([Entry(path="é" * 511 + "x", size=1)])
 
 
@@ -248,3 +269,22 @@ async def test_write_permission_is_enough_to_upload(bucket: Bucket) -> None:
         with pytest.raises(AccessError, match="lack a permission"):
             await S3Source(client, location).list()
     assert get_object(bucket, "w.bin") == data
+
+
+@pytest.mark.slow
+async def test_an_object_beyond_the_first_pages_is_found(bucket: Bucket, tmp_path: Path) -> None:
+    """The destination has more objects than are listed for one file; that one is asked for."""
+    content = numbered_bytes(256 * 1024)
+    backend = s3_client(bucket.server)
+    for number in range(1001):
+        backend.put_object(Bucket=bucket.name, Key=f"p/{number:04}", Body=b"")
+    backend.put_object(Bucket=bucket.name, Key="p/z", Body=content)
+    (tmp_path / "z").write_bytes(content)
+    (entry,) = await LocalSource(tmp_path).list()
+    async with client_of(bucket) as client:
+        sink = S3Sink(client, S3Location(bucket.name, "p"))
+        await sink.prepare([entry])
+        found = await sink.stored_content(entry, PART)
+
+    assert found is not None
+    assert found.matches([hashlib.md5(content).hexdigest()])

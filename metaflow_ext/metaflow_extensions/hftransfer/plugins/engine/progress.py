@@ -9,7 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hftransfer._core.events import BytesMoved, Event, FileFinished, TransferStarted
+from hftransfer._core.events import (
+    BytesMoved,
+    Event,
+    FileFinished,
+    ListingProgress,
+    Recovered,
+    TransferStarted,
+    Waiting,
+)
 from hftransfer._core.units import format_size
 
 # The interval between lines doubles after this many lines.
@@ -17,6 +25,8 @@ _LINES_PER_INTERVAL = 6
 # Samples that are kept for the chart; beyond that every second one is dropped.
 _MAX_SAMPLES = 240
 _SAMPLE_INTERVAL = 0.25  # seconds, at first
+# Seconds without an answer of a server from which that is logged.
+_MIN_OUTAGE = 1.0
 
 
 class TransferProgress:
@@ -60,6 +70,7 @@ class TransferProgress:
         self._started = clock()
         self._interval = interval
         self._next_line = self._started + interval
+        self._next_outage_line = 0.0
         self._lines = 0
         self._sample_interval = _SAMPLE_INTERVAL
 
@@ -69,14 +80,27 @@ class TransferProgress:
         return self.samples[-1][0] if self.finished else self._clock() - self._started
 
     def __call__(self, event: Event, /) -> None:
-        if isinstance(event, TransferStarted):
+        if isinstance(event, TransferStarted | ListingProgress):
             self.files, self.total = event.files, event.bytes
         elif isinstance(event, BytesMoved):
             self.moved += event.bytes
             self._sample()
         elif isinstance(event, FileFinished):
             self.files_done += 1
+        elif isinstance(event, Waiting):
+            self._log_outage(event)
+        elif isinstance(event, Recovered):
+            if event.seconds >= _MIN_OUTAGE:
+                self._log(f"{self.what}: {event}")
+            self._next_outage_line = 0.0
         self._log_if_due()
+
+    def _log_outage(self, event: Waiting) -> None:
+        """Log what is waited for, as often as progress."""
+        now = self._clock()
+        if (event.requested or event.elapsed >= _MIN_OUTAGE) and now >= self._next_outage_line:
+            self._log(f"{self.what}: {event}")
+            self._next_outage_line = now + self._interval
 
     def finish(self) -> None:
         """Record that the transfer is over."""

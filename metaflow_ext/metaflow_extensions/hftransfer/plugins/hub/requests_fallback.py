@@ -16,8 +16,17 @@ from typing import Any
 from urllib.parse import quote
 
 from hftransfer._io.atomic_write import copy_atomically, open_atomically
-from hftransfer.errors import AccessError, IntegrityError, NetworkError, NotFoundError
+from hftransfer.errors import (
+    AccessError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    RejectedError,
+    Response,
+    redact,
+)
 from hftransfer.locations import safe_path
+from hftransfer.stores.hub.api_json import commit_of, tree_items
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     REPO_TYPES,
     RepoRequest,
@@ -92,15 +101,19 @@ class _Hub:
     def commit(self) -> str:
         """Return the commit to which the revision resolves."""
         revision = quote(self._request.revision or "main", safe="")
-        return str(self._get(f"{self._api}/revision/{revision}").json()["sha"])
+        return commit_of(_as_ours(self._get(f"{self._api}/revision/{revision}")))
 
     def files(self, commit: str) -> Iterator[tuple[str, int, str]]:
         """Yield path, size and digest of every file."""
         tree = f"{self._api}/tree/{commit}"
         url: str | None = f"{tree}?recursive=true&expand=false"
+        pages: set[str] = set()
         while url is not None:
+            if url in pages:
+                raise RejectedError(f"{redact(url)}: the listing repeats this page without end")
+            pages.add(url)
             response = self._get(url)
-            for item in response.json():
+            for item in tree_items(_as_ours(response)):
                 if item.get("type") == "file":
                     lfs = item.get("lfs")
                     digest = f"sha256:{lfs['oid']}" if lfs else f"git-sha1:{item['oid']}"
@@ -167,6 +180,10 @@ class _Hub:
                     raise NetworkError(f"{what}: the Hub returned status {response.status_code}")
             time.sleep(min(0.5 * 2 ** (_ATTEMPTS - remaining), 10))
         raise AssertionError("unreachable")
+
+
+def _as_ours(response: Any) -> Response:
+    return Response("GET", response.url, response.status_code, response.headers, response.content)
 
 
 def _check(status: int, what: str, revision: str | None) -> None:

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
-from hftransfer._client.selection import Selection, select_entries
+from hftransfer._client.selection import select_entries
 from hftransfer._core.events import Observer
 from hftransfer._io.move_tree import move_tree
 from hftransfer.errors import AccessError, ExpiredError
@@ -34,8 +34,6 @@ from metaflow_extensions.hftransfer.plugins.engine.session import Session, expec
 from metaflow_extensions.hftransfer.plugins.engine.tar import TarSink, TarSource
 
 T = TypeVar("T")
-
-ALL_FILES = Selection(None, None)
 
 # How often credentials are renewed in one transfer, each time after the old ones were refused.
 _MAX_RENEWALS = 5
@@ -211,7 +209,7 @@ class TransferJobs:
         document: object = None,
         size: int | None = None,
         also: Sequence[str] = (),
-        selection: Selection = ALL_FILES,
+        selects: Callable[[str], bool] | None = None,
     ) -> Report:
         """Copy the files of the stored folder `source` to the folder `path`.
 
@@ -226,8 +224,8 @@ class TransferJobs:
             Bytes of all stored files, checked where there is no manifest.
         also : sequence of str
             Further folders that get the files in the same pass.
-        selection : Selection
-            Which of the stored files are copied. Default: all.
+        selects : callable, optional
+            Takes the path of a stored file. Returns True if it is wanted. Default: all are.
 
         Raises
         ------
@@ -244,7 +242,8 @@ class TransferJobs:
             if isinstance(origin, LocalSource):
                 total = await anyio.to_thread.run_sync(_size_below, source)
             _check_total(source, total, document, size)
-            entries = selection.entries(expected_entries(listed, document, source))
+            expected = expected_entries(listed, document, source)
+            entries = [entry for entry in expected if selects is None or selects(entry.path)]
             sinks = [await session.folder(folder) for folder in (path, *also)]
             if not entries:
                 return _empty_report(origin)

@@ -29,7 +29,6 @@ from metaflow_extensions.hftransfer.plugins.hub.repair import (
 )
 
 if TYPE_CHECKING:
-    from hftransfer._client.selection import Selection
     from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
     from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import (
         CheckpointStore,
@@ -215,7 +214,7 @@ class RepoTransfers:
                         source,
                         entry.location,
                         document=self._read_manifest(whole["key"]),
-                        selection=_selection(request),
+                        selects=partial(is_selected, request),
                     ).bytes
         except UnsupportedByEngine as error:
             raise DamagedError(str(error)) from error
@@ -230,7 +229,6 @@ class RepoTransfers:
         source, target = self._access.location(reference["key"]), os.path.abspath(path)
         verified = _how_verified(document)
         started = time.monotonic()
-        selection = _selection(request)
         selected = _selected_files(request, document)
         try:
             with self._progress(request.repo_id) as progress, _as_damage():
@@ -242,7 +240,7 @@ class RepoTransfers:
                         target,
                         document=document,
                         size=reference.get("size"),
-                        selection=selection,
+                        selects=partial(is_selected, request),
                     )
                     fetched = report.bytes
                     selected = selected or report.manifest.to_dict()
@@ -319,12 +317,6 @@ def _as_damage() -> Iterator[None]:
         yield
     except (IntegrityError, NotFoundError, SourceChangedError) as error:
         raise DamagedError(str(error)) from error
-
-
-def _selection(request: RepoRequest) -> Selection:
-    from hftransfer._client.selection import Selection
-
-    return Selection(request.allow_patterns, request.ignore_patterns)
 
 
 def _selected_files(request: RepoRequest, document: Any) -> Any:

@@ -26,7 +26,7 @@ class Report:
     skipped_names: int = 0
     """Files that were left out because a destination cannot write their names (`on_bad_name`)."""
     bytes: int = 0
-    """Bytes read from the source."""
+    """Bytes read from the source. A copy with a sidecar also reads files that are there already."""
     reused_bytes: int = 0
     """Bytes that an interrupted transfer had stored, verified and not read again."""
     seconds: float = 0.0

@@ -128,7 +128,8 @@ class AsyncClient:
         The files of a folder are copied into the destination, not the folder itself. A single
         file is copied to the destination's name, or into the destination if that ends in
         ``/`` or is an existing folder. Files of the same names are replaced, each by one
-        atomic rename or upload; other files at the destination are not touched.
+        atomic rename or upload; other files at the destination are not touched. If the destination
+        lies in the source folder, what is below it is not copied.
 
         From S3 to S3 the store copies the objects itself if it can do so for all of them,
         all destinations are on S3, and neither `manifest` nor `sidecar` is given.
@@ -142,7 +143,8 @@ class AsyncClient:
                 matches ``/``). Default None: copy all.
             ignore_patterns: do not copy paths that match one of these. Default None.
             manifest: from an earlier transfer; the source must have exactly its files, and
-                every chunk must have the recorded digest. Default None.
+                every chunk must have the recorded digest. The whole source is listed before the
+                first byte moves: 1 KB of memory per file. Default None.
             sidecar: write the manifest of the copied files, with the XXH3 of every chunk, to
                 each destination: to ``.hftransfer`` in a folder or under a prefix, to
                 ``NAME.hftransfer`` beside a single file. `verify` finds it there.
@@ -157,8 +159,8 @@ class AsyncClient:
 
         Raises:
             OptionsError: if `destination` is an empty list, or `on_bad_name` is neither value.
-            LocationError: if a location cannot be parsed, or cannot be a destination; or if a
-                name cannot be written there.
+            LocationError: if a location cannot be parsed, cannot be a destination, or is both
+                local source and destination; or if a name cannot be written there.
             UnsupportedError: if a device, a FIFO, a socket or a broken link is to be copied.
             NotFoundError: if the source, or the bucket of a destination, does not exist.
             AccessError: if credentials are missing or not sufficient.
@@ -232,6 +234,8 @@ class AsyncClient:
 
     async def list(self, location: AnyLocation) -> Sequence[Entry]:
         """Return all files at `location` with their sizes and the digests that the listing has.
+
+        They take 0.5 to 1 KB of memory each; `pages` lists any number of files in little memory.
 
         Args:
             location: as `source` in `copy`.

@@ -6,21 +6,24 @@ be opened. The engine requests the others while it moves files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from anyio import to_thread
 
 from hftransfer._client.bad_names import NameFilter, OnBadName
+from hftransfer._client.overlap import outside_of, refuse_same_files, roots_in_source
 from hftransfer._client.registry import StoreRegistry
 from hftransfer._client.selection import Selection, started, with_manifest
-from hftransfer._client.sidecar import write_sidecar
+from hftransfer._client.sidecar import without_sidecar, write_sidecar
 from hftransfer._core.manifest import Manifest
 from hftransfer._engine.transfer import Context, Files, transfer
 from hftransfer.errors import LocationError, OptionsError
 from hftransfer.locations import HubLocation, LocalLocation, Location, S3Location
 from hftransfer.report import Report
 from hftransfer.stores.base import listing_pages
+from hftransfer.stores.null import NullSink
 
 __all__ = ("check_destinations", "copy_files")
 
@@ -51,8 +54,15 @@ async def copy_files(
     on_bad_name: OnBadName,
 ) -> Report:
     """Implement `AsyncClient.copy` for parsed locations; the arguments are those of `copy`."""
+    await to_thread.run_sync(refuse_same_files, source, destinations)
     origin = await stores.source(source)
     pages = await started(listing_pages(origin))
+    if not origin.single and (
+        inner := await to_thread.run_sync(roots_in_source, source, destinations)
+    ):
+        pages = outside_of(inner, pages)
+    if sidecar and not origin.single:
+        pages = without_sidecar(pages)  # the destinations get one of their own
     selected = selection.pages(pages)
     files: Files = selected
     if manifest is not None:
@@ -75,6 +85,7 @@ async def copy_files(
         ),
         # A manifest, to check or to write, has digests of the bytes: they must pass through here.
         server_side=manifest is None and not sidecar,
+        recorder=NullSink() if sidecar else None,
     )
     if sidecar:
         for destination, single in zip(destinations, names_file, strict=True):
@@ -87,5 +98,5 @@ async def _names_file(location: Location) -> bool:
     if isinstance(location, S3Location):
         return location.key != "" and not location.key.endswith("/")
     if isinstance(location, LocalLocation):
-        return not location.as_folder and not await to_thread.run_sync(location.path.is_dir)
+        return not location.as_folder and not await to_thread.run_sync(os.path.isdir, location.path)
     return False

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from hftransfer._core.manifest import Manifest
+from hftransfer._core.manifest_records import ManifestRecords
 from hftransfer.errors import IntegrityError
 from hftransfer.stores.base import Entry, ListingPage
 
@@ -39,9 +40,14 @@ class Selection:
 
     def manifest(self, recorded: Manifest) -> Manifest:
         """Return `recorded` with only the files that the patterns select."""
-        files = [Entry(path=path, size=file.size) for path, file in recorded.files.items()]
-        selected = [entry.path for entry in self.entries(files)]
-        return replace(recorded, files={path: recorded.files[path] for path in selected})
+        if self.allow is None and self.ignore is None:
+            return recorded
+        selects = path_filter(self.allow, self.ignore)
+        selected = ManifestRecords()
+        for path, file in recorded.files.items():
+            if selects(path):
+                selected.add(path, file)
+        return replace(recorded, files=selected)
 
 
 def select_entries(

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from hftransfer._client.joined_listings import joined_listings
 from hftransfer._client.registry import LocationSource, StoreRegistry
 from hftransfer._client.selection import Selection, started
-from hftransfer._client.sidecar import SIDECAR, read_sidecar
+from hftransfer._client.sidecar import SIDECAR, read_sidecar, without_sidecar
 from hftransfer._core.events import FileNotVerified, Observer, emit
 from hftransfer._core.manifest import Manifest
+from hftransfer._core.path_set import PathSet
 from hftransfer._engine.transfer import Complete, Context, transfer
 from hftransfer.errors import (
     IntegrityError,
@@ -50,19 +51,19 @@ async def verify_files(
     origin = await stores.source(location)
     listed = await started(listing_pages(origin))
     if manifest is None and against is None:
-        manifest = await read_sidecar(stores, location, origin)
+        manifest = await read_sidecar(stores, location, origin, context)
         described = "the .hftransfer manifest"
     else:
         described = "the given manifest"
     found = _Findings(context.observer)
-    pages = selection.pages(_without_sidecar(listed))
+    pages = selection.pages(without_sidecar(listed))
     complete: Complete | None = None
     if manifest is not None:
         pages = _by_manifest(pages, selection.manifest(manifest), found)
     elif against is not None:
         other = await stores.source(against)
         described = other.location
-        reference = selection.pages(listing_pages(other))
+        reference = selection.pages(without_sidecar(listing_pages(other)))
         pages = _by_reference(pages, reference, found)
     else:
         described = origin.location
@@ -148,31 +149,24 @@ class _Findings:
         return False
 
 
-async def _without_sidecar(
-    pages: AsyncGenerator[ListingPage, None],
-) -> AsyncGenerator[ListingPage, None]:
-    async for page in pages:
-        entries = [entry for entry in page.entries if entry.path != SIDECAR]
-        yield ListingPage(entries, page.is_last)
-
-
 async def _by_manifest(
     pages: AsyncGenerator[ListingPage, None], manifest: Manifest, found: _Findings
 ) -> AsyncGenerator[ListingPage, None]:
     """Yield the listed files with the chunk digests of `manifest`."""
-    missing = set(manifest.files)
+    listed = PathSet()
     async for page in pages:
         entries = []
         for entry in page.entries:
             recorded = manifest.files.get(entry.path)
-            missing.discard(entry.path)
+            listed.add(entry.path)
             if recorded is None:
                 found.add_unchecked(entry.path)
             elif found.has_size(entry, recorded.size):
                 entries.append(replace(entry, manifest=recorded, digest=recorded.digest))
         if page.is_last:
-            for path in sorted(missing):
-                found.add_missing(path)
+            for path in manifest.files:
+                if path != SIDECAR and path not in listed:
+                    found.add_missing(path)
         yield ListingPage(entries, page.is_last)
 
 

@@ -7,6 +7,7 @@ paths only those that begin the current one can be a file where it needs a folde
 
 from __future__ import annotations
 
+from hftransfer._core.path_set import PathSet
 from hftransfer.errors import LocationError
 
 __all__ = ("PathCheck",)
@@ -17,14 +18,14 @@ class PathCheck:
 
     While they are sorted by code points (that is by UTF-8 bytes, as S3 lists), the memory is that
     of the longest chain of prefixes, and both kinds of conflict are found. From the first path
-    that is out of order on, 8 bytes of hash per path are kept to find those that are listed twice.
+    that is out of order on, a `PathSet` finds those that are listed twice.
     """
 
     def __init__(self) -> None:
         self._prefixes: list[str] = []
         """Earlier paths, each a prefix of the next one; the last one is the latest path."""
-        self._hashes: set[int] | None = None
-        """Hashes of the paths since one was out of order; None before."""
+        self._seen: PathSet | None = None
+        """The paths since one was out of order; None before."""
 
     def add(self, path: str, *, in_folders: bool) -> None:
         """Check the next path.
@@ -36,15 +37,16 @@ class PathCheck:
         Raises:
             LocationError: if the path conflicts with an earlier one.
         """
-        if self._hashes is not None:
-            self._add_hash(path)
+        if self._seen is not None:
+            self._add_unsorted(path)
             return
         latest = self._prefixes[-1] if self._prefixes else ""
         if path == latest and self._prefixes:
             raise _listed_twice(path)
         if path < latest:
-            self._hashes = {hash(each) for each in self._prefixes}
-            self._add_hash(path)
+            self._seen = PathSet()
+            for each in (*self._prefixes, path):
+                self._add_unsorted(each)
             return
         while self._prefixes and not path.startswith(self._prefixes[-1]):
             self._prefixes.pop()
@@ -57,12 +59,10 @@ class PathCheck:
                     )
         self._prefixes.append(path)
 
-    def _add_hash(self, path: str) -> None:
-        assert self._hashes is not None
-        value = hash(path)
-        if value in self._hashes:
+    def _add_unsorted(self, path: str) -> None:
+        assert self._seen is not None
+        if not self._seen.add(path):
             raise _listed_twice(path)
-        self._hashes.add(value)
 
 
 def _listed_twice(path: str) -> LocationError:

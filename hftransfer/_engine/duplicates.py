@@ -29,7 +29,7 @@ from hftransfer._engine.pace import InFlightRead, RateHistory, RequestPace
 from hftransfer._io.buffers import Buffer, BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
-from hftransfer.errors import ThrottledError, TransferError, TransientError
+from hftransfer.errors import ExpiredError, ThrottledError, TransferError, TransientError
 from hftransfer.stores.base import Entry, FileBackedSource, Source
 
 __all__ = ("HedgedRead", "ReadHedger", "ReadRequest")
@@ -212,7 +212,7 @@ class ReadHedger:
         try:
             while True:
                 with second.scope:
-                    await read.request.source.fill(read.request.entry, second.pace.buffer)
+                    await self._fill(read.request, second.pace.buffer)
                     second.has_won = True
                 if second.has_won or not second.is_replaced:
                     break
@@ -225,6 +225,8 @@ class ReadHedger:
             _logger.debug("%s: the second request failed: %s", read.request.entry.path, error)
             if isinstance(error, ThrottledError):
                 self._on_throttled()
+            if isinstance(error, TransientError) and error.is_outage:
+                read.hedges -= 1  # nothing is known of the range: no longer wait for the next one
         except anyio.get_cancelled_exc_class():
             read.hedges -= 1  # another transfer, whose task this was, has ended
             raise
@@ -235,6 +237,12 @@ class ReadHedger:
                 self._forget_second(read)
             elif read.scope is not None:
                 read.scope.cancel()
+
+    async def _fill(self, request: ReadRequest, buffer: ByteRangeBuffer) -> None:
+        try:
+            await request.source.fill(request.entry, buffer)
+        except ExpiredError:  # the source removes the cause in the next attempt
+            await request.source.fill(request.entry, buffer)
 
     def take_over(self, read: HedgedRead) -> None:
         """Complete `read`, whose request was cancelled, with the bytes of its second request."""

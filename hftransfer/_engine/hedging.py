@@ -13,7 +13,8 @@ The evidence that another connection would be faster is either
 - *fresh*: peers that moved bytes in the window of the slow request, or ended in its later half.
   Then every request that is behind them is asked for again, up to half of those in flight; or
 - *earlier*: no peer is in flight, or all of them became slow. It may be the network that became
-  slow. One *probe* at a time finds out; if it is fast, that is fresh evidence for the others.
+  slow. One *probe* at a time finds out; if it is fast, that is fresh evidence for the others. Where
+  nothing is known of earlier requests, `HedgePolicy.floor` and `silence` count.
 
 Each further request for the same bytes needs twice the time of the one before, so that a range that
 is slow on every connection costs a number of requests that grows with the logarithm of the time.
@@ -51,6 +52,9 @@ class HedgePolicy:
     """How many times slower than earlier requests one must be for a probe."""
     floor: float = 16 * 1024
     """Bytes per second below which the first request of all, if alone, is probed."""
+    silence: float = 4.0
+    """Seconds beyond the window after which one of the first requests of all is probed if none of
+    them has received anything: a slow server answers sooner."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ class _Peers:
                 samples.append((moved / seconds, moved))
         self.are_in_flight = bool(samples)
         """True if there are peers that are as old as the window."""
+        self.are_moving = any(moved for _, moved in samples)
+        """True if peers that are as old as the window have received bytes in it."""
         # The median of the bytes, not of the requests: those that trickle have no weight.
         self.fresh = weighted_median(samples + history.rates(read.group, now - window / 2))
         """Bytes per second while `read` was slow; None without any."""
@@ -169,4 +175,8 @@ def _needs_probe(peers: _Peers, left: float, policy: HedgePolicy) -> bool:
     """Return True if a read is slow by what is known of earlier requests, or of none at all."""
     if peers.earlier is not None:
         return peers.leave_behind(left, peers.earlier, policy.probe_share, policy)
-    return not peers.are_in_flight and left > peers.read.buffer.missing / policy.floor
+    if peers.are_moving:
+        return False  # all are slow alike
+    if peers.are_in_flight and peers.wait < policy.silence:
+        return False
+    return left > peers.read.buffer.missing / policy.floor

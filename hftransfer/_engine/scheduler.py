@@ -69,10 +69,10 @@ from hftransfer._engine.pace import InFlightRead
 from hftransfer._io.buffers import BufferPool
 from hftransfer._io.limiter import ResizableLimiter
 from hftransfer._io.rate_limit import RateLimiter
-from hftransfer._io.retry import retrying
+from hftransfer._io.retry import Attempts, retrying
 from hftransfer.errors import ThrottledError, TransientError, single_error
 from hftransfer.options import RetryPolicy
-from hftransfer.stores.base import Entry, Source
+from hftransfer.stores.base import Entry, FileBackedSource, Source
 
 __all__ = ("DEFAULT_POLICY", "DownloadScheduler", "piece_count", "select_split")
 
@@ -277,11 +277,15 @@ class DownloadScheduler:
         """
         group = id(request.source)
         read = HedgedRead(buffer, self._clock(), request=request, group=group, split=split)
+        attempts = Attempts(self._retry)  # a request that is sent in place of another counts on
         self._reads.append(read)
         try:
+            if isinstance(request.source, FileBackedSource):
+                await self._fill_with_retries(read, attempts)  # never asked for again
+                return
             while True:
                 with anyio.CancelScope() as read.scope:
-                    await self._fill_with_retries(read)
+                    await self._fill_with_retries(read, attempts)
                     self.hedger.record(read)
                     return
                 if not read.is_replaced:
@@ -294,7 +298,7 @@ class DownloadScheduler:
             self._reads.remove(read)
             self.connections.release()
 
-    async def _fill_with_retries(self, read: HedgedRead) -> None:
+    async def _fill_with_retries(self, read: HedgedRead, attempts: Attempts) -> None:
         """Fill the buffer of `read`, within the limits of the `RetryPolicy`.
 
         This is the only layer that retries a read; `file` lists what is not a retry.
@@ -305,10 +309,13 @@ class DownloadScheduler:
             self._moved += max(0, read.moved)
             read.begin(self._clock())
             read.is_pausing = False
-            await request.source.fill(request.entry, buffer)
+            try:
+                await request.source.fill(request.entry, buffer)
+            except TransientError:
+                read.is_pausing = True
+                raise
 
         def on_retry(error: TransientError, delay: float) -> None:
-            read.is_pausing = True
             if isinstance(error, ThrottledError):
                 self.slow_down()
             request.on_retry(error, delay)
@@ -319,6 +326,7 @@ class DownloadScheduler:
             subject=request.entry.path,
             on_retry=on_retry,
             progress=lambda: buffer.filled,
+            attempts=attempts,
         )
 
 

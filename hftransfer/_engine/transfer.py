@@ -25,7 +25,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -101,6 +101,7 @@ async def transfer(
     complete: Complete | None = None,
     server_side: bool = False,
     keep_manifest: bool = True,
+    recorder: Sink | None = None,
 ) -> Report:
     """Move `files` of `source` into every one of `sinks`, in one pass over the source.
 
@@ -116,6 +117,8 @@ async def transfer(
         complete: called for each file before it is moved. Default: entries have all they need.
         server_side: let the store copy files itself if it can: those are not in the manifest.
         keep_manifest: False to return a manifest without files.
+        recorder: gets the files that all of `sinks` have already, so that they are read and the
+            manifest has their digests, too. Default: they are not read, and not in the manifest.
 
     Raises:
         LocationError: if a path is listed twice, or cannot exist beside another one.
@@ -125,6 +128,7 @@ async def transfer(
     copies = ServerCopies(source, sinks, is_enabled=server_side)
     run = _TransferRun(source, sinks, context, tolerated, complete, copies)
     run.keeps_manifest = keep_manifest
+    run.recorder = recorder
     async with aclosing(files if isinstance(files, AsyncGenerator) else _one_page(files)) as pages:
         await run.move(pages)
     manifest = Manifest(source=source.location, commit=source.commit, files=run.manifests)
@@ -135,6 +139,15 @@ async def transfer(
 
 async def _one_page(entries: Sequence[Entry]) -> AsyncGenerator[ListingPage, None]:
     yield ListingPage(entries, is_last=True)
+
+
+class _Moved(NamedTuple):
+    """What was done with one file."""
+
+    manifest: FileManifest | None
+    """None if the file was not read."""
+    is_new: bool
+    """False if every sink had the file already."""
 
 
 class _TransferRun:
@@ -165,6 +178,7 @@ class _TransferRun:
         self._in_progress: dict[str, FileTransfer | None] = {}
         """By path, files that a worker has taken; None while the sinks open the file."""
         self.keeps_manifest = True
+        self.recorder: Sink | None = None
         self.stats = TransferStats()
         self.manifests = ManifestRecords()
 
@@ -269,13 +283,12 @@ class _TransferRun:
 
     async def _transfer(self, entry: Entry) -> bool:
         """Move one file; return False if every sink has it already."""
-        manifest = await self._transfer_file(entry)
-        if manifest is not None and self.keeps_manifest:
-            self.manifests.add(entry.path, manifest)
-        return manifest is not None
+        moved = await self._transfer_file(entry)
+        if moved.manifest is not None and self.keeps_manifest:
+            self.manifests.add(entry.path, moved.manifest)
+        return moved.is_new
 
-    async def _transfer_file(self, entry: Entry) -> FileManifest | None:
-        """Move one file; return its manifest, or None if every sink has it already."""
+    async def _transfer_file(self, entry: Entry) -> _Moved:
         for remaining in reversed(range(_FILE_ATTEMPTS)):
             try:
                 return await self._attempt(entry, is_last=not remaining)
@@ -285,7 +298,7 @@ class _TransferRun:
                 self.stats.retries += 1
         raise AssertionError("unreachable")
 
-    async def _attempt(self, entry: Entry, *, is_last: bool) -> FileManifest | None:
+    async def _attempt(self, entry: Entry, *, is_last: bool) -> _Moved:
         opened: list[FileSink] = []
         file: FileTransfer | None = None
         self._in_progress[entry.path] = None
@@ -295,8 +308,13 @@ class _TransferRun:
                 file_sink = await self._begin(sink, entry, chunk_size)
                 if file_sink is not None:
                     opened.append(file_sink)
+            is_new = bool(opened)
+            if not is_new and self.recorder is not None:
+                file_sink = await self.recorder.begin(entry, chunk_size)
+                if file_sink is not None:
+                    opened.append(file_sink)
             if not opened:
-                return None
+                return _Moved(None, is_new=False)
             file = FileTransfer(
                 FileState(entry, chunk_size, self._source, opened, self._context, self.stats)
             )
@@ -309,8 +327,9 @@ class _TransferRun:
                 published = opened.pop(0)
                 if isinstance(published, ConfirmingSink):
                     checks.append(published.is_confirmed)
-            self.stats.record_checks(checks)
-            return manifest
+            if is_new:
+                self.stats.record_checks(checks)
+            return _Moved(manifest, is_new=is_new)
         except BaseException as error:
             discard = isinstance(error, IntegrityError)
             if not discard or is_last:

@@ -99,7 +99,7 @@ async def snapshot_download(
         tqdm_class: makes the progress bars. Default: huggingface_hub's bars.
         headers: further headers for the Hub; other hosts do not get them.
         endpoint: base URL of the Hub. Default: ``HF_ENDPOINT``.
-        dry_run: return what would be downloaded. Default False.
+        dry_run: return what would be downloaded, 1 KB of memory per file. Default False.
 
     Returns:
         The folder of the snapshot in the cache, or `local_dir`, as an absolute path (str);

@@ -16,7 +16,6 @@ No I/O except in `machine_id`, which reads once, and `VersionGuard.now`.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ class FileVersion(NamedTuple):
 
 def machine_id() -> str:
     """Return `boot_id`, or the name of the host where there is none."""
-    return boot_id() or platform.node()
+    return boot_id() or os.uname().nodename
 
 
 def settle_delay(versions: Iterable[FileVersion], now_ns: int) -> float:

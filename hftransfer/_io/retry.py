@@ -48,9 +48,13 @@ class Attempts:
         self._first_failure: float | None = None
         self._lost: dict[Origin, float] = {}
         """Seconds of past outages of each server when this operation first failed there."""
+        self._furthest = 0
 
-    def reset(self) -> None:
-        """Begin a new count, since the operation has made progress."""
+    def note_progress(self, reached: int) -> None:
+        """Begin a new count if the operation has come further than in all earlier attempts."""
+        if reached <= self._furthest:
+            return
+        self._furthest = reached
         self.failures = self._unexplained = 0
         self._first_failure = None
         self._lost.clear()
@@ -155,6 +159,7 @@ async def retrying(
     subject: str = "",
     on_retry: Callable[[TransientError, float], None] | None = None,
     progress: Callable[[], int] | None = None,
+    attempts: Attempts | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Run `operation` until it succeeds, raises another error, or `policy` gives up.
@@ -167,13 +172,14 @@ async def retrying(
             was sent. Default: none.
         progress: returns how far the operation has come. Progress beyond all earlier attempts
             resets the failure count and the deadline. Default: no progress.
+        attempts: the count of an earlier call for the same operation, which goes on. Default: a
+            new one.
         clock: seconds that only go forward; that of `Origins`.
 
     Raises:
         TransientError: that of the last attempt, if the policy gives up.
     """
-    attempts = Attempts(policy)
-    furthest = 0
+    attempts = attempts or Attempts(policy)
     give_up_at = 0.0
     origin: Origin | None = None
     failure: TransientError | None = None
@@ -188,9 +194,8 @@ async def retrying(
                 except TransientError as error:
                     failure = error
             now = clock()
-            if progress is not None and (reached := progress()) > furthest:
-                furthest = reached
-                attempts.reset()
+            if progress is not None:
+                attempts.note_progress(progress())
             attempts.fail(failure, now)
             delay = attempts.delay(failure, now, random.random())
             if delay is None:

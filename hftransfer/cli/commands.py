@@ -145,14 +145,14 @@ def _options(arguments: argparse.Namespace) -> TransferOptions:
 
 
 def _read_manifest(path: str) -> Manifest:
-    from hftransfer._core.manifest import Manifest
+    from hftransfer._core.manifest_json import read_manifest
 
     try:
-        with open(path, "rb") as file:
-            return Manifest.from_dict(json.load(file))
+        with open(path, encoding="utf-8") as file:
+            return read_manifest(file)
     except OSError as error:
         raise NotFoundError(f"cannot read the manifest {path}: {error.strerror}") from error
-    except ValueError as error:
+    except IntegrityError as error:
         raise IntegrityError(f"{path} is not a manifest: {error}") from error
 
 

@@ -43,6 +43,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from hftransfer._core.byte_range import ByteRangeBuffer
+from hftransfer._core.capability import CapabilityMeta
 from hftransfer._core.content_digest import ContentDigest
 from hftransfer._core.digests import Digest
 from hftransfer._core.manifest import FileManifest, Manifest
@@ -182,7 +183,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class RemoteSource(Protocol):
+class RemoteSource(Protocol, metaclass=CapabilityMeta):
     """A source whose bytes cross a network, on which they can be damaged.
 
     Implemented in addition to `Source`.
@@ -203,7 +204,7 @@ class RemoteSource(Protocol):
 
 
 @runtime_checkable
-class PagedSource(Protocol):
+class PagedSource(Protocol, metaclass=CapabilityMeta):
     """A source that can list its files page by page. Implemented in addition to `Source`."""
 
     def pages(self) -> AsyncIterator[ListingPage]:
@@ -229,7 +230,7 @@ async def listing_pages(source: Source) -> AsyncGenerator[ListingPage, None]:
 
 
 @runtime_checkable
-class FileBackedSource(Protocol):
+class FileBackedSource(Protocol, metaclass=CapabilityMeta):
     """A source whose entries are files of this machine, so that the kernel can send them.
 
     Implemented in addition to `Source`. With a `SendfileSink`, the bytes then go from the page
@@ -307,7 +308,7 @@ class PieceWrite(NamedTuple):
 
 
 @runtime_checkable
-class PieceSink(Protocol):
+class PieceSink(Protocol, metaclass=CapabilityMeta):
     """A file sink that can store parts of a chunk before the rest has arrived.
 
     Implemented in addition to `FileSink`, so that an interrupted transfer loses little on a slow
@@ -339,7 +340,7 @@ class PieceSink(Protocol):
 
 
 @runtime_checkable
-class KeepingSink(Protocol):
+class KeepingSink(Protocol, metaclass=CapabilityMeta):
     """A file sink that may have chunks already, which it compares with those that it is given.
 
     Implemented in addition to `FileSink`, by sinks that cannot read the chunks back.
@@ -351,7 +352,7 @@ class KeepingSink(Protocol):
 
 
 @runtime_checkable
-class SendfileSink(Protocol):
+class SendfileSink(Protocol, metaclass=CapabilityMeta):
     """A file sink that can also send chunks directly from an open file (sendfile(2)).
 
     Implemented in addition to `FileSink`. The file is read twice: once to hash it, once to send
@@ -382,7 +383,7 @@ class SendfileSink(Protocol):
 
 
 @runtime_checkable
-class ConfirmingSink(Protocol):
+class ConfirmingSink(Protocol, metaclass=CapabilityMeta):
     """A file sink that sends the bytes over a network, and is told by the receiver what arrived.
 
     Implemented in addition to `FileSink`.
@@ -394,7 +395,7 @@ class ConfirmingSink(Protocol):
 
 
 @runtime_checkable
-class ExclusiveSink(Protocol):
+class ExclusiveSink(Protocol, metaclass=CapabilityMeta):
     """A sink that can be told not to replace what exists. Implemented in addition to `Sink`."""
 
     @property
@@ -403,7 +404,7 @@ class ExclusiveSink(Protocol):
 
 
 @runtime_checkable
-class FileTreeSink(Protocol):
+class FileTreeSink(Protocol, metaclass=CapabilityMeta):
     """A sink that writes into folders of a file system. In addition to `Sink`.
 
     The engine refuses a listing in which a file would have to be a folder, too: ``a`` and ``a/b``.
@@ -413,7 +414,7 @@ class FileTreeSink(Protocol):
 
 
 @runtime_checkable
-class ServerCopySink(Protocol):
+class ServerCopySink(Protocol, metaclass=CapabilityMeta):
     """A sink whose store can copy files of the same store itself. In addition to `Sink`."""
 
     def copies_from(self, source: Source) -> bool:
@@ -479,7 +480,7 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class ComparingSink(Protocol):
+class ComparingSink(Protocol, metaclass=CapabilityMeta):
     """A sink that can say what it has under a name, so that equal files are not sent again.
 
     Implemented in addition to `Sink`. The engine asks for each file of a `FileBackedSource`,
@@ -503,7 +504,7 @@ class ComparingSink(Protocol):
 
 
 @runtime_checkable
-class NameCheckingSink(Protocol):
+class NameCheckingSink(Protocol, metaclass=CapabilityMeta):
     """A sink that cannot write every `Entry.path`. Implemented in addition to `Sink`.
 
     Whatever this reports, `Sink.prepare` refuses.

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from hftransfer._io.atomic_write import SUFFIX
+from hftransfer._io.partial_file import is_partial_file_name
 from hftransfer.errors import LocationError
 from hftransfer.locations import path_problem
 
@@ -36,7 +38,7 @@ class LocalNameCheck:
 
     def __call__(self, path: str) -> str | None:
         """Return what is wrong with `path`, or None."""
-        problem = path_problem(path) or _long_segment(path)
+        problem = path_problem(path) or _long_segment(path) or _partial_name(path)
         return problem if problem else self._check_folders(path)
 
     def _check_folders(self, path: str) -> str | None:
@@ -59,6 +61,13 @@ def _long_segment(path: str) -> str | None:
     if longest <= _MAX_SEGMENT:
         return None
     return f"has a segment of {longest} bytes, more than the {_MAX_SEGMENT} of file systems"
+
+
+def _partial_name(path: str) -> str | None:
+    # It would neither be listed nor verified, and be deleted as what a dead process has left.
+    if path.endswith(SUFFIX) and is_partial_file_name(path.rpartition("/")[2]):
+        return "is the name of an unfinished file of hftransfer"
+    return None
 
 
 class BadNames:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -14,8 +15,15 @@ from hftransfer._core.streams import ByteStream
 from hftransfer._engine import scheduler as scheduler_module
 from hftransfer._engine.scheduler import DownloadScheduler
 from hftransfer._io.buffers import BufferPool
+from hftransfer._io.origins import Origins
 from hftransfer._io.rate_limit import RateLimiter
-from hftransfer.errors import NetworkError, ThrottledError, TransientError
+from hftransfer.errors import (
+    ExpiredError,
+    NetworkError,
+    ServerError,
+    ThrottledError,
+    TransientError,
+)
 from hftransfer.options import RetryPolicy
 from hftransfer.stores.base import Entry, FillStream
 
@@ -93,7 +101,9 @@ class _Clock:
         return self.now
 
 
-def _scheduler(connections: int = 4, pool: BufferPool | None = None) -> DownloadScheduler:
+def _scheduler(
+    connections: int = 4, pool: BufferPool | None = None, clock: _Clock | None = None
+) -> DownloadScheduler:
     return DownloadScheduler(
         connections,
         start=8,
@@ -102,7 +112,7 @@ def _scheduler(connections: int = 4, pool: BufferPool | None = None) -> Download
         retry=RetryPolicy(attempts=2, wait_initial=0.0, wait_max=0.0),
         rate_limiter=RateLimiter(),
         buffer_pool=pool,
-        clock=_Clock(),
+        clock=clock or _Clock(),
     )
 
 
@@ -208,6 +218,90 @@ async def test_failure_of_the_second_request_is_no_failure_of_the_read(
 
     assert len(source.requests) == 3
     assert pool.in_use == 0
+
+
+async def test_second_requests_that_an_outage_ends_do_not_delay_the_next_one() -> None:
+    """After 30 s of outage, too, a slow read is asked for again within the window."""
+    times: list[float] = []
+
+    async def fail(buffer: ByteRangeBuffer) -> None:
+        times.append(clock.now)
+        raise NetworkError("refused")
+
+    clock = _Clock()
+    scheduler = _scheduler(clock=clock)
+    source = _Source(_trickle, *[fail] * 10)
+
+    await _fill(scheduler, source)
+
+    assert len(times) == 10
+    assert max(after - before for before, after in pairwise(times)) < 4
+
+
+async def test_second_request_whose_url_has_expired_is_sent_again_at_once() -> None:
+    """The source has a fresh URL for the next attempt."""
+
+    async def expire(buffer: ByteRangeBuffer) -> None:
+        raise ExpiredError("expired")
+
+    source, scheduler = _Source(_trickle, expire), _scheduler()
+
+    await _fill(scheduler, source)
+
+    assert len(source.requests) == 3
+    assert scheduler.hedger.count == 1
+
+
+async def test_read_that_waits_for_a_server_is_not_asked_for_again() -> None:
+    """Its request was refused without being sent: the server is known to be down."""
+    origins = Origins(clock=lambda: 0.0)
+    origin = origins.find("http://host")
+    origin.record_failure(ServerError("down", retry_after=50), started=0.0)
+    looks = 0
+
+    async def refuse(buffer: ByteRangeBuffer) -> None:
+        refusal = origin.refusal()
+        assert refusal is not None
+        raise refusal
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 100:
+            origin.record_success()
+        return False
+
+    source, scheduler = _Source(refuse), _scheduler()
+    buffer = ByteRangeBuffer(CHUNK, memoryview(bytearray(SIZE)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scheduler.run, look)
+        with anyio.fail_after(20):
+            await scheduler.fill(source, RANGE, buffer, _ignore)
+        tasks.cancel_scope.cancel()
+
+    assert looks >= 100
+    assert scheduler.hedger.count == 0
+    assert len(source.requests) == 2
+
+
+async def test_request_in_place_of_another_does_not_begin_a_new_count_of_failures() -> None:
+    """Two attempts are allowed: the failure before the replacement counts."""
+
+    async def fail(buffer: ByteRangeBuffer) -> None:
+        raise NetworkError("reset")
+
+    async def hang(buffer: ByteRangeBuffer) -> None:
+        await anyio.sleep_forever()
+
+    source, scheduler = _Source(fail, hang, fail), _scheduler(connections=1)
+    buffer = ByteRangeBuffer(CHUNK, memoryview(bytearray(SIZE)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scheduler.run, lambda: False)
+        with anyio.fail_after(20), pytest.raises(NetworkError, match="gave up after 2 attempts"):
+            await scheduler.fill(source, RANGE, buffer, _ignore)
+        tasks.cancel_scope.cancel()
+
+    assert scheduler.hedger.count == 1
 
 
 async def test_cancellation_ends_both_requests() -> None:

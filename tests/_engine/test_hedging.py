@@ -381,6 +381,17 @@ def test_request_of_the_only_file_is_probed_below_the_floor() -> None:
     assert _select(_read(5000, MIB), _read(5000, MIB)) == []
 
 
+def test_requests_that_all_hang_are_probed() -> None:
+    """The first requests of all get no answer for 6 s: that is no slow network."""
+    reads = [_read(0, MIB) for _ in range(3)]
+    for read in reads:
+        read.started = 4.5
+    assert _select(*reads) == []
+    for read in reads:
+        read.started = 4.0
+    assert len(_select(*reads)) == 1
+
+
 def test_half_of_the_requests_are_asked_for_again_at_most() -> None:
     """However many are behind."""
     slow = [_read(5000, MIB) for _ in range(9)]

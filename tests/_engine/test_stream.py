@@ -9,6 +9,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from hftransfer._engine import stream
+from hftransfer._engine.stream import StreamPatience
 from hftransfer._engine.transfer import Context
 from hftransfer.errors import IntegrityError, NetworkError
 from hftransfer.stores.memory import MemoryStore
@@ -66,3 +68,36 @@ async def test_streamed_chunk_that_does_not_match_the_manifest_is_rejected() -> 
 
     assert not sink.files
     assert sink.open_files == 0
+
+
+async def test_body_that_trickles_is_requested_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else would end it: the read timeout counts seconds without a byte."""
+    monkeypatch.setattr(stream, "_MIN_SECONDS", 0.5)
+    monkeypatch.setattr(stream, "_FLOOR", 2 * CHUNK)
+    source, sink = MemoryStore(FILES, ranges=False), MemoryStore()
+    source.hold("folder/large", start=3 * CHUNK)
+    context = Context.make(OPTIONS)
+
+    with anyio.fail_after(30):
+        report = await move(source, sink, context=context)
+
+    assert sink.files == FILES
+    assert report.verified == 4
+    assert source.reads.count(("folder/large", 0, CHUNK)) >= 2
+    assert context.buffer_pool.in_use == context.scheduler.connections.in_use == 0
+
+
+def test_a_body_may_trickle_for_as_long_as_it_took_to_arrive() -> None:
+    """4 s at first and 30 s at most; twice as long for each further request."""
+    patience = StreamPatience()
+    assert (patience.seconds, patience.bytes) == (4.0, 4 * 16 * 1024)
+    patience.record(10.0)
+    assert patience.seconds == 10.0
+    patience.record(1000.0)
+    assert patience.seconds == 30.0
+
+    patience.restart()
+    assert patience.seconds == 8.0
+    patience.record(10.0)
+    patience.begin()  # after a failure, which is no reason for more patience
+    assert patience.seconds == 8.0

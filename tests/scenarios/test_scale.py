@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hftransfer import AsyncClient, TransferOptions
+from hftransfer._core.checksums import upload_checksums
 from hftransfer._core.events import Event, ListingProgress, TransferStarted
 from hftransfer.errors import DiskFullError, LocationError, NotFoundError
 from hftransfer.testing.scale import ScaleServer
@@ -105,6 +107,44 @@ async def test_a_local_folder_is_uploaded_by_pages(server: ScaleServer, tmp_path
 
     assert report.files == len(report.manifest.files) == 1500
     assert report.manifest.files["1499"].size == 1
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_a_long_sidecar_is_written_and_read_through_a_temporary_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: ScaleServer, folder: bool
+) -> None:
+    """Its text is the same, no temporary file is left, and verify finds what is missing."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    target = tmp_path / "out"
+    async with AsyncClient(_options(server)) as client:
+        report = await client.copy(f"{server.url}data/0000", target, sidecar=True)
+        expected = (target / ".hftransfer").read_bytes()
+        (target / ".hftransfer").unlink()
+        monkeypatch.setattr("hftransfer._client.sidecar._MAX_IN_MEMORY", 1000)
+        source = target if folder else target / "0000000.bin"
+        copied = tmp_path / "copied"
+        await client.copy(source, copied if folder else copied / "0000000.bin", sidecar=True)
+        found = await client.verify(copied if folder else copied / "0000000.bin")
+
+    assert report.files == 1000
+    assert (found.ok, found.files) == (True, 1000 if folder else 1)
+    if folder:
+        written = json.loads((copied / ".hftransfer").read_bytes())
+        assert written["files"].keys() == json.loads(expected)["files"].keys()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+async def test_a_store_without_checksums_gets_the_first_object_only_again(
+    server: ScaleServer, tmp_path: Path
+) -> None:
+    """Once with each checksum that it turns out to ignore, not once per object."""
+    for index in range(20):
+        (tmp_path / f"{index}").write_bytes(b"x")
+    async with AsyncClient(_options(server)) as client:
+        await client.copy(tmp_path, "s3://other/copy")
+
+    assert server.counts["put"] <= 20 + len(upload_checksums())
 
 
 async def test_a_listing_is_given_by_pages(server: ScaleServer) -> None:

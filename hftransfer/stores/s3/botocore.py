@@ -7,6 +7,7 @@ processes. Requests are not theirs: `hftransfer.stores.s3.client` gives the meas
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,10 @@ from hftransfer.errors import (
 from hftransfer.stores.s3.signing import Credentials
 
 __all__ = ("CredentialResolver", "botocore_error")
+
+# botocore has such a handler, aiobotocore has none. Without one, Python prints the tracebacks that
+# it logs before it raises the exceptions that become our errors.
+logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
 
 # Limits of one request to a credential service, which botocore sends `_ATTEMPTS` times at most. Its
 # defaults are 60 s and 5 attempts: a firewall that drops packets would cost five minutes.
@@ -171,6 +176,15 @@ class CredentialResolver:
             raise StalledError(
                 f"{_CONTEXT}: no source returned any within {_LOOKUP_SECONDS:.0f} s"
             ) from error
+        except OSError as error:  # such as the token file of a web identity
+            name = f": {error.filename}" if error.filename else ""
+            raise AccessError(f"{_CONTEXT}: {error.strerror or error}{name}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            # The text can be part of what a process or a service has printed, so of a secret.
+            raise AccessError(
+                f"{_CONTEXT}: a source returned something else than credentials "
+                f"({type(error).__name__}); check the profile"
+            ) from None
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def _new_session(self) -> AioSession:

@@ -20,7 +20,7 @@ from hftransfer._core.digests import is_supported
 from hftransfer._core.plan import stored_part_size
 from hftransfer._io.file_version import VersionGuard
 from hftransfer._io.version_records import VersionRecords, record_of
-from hftransfer.errors import AccessError, NotFoundError
+from hftransfer.errors import AccessError, NotFoundError, UnsupportedError
 from hftransfer.options import S3Options
 from hftransfer.stores.base import Entry
 from hftransfer.stores.s3.client import S3Client
@@ -133,7 +133,7 @@ class StoredFiles:
             return None
         try:
             head = await self._client.call("HEAD", *bucket_key, headers=CHECKSUM_MODE)
-        except (AccessError, NotFoundError):
+        except (AccessError, NotFoundError, UnsupportedError):
             return None
         if head.headers.get("Content-Length", "") != str(entry.size):
             return None  # replaced since it was listed

@@ -29,7 +29,7 @@ SUFFIX = ".creating"
 _LOST = ".lost"
 # Seconds from the file to the upload: attempts to create it may be repeated, and the clocks of
 # store and machine tick differently.
-_EARLIEST, _LATEST = -5.0, 120.0
+_EARLIEST, _LATEST = -5.0, 30.0
 
 
 class UploadIntent:

@@ -51,6 +51,20 @@ async def test_only_files_with_the_recorded_chunks_are_kept(tmp_path: Path) -> N
 
 
 @pytest.mark.asyncio
+async def test_files_of_an_earlier_page_of_the_listing_are_kept(tmp_path: Path) -> None:
+    """The next page is prepared while they wait."""
+    source, manifest = stored_folder(tmp_path / "stored")
+    pages = [
+        [Entry(path=name, size=file.size, manifest=file)] for name, file in manifest.files.items()
+    ]
+    sink = ReuseSink(source, BufferPool(1 << 20))
+    for page in pages:
+        await sink.prepare(page)
+
+    assert [await sink.begin(page[0], 64) for page in pages] == [None] * len(pages)
+
+
+@pytest.mark.asyncio
 async def test_existing_files_are_hashed_within_the_memory_budget(tmp_path: Path) -> None:
     """While another buffer uses up the budget, the hashing waits for memory."""
     import anyio

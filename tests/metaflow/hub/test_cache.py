@@ -130,7 +130,7 @@ def test_a_reference_needs_no_disk(
     watching = False
 
     # Lock files: of the tasks that exclude each other, and of an upload in progress.
-    assert {Path(path).suffix for path in made} <= {".lock", ".upload"}
+    assert {Path(path).suffix for path in made} <= {".creating", ".lock", ".upload"}
 
 
 @pytest.mark.parametrize("scope", ["checkpoint", "flow", "global"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hftransfer.stores.s3 import account as account_module
 from hftransfer.stores.s3 import botocore as botocore_module
 from hftransfer.stores.s3.account import Account, BucketEndpoint
 from hftransfer.stores.s3.signing import Credentials
+from support.cli import run_cli
 
 CONFIG = """
 [profile work]
@@ -469,3 +471,37 @@ async def test_only_the_rejected_credentials_are_replaced(tmp_path: Path) -> Non
     rewrite("newer-id")
     assert await account.replace_credentials(old)
     assert (await account.credentials()).access_key == "new-id"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("credential_process = /bin/echo Secret-1", "returned something else than credentials"),
+        ("credential_process = /nowhere/tool", "No such file or directory: /nowhere/tool"),
+        (
+            "role_arn = arn:aws:iam::1:role/r\nweb_identity_token_file = /nowhere/token",
+            "No such file or directory: /nowhere/token",
+        ),
+    ],
+)
+async def test_a_source_that_fails_in_its_own_way_is_an_access_error(
+    setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What botocore does not turn into an error of its own is no reason for a traceback."""
+    (tmp_path / "config").write_text(f"[profile p]\nregion = us-east-1\n{setting}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(AccessError, match=message) as caught:
+        await Account(S3Options(profile="p")).credentials()
+    assert "Secret-1" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_command_line_prints_no_traceback_of_the_lookup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiobotocore logs one before it raises, and Python prints what no handler takes."""
+    (tmp_path / "config").write_text(SIGN_IN)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shown = run_cli("ls", "s3://bucket/x", "--profile", "sso")
+    assert "run `aws sso login --profile sso`" in shown.stderr
+    assert "Refreshing" not in shown.stderr

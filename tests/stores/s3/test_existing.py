@@ -107,6 +107,40 @@ async def test_a_few_files_among_many_objects_do_not_cost_the_whole_listing(
     assert store.requests <= 4
 
 
+async def test_in_an_order_at_random_most_objects_are_asked_for_by_their_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page per file would be 1,000 keys for one answer, one page after the other."""
+    keys = [f"p/{number:06d}" for number in range(20_000)]
+    store = _Store(keys, page=100)
+    objects = await _started(store, monkeypatch)
+    asked = random.Random(1).sample(keys, 400)
+    for key in asked:
+        found = await objects.find(key, ask=False)
+        assert found is not None
+        assert found.size == len(key)
+
+    assert store.requests <= 1 + 400 / 8 + 8
+    assert store.asked <= 400
+
+
+async def test_pages_are_used_again_once_the_order_is_sorted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a part at random, each page answers as many questions as before."""
+    keys = [f"p/{number:06d}" for number in range(20_000)]
+    store = _Store(keys, page=1000)
+    objects = await _started(store, monkeypatch)
+    for key in random.Random(1).sample(keys, 200):
+        await objects.find(key, ask=False)
+    store.requests = store.asked = 0
+    for key in keys:
+        assert await objects.find(key, ask=False) is not None
+
+    assert store.requests <= 25
+    assert store.asked <= 64
+
+
 async def test_an_empty_destination_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says that there is nothing, whatever is asked."""
     store = _Store([], page=1000)

@@ -36,7 +36,7 @@ def test_an_upload_that_a_dead_process_began_is_an_own_one(folder: Path) -> None
     intents = UploadIntents("b", "k")
 
     assert intents.cover(1000)
-    assert intents.cover(900)
+    assert intents.cover(980)
     assert not intents.cover(1030)
     assert not intents.cover(500)
     assert not intents.cover(None)

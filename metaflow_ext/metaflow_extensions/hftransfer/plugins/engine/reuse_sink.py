@@ -62,7 +62,7 @@ class ReuseSink:
     async def prepare(self, entries: Sequence[Entry]) -> None:
         await self._sink.prepare(entries)
         # In one thread call: one call per file costs more than moving a small file.
-        self._candidates = await anyio.to_thread.run_sync(_of_right_size, self._path, entries)
+        self._candidates |= await anyio.to_thread.run_sync(_of_right_size, self._path, entries)
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         recorded = entry.manifest
@@ -81,6 +81,7 @@ class ReuseSink:
 
     async def finish(self, manifest: Manifest) -> None:
         await self._sink.finish(manifest)
+        self._candidates.clear()
 
 
 def _of_right_size(folder: Path, entries: Sequence[Entry]) -> set[str]:

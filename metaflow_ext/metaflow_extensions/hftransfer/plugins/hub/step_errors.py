@@ -79,6 +79,7 @@ def _combined(mapped: type[Exception], own: type[Exception]) -> type[Exception]:
         # Not `__reduce__`: huggingface_hub's classes define this one.
         "__reduce_ex__": lambda self, protocol: (_restored, (mapped, own, self.message)),
         "headline": "@huggingface_hub",
+        "message": "",  # in place of the engine's property: each error has its own
     }
     bases = (mapped,) if mapped is own else (mapped, own)
     return _classes.setdefault(

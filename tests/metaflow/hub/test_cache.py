@@ -29,7 +29,7 @@ from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, 
 from metaflow_extensions.hftransfer.plugins.engine.jobs import TransferJobs
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
 from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import ReuseSink
-from metaflow_extensions.hftransfer.plugins.hub.access import SIBLING
+from metaflow_extensions.hftransfer.plugins.hub.access import DATASTORE, SIBLING
 from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight
 from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 from support.files import tree
@@ -751,8 +751,26 @@ def test_a_siblings_copy_is_a_hit_and_named_so(
     assert hub.requests == []
     assert lines[0].startswith(f"Loading {REPO} from another task's copy in the datastore to ")
     assert lines[1].startswith(f"Loaded {REPO} at commit ")
-    (access,) = second.accesses
-    assert (access.state, access.origin, access.cache_hit) == ("done", SIBLING, True)
+    third = repo_cache(datastore, print, task="Flow/1/start/3", identifier="three")
+    _, third_hit = third.reference(request_for(hub))
+    assert third_hit
+    for access in [*second.accesses, *third.accesses]:
+        assert (access.state, access.origin, access.cache_hit) == ("done", SIBLING, True)
+
+
+def test_a_part_that_is_copied_within_the_datastore_is_a_hit_and_named_so(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """The copy of a part of a stored repository is no download and no load."""
+    repo_cache(datastore, print).reference(request_for(hub))
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+    cache.reference(request_for(hub, allow_patterns="*.json"))
+
+    assert lines[0] == f"Copying {REPO} from the datastore to the datastore"
+    assert re.match(rf"Copied {REPO} at commit [0-9a-f]{{8}} in [0-9.]+ s: 1 file, ", lines[1])
+    assert len(lines) == 2
+    (access,) = cache.accesses
+    assert (access.state, access.origin, access.cache_hit) == ("done", DATASTORE, True)
 
 
 def test_an_access_says_how_it_failed(

@@ -15,13 +15,13 @@ Everything here blocks and belongs in worker threads.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from hftransfer._core.digests import chunk_digest
 from hftransfer._io.process_identity import ProcessIdentity
 from hftransfer._io.regular_file import UnsafeFileError, create_exclusive
 
@@ -187,7 +187,7 @@ class _Record:
     @property
     def claim_path(self) -> Path:
         """The path of the lock under which the file may be replaced."""
-        digest = chunk_digest(memoryview(repr(self._key).encode()))[:8]
+        digest = hashlib.sha256(repr(self._key).encode()).hexdigest()[:8]
         stem, dot, suffix = self._path.name.rpartition(".")
         return self._path.with_name(f"{stem}.{digest}{dot}{suffix}")
 

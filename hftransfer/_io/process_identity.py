@@ -11,14 +11,14 @@ Everything here blocks for some microseconds (``/proc``).
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import socket
 from dataclasses import dataclass
 
-from hftransfer._core.digests import chunk_digest
 from hftransfer._io.state_folder import boot_id
 
-__all__ = ("ProcessIdentity", "is_token_of_dead_process", "own_token")
+__all__ = ("ProcessIdentity", "is_token_of_dead_process", "own_token", "parent_token")
 
 # Inode number of the initial namespace of process numbers (Linux, include/linux/proc_ns.h).
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -86,16 +86,25 @@ def own_token() -> str:
     They are 8 digits of the machine and its boot, 8 of the process number, 8 of its start and 8
     random ones.
     """
-    own = ProcessIdentity.current()
-    return f"{_machine()}{own.pid:08x}{_short(own.start)}{os.urandom(4).hex()}"
+    return _token(ProcessIdentity.current())
+
+
+def parent_token() -> str:
+    """Return a token, as of `own_token`, that identifies the process that started this one."""
+    pid = os.getppid()
+    return _token(ProcessIdentity(pid, _host(), _start_of(pid)))
 
 
 def is_token_of_dead_process(token: str) -> bool:
-    """Return True if `token` was made by `own_token` in a process of this machine that is dead."""
+    """Return True if `token` is of a process of this machine (or container) that is dead."""
     if len(token) != _TOKEN_DIGITS or token[:8] != _machine():
         return False
     pid = int(token[8:16], 16)
     return not _is_running(pid) or _short(_start_of(pid)) != token[16:24]
+
+
+def _token(process: ProcessIdentity) -> str:
+    return f"{_machine()}{process.pid:08x}{_short(process.start)}{os.urandom(4).hex()}"
 
 
 def _short(start: int | None) -> str:
@@ -109,7 +118,7 @@ def _of_process(pid: int) -> ProcessIdentity:
 
 @functools.lru_cache(maxsize=1)
 def _machine() -> str:
-    return chunk_digest(memoryview(f"{_host()} {_boot_id()}".encode()))[:8]
+    return hashlib.sha256(f"{_host()} {_boot_id()}".encode()).hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=1)

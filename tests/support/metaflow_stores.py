@@ -82,6 +82,7 @@ def checkpoint_store(
     attempt: int = 0,
     identifier: str = "single",
     exclusive: bool = True,
+    siblings: bool = True,
 ) -> Any:
     """Return the `CheckpointStore` that the task of this path would have."""
     from metaflow_extensions.hftransfer.plugins.hub.checkpoint_store import CheckpointStore
@@ -96,7 +97,11 @@ def checkpoint_store(
     checkpointer = core.Checkpointer(store, attempt=attempt)
     checkpointer.set_root_prefix("mf.huggingface_hub")
     return CheckpointStore(
-        SimpleNamespace(_checkpointer=checkpointer), log, exclusive=exclusive, temp_dir_root=None
+        SimpleNamespace(_checkpointer=checkpointer),
+        log,
+        exclusive=exclusive,
+        temp_dir_root=None,
+        siblings=siblings,
     )
 
 
@@ -118,11 +123,16 @@ def repo_cache(
     from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 
     store = checkpoint_store(
-        datastore, log, task=task, attempt=attempt, identifier=identifier, exclusive=exclusive
+        datastore,
+        log,
+        task=task,
+        attempt=attempt,
+        identifier=identifier,
+        exclusive=exclusive,
+        siblings=scope == "checkpoint",
     )
     transfers = RepoTransfers(store, log, links=links)
-    step = task.rpartition("/")[0]
-    return RepoCache(store, transfers, scope, step, log, owner=owner or task, may_retry=may_retry)
+    return RepoCache(store, transfers, scope, log, owner=owner or task, may_retry=may_retry)
 
 
 def stored_folder(folder: Path) -> tuple[Path, Any]:

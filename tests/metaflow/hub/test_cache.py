@@ -9,8 +9,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +24,17 @@ import pytest
 pytest.importorskip("metaflow.decorators")
 pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 
-from hftransfer import IntegrityError, TransferError
-from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Status
+from hftransfer import DiskFullError, IntegrityError, TransferError
+from hftransfer.testing import CorruptByte, Fault, HubServer, RandomFile, Repo, Stall, Status
+from metaflow_extensions.hftransfer.plugins.engine.jobs import TransferJobs
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest, parse_arguments
-from metaflow_extensions.hftransfer.plugins.hub.access import SIBLING
+from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import ReuseSink
+from metaflow_extensions.hftransfer.plugins.hub.access import DATASTORE, SIBLING
+from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight
+from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
 from support.files import tree
 from support.hub import listings
-from support.metaflow_stores import Datastore, checkpoint_store, repo_cache
+from support.metaflow_stores import Datastore, checkpoint_store, python_path, repo_cache
 
 pytestmark = [pytest.mark.metaflow, pytest.mark.timeout(120)]
 
@@ -41,6 +48,7 @@ FILES: dict[str, bytes | RandomFile] = {
 }
 ARTIFACTS = "mf.huggingface_hub/checkpoints/artifacts"
 SINGLE = f"{ARTIFACTS}/Flow/start/scope/single"
+UNFINISHED = "mf.huggingface_hub/checkpoints/unfinished"
 
 
 @pytest.fixture(scope="module")
@@ -336,27 +344,86 @@ def test_a_retry_resumes_a_failed_attempt(
     assert set(datastore.keys(SINGLE)) == {f"{reference['key']}/{path}" for path in FILES}
 
 
-def test_a_retry_adopts_the_entry_of_a_killed_attempt(
-    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str]
+@pytest.mark.parametrize("who", ["its retry", "a later run", "a sibling"])
+def test_the_entry_of_a_killed_task_is_adopted(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], who: str
 ) -> None:
-    """The retry writes below the same key, and deletes what it does not overwrite."""
-    store = checkpoint_store(datastore, lines.append)
-    cache = repo_cache(datastore, lines.append, attempt=1)
-    name = cache.name(request_for(hub))
-    killed = f"{SINGLE}/{store._datastore._NAME_ENTROPY}.0.{name}.0"
+    """The next download of the same files writes below its key, and deletes what it does not need.
+
+    The next attempt, without @retry the next run, or in another task of the foreach.
+    """
+    killed = kill_after_begin(datastore, hub)
     for path in ("config.json", "of/another/commit.bin"):
         datastore.write(f"{killed}/{path}", b"half of it")
+    tasks: dict[str, dict[str, Any]] = {
+        "its retry": {"attempt": 1},
+        "a later run": {"task": "Flow/2/start/7"},
+        "a sibling": {"task": "Flow/2/start/8", "identifier": "other"},
+    }
+    task = tasks[who]
 
-    reference, _ = cache.load(request_for(hub), str(tmp_path / "a"))
+    reference, _ = repo_cache(datastore, lines.append, **task).load(
+        request_for(hub), str(tmp_path / "a")
+    )
 
     assert reference["key"] == killed
-    assert set(datastore.keys(SINGLE)) == {f"{killed}/{path}" for path in FILES}
-    assert [
-        line for line in lines if "Resuming the unfinished entry of attempt 0 of this task" in line
-    ]
-    again, hit = repo_cache(datastore, lines.append).load(request_for(hub), str(tmp_path / "b"))
+    assert datastore.keys(ARTIFACTS) == sorted(f"{killed}/{path}" for path in FILES)
+    assert datastore.keys(UNFINISHED) == []
+    assert [line for line in lines if "Resuming the unfinished entry" in line]
+    identifier = task.get("identifier", "single")
+    again, hit = repo_cache(datastore, lines.append, identifier=identifier).load(
+        request_for(hub), str(tmp_path / "b")
+    )
     assert hit
     assert again == reference
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow"])
+def test_what_a_killed_task_began_is_removed(
+    datastore: Datastore, hub: HubServer, lines: list[str], scope: str
+) -> None:
+    """In every scope, also if nobody requests the same files again."""
+    killed = kill_after_begin(datastore, hub, scope=scope)
+    datastore.write(f"{killed}/config.json", b"half of it")
+
+    reference, _ = repo_cache(
+        datastore, lines.append, task="Flow/2/start/7", scope=scope
+    ).reference(request_for(hub, revision="v2", allow_patterns="*.json"))
+
+    assert datastore.keys(ARTIFACTS) == [f"{reference['key']}/config.json"]
+    assert datastore.keys(UNFINISHED) == []
+    assert [line for line in lines if f"of a task that has died: {killed}" in line]
+
+
+def test_what_a_living_task_writes_stays(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """Another request does not touch the unfinished entry of a process that runs."""
+    store = checkpoint_store(datastore, print)
+    flight = Flight("1" * 32)
+    with store.new_entry("name", flight) as entry:
+        datastore.write(f"{entry.key}/config.json", b"half of it")
+
+        repo_cache(datastore, lines.append, task="Flow/2/start/7").reference(
+            request_for(hub, allow_patterns="*.json")
+        )
+
+        assert datastore.read(f"{entry.key}/config.json") == b"half of it"
+
+
+def test_a_task_that_lost_its_entry_neither_publishes_nor_removes_it(
+    datastore: Datastore, hub: HubServer
+) -> None:
+    """Another one took it over, because this one seemed to be dead."""
+    store = checkpoint_store(datastore, print)
+    flight = Flight("1" * 32)
+    with pytest.raises(TransferError, match="taken over"), store.new_entry("name", flight) as entry:
+        datastore.write(f"{entry.key}/config.json", b"of the other task")
+        store._unfinished.claim(flight.name, entry.key, "Flow/2/start/7", may_retry=False)
+        store.publish(entry, {"files": {"config.json": {"size": 17}}}, {})
+
+    assert datastore.read(f"{entry.key}/config.json") == b"of the other task"
 
 
 def test_a_published_entry_of_an_earlier_attempt_is_not_adopted(
@@ -394,25 +461,179 @@ def test_existing_files_are_not_transferred(
 
 
 @pytest.mark.parametrize("scope", ["checkpoint", "flow"])
-def test_tasks_of_one_machine_download_once(
+def test_tasks_of_one_machine_download_and_store_once(
     datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
 ) -> None:
-    """Three concurrent tasks of a foreach: one reads the Hub, the others its entry."""
+    """Three concurrent tasks of a foreach: one reads the Hub, the others refer to its entry."""
 
-    def task(number: int) -> None:
-        repo_cache(
+    def task(number: int) -> tuple[dict[str, Any], bool]:
+        found: tuple[dict[str, Any], bool] = repo_cache(
             datastore,
             lines.append,
             task=f"Flow/1/start/{number}",
             identifier=f"index{number}" if scope == "checkpoint" else "shared",
             scope=scope,
         ).load(request_for(hub), str(tmp_path / str(number)))
+        return found
 
     with ThreadPoolExecutor(3) as tasks:
-        list(tasks.map(task, range(3)))
+        found = list(tasks.map(task, range(3)))
 
     assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "2")
     assert listings(hub) == 1
+    assert len({reference["key"] for reference, _ in found}) == 1
+    assert sorted(hit for _, hit in found) == [False, True, True]
+    assert len(datastore.keys(ARTIFACTS)) == len(FILES)
+    hub.clear_requests()
+    again, hit = repo_cache(
+        datastore,
+        lines.append,
+        task="Flow/2/start/9",
+        identifier="index2" if scope == "checkpoint" else "shared",
+        scope=scope,
+    ).load(request_for(hub), str(tmp_path / "again"))
+    assert hit
+    assert again["key"] == found[0][0]["key"]
+    assert hub.requests == []
+
+
+def test_tasks_that_waited_load_at_the_same_time(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock is held while a task loads: two of three meet in the middle of their loads."""
+    meeting = threading.Barrier(2)
+    load = RepoTransfers.load
+
+    def meet(self: Any, request: Any, reference: Any, path: str) -> Any:
+        if Path(path).name != "first":
+            meeting.wait(60)
+        return load(self, request, reference, path)
+
+    monkeypatch.setattr(RepoTransfers, "load", meet)
+    waiting = threading.Semaphore(0)
+
+    def log(line: str) -> None:
+        if "waiting" in line:
+            waiting.release()
+
+    stalled = hub.add_fault(Fault(host="cdn", action=Stall(0), times=None))
+
+    def task(name: str) -> bool:
+        cache = repo_cache(datastore, log, task=f"Flow/1/start/{name}", identifier=name)
+        return bool(cache.load(request_for(hub), str(tmp_path / name))[1])
+
+    with ThreadPoolExecutor(3) as tasks:
+        first = tasks.submit(task, "first")
+        assert stalled.wait(60)
+        others = [tasks.submit(task, name) for name in ("second", "third")]
+        for _ in others:
+            assert waiting.acquire(timeout=60)
+        hub.clear_faults()
+        hub.release()
+        assert not first.result()
+        assert all(other.result() for other in others)
+
+
+def test_locks_lie_with_a_local_datastore_and_are_removed(
+    datastore: Datastore, hub: HubServer, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that tasks with other temporary folders wait too; no lock file stays anywhere."""
+    locks: list[str] = []
+    download = RepoTransfers.download
+
+    def watch(self: Any, request: Any, entry: Any, path: Any) -> Any:
+        for parent in (datastore.root, tempfile.gettempdir()):
+            found = Path(parent).rglob("*.lock") if os.path.isdir(parent) else ()
+            locks.extend(str(file) for file in found)
+        return download(self, request, entry, path)
+
+    monkeypatch.setattr(RepoTransfers, "download", watch)
+    repo_cache(datastore, lines.append).reference(request_for(hub))
+
+    where = datastore.root if datastore.kind == "local" else tempfile.gettempdir()
+    assert [Path(lock).is_relative_to(where) for lock in locks] == [True]
+    assert not Path(locks[0]).exists()
+
+
+@pytest.mark.parametrize("scope", ["checkpoint", "flow"])
+def test_a_stored_repository_serves_a_part_of_it(
+    datastore: Datastore, hub: HubServer, tmp_path: Path, lines: list[str], scope: str
+) -> None:
+    """A load with patterns selects from the entry; a reference to a part is a smaller entry."""
+
+    def cache(number: int) -> Any:
+        return repo_cache(datastore, lines.append, scope=scope, task=f"Flow/{number}/start/1")
+
+    whole, _ = cache(1).reference(request_for(hub))
+    hub.clear_requests()
+    part = request_for(hub, allow_patterns=["*.json", "deep/"], ignore_patterns="*.bin")
+    for name in ("old.bin", "keep.txt"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_text("mine")
+
+    reference, hit = cache(2).load(part, str(tmp_path / "a"))
+    smaller, hit_again = cache(3).reference(part)
+
+    assert hub.requests == []
+    assert hit
+    assert hit_again
+    assert reference["key"] == whole["key"] != smaller["key"]
+    assert set(tree(tmp_path / "a")) == {"config.json", "deep/vocab.txt", "old.bin", "keep.txt"}
+    assert datastore.keys(smaller["key"]) == [
+        f"{smaller['key']}/config.json",
+        f"{smaller['key']}/deep/vocab.txt",
+    ]
+    assert cache(4).reference(part)[0]["key"] == smaller["key"]
+    other = request_for(hub, allow_patterns="*.json", revision="v2")
+    assert not cache(5).load(other, str(tmp_path / "v2"))[1]
+
+
+def test_a_damaged_repository_does_not_serve_a_part_of_it(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """The reference to a part is downloaded then."""
+    whole, _ = repo_cache(datastore, lines.append).reference(request_for(hub))
+    datastore.write(f"{whole['key']}/config.json", b'{"revision": "xxxx"}')
+    hub.clear_requests()
+
+    part, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").reference(
+        request_for(hub, allow_patterns="*.json")
+    )
+
+    assert not hit
+    assert listings(hub) == 1
+    assert datastore.read(f"{part['key']}/config.json") == b'{"revision": "main"}'
+
+
+def test_a_full_temporary_disk_does_not_discard_a_stored_entry(
+    datastore: Datastore,
+    hub: HubServer,
+    tmp_path: Path,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The load fails; what the datastore has by then serves the next task."""
+
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise DiskFullError("no space left to write the file")
+
+    request = request_for(hub, allow_patterns="*.json")
+    if datastore.kind == "local":
+        monkeypatch.setattr(TransferJobs, "load", fail)
+        monkeypatch.setattr(TransferJobs, "clone", lambda *arguments, **keywords: False)
+    else:
+        monkeypatch.setattr(ReuseSink, "finish", fail)  # when all files are at both places
+    with pytest.raises(DiskFullError):
+        repo_cache(datastore, lines.append).load(request, str(tmp_path / "a"))
+    monkeypatch.undo()
+    hub.clear_requests()
+
+    _, hit = repo_cache(datastore, lines.append, task="Flow/2/start/1").load(
+        request, str(tmp_path / "b")
+    )
+
+    assert hit
+    assert hub.requests == []
 
 
 def test_one_task_may_load_from_several_threads(
@@ -530,8 +751,26 @@ def test_a_siblings_copy_is_a_hit_and_named_so(
     assert hub.requests == []
     assert lines[0].startswith(f"Loading {REPO} from another task's copy in the datastore to ")
     assert lines[1].startswith(f"Loaded {REPO} at commit ")
-    (access,) = second.accesses
-    assert (access.state, access.origin, access.cache_hit) == ("done", SIBLING, True)
+    third = repo_cache(datastore, print, task="Flow/1/start/3", identifier="three")
+    _, third_hit = third.reference(request_for(hub))
+    assert third_hit
+    for access in [*second.accesses, *third.accesses]:
+        assert (access.state, access.origin, access.cache_hit) == ("done", SIBLING, True)
+
+
+def test_a_part_that_is_copied_within_the_datastore_is_a_hit_and_named_so(
+    datastore: Datastore, hub: HubServer, lines: list[str]
+) -> None:
+    """The copy of a part of a stored repository is no download and no load."""
+    repo_cache(datastore, print).reference(request_for(hub))
+    cache = repo_cache(datastore, lines.append, task="Flow/2/start/1")
+    cache.reference(request_for(hub, allow_patterns="*.json"))
+
+    assert lines[0] == f"Copying {REPO} from the datastore to the datastore"
+    assert re.match(rf"Copied {REPO} at commit [0-9a-f]{{8}} in [0-9.]+ s: 1 file, ", lines[1])
+    assert len(lines) == 2
+    (access,) = cache.accesses
+    assert (access.state, access.origin, access.cache_hit) == ("done", DATASTORE, True)
 
 
 def test_an_access_says_how_it_failed(
@@ -556,6 +795,42 @@ def delete(datastore: Datastore, key: str) -> None:
         datastore.backend.delete(key)
 
 
+BEGIN = """
+import json, os, signal, sys
+import metaflow
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import parse_arguments
+from metaflow_extensions.hftransfer.plugins.hub.transfer import RepoTransfers
+from support.metaflow_stores import Datastore, repo_cache
+
+def die(self, request, entry, path):
+    print(entry.key, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+RepoTransfers.download = die
+given = json.loads(sys.argv[1])
+cache = repo_cache(Datastore(*given["datastore"]), print, **given["task"])
+cache.reference(parse_arguments(given["request"]))
+"""
+
+
+def kill_after_begin(datastore: Datastore, hub: HubServer, **task: Any) -> str:
+    """Kill a task that has begun an entry; return the key of that."""
+    given = {
+        "datastore": [datastore.kind, datastore.root, datastore.parameters],
+        "request": {"repo_id": REPO, "endpoint": hub.endpoint},
+        "task": task,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN, json.dumps(given)],
+        env={**os.environ, "PYTHONPATH": python_path(), "TMPDIR": tempfile.gettempdir()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 def store_upstream_entry(
     datastore: Datastore, files: dict[str, bytes], size: int | None = None
 ) -> dict[str, Any]:
@@ -564,7 +839,7 @@ def store_upstream_entry(
     request = RepoRequest(REPO)
     name = repo_cache(datastore, print).name(request)
     metadata = {"repo_id": REPO, "registry": "huggingface", "repo_type": "model"}
-    with store.new_entry(name) as entry:
+    with store.new_entry(name, Flight("0" * 32)) as entry:
         for path, data in files.items():
             datastore.write(f"{entry.key}/{path}", data)
         total = sum(map(len, files.values())) if size is None else size

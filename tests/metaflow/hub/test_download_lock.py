@@ -12,11 +12,10 @@ pytest.importorskip("metaflow_extensions.obcheckpoint.plugins")
 from metaflow_extensions.hftransfer.plugins.engine.cache_key import entry_metadata
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
 from metaflow_extensions.hftransfer.plugins.hub.download_lock import DownloadLock
-from metaflow_extensions.hftransfer.plugins.hub.lease import StoreLease
+from metaflow_extensions.hftransfer.plugins.hub.single_flight import Flight
 
 pytestmark = pytest.mark.metaflow
 
-STEP = "Flow/1/start"
 REQUEST = RepoRequest("acme/model", allow_patterns="*.json")
 FORCED = RepoRequest("acme/model", allow_patterns="*.json", force_download=True)
 
@@ -27,22 +26,21 @@ def reference(request: RepoRequest) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("step", "recorded", "request_", "is_found"),
+    ("recorded", "request_", "is_found"),
     [
-        (STEP, REQUEST, REQUEST, True),
-        ("Flow/2/start", REQUEST, REQUEST, False),
-        (STEP, RepoRequest("acme/model"), REQUEST, False),
-        (STEP, REQUEST, FORCED, False),
+        (REQUEST, REQUEST, True),
+        (RepoRequest("acme/model"), REQUEST, False),
+        (REQUEST, FORCED, False),
     ],
-    ids=["same", "another run", "other files", "forced"],
+    ids=["same", "other files", "forced"],
 )
-def test_a_sibling_entry_is_of_the_same_step_and_files(
-    step: str, recorded: RepoRequest, request_: RepoRequest, is_found: bool
+def test_the_entry_of_another_task_has_the_same_files(
+    recorded: RepoRequest, request_: RepoRequest, is_found: bool
 ) -> None:
     """A forced download never uses the entry of another task."""
-    lease = StoreLease(record={"task": step, "reference": reference(recorded)})
+    flight = Flight("name", record={"reference": reference(recorded)})
 
-    found = DownloadLock([StoreLease(), lease], request_, STEP).sibling_entry()
+    found = DownloadLock(flight, request_).stored
 
     assert found == (reference(recorded) if is_found else None)
 
@@ -50,11 +48,10 @@ def test_a_sibling_entry_is_of_the_same_step_and_files(
 @pytest.mark.parametrize(("request_", "is_recorded"), [(REQUEST, True), (FORCED, False)])
 def test_only_an_ordinary_download_is_recorded(request_: RepoRequest, is_recorded: bool) -> None:
     """No other task may use a forced download in place of its own."""
-    leases = [StoreLease(), StoreLease(waited=True)]
-    lock = DownloadLock(leases, request_, STEP)
+    flight = Flight("name", waited=True)
+    lock = DownloadLock(flight, request_)
 
-    lock.record(reference(request_))
+    lock.keep(reference(request_))
 
-    expected = {"task": STEP, "reference": reference(request_)} if is_recorded else None
-    assert [lease._new_record for lease in leases] == [expected] * 2
+    assert flight.kept == ({"reference": reference(request_)} if is_recorded else None)
     assert lock.waited

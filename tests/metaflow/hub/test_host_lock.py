@@ -10,23 +10,21 @@ import pytest
 
 pytest.importorskip("metaflow.decorators")
 
-from metaflow_extensions.hftransfer.plugins.hub.host_lock import host_lock
+from metaflow_extensions.hftransfer.plugins.hub.host_lock import host_lock, is_locked
 
 pytestmark = pytest.mark.metaflow
 
 
-def test_the_next_holder_reads_the_record(tmp_path: Path) -> None:
-    """A record replaces the one before, and belongs to one lock."""
-    with host_lock("a", "b", folder=str(tmp_path)) as lock:
-        assert lock.read_record() == {}
-        lock.write_record({"key": "x" * 5000})
-        lock.write_record({"key": "y"})
-
-    with host_lock("a", "b", folder=str(tmp_path)) as lock:
-        assert lock.read_record() == {"key": "y"}
+def test_the_file_of_a_lock_is_removed(tmp_path: Path) -> None:
+    """While it is held it is at its name, and other locks are free."""
+    with host_lock("a", folder=str(tmp_path)) as lock:
+        assert lock.held
         assert not lock.waited
-    with host_lock("ab", folder=str(tmp_path)) as lock:
-        assert lock.read_record() == {}
+        assert is_locked("a", folder=str(tmp_path))
+        assert not is_locked("b", folder=str(tmp_path))
+
+    assert list(tmp_path.iterdir()) == []
+    assert not is_locked("a", folder=str(tmp_path))
 
 
 def test_a_waiting_task_gets_the_lock_when_its_holder_dies(tmp_path: Path) -> None:
@@ -46,6 +44,7 @@ with host_lock("a", folder=sys.argv[1]):
         with host_lock("a", on_wait=holder.kill, folder=str(tmp_path)) as lock:
             assert lock.waited
     assert holder.returncode != 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_no_lock_can_be_made_the_block_runs_without(tmp_path: Path) -> None:
@@ -53,5 +52,4 @@ def test_where_no_lock_can_be_made_the_block_runs_without(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
 
     with host_lock("a", folder=str(tmp_path / "file" / "below")) as lock:
-        lock.write_record({"key": "x"})
-        assert lock.read_record() == {}
+        assert not lock.held

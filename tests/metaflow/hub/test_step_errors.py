@@ -12,6 +12,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from metaflow.exception import MetaflowException
 
 from hftransfer.errors import AccessError, NetworkError, NotFoundError, Response, TransferError
+from metaflow_extensions.hftransfer.plugins.hub.repair import UnrepairedError
 from metaflow_extensions.hftransfer.plugins.hub.step_errors import raising_step_errors, step_error
 
 pytestmark = pytest.mark.metaflow
@@ -66,3 +67,14 @@ def test_errors_survive_pickling() -> None:
 
     assert type(copy) is type(error)
     assert str(copy) == str(error)
+
+
+def test_an_entry_that_was_not_repaired_is_named_as_such() -> None:
+    """Its error is of the engine and of Metaflow already, so it stays as it is."""
+    error = UnrepairedError("the stored copy is damaged")
+
+    with pytest.raises(UnrepairedError) as raised, raising_step_errors():
+        raise error
+
+    assert raised.value is error
+    assert str(error) == "the stored copy is damaged"

@@ -48,12 +48,20 @@ OWN_OBJECTS = {
     ("card/hub_card.py", "component.component_id"),
     ("card/storage.py", "storage.datastore_root"),  # a copy
     ("engine/tar.py", "archive.copybufsize"),
-    ("hub/checkpoint_store.py", "datastore.artifact_store"),  # a copy
+    ("hub/cache.py", "entry.kept"),
+    ("hub/checkpoint_store.py", "datastore.artifact_store"),  # a copy, or new
+    ("hub/checkpoint_store.py", "datastore.metadata_store"),  # new
+    ("hub/checkpoint_store.py", "datastore.pathspec"),  # new
+    ("hub/checkpoint_store.py", "entry.claim"),
     ("hub/checkpoint_store.py", "entry.published"),
     ("hub/lease.py", "lease.held"),
     ("hub/lease.py", "lease.record"),
     ("hub/lease.py", "lease.waited"),
     ("hub/messages.py", "self._access.origin"),
+    ("hub/single_flight.py", "flight.is_exclusive"),
+    ("hub/single_flight.py", "flight.record"),
+    ("hub/single_flight.py", "flight.waited"),
+    ("hub/single_flight.py", "lease.new_record"),
     ("hub/step_errors.py", "found.args"),
     ("patches/artifacts.py", "progress.what"),
     ("patches/credentials.py", "config.__qualname__"),

@@ -15,6 +15,7 @@ from metaflow.decorators import StepDecorator
 
 from metaflow_extensions.hftransfer.plugins.engine.cache_key import CACHE_SCOPES
 from metaflow_extensions.hftransfer.plugins.engine.flow_env import remember_datastore
+from metaflow_extensions.hftransfer.plugins.engine.load_names import check_loads
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     HuggingfaceHubError,
     ignored_arguments,
@@ -160,6 +161,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         announce_missing_packages(flow_datastore)
         remember_datastore(flow_datastore)
         self._requests = parse_load(self.attributes["load"])
+        check_loads(self._requests, step_name)
         if line := ignored_arguments(self._requests):
             log_once(line)
         if self.attributes["load"]:
@@ -222,11 +224,10 @@ class HuggingfaceHubDecorator(StepDecorator):
             interval=float(HFTRANSFER_PROGRESS_INTERVAL),
         )
         may_retry = retry_count < max_user_code_retries
-        step = f"{flow.name}/{run_id}/{step_name}"
-        task = f"{step}/{task_id}"
-        cache = RepoCache(store, transfers, scope, step, self._log, owner=task, may_retry=may_retry)
+        task = f"{flow.name}/{run_id}/{step_name}/{task_id}"
+        cache = RepoCache(store, transfers, scope, self._log, owner=task, may_retry=may_retry)
         self._card.follow(cache.accesses)
-        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"])
+        self._hub = HuggingfaceHub(cache, task, self.attributes["temp_dir_root"], self._requests)
         current._update_env({"huggingface_hub": self._hub})
         self._card.start()
         self._register = partial(
@@ -247,7 +248,7 @@ class HuggingfaceHubDecorator(StepDecorator):
         assert self._hub is not None
         assert self._card is not None
         self._card.attach_to_current()
-        self._hub._load_declared(self._requests)
+        self._hub._load_declared()
         self._register()
         return step_func
 

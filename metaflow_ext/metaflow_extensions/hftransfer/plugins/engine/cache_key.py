@@ -106,6 +106,11 @@ def satisfies(entry: Mapping[str, Any], request: RepoRequest) -> bool:
     return same_files and requested.revision in (recorded.revision, recorded.commit)
 
 
+def has_record(entry: Mapping[str, Any]) -> bool:
+    """Return True if it is recorded which files `entry` has."""
+    return _recorded(entry.get("metadata") or {}) is not None
+
+
 def recorded_request(
     metadata: Mapping[str, Any], hub: Mapping[str, Any]
 ) -> tuple[RepoRequest, str] | None:

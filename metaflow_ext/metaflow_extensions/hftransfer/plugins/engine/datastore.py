@@ -71,6 +71,12 @@ class DatastoreAccess:
 
     def read_document(self, key: str) -> Any:
         """Return the JSON document at `key`; None if there is none, or it is not JSON."""
+        if self.documents is not None:  # which needs no file for it
+            found = self.documents.read_with_etag(key)
+            try:
+                return None if found is None else json.loads(found[0])
+            except ValueError:
+                return None
         with self._backend.load_bytes([key]) as results:
             for _, path, _ in results:
                 if path is not None:

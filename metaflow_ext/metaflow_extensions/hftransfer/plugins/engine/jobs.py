@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,24 +18,19 @@ import anyio.to_thread
 import hftransfer
 from hftransfer import IntegrityError, Manifest, NotFoundError, Report
 from hftransfer._client.selection import select_entries
-from hftransfer._core.digests import Digest
 from hftransfer._core.events import Observer
+from hftransfer._io.move_tree import move_tree
 from hftransfer.errors import AccessError, ExpiredError
-from hftransfer.locations import HubLocation, S3Location, parse_location
+from hftransfer.locations import HubLocation, parse_location
 from hftransfer.options import HubOptions, S3Options
-from hftransfer.stores.base import Entry, Sink, Source
-from hftransfer.stores.local.sink import LocalSink
+from hftransfer.stores.base import Source
 from hftransfer.stores.local.source import LocalSource
 from hftransfer.stores.null import NullSink
 from hftransfer.sync import run_sync
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import RepoRequest
-from metaflow_extensions.hftransfer.plugins.engine.manifests import (
-    is_hub_metadata,
-    is_manifest,
-    recorded_files,
-)
+from metaflow_extensions.hftransfer.plugins.engine.manifests import is_manifest, recorded_files
 from metaflow_extensions.hftransfer.plugins.engine.reflink import clone, link, place_files
-from metaflow_extensions.hftransfer.plugins.engine.reuse_sink import ReuseSink
+from metaflow_extensions.hftransfer.plugins.engine.session import Session, expected_entries
 from metaflow_extensions.hftransfer.plugins.engine.tar import TarSink, TarSource
 
 T = TypeVar("T")
@@ -69,7 +64,12 @@ class TransferJobs:
         self._renew = renew
 
     def download(
-        self, request: RepoRequest, destinations: Sequence[str], *, commit: str | None = None
+        self,
+        request: RepoRequest,
+        destinations: Sequence[str],
+        *,
+        commit: str | None = None,
+        only: Collection[str] | None = None,
     ) -> Report:
         """Download a repository once, into all of `destinations`.
 
@@ -80,17 +80,24 @@ class TransferJobs:
             Folders. Existing files of a local one stay if they are right.
         commit : str, optional
             Instead of the revision of `request`.
+        only : collection of str, optional
+            Paths of the files, instead of the patterns of `request`.
+
+        Raises
+        ------
+        NotFoundError
+            If the repository, or a file of `only`, does not exist.
         """
 
-        async def download(session: _Session) -> Report:
-            location = parse_location(request.source)
-            assert isinstance(location, HubLocation)
-            if commit is not None:
-                location = dataclasses.replace(location, revision=commit)
-            source = await session.client.hub_source(location)
-            entries = select_entries(
-                await source.list(), request.allow_patterns, request.ignore_patterns
-            )
+        async def download(session: Session) -> Report:
+            source = await session.client.hub_source(_hub_location(request, commit))
+            listed = await source.list()
+            if only is None:
+                entries = select_entries(listed, request.allow_patterns, request.ignore_patterns)
+            else:
+                entries = [entry for entry in listed if entry.path in only]
+                if missing := sorted(set(only) - {entry.path for entry in entries}):
+                    raise NotFoundError(f"{source.location} has no file {missing[0]!r}")
             sinks = [await session.folder(destination) for destination in destinations]
             if not entries:
                 return _empty_report(source)
@@ -98,6 +105,101 @@ class TransferJobs:
             return await session.with_all_files(report, destinations[-1], entries)
 
         return self._run(download, hub=dict(request.hub))
+
+    def has_all(self, request: RepoRequest, destination: str) -> bool:
+        """Return True if every file of a repository exists at `destination` with its size."""
+
+        async def compare(session: Session) -> bool:
+            source = await session.client.hub_source(_hub_location(request, None))
+            entries = select_entries(
+                await source.list(), request.allow_patterns, request.ignore_patterns
+            )
+            stored = await session.source(destination.rstrip("/") + "/")
+            sizes = {entry.path: entry.size for entry in await stored.list()}
+            return all(sizes.get(entry.path) == entry.size for entry in entries)
+
+        return self._run(compare, hub=dict(request.hub))
+
+    def find_damage(
+        self, location: str, document: object, request: RepoRequest, commit: str
+    ) -> dict[str, str]:
+        """Read all files of the stored folder `location`; return what is wrong with which.
+
+        Parameters
+        ----------
+        location : str
+        document : object
+            The stored manifest. Without the digests of all chunks in it, the digests of the
+            Hub are used.
+        request : RepoRequest
+            That the folder was made for.
+        commit : str
+
+        Returns
+        -------
+        dict
+            From the path of a file to the difference.
+        """
+        source = str(_hub_location(request, commit))
+        compared: dict[str, Any] = {
+            "against": source,
+            "allow_patterns": request.allow_patterns,
+            "ignore_patterns": request.ignore_patterns,
+        }
+        if is_manifest(document):
+            compared = {"manifest": Manifest.from_dict(document)}  # type: ignore[arg-type]
+
+        async def verify(session: Session) -> dict[str, str]:
+            found = await session.client.verify(location.rstrip("/") + "/", **compared)
+            return {**dict.fromkeys(found.missing, "it is missing"), **found.wrong}
+
+        async def list_all(session: Session) -> dict[str, str]:
+            hub = await session.client.hub_source(_hub_location(request, commit))
+            selected = select_entries(
+                await hub.list(), request.allow_patterns, request.ignore_patterns
+            )
+            return {entry.path: "it is missing" for entry in selected}
+
+        try:
+            return self._run(verify, hub=dict(request.hub))
+        except NotFoundError:
+            if recorded := recorded_files(document):
+                return dict.fromkeys(recorded, "it is missing")
+            return self._run(list_all, hub=dict(request.hub))
+
+    def swap(self, staging: str, destination: str) -> None:
+        """Replace files of the folder `destination` by those of the same names in `staging`.
+
+        Each is replaced by one rename, or by one copy within the store.
+
+        Parameters
+        ----------
+        staging, destination : str
+            Both are local folders of one file system, or both are on S3.
+        """
+        if not staging.startswith("s3://"):
+            os.makedirs(destination, exist_ok=True)
+            move_tree(Path(staging), Path(destination))
+            return
+
+        async def copy(session: Session) -> Report:
+            return await session.client.copy(
+                staging.rstrip("/") + "/", destination.rstrip("/") + "/"
+            )
+
+        self._run(copy)
+
+    def manifest_of(self, location: str) -> Manifest:
+        """Read all files of a stored folder; return their manifest."""
+
+        async def read(session: Session) -> Manifest:
+            origin = await session.source(location.rstrip("/") + "/")
+            report = await session.client.transfer(
+                origin, [NullSink()], entries=await origin.list()
+            )
+            return report.manifest
+
+        return self._run(read)
 
     def load(
         self,
@@ -107,6 +209,7 @@ class TransferJobs:
         document: object = None,
         size: int | None = None,
         also: Sequence[str] = (),
+        selects: Callable[[str], bool] | None = None,
     ) -> Report:
         """Copy the files of the stored folder `source` to the folder `path`.
 
@@ -121,6 +224,8 @@ class TransferJobs:
             Bytes of all stored files, checked where there is no manifest.
         also : sequence of str
             Further folders that get the files in the same pass.
+        selects : callable, optional
+            Takes the path of a stored file. Returns True if it is wanted. Default: all are.
 
         Raises
         ------
@@ -130,15 +235,18 @@ class TransferJobs:
             If there are no files at all.
         """
 
-        async def load(session: _Session) -> Report:
+        async def load(session: Session) -> Report:
             origin = await session.source(source.rstrip("/") + "/")
             listed = await origin.list()
             total = sum(entry.size for entry in listed)
             if isinstance(origin, LocalSource):
                 total = await anyio.to_thread.run_sync(_size_below, source)
             _check_total(source, total, document, size)
-            entries = expected_entries(listed, document, source)
+            expected = expected_entries(listed, document, source)
+            entries = [entry for entry in expected if selects is None or selects(entry.path)]
             sinks = [await session.folder(folder) for folder in (path, *also)]
+            if not entries:
+                return _empty_report(origin)
             return await session.client.transfer(origin, sinks, entries=entries)
 
         return self._run(load)
@@ -166,7 +274,7 @@ class TransferJobs:
             If a file is missing or damaged.
         """
 
-        async def place(session: _Session) -> bool:
+        async def place(session: Session) -> bool:
             make = link if links else clone
             return await place_files(
                 Path(source), Path(path), manifest, make, session.client.buffers
@@ -177,7 +285,7 @@ class TransferJobs:
     def save(self, path: str, destination: str) -> Report:
         """Store a file, or all files of a folder, below `destination`."""
 
-        async def save(session: _Session) -> Report:
+        async def save(session: Session) -> Report:
             origin = LocalSource(Path(path))
             entries = await origin.list()
             sink = await session.folder(destination, reuse=False)
@@ -196,7 +304,7 @@ class TransferJobs:
         """
         origin = TarSource(path, destination.rpartition("/")[2])
 
-        async def save(session: _Session) -> Report:
+        async def save(session: Session) -> Report:
             sink = await session.file(destination)
             return await session.client.transfer(origin, [sink])
 
@@ -219,7 +327,7 @@ class TransferJobs:
             If there is no such archive.
         """
 
-        async def load(session: _Session) -> Report:
+        async def load(session: Session) -> Report:
             origin = await session.source(source)
             entries = [entry for entry in await origin.list() if source.endswith(entry.path)]
             if not entries or not origin.single:
@@ -231,7 +339,7 @@ class TransferJobs:
 
     def _run(
         self,
-        operation: Callable[[_Session], Awaitable[T]],
+        operation: Callable[[Session], Awaitable[T]],
         hub: dict[str, Any] | None = None,
     ) -> T:
         """Run `operation` with an open client, again with new credentials if they expire."""
@@ -244,7 +352,7 @@ class TransferJobs:
 
             async def run(options: hftransfer.TransferOptions = options) -> T:
                 async with hftransfer.AsyncClient(options, observer=self._observer) as client:
-                    return await operation(_Session(client))
+                    return await operation(Session(client))
 
             try:
                 return run_sync(run)()
@@ -255,75 +363,6 @@ class TransferJobs:
                     raise
                 self._s3 = current
         raise AssertionError("unreachable")
-
-
-@dataclasses.dataclass
-class _Session:
-    """An open client, and the stores that it reaches."""
-
-    client: hftransfer.AsyncClient
-
-    async def with_all_files(
-        self, report: Report, destination: str, entries: Sequence[Entry]
-    ) -> Report:
-        """Return `report` with the manifest of every one of `entries`.
-
-        The engine does not read a file that the destination already has, so the report
-        lacks its digests. Such files are read from the destination, and verified.
-        """
-        missing = {entry.path: entry for entry in entries}
-        for path in report.manifest.files:
-            missing.pop(path, None)
-        if not missing:
-            return report
-        origin = await self.source(destination.rstrip("/") + "/")
-        present = [
-            dataclasses.replace(entry, digest=missing[entry.path].digest)
-            for entry in await origin.list()
-            if entry.path in missing
-        ]
-        read = await self.client.transfer(origin, [NullSink()], entries=present)
-        files = {**report.manifest.files, **read.manifest.files}
-        return dataclasses.replace(
-            report, manifest=dataclasses.replace(report.manifest, files=files)
-        )
-
-    async def source(self, location: str) -> Any:
-        """Return the store at a location, to read from."""
-        parsed = parse_location(location)
-        if isinstance(parsed, S3Location):
-            from hftransfer.stores.s3.store import S3Source
-
-            return S3Source(await self.client.s3_session(), parsed)
-        return LocalSource(Path(location))
-
-    async def folder(self, location: str, *, reuse: bool = True) -> Sink:
-        """Return the folder or prefix at a location, to write to.
-
-        With `reuse`, existing files of a local folder stay if they are right.
-        """
-        parsed = parse_location(location)
-        if isinstance(parsed, S3Location):
-            from hftransfer.stores.s3.store import S3Sink
-
-            return S3Sink(await self.client.s3_session(), parsed)
-        options = self.client.options
-        how: dict[str, Any] = {"fsync": options.fsync, "direct_io": options.direct_io}
-        if reuse:
-            return ReuseSink(Path(location), self.client.buffers, **how)
-        return LocalSink(Path(location), **how)
-
-    async def file(self, location: str) -> Sink:
-        """Return the single file or object at a location, to write to."""
-        parsed = parse_location(location)
-        if isinstance(parsed, S3Location):
-            from hftransfer.stores.s3.store import S3Sink
-
-            return S3Sink(await self.client.s3_session(), parsed, single=True)
-        options = self.client.options
-        return LocalSink(
-            Path(location), single=True, fsync=options.fsync, direct_io=options.direct_io
-        )
 
 
 def _size_below(folder: str) -> int:
@@ -340,55 +379,10 @@ def _check_total(source: str, total: int, document: object, size: int | None) ->
         raise IntegrityError(f"{source}: expected {size} bytes in all files, found {total}")
 
 
-def expected_entries(listed: Sequence[Entry], document: object, source: str) -> list[Entry]:
-    """Return the repository's files among `listed`, each with its expected digests.
-
-    Parameters
-    ----------
-    listed : sequence of Entry
-        All files of the stored folder.
-    document : object
-        The stored manifest, if there is one.
-    source : str
-        For messages.
-
-    Raises
-    ------
-    IntegrityError
-        If the listing shows that files are missing or have another size.
-    """
-    recorded = recorded_files(document)
-    found = {entry.path: entry for entry in listed}
-    if recorded is None:
-        entries = [entry for entry in listed if not is_hub_metadata(entry.path)]
-        if not entries:
-            raise IntegrityError(f"{source} has no files")
-        return entries
-    missing = sorted(set(recorded) - set(found))
-    if missing:
-        raise IntegrityError(
-            f"{source}: {len(missing)} of {len(recorded)} files are missing, the first is "
-            f"{missing[0]!r}"
-        )
-    for path, (size, _) in recorded.items():
-        if found[path].size != size:
-            raise IntegrityError(
-                f"{source}: {path!r}: expected {size} bytes, found {found[path].size}"
-            )
-    manifests = _file_manifests(document)
-    return [
-        dataclasses.replace(
-            found[path],
-            manifest=manifests.get(path),
-            # A chunk's digest detects damage much sooner than the digest of the whole file.
-            digest=None if digest is None or path in manifests else Digest.parse(digest),
-        )
-        for path, (_, digest) in recorded.items()
-    ]
-
-
-def _file_manifests(document: Any) -> dict[str, Any]:
-    return dict(Manifest.from_dict(document).files) if is_manifest(document) else {}
+def _hub_location(request: RepoRequest, commit: str | None) -> HubLocation:
+    location = parse_location(request.source)
+    assert isinstance(location, HubLocation)
+    return location if commit is None else dataclasses.replace(location, revision=commit)
 
 
 def _empty_report(source: Source) -> Report:

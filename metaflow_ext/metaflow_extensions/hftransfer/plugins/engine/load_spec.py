@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
@@ -99,6 +100,11 @@ class RepoRequest:
         return f"{kind}{self.repo_id}{'' if self.revision is None else '@' + self.revision}"
 
     @property
+    def whole(self) -> RepoRequest:
+        """The request for all files of the repository at this revision."""
+        return replace(self, allow_patterns=None, ignore_patterns=None)
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that select files; none that could be a credential."""
         named = {
@@ -108,6 +114,21 @@ class RepoRequest:
             "force_download": self.force_download or None,
         }
         return {name: value for name, value in named.items() if value is not None}
+
+
+def is_selected(request: RepoRequest, path: str) -> bool:
+    """Return True if the patterns of `request` select the file `path`, as in huggingface_hub."""
+
+    def matches(patterns: str | list[str]) -> bool:
+        given = [patterns] if isinstance(patterns, str) else patterns
+        return any(
+            fnmatchcase(path, f"{pattern}*" if pattern.endswith("/") else pattern)
+            for pattern in given
+        )
+
+    if request.allow_patterns is not None and not matches(request.allow_patterns):
+        return False
+    return request.ignore_patterns is None or not matches(request.ignore_patterns)
 
 
 def parse_load(load: object) -> list[RepoRequest]:

@@ -126,11 +126,24 @@ class Access:
     error: str = ""
 
     def finish(
-        self, reference: dict[str, Any], cache_hit: bool, summary: TransferSummary | None
+        self,
+        reference: dict[str, Any],
+        cache_hit: bool,
+        summary: TransferSummary | None,
+        stored_at: str = DATASTORE,
     ) -> None:
-        """Record that the request is satisfied."""
+        """Record that the request is satisfied.
+
+        Parameters
+        ----------
+        reference : dict
+        cache_hit : bool
+        summary : TransferSummary, optional
+        stored_at : str
+            The origin, where no byte was transferred.
+        """
         self.reference, self.cache_hit, self.summary = reference, cache_hit, summary
-        self.origin = DATASTORE if summary is None else summary.origin
+        self.origin = stored_at if summary is None else summary.origin
         self.state = DONE
 
     def fail(self, error: BaseException) -> None:

@@ -1,53 +1,33 @@
-"""Locks between the tasks of one machine: one downloads, the others use what it stored.
+"""Locks between the tasks of one machine, or of all machines that share a local datastore.
 
-The lock of a file ends with its holder. The content of the file is a record for the tasks that
-take the lock next.
+A lock is a file that is locked while it is held, and removed afterwards. The lock of a process
+that dies ends with it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
 from hftransfer._io.file_lock import LockedFile, LockHeldError, open_locked
 
-_MAX_RECORD = 1 << 20  # bytes
 
+class HostLock(NamedTuple):
+    """The result of waiting for a lock."""
 
-class HostLock:
-    """A lock that is held, with its record; without a file, one that locks nothing."""
-
-    def __init__(self, file: LockedFile | None, *, waited: bool) -> None:
-        self._fd = -1 if file is None else file.fd
-        self.waited = waited
-        """True if another task held it first."""
-
-    def read_record(self) -> dict[str, Any]:
-        """Return the record that the last holder wrote, or an empty dict."""
-        data = os.pread(self._fd, _MAX_RECORD, 0) if self._fd >= 0 else b""
-        try:
-            record = json.loads(data)
-        except ValueError:
-            return {}
-        return record if isinstance(record, dict) else {}
-
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Replace the record."""
-        if self._fd >= 0:
-            data = json.dumps(record).encode()
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, data, 0)
+    held: bool
+    """False where files cannot be locked."""
+    waited: bool
+    """True if another task held it first."""
 
 
 @contextmanager
 def host_lock(
-    *name: str, on_wait: Callable[[], None] | None = None, folder: str | None = None
+    name: str, *, on_wait: Callable[[], None] | None = None, folder: str | None = None
 ) -> Iterator[HostLock]:
     """Hold the lock called `name`.
 
@@ -56,16 +36,17 @@ def host_lock(
 
     Parameters
     ----------
-    *name : str
-        All parts together name the lock.
+    name : str
+        The name of the lock's file.
     on_wait : callable, optional
         Called before this waits for another holder.
     folder : str, optional
         The folder of the lock's file. Default: a folder of this user below the temporary one.
     """
-    file, waited = None, False
+    file: LockedFile | None = None
+    waited = False
     try:
-        path = _path(folder or _default_folder(), name)
+        path = os.path.join(_own_folder() if folder is None else _made(folder), f"{name}.lock")
         try:
             file = open_locked(path, os.O_RDWR | os.O_CREAT, 0o600)
         except LockHeldError:
@@ -76,20 +57,46 @@ def host_lock(
     except OSError:
         pass  # the folder allows no lock
     try:
-        yield HostLock(file, waited=waited)
+        yield HostLock(file is not None, waited)
     finally:
         if file is not None:
+            # Before the release: who waits for it finds that the file has lost its name, and
+            # opens a new one.
+            file.path.unlink(missing_ok=True)
             file.close()
 
 
-def _default_folder() -> str:
-    return os.path.join(tempfile.gettempdir(), f"hftransfer-{os.getuid()}")
+def is_locked(name: str, *, folder: str | None = None) -> bool:
+    """Return True if a living process holds the lock called `name`, or this cannot be told.
+
+    Parameters
+    ----------
+    name, folder
+        As for `host_lock`.
+    """
+    try:
+        path = os.path.join(_own_folder() if folder is None else folder, f"{name}.lock")
+        if not os.path.lexists(path):
+            return False
+        file = open_locked(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    file.path.unlink(missing_ok=True)  # a dead process left it
+    file.close()
+    return False
 
 
-def _path(folder: str, name: tuple[str, ...]) -> str:
+def _made(folder: str) -> str:
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def _own_folder() -> str:
+    folder = os.path.join(tempfile.gettempdir(), f"hftransfer-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     status = os.lstat(folder)
     if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
-    digest = hashlib.sha256(json.dumps(name).encode()).hexdigest()[:32]
-    return os.path.join(folder, digest + ".lock")
+    return folder

@@ -3,9 +3,10 @@
 A lease is a small JSON document in S3 that is created, renewed and taken over by
 conditional writes (``If-None-Match``, ``If-Match``):
 
-- held: ``{"holder": id, "owner": task, "beat": n}``. The holder writes it every
-  `RENEWAL_INTERVAL` seconds with another `n`. A waiting task takes it over when it has not
-  changed for `EXPIRY` seconds of its own clock; clocks of different machines are never compared.
+- held: ``{"holder": process, "owner": task, "beat": n}``. The holder writes it every
+  `RENEWAL_INTERVAL` seconds with another `n`. A waiting task of the same machine takes it over at
+  once when that process is dead. Any other takes it over when it has not changed for `EXPIRY`
+  seconds of its own clock; clocks of different machines are never compared.
 - released: ``{"holder": null, "note": record}``, for the tasks that come next, or deleted
   if the holder wrote no record.
 
@@ -18,12 +19,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from hftransfer._io.process_identity import is_token_of_dead_process, own_token
 from metaflow_extensions.hftransfer.plugins.engine.documents import Documents
 
 # Seconds between two renewals by the holder.
@@ -41,18 +42,13 @@ class StoreLease:
     """A lease, held or not, with its record."""
 
     waited: bool = False
-    """True if another task held it, or has just released it."""
+    """True if another task held it first."""
     record: Record = field(default_factory=dict)
+    """What the last holder wrote, or empty."""
     held: bool = False
-    _new_record: Record | None = None
-
-    def read_record(self) -> Record:
-        """Return the record that the last holder wrote, or an empty dict."""
-        return self.record
-
-    def write_record(self, record: Record) -> None:
-        """Store `record` when the lease is released."""
-        self._new_record = record
+    """False if the record is usable, or there can be no lease."""
+    new_record: Record | None = None
+    """What is stored when the lease is released."""
 
 
 @contextmanager
@@ -61,10 +57,10 @@ def store_lease(
     key: str,
     owner: str,
     *,
-    is_satisfied_by: Callable[[Record, bool], bool],
+    is_usable: Callable[[Record], bool],
     on_wait: Callable[[], None],
 ) -> Iterator[StoreLease]:
-    """Hold the lease at `key`, unless the record of its last holder satisfies the request.
+    """Hold the lease at `key`, unless the record of its last holder makes that unnecessary.
 
     Parameters
     ----------
@@ -73,23 +69,22 @@ def store_lease(
         Key of the lease's document.
     owner : str
         Path of the task. A lease with the same owner is of an earlier attempt, which is dead,
-        and is taken over at once.
-    is_satisfied_by : callable
-        Called with a stored record, and with True if this task has waited for another holder.
-        Returns True if the record already satisfies the request.
+        and is taken over at once. Empty for none.
+    is_usable : callable
+        Takes a stored record. Returns True if the lease is not needed because of it.
     on_wait : callable
         Called before each wait for another holder.
     """
     holder = _Holder(documents, key, owner)
     lease = StoreLease()
     try:
-        lease.held = holder.acquire(lease, is_satisfied_by, on_wait)
+        lease.held = holder.acquire(lease, is_usable, on_wait)
     except Exception:  # noqa: BLE001 - see the end of the module's docstring
         lease.held = False
     with holder.renewing() if lease.held else nullcontext():
         yield lease
     if lease.held:
-        holder.release(lease._new_record)
+        holder.release(lease.new_record)
 
 
 class _Holder:
@@ -99,7 +94,7 @@ class _Holder:
         self._documents = documents
         self._key = key
         self._owner = owner
-        self._id = uuid.uuid4().hex
+        self._id = own_token()
         self._beat = 0
         self._etag: str | None = None
         self._lock = threading.Lock()
@@ -108,15 +103,15 @@ class _Holder:
     def acquire(
         self,
         lease: StoreLease,
-        is_satisfied_by: Callable[[Record, bool], bool],
+        is_usable: Callable[[Record], bool],
         on_wait: Callable[[], None],
     ) -> bool:
-        """Wait for the lease; return False if a record already satisfies the request.
+        """Wait for the lease; return False if it is not needed because of the record.
 
         `lease` gets the record, and whether another task held the lease.
         """
         last_etag, last_change = "", time.monotonic()
-        poll, has_waited = _FIRST_POLL, False
+        poll = _FIRST_POLL
         while True:
             found = self._documents.read_with_etag(self._key)
             if found is None:
@@ -128,11 +123,10 @@ class _Holder:
             document = _parsed(data)
             lease.record = document.get("note") or {}
             if document.get("holder") is None:
-                lease.waited = True
-                if is_satisfied_by(lease.record, has_waited):
+                if is_usable(lease.record):
                     return False
-            elif document.get("owner") != self._owner:
-                lease.waited = has_waited = True
+            elif not self._may_take_over(document):
+                lease.waited = True
                 if etag != last_etag:
                     last_etag, last_change = etag, time.monotonic()
                 if time.monotonic() - last_change < EXPIRY:
@@ -142,6 +136,11 @@ class _Holder:
                     continue
             if self._write(etag):
                 return True
+
+    def _may_take_over(self, document: dict[str, Any]) -> bool:
+        """Return True if the holder that a document names is known to be dead."""
+        is_own = bool(self._owner) and document.get("owner") == self._owner
+        return is_own or is_token_of_dead_process(str(document["holder"]))
 
     @contextmanager
     def renewing(self) -> Iterator[None]:

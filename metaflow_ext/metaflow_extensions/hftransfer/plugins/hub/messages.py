@@ -40,11 +40,11 @@ class Messages:
         stores : bool
             True if the files also get an entry in the datastore.
         """
-        verb = "Downloading" if origin == HUB else "Loading"
         path = self._access.path
         targets = [*([path] if path else []), *(["the datastore"] if stores else [])]
         self._access.origin = origin
         self._started = time.monotonic()
+        verb = self._verb("Downloading", "Loading", "Copying")
         self._log(f"{verb} {self._what} from {origin} to {' and '.join(targets)}")
 
     @property
@@ -63,6 +63,11 @@ class Messages:
                 f"Found {self._what} in the datastore in {self.seconds:.2f} s: {size}; key: {key}"
             )
             return
-        verb = "Downloaded" if summary.origin == HUB else "Loaded"
+        verb = self._verb("Downloaded", "Loaded", "Copied")
         commit = f" at commit {summary.commit[:8]}" if summary.commit else ""
         self._log(f"{verb} {self._what}{commit} in {summary.seconds:.2f} s: {summary}; key: {key}")
+
+    def _verb(self, from_hub: str, from_datastore: str, within_datastore: str) -> str:
+        if self._access.origin == HUB:
+            return from_hub
+        return from_datastore if self._access.path else within_datastore

@@ -11,7 +11,6 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +27,11 @@ from hftransfer.errors import (
 )
 from hftransfer.locations import safe_path
 from hftransfer.stores.hub.api_json import commit_of, tree_items
-from metaflow_extensions.hftransfer.plugins.engine.load_spec import REPO_TYPES, RepoRequest
+from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
+    REPO_TYPES,
+    RepoRequest,
+    is_selected,
+)
 from metaflow_extensions.hftransfer.plugins.engine.manifests import digests_document
 
 _READ_SIZE = 1 << 20  # bytes
@@ -67,7 +70,7 @@ def download(request: RepoRequest, folders: Sequence[str]) -> tuple[dict[str, An
     commit = hub.commit()
     files = {}
     for path, size, digest in hub.files(commit):
-        if _selected(path, request):
+        if is_selected(request, path):
             files[path] = (size, digest)
     for path, (size, digest) in files.items():
         first = Path(folders[0], path)
@@ -210,21 +213,6 @@ def _token(given: Any) -> str | None:
         return Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).read_text().strip()
     except OSError:
         return None
-
-
-def _selected(path: str, request: RepoRequest) -> bool:
-    """Return True if the patterns of `request` select `path`, as in huggingface_hub."""
-
-    def matches(patterns: str | list[str]) -> bool:
-        given = [patterns] if isinstance(patterns, str) else patterns
-        return any(
-            fnmatchcase(path, f"{pattern}*" if pattern.endswith("/") else pattern)
-            for pattern in given
-        )
-
-    if request.allow_patterns is not None and not matches(request.allow_patterns):
-        return False
-    return request.ignore_patterns is None or not matches(request.ignore_patterns)
 
 
 def _copy(source: Path, target: Path) -> None:

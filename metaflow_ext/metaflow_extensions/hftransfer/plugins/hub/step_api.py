@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from metaflow_extensions.hftransfer.plugins.engine.load_names import aliases, listed_names
 from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
     RepoRequest,
     ignored_arguments,
@@ -14,7 +15,7 @@ from metaflow_extensions.hftransfer.plugins.engine.load_spec import (
 )
 from metaflow_extensions.hftransfer.plugins.engine.task_log import log_once
 from metaflow_extensions.hftransfer.plugins.hub.step_errors import raising_step_errors
-from metaflow_extensions.hftransfer.plugins.hub.task_dirs import TaskDir
+from metaflow_extensions.hftransfer.plugins.hub.task_dirs import PREFIX, TaskDir
 
 if TYPE_CHECKING:
     from metaflow_extensions.hftransfer.plugins.hub.cache import RepoCache
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
 class LoadedRepos(Mapping[str, str]):
     """Local paths of the repositories named in ``load=``.
 
-    The key is the repository id. ``org/name@revision`` is the repository at a revision, as it
-    was written in ``load=`` (``main`` where none was). A repository that is named twice is on
-    disk twice: each copy has its key with the revision, and the id alone is the last one.
+    The key is the repository id. Where that is named more than once, it is the last of the loads,
+    and each of them has a key with the parts in which they differ:
+    ``[models/|datasets/|spaces/]org/name[@revision][[patterns]][:path]``, such as
+    ``datasets/org/data``, ``org/model@v2``, ``org/model[*.json]``. A key may have more parts than
+    are needed. See `load_names`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, requests: Sequence[RepoRequest] = ()) -> None:
+        self._names = dict(zip(map(id, requests), listed_names(requests), strict=True))
         self._paths: dict[str, str] = {}
-        self._revisions: dict[str, str] = {}
-        """Paths by id and revision; listed by this mapping only for ids that are named twice."""
+        """By all names."""
         self._info: dict[str, dict[str, Any]] = {}
 
     @property
@@ -44,25 +47,23 @@ class LoadedRepos(Mapping[str, str]):
         return self._info
 
     def __getitem__(self, repo_id: str) -> str:
-        for paths in (self._paths, self._revisions):
-            if repo_id in paths:
-                return paths[repo_id]
-        loaded = ", ".join(self._paths) or "nothing"
+        if repo_id in self._paths:
+            return self._paths[repo_id]
+        loaded = ", ".join(self._info) or "nothing"
         raise KeyError(f"{repo_id} is not in load= of this step, which loaded: {loaded}")
 
     def __contains__(self, repo_id: object) -> bool:
-        return repo_id in self._paths or repo_id in self._revisions
+        return repo_id in self._paths
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return iter(self._info)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._info)
 
     def _add(
         self, request: RepoRequest, path: str, reference: dict[str, Any], cache_hit: bool
     ) -> None:
-        name, revision = request.repo_id, _with_revision(request)
         info = {
             **reference,
             "hf_kwargs": {
@@ -73,15 +74,9 @@ class LoadedRepos(Mapping[str, str]):
             "cache_hit": cache_hit,
             "force_download": request.force_download,
         }
-        if name in self._paths:
-            # Named twice: from now on the first copy is also listed, under its revision.
-            for known, known_path in self._revisions.items():
-                if known_path == self._paths[name]:
-                    self._paths.setdefault(known, known_path)
-                    self._info.setdefault(known, self._info[name])
-            self._paths[revision], self._info[revision] = path, info
-        self._revisions[revision] = path
-        self._paths[name], self._info[name] = path, info
+        listed = self._names.get(id(request), [request.repo_id])
+        self._info.update(dict.fromkeys(listed, info))
+        self._paths.update(dict.fromkeys([*aliases(request), *listed], path))
 
 
 def _parsed(arguments: Mapping[str, Any], path: str | None = None) -> RepoRequest:
@@ -89,10 +84,6 @@ def _parsed(arguments: Mapping[str, Any], path: str | None = None) -> RepoReques
     if line := ignored_arguments([request]):
         log_once(line)
     return request
-
-
-def _with_revision(request: RepoRequest) -> str:
-    return f"{request.repo_id}@{request.revision or 'main'}"
 
 
 class HuggingfaceHub:
@@ -106,13 +97,22 @@ class HuggingfaceHub:
         ``flow/run/step/task``, equal for all attempts of the task.
     temp_dir_root : str, optional
         The parent of temporary folders. Default: that of the `tempfile` module.
+    requests : sequence of RepoRequest, optional
+        Those of the decorator's ``load=``. Default: none.
     """
 
-    def __init__(self, cache: RepoCache, task: str, temp_dir_root: str | None) -> None:
+    def __init__(
+        self,
+        cache: RepoCache,
+        task: str,
+        temp_dir_root: str | None,
+        requests: Sequence[RepoRequest] = (),
+    ) -> None:
         self._cache = cache
         self._task = task
         self._temp_dir_root = temp_dir_root
-        self._loaded = LoadedRepos()
+        self._loaded = LoadedRepos(requests)
+        self._requests = tuple(requests)
         self._dirs: list[TaskDir] = []
         self._numbers = itertools.count()
         self._is_complete = True
@@ -200,10 +200,10 @@ class HuggingfaceHub:
                 self._cache.load(request, folder, "context manager")
             yield folder
 
-    def _load_declared(self, requests: Iterable[RepoRequest]) -> None:
+    def _load_declared(self) -> None:
         """Load the repositories of the decorator's ``load=``, before the step starts."""
         self._is_complete = False
-        for request in requests:
+        for request in self._requests:
             path = request.path
             if path is None:
                 self._dirs.append(self._temporary_dir(request))
@@ -224,5 +224,6 @@ class HuggingfaceHub:
 
     def _temporary_dir(self, request: RepoRequest) -> TaskDir:
         owner = f"{self._task}/{next(self._numbers)}/{request.source}"
-        prefix = f"metaflow_hf_{self._cache.name(request)}_"
-        return TaskDir(prefix, owner, self._temp_dir_root)
+        prefix = f"{PREFIX}{self._cache.name(request)}_"
+        content = f"{request.source} {sorted(request.arguments.items())}"
+        return TaskDir(prefix, owner, self._temp_dir_root, content)

@@ -19,11 +19,16 @@ _classes: dict[tuple[type[Exception], type[Exception]], type[Exception]] = {}
 
 @contextmanager
 def raising_step_errors() -> Iterator[None]:
-    """Raise `step_error` of every `hftransfer.TransferError` that leaves the block."""
+    """Raise `step_error` of every `hftransfer.TransferError` that leaves the block.
+
+    An error that is a `MetaflowException` already, such as `UnrepairedError`, stays as it is.
+    """
     from hftransfer.errors import TransferError
 
     try:
         yield
+    except MetaflowException:
+        raise
     except TransferError as error:
         raise step_error(error) from error
 

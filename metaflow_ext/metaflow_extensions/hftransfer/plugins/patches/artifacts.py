@@ -20,7 +20,11 @@ from metaflow_extensions.hftransfer.plugins.engine.progress import TransferProgr
 from metaflow_extensions.hftransfer.plugins.engine.requirements import UnsupportedByEngine
 from metaflow_extensions.hftransfer.plugins.engine.task_log import log_line, log_removed
 from metaflow_extensions.hftransfer.plugins.engine.unfinished_saves import recorded
-from metaflow_extensions.hftransfer.plugins.hub.repair import repair
+from metaflow_extensions.hftransfer.plugins.hub.repair import (
+    DamagedError,
+    UnknownOriginError,
+    with_repair,
+)
 
 _MODEL = re.compile(r"(.*)_[0-9a-f]{32}")
 
@@ -71,17 +75,20 @@ def load_objects(store: Any, key: str, local_directory: str) -> str:
     def load() -> None:
         document = _read_manifest(access, path)
         progress.what = _repository_of(document) or progress.what
-        with _unsupported_by_engine():
-            jobs.load(source, target, document=document)
+        try:
+            with _unsupported_by_engine():
+                jobs.load(source, target, document=document)
+        except (IntegrityError, NotFoundError) as error:
+            raise DamagedError(str(error)) from error
 
     try:
-        load()
-    except (IntegrityError, NotFoundError) as error:
-        if not repair(access, path, error, log_line):
-            if isinstance(error, NotFoundError):
-                raise _key_not_found(path) from error
-            raise
-        load()
+        with_repair(access, path, load, log_line)
+    except UnknownOriginError as error:
+        damage = error.__cause__
+        assert damage is not None
+        if isinstance(damage.__cause__, NotFoundError):
+            raise _key_not_found(path) from damage.__cause__
+        raise damage.__cause__ or damage from None
     return local_directory
 
 

@@ -326,6 +326,11 @@ DECORATOR = Feature(
             f"{_CHECKPOINT}.checkpoints.core:CheckpointDatastore.save",
             "(self, local_path, attempt, version_id, name, metadata, set_latest, storage_format)",
         ),
+        Requirement(
+            f"{_CHECKPOINT}.checkpoints.core:CheckpointDatastore.init_read_store",
+            "(storage_backend, pathspec, checkpoint_key)",
+        ),
+        Requirement(f"{_OBJECT_STORAGE}._save_metadata", "(self, key, metadata)"),
         Requirement(f"{_CHECKPOINT}.checkpoints.core:ScopeResolver.from_tags", "(tags)"),
         Requirement(f"{_CHECKPOINT}.checkpoints.core:ScopeResolver.from_namespace", "()"),
         Requirement(f"{_CHECKPOINT}.checkpoints.final_api:Checkpoint"),

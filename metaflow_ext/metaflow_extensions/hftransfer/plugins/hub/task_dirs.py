@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hftransfer._io.atomic_write import move_file
 from hftransfer._io.file_lock import LockedFile, LockHeldError, open_locked
 from hftransfer._io.process_identity import (
     is_token_of_dead_process,
@@ -117,7 +118,8 @@ def _take_abandoned(parent: Path, content: str) -> Path | None:
                 continue
             is_wanted = content and record.get("content") == _digest(content)
             if is_wanted and found is None and _is_own_folder(path):
-                found = path.rename(parent / f"{path.name}.{own_token()}")
+                found = parent / f"{path.name}.{own_token()}"
+                move_file(path, found)
             else:
                 shutil.rmtree(path, ignore_errors=True)
             lock_path.unlink(missing_ok=True)
@@ -164,7 +166,7 @@ def _claim_name(parent: Path, name: str, abandoned: Path | None) -> tuple[Path, 
                 return _unique(parent, name), None
             else:
                 if abandoned is not None and not os.path.lexists(path):
-                    abandoned.rename(path)
+                    move_file(abandoned, path)
                 if _is_own_folder(path):
                     return path, lock
                 lock_path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, wait
 from functools import partial, wraps
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import anyio
@@ -136,7 +137,11 @@ class Client:
             stack.enter_context(portal.wrap_async_context_manager(self._client))
             self._stack = stack.pop_all()
             self._portal = portal
-        self._threads.add(threading.current_thread())
+        thread = threading.current_thread()
+        if thread not in self._threads:
+            self._threads.add(thread)
+            if thread is not threading.main_thread():
+                _closer.start()
         _open_clients.add(self)
         return self
 
@@ -269,16 +274,44 @@ def _close_clients() -> None:
             if thread.is_alive() and not thread.daemon and thread is not threading.current_thread()
         ]
         if others:
-            closing = partial(_close_after, each, others)
-            threading.Thread(target=closing, name="hftransfer-close", daemon=True).start()
+            _closer.close_after(each, others)
         else:
             each.close()
 
 
-def _close_after(open_client: Client, threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        thread.join()
-    open_client.close()
+class _Closer:
+    """A thread that closes clients once the threads that use them have ended.
+
+    It is started while the interpreter runs: at exit, Python 3.12 and later start no thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing: SimpleQueue[tuple[Client, Sequence[threading.Thread]]] = SimpleQueue()
+
+    def start(self) -> None:
+        """Start the thread, unless it runs; a fork has none."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._run, name="hftransfer-close", daemon=True
+                )
+                self._thread.start()
+
+    def close_after(self, client: Client, threads: Sequence[threading.Thread]) -> None:
+        """Close `client` when `threads` have ended."""
+        self._closing.put((client, threads))
+
+    def _run(self) -> None:
+        while True:
+            client, threads = self._closing.get()
+            for thread in threads:
+                thread.join()
+            client.close()
+
+
+_closer = _Closer()
 
 
 # `atexit` is too late: it follows the wait for threads. `concurrent.futures` uses this function.

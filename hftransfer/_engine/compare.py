@@ -1,4 +1,4 @@
-"""Comparing a local file with what a sink has, so that an equal file is read and not sent.
+"""Comparing local files with what the other side has, so that an equal one is only read.
 
 The parts of the file are hashed side by side, each through a window of buffer memory, under the
 limits of `SendfileStrategy` (`context`): one window and one thread per core.
@@ -12,15 +12,24 @@ import anyio
 import anyio.to_thread
 
 from hftransfer._core.content_digest import ContentDigest
-from hftransfer._core.digests import new_hasher
+from hftransfer._core.digests import is_supported, new_hasher
 from hftransfer._core.plan import Chunk, plan_chunks
 from hftransfer._engine.context import Context, TransferStats
 from hftransfer._io.file_range import HASH_WINDOW_SIZE, FileRange
 from hftransfer.errors import single_error
-from hftransfer.stores.base import ComparingSink, Entry, FileBackedSource, Sink, Source
+from hftransfer.stores.base import (
+    ComparingSink,
+    Entry,
+    FileBackedSource,
+    ReadableSink,
+    Sink,
+    Source,
+)
 
 __all__ = ("is_stored",)
 
+# Digests of 32 bits: of files of equal size one in 4 thousand million is equal by accident.
+_TOO_SHORT = ("crc32", "crc32c")
 # Bytes that a thread hashes before a cancellation is noticed: 50 ms with MD5.
 _STEP = 32 << 20
 
@@ -33,12 +42,16 @@ async def is_stored(
     context: Context,
     stats: TransferStats,
 ) -> bool:
-    """Return True if `entry` is a local file and `sink` has its content under its name.
+    """Return True if `sink` has the content of `entry` under its name.
+
+    That is found out if the source is local and the sink knows the digest, or the other way round.
 
     Raises:
         SourceChangedError: if the file was written to meanwhile.
         TransferError: if the file or the store cannot be read.
     """
+    if isinstance(sink, ReadableSink) and entry.size > chunk_size:
+        return await _is_there(sink, entry, context, stats)
     if entry.file_version is None or not isinstance(source, FileBackedSource):
         return False
     if not isinstance(sink, ComparingSink):
@@ -48,6 +61,22 @@ async def is_stored(
         return False
     sink.confirm_stored(entry)
     return True
+
+
+async def _is_there(
+    sink: ReadableSink, entry: Entry, context: Context, stats: TransferStats
+) -> bool:
+    """Return True if the file that a sink has under the name of `entry` has its digest."""
+    digest = entry.digest
+    if digest is None or not is_supported(digest.algorithm) or digest.algorithm in _TOO_SHORT:
+        return False
+    async with sink.open_existing(entry) as whole:
+        if whole is None:
+            return False
+        expected = ContentDigest(digest.algorithm, digest.value)
+        parts = _Parts(whole, expected, context, stats)
+        await parts.run()
+    return expected.matches(parts.digests)
 
 
 async def _has_content(

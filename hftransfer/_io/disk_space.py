@@ -125,6 +125,8 @@ class FreeSpace:
         if self._free is None or self._size < self._free // _NEGLIGIBLE_SHARE:
             return
         for file in files():
+            if _has_size(file):
+                continue  # it is there already, as far as can be told without reading it
             partial = self._partials.allocated(file.folder, file.prefix)
             self._needed.add(file.size, partial, _allocated(file.target))
         if self._free < self._needed.bytes:
@@ -157,6 +159,13 @@ def _try_to_write(folder: Path) -> None:
         ) from error
     os.close(fd)
     path.unlink()
+
+
+def _has_size(file: PlannedFile) -> bool:
+    try:
+        return file.target.lstat().st_size == file.size
+    except OSError:
+        return False
 
 
 def _allocated(path: Path) -> int:

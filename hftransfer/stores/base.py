@@ -68,6 +68,7 @@ __all__ = (
     "PagedSource",
     "PieceSink",
     "PieceWrite",
+    "ReadableSink",
     "RemoteSource",
     "SendfileSink",
     "ServerCopySink",
@@ -501,6 +502,21 @@ class ComparingSink(Protocol, metaclass=CapabilityMeta):
 
     def confirm_stored(self, entry: Entry) -> None:
         """Record that the file has the content of the last `stored_content` of `entry`."""
+
+
+@runtime_checkable
+class ReadableSink(Protocol, metaclass=CapabilityMeta):
+    """A sink whose files can be read, so that equal ones are not fetched again.
+
+    Implemented in addition to `Sink`. The engine asks for files of several chunks whose digest the
+    source knows, before `Sink.begin`: to read a file costs less than to fetch it.
+    """
+
+    def open_existing(self, entry: Entry) -> AbstractAsyncContextManager[FileRange | None]:
+        """Open the file under the name of `entry`; None if none of this size is there.
+
+        The range is all of it, and is valid inside the context.
+        """
 
 
 @runtime_checkable

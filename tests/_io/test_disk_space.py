@@ -101,9 +101,14 @@ def test_the_partial_file_of_a_running_process_is_counted(
 def test_finished_files_are_not_counted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files that are replaced one after the other need the space of one beside the old ones."""
+    """Those of the same size are there; those that are replaced one after the other need the space
+    of one beside the old ones."""
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(os.urandom(SIZE))
+    _set_free(monkeypatch, 0)
+    _require(_space(tmp_path), _planned(tmp_path, "a", "b", "c"))
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(os.urandom(SIZE - 1))
     _set_free(monkeypatch, SIZE)
 
     _require(_space(tmp_path), _planned(tmp_path, "a", "b", "c"))

@@ -216,3 +216,25 @@ def test_a_new_commit_does_not_resume_the_old_file(
 
     assert report["reused_bytes"] == 0
     assert {"config.json", "model.safetensors"} == set(os.listdir(tmp_path))
+
+
+def test_a_finished_file_is_read_and_not_fetched_again(
+    hub: HubServer, repo: Repo, big: str, tmp_path: Path
+) -> None:
+    """If it has the Hub's digest; a damaged one of the same size is replaced."""
+    _wait_for_report(_start(hub, str(tmp_path)))
+    target = tmp_path / "model.safetensors"
+    inode = target.stat().st_ino
+    hub.clear_requests()
+
+    report = _wait_for_report(_start(hub, str(tmp_path)))
+
+    assert report["skipped"] == 1
+    assert cdn_bytes(hub) == 0
+    assert target.stat().st_ino == inode
+    with target.open("r+b") as file:
+        file.seek(SIZE // 2)
+        file.write(b"damage")
+    _wait_for_report(_start(hub, str(tmp_path)))
+    assert cdn_bytes(hub) == SIZE
+    assert big == _sha256(target)

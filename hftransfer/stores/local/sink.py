@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,8 +27,10 @@ from hftransfer._io.atomic_write import write_atomically
 from hftransfer._io.destination_folders import DestinationFolders
 from hftransfer._io.direct_io import DirectIO
 from hftransfer._io.disk_space import FreeSpace, PlannedFile
+from hftransfer._io.file_range import FileRange
 from hftransfer._io.os_errors import map_write_errors
 from hftransfer._io.partial_file import PartialFile
+from hftransfer._io.regular_file import open_regular
 from hftransfer._io.stale_partials import StalePartials
 from hftransfer._io.thread_batch import ThreadBatch
 from hftransfer._io.write_policy import WritePolicy
@@ -80,6 +83,18 @@ def _refuse_special(target: Path) -> None:
             return
     if kind:
         raise DestinationError(f"cannot write {target}: it is {kind}, which a file would replace")
+
+
+def _open_of_size(path: Path, size: int) -> int | None:
+    """Open a regular file of `size` bytes for reading; None if there is no such one."""
+    try:
+        fd = open_regular(path, os.O_RDONLY, allow_hard_links=True)
+    except OSError:
+        return None
+    if os.fstat(fd).st_size == size:
+        return fd
+    os.close(fd)
+    return None
 
 
 class LocalFileSink:
@@ -307,6 +322,18 @@ class LocalSink:
             )
             for target, entry in zip(targets, entries, strict=True)
         ]
+
+    @asynccontextmanager
+    async def open_existing(self, entry: Entry) -> AsyncIterator[FileRange | None]:
+        target = self._target(entry.path)
+        fd = await anyio.to_thread.run_sync(_open_of_size, target, entry.size)
+        if fd is None:
+            yield None
+            return
+        try:
+            yield FileRange.whole(fd, str(target))
+        finally:
+            os.close(fd)
 
     async def begin(self, entry: Entry, chunk_size: int) -> FileSink | None:
         target = self._target(entry.path)

@@ -26,7 +26,7 @@ _CLOCK_CODES = ("RequestTimeTooSkewed", "RequestInTheFuture")
 # Some gateways refuse requests without it.
 _USER_AGENT = {"User-Agent": "hftransfer"}
 # Headers that only add a check. A store that refuses one of them, as S3Proxy does, gets none.
-_OPTIONAL_HEADERS = ("x-amz-mp-object-size", "x-amz-checksum-mode")
+_OPTIONAL_HEADERS = ("x-amz-mp-object-size", "x-amz-checksum-mode", "Content-MD5")
 _REFUSAL_CODES = ("NotImplemented", "InvalidArgument", "UnsupportedHeader")
 
 

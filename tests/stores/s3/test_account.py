@@ -424,14 +424,18 @@ async def test_an_unreachable_sts_ends_the_first_lookup_and_is_named(
 
 @pytest.mark.asyncio
 async def test_a_source_that_never_returns_ends_the_lookup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A credential process that waits for a password is an example."""
-    (tmp_path / "config").write_text("[profile p]\ncredential_process = sleep 3600\n")
-    monkeypatch.setattr(botocore_module, "_LOOKUP_SECONDS", 0.3)
+
+    async def wait(session: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(aiobotocore.session.AioSession, "get_credentials", wait)
+    monkeypatch.setattr(botocore_module, "_LOOKUP_SECONDS", 0.1)
 
     with pytest.raises(AccessError, match="no source returned any"):
-        await Account(S3Options(profile="p")).credentials()
+        await Account(S3Options(profile="work")).credentials()
 
 
 @pytest.mark.asyncio

@@ -60,6 +60,7 @@ _TESTS_OF_LINUX = (
     "_io/test_direct_io.py",
     "_io/test_file_range.py::test_a_file_that_became_shorter_is_an_error[get_nowait]",
     "_io/test_file_range.py::test_a_read_error_names_the_file",
+    "_io/test_thread_batch.py::test_calls_that_sleep_run_side_by_side",
     "_io/test_thread_batch.py::test_fast_calls_run_in_the_event_loop",
 )
 _OPTIONAL_SERVERS = ("versitygw", "gofakes3", "s3rver")

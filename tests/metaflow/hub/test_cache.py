@@ -822,6 +822,8 @@ def kill_after_begin(datastore: Datastore, hub: HubServer, **task: Any) -> str:
     }
     done = subprocess.run(
         [sys.executable, "-c", BEGIN, json.dumps(given)],
+        # Metaflow orders extensions by their metadata, which a checkout in the way would hide.
+        cwd=tempfile.gettempdir(),
         env={**os.environ, "PYTHONPATH": python_path(), "TMPDIR": tempfile.gettempdir()},
         capture_output=True,
         text=True,

@@ -11,6 +11,7 @@ import random
 import socket
 import struct
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _READ_BYTES = 64 * 1024
 _TRICKLE_BYTES_PER_SECOND = 2000
 _STALL_SECONDS = 20.0
+_ACCEPT_SECONDS = 0.1
 # Without TLS nothing protects heads and listings, so a byte is damaged only after this many full
 # reads in a row: then it is in the body of a file.
 _FULL_READS_OF_A_FILE = 4
@@ -97,6 +99,8 @@ class Relay:
         self._random = generator
         self._counts: Counter[str] = Counter()
         self._connections: set[_Connection] = set()
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
+        """Of both sides of all connections."""
         self._pace = _Pace(conditions)
         self.port = 0
         """Of the relay."""
@@ -119,7 +123,15 @@ class Relay:
 
     def close(self) -> None:
         """Close the port and all connections."""
-        self._thread.run(self._stop())
+        self._thread.run(self._close())
+
+    async def _close(self) -> None:
+        await self._stop()
+        # What was accepted just now is not known to this object before its task has begun.
+        await asyncio.sleep(_ACCEPT_SECONDS)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
     async def _listen(self) -> None:
         if self._server is None:
@@ -137,6 +149,7 @@ class Relay:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._counts["connection"] += 1
+        self._writers.add(writer)
         fault = None
         if self._random.random() < self._conditions.fault_rate:
             fault = self._random.choice(_FAULTS)
@@ -145,6 +158,7 @@ class Relay:
         except OSError:
             writer.transport.abort()
             return
+        self._writers.add(upstream[1])
         connection = _Connection((reader, writer), upstream, self._pace)
         if fault is not None:
             after = int(self._random.expovariate(1 / (2 << 20)))

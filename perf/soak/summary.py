@@ -19,7 +19,7 @@ _GROWTH = {
     "descriptors": 16,  # idle connections
     "threads": 40,  # idle workers, of which anyio keeps as many at most
 }
-_LEAST_SAMPLES = 8
+_LEAST_SAMPLES = 40  # fewer are dominated by the first transfers
 
 
 @dataclass(frozen=True)

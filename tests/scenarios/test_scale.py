@@ -245,10 +245,10 @@ def _peak_memory(files: int, source: str, destination: str) -> int:
     ],
 )
 async def test_memory_does_not_depend_on_the_number_of_files(source: str, destination: str) -> None:
-    """Four times as many take less than 10 MB more (the records of a manifest, before they go to
-    the disk, have 8 MB), and all of it is far below 150 MB."""
+    """Four times as many take less than 20 MB more (the records of a manifest, before they go to
+    the disk, have 8 MB, and the check for equal paths 22 bytes each), far below 150 MB in all."""
     few = await asyncio.to_thread(_peak_memory, 25_000, source, destination)
     many = await asyncio.to_thread(_peak_memory, 100_000, source, destination)
 
-    assert many - few < 10_000_000
+    assert many - few < 20_000_000
     assert many < 100_000_000

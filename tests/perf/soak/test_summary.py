@@ -27,7 +27,7 @@ def test_a_process_that_holds_the_same_is_flat() -> None:
     """Also if it has peaks, as long as they are not higher later than at first."""
     peak = Resources(150_000, 30, 40)
 
-    assert _summary([FLAT, peak, FLAT, FLAT, FLAT, peak, FLAT, FLAT]).growth() == []
+    assert _summary([FLAT, peak, *[FLAT] * 20, peak, *[FLAT] * 20]).growth() == []
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_process_that_holds_the_same_is_flat() -> None:
 )
 def test_growth_from_the_first_half_to_the_second_is_reported(grown: Resources, word: str) -> None:
     """Each resource by itself, with the number of the worker."""
-    (sentence,) = _summary([FLAT] * 7 + [grown]).growth()
+    (sentence,) = _summary([FLAT] * 40 + [grown]).growth()
 
     assert sentence.startswith("worker 0: ")
     assert word in sentence
